@@ -1,0 +1,163 @@
+"""The C interface, for the calls that python-pkcs11 lacks or makes in a way a bank token cannot bear.
+
+python-pkcs11 0.10 initialises without locking, leaks a session on a wrong PIN, calls C_Sign twice (once to ask for the
+length, which some tokens answer by asking the person), and finishes a failed per-signature login by signing the empty
+message. These calls go through the module's own CK_FUNCTION_LIST instead (PKCS#11 v2.40, section 4.6).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import byref, c_char_p, c_ubyte, c_ulong, c_void_p
+from typing import Any, Final
+
+from ushield_hw.cryptoki.ckr import CkrError
+
+# The order of CK_FUNCTION_LIST up to C_Sign, the last one needed here.
+_ORDER: Final = (
+    "C_Initialize C_Finalize C_GetInfo C_GetFunctionList C_GetSlotList C_GetSlotInfo C_GetTokenInfo C_GetMechanismList "
+    "C_GetMechanismInfo C_InitToken C_InitPIN C_SetPIN C_OpenSession C_CloseSession C_CloseAllSessions "
+    "C_GetSessionInfo C_GetOperationState C_SetOperationState C_Login C_Logout C_CreateObject C_CopyObject "
+    "C_DestroyObject C_GetObjectSize C_GetAttributeValue C_SetAttributeValue C_FindObjectsInit C_FindObjects "
+    "C_FindObjectsFinal C_EncryptInit C_Encrypt C_EncryptUpdate C_EncryptFinal C_DecryptInit C_Decrypt "
+    "C_DecryptUpdate C_DecryptFinal C_DigestInit C_Digest C_DigestUpdate C_DigestKey C_DigestFinal C_SignInit C_Sign"
+).split()
+
+OS_LOCKING_OK: Final = 2
+UNAVAILABLE: Final = c_ulong(-1).value
+
+
+class _FunctionList(ctypes.Structure):
+    _fields_ = (("version", c_ubyte * 2), ("functions", c_void_p * len(_ORDER)))
+
+
+class InitializeArgs(ctypes.Structure):
+    """CK_C_INITIALIZE_ARGS."""
+
+    _fields_ = (
+        ("CreateMutex", c_void_p),
+        ("DestroyMutex", c_void_p),
+        ("LockMutex", c_void_p),
+        ("UnlockMutex", c_void_p),
+        ("flags", c_ulong),
+        ("pReserved", c_char_p),
+    )
+
+
+class Mechanism(ctypes.Structure):
+    """CK_MECHANISM."""
+
+    _fields_ = (("mechanism", c_ulong), ("pParameter", c_void_p), ("ulParameterLen", c_ulong))
+
+
+class PssParams(ctypes.Structure):
+    """CK_RSA_PKCS_PSS_PARAMS."""
+
+    _fields_ = (("hashAlg", c_ulong), ("mgf", c_ulong), ("sLen", c_ulong))
+
+
+class Attribute(ctypes.Structure):
+    """CK_ATTRIBUTE."""
+
+    _fields_ = (("type", c_ulong), ("pValue", c_void_p), ("ulValueLen", c_ulong))
+
+
+class SlotInfoStruct(ctypes.Structure):
+    """CK_SLOT_INFO."""
+
+    _fields_ = (
+        ("slotDescription", c_ubyte * 64),
+        ("manufacturerID", c_ubyte * 32),
+        ("flags", c_ulong),
+        ("hardwareVersion", c_ubyte * 2),
+        ("firmwareVersion", c_ubyte * 2),
+    )
+
+
+class TokenInfoStruct(ctypes.Structure):
+    """CK_TOKEN_INFO."""
+
+    _fields_ = (
+        ("label", c_ubyte * 32),
+        ("manufacturerID", c_ubyte * 32),
+        ("model", c_ubyte * 16),
+        ("serialNumber", c_ubyte * 16),
+        ("flags", c_ulong),
+        ("ulMaxSessionCount", c_ulong),
+        ("ulSessionCount", c_ulong),
+        ("ulMaxRwSessionCount", c_ulong),
+        ("ulRwSessionCount", c_ulong),
+        ("ulMaxPinLen", c_ulong),
+        ("ulMinPinLen", c_ulong),
+        ("ulTotalPublicMemory", c_ulong),
+        ("ulFreePublicMemory", c_ulong),
+        ("ulTotalPrivateMemory", c_ulong),
+        ("ulFreePrivateMemory", c_ulong),
+        ("hardwareVersion", c_ubyte * 2),
+        ("firmwareVersion", c_ubyte * 2),
+        ("utcTime", c_ubyte * 16),
+    )
+
+
+_PROTOTYPES: Final[dict[str, tuple[Any, ...]]] = {
+    "C_Initialize": (c_void_p,),
+    "C_Finalize": (c_void_p,),
+    "C_GetSlotList": (c_ubyte, c_void_p, c_void_p),
+    "C_GetSlotInfo": (c_ulong, c_void_p),
+    "C_GetTokenInfo": (c_ulong, c_void_p),
+    "C_InitToken": (c_ulong, c_char_p, c_ulong, c_char_p),
+    "C_InitPIN": (c_ulong, c_char_p, c_ulong),
+    "C_SetPIN": (c_ulong, c_char_p, c_ulong, c_char_p, c_ulong),
+    "C_CloseSession": (c_ulong,),
+    "C_CloseAllSessions": (c_ulong,),
+    "C_Login": (c_ulong, c_ulong, c_char_p, c_ulong),
+    "C_Logout": (c_ulong,),
+    "C_DestroyObject": (c_ulong, c_ulong),
+    "C_GetAttributeValue": (c_ulong, c_ulong, c_void_p, c_ulong),
+    "C_FindObjectsInit": (c_ulong, c_void_p, c_ulong),
+    "C_FindObjects": (c_ulong, c_void_p, c_ulong, c_void_p),
+    "C_FindObjectsFinal": (c_ulong,),
+    "C_SignInit": (c_ulong, c_void_p, c_ulong),
+    "C_Sign": (c_ulong, c_char_p, c_ulong, c_void_p, c_void_p),
+}
+
+
+class Functions:
+    """The functions of one module, each callable as ``functions.call("C_Login", …)``.
+
+    Args:
+        path: the module file; the dynamic loader returns the copy that python-pkcs11 loaded.
+
+    Raises:
+        OSError: the file cannot be loaded.
+        AttributeError: it exports no C_GetFunctionList.
+        CkrError: from C_GetFunctionList and from every call that does not return CKR_OK.
+    """
+
+    def __init__(self, path: str) -> None:
+        get_list = ctypes.CDLL(path).C_GetFunctionList
+        get_list.restype = c_ulong
+        found = c_void_p()
+        rv = get_list(byref(found))
+        if rv or not found.value:
+            raise CkrError("C_GetFunctionList", rv)
+        addresses = _FunctionList.from_address(found.value).functions
+        # CFUNCTYPE releases the interpreter lock while the module works.
+        self._functions = {
+            name: ctypes.CFUNCTYPE(c_ulong, *types)(addresses[_ORDER.index(name)])
+            for name, types in _PROTOTYPES.items()
+            if addresses[_ORDER.index(name)]
+        }
+
+    def raw(self, name: str) -> Any:
+        """Return the function itself, for the one path where a call's cost counts; it returns the CK_RV."""
+        try:
+            return self._functions[name]
+        except KeyError:
+            raise CkrError(name, 0x54) from None  # CKR_FUNCTION_NOT_SUPPORTED
+
+    def call(self, name: str, *arguments: object) -> None:
+        """Call a function and raise what it returns unless that is CKR_OK."""
+        rv = self.raw(name)(*arguments)
+        if rv:
+            raise CkrError(name, rv)

@@ -1,0 +1,256 @@
+"""The one table from CKR_* to the errors of this library.
+
+Names and numbers are those of PKCS#11 v2.40, with the few of v3.0 that modules return. A code that is not in the table
+keeps its number (``CKR_VENDOR_DEFINED+0x…`` for vendors').
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Final
+
+from ushield_hw import errors
+
+_NAMES: Final[dict[int, str]] = {
+    0x01: "CANCEL",
+    0x02: "HOST_MEMORY",
+    0x03: "SLOT_ID_INVALID",
+    0x05: "GENERAL_ERROR",
+    0x06: "FUNCTION_FAILED",
+    0x07: "ARGUMENTS_BAD",
+    0x08: "NO_EVENT",
+    0x09: "NEED_TO_CREATE_THREADS",
+    0x0A: "CANT_LOCK",
+    0x10: "ATTRIBUTE_READ_ONLY",
+    0x11: "ATTRIBUTE_SENSITIVE",
+    0x12: "ATTRIBUTE_TYPE_INVALID",
+    0x13: "ATTRIBUTE_VALUE_INVALID",
+    0x1B: "ACTION_PROHIBITED",
+    0x20: "DATA_INVALID",
+    0x21: "DATA_LEN_RANGE",
+    0x30: "DEVICE_ERROR",
+    0x31: "DEVICE_MEMORY",
+    0x32: "DEVICE_REMOVED",
+    0x40: "ENCRYPTED_DATA_INVALID",
+    0x41: "ENCRYPTED_DATA_LEN_RANGE",
+    0x50: "FUNCTION_CANCELED",
+    0x51: "FUNCTION_NOT_PARALLEL",
+    0x54: "FUNCTION_NOT_SUPPORTED",
+    0x60: "KEY_HANDLE_INVALID",
+    0x62: "KEY_SIZE_RANGE",
+    0x63: "KEY_TYPE_INCONSISTENT",
+    0x64: "KEY_NOT_NEEDED",
+    0x65: "KEY_CHANGED",
+    0x66: "KEY_NEEDED",
+    0x67: "KEY_INDIGESTIBLE",
+    0x68: "KEY_FUNCTION_NOT_PERMITTED",
+    0x69: "KEY_NOT_WRAPPABLE",
+    0x6A: "KEY_UNEXTRACTABLE",
+    0x70: "MECHANISM_INVALID",
+    0x71: "MECHANISM_PARAM_INVALID",
+    0x82: "OBJECT_HANDLE_INVALID",
+    0x90: "OPERATION_ACTIVE",
+    0x91: "OPERATION_NOT_INITIALIZED",
+    0xA0: "PIN_INCORRECT",
+    0xA1: "PIN_INVALID",
+    0xA2: "PIN_LEN_RANGE",
+    0xA3: "PIN_EXPIRED",
+    0xA4: "PIN_LOCKED",
+    0xB0: "SESSION_CLOSED",
+    0xB1: "SESSION_COUNT",
+    0xB3: "SESSION_HANDLE_INVALID",
+    0xB4: "SESSION_PARALLEL_NOT_SUPPORTED",
+    0xB5: "SESSION_READ_ONLY",
+    0xB6: "SESSION_EXISTS",
+    0xB7: "SESSION_READ_ONLY_EXISTS",
+    0xB8: "SESSION_READ_WRITE_SO_EXISTS",
+    0xC0: "SIGNATURE_INVALID",
+    0xC1: "SIGNATURE_LEN_RANGE",
+    0xD0: "TEMPLATE_INCOMPLETE",
+    0xD1: "TEMPLATE_INCONSISTENT",
+    0xE0: "TOKEN_NOT_PRESENT",
+    0xE1: "TOKEN_NOT_RECOGNIZED",
+    0xE2: "TOKEN_WRITE_PROTECTED",
+    0xF0: "UNWRAPPING_KEY_HANDLE_INVALID",
+    0xF1: "UNWRAPPING_KEY_SIZE_RANGE",
+    0xF2: "UNWRAPPING_KEY_TYPE_INCONSISTENT",
+    0x100: "USER_ALREADY_LOGGED_IN",
+    0x101: "USER_NOT_LOGGED_IN",
+    0x102: "USER_PIN_NOT_INITIALIZED",
+    0x103: "USER_TYPE_INVALID",
+    0x104: "USER_ANOTHER_ALREADY_LOGGED_IN",
+    0x105: "USER_TOO_MANY_TYPES",
+    0x110: "WRAPPED_KEY_INVALID",
+    0x112: "WRAPPED_KEY_LEN_RANGE",
+    0x113: "WRAPPING_KEY_HANDLE_INVALID",
+    0x114: "WRAPPING_KEY_SIZE_RANGE",
+    0x115: "WRAPPING_KEY_TYPE_INCONSISTENT",
+    0x120: "RANDOM_SEED_NOT_SUPPORTED",
+    0x121: "RANDOM_NO_RNG",
+    0x130: "DOMAIN_PARAMS_INVALID",
+    0x140: "CURVE_NOT_SUPPORTED",
+    0x150: "BUFFER_TOO_SMALL",
+    0x160: "SAVED_STATE_INVALID",
+    0x170: "INFORMATION_SENSITIVE",
+    0x180: "STATE_UNSAVEABLE",
+    0x190: "CRYPTOKI_NOT_INITIALIZED",
+    0x191: "CRYPTOKI_ALREADY_INITIALIZED",
+    0x1A0: "MUTEX_BAD",
+    0x1A1: "MUTEX_NOT_LOCKED",
+    0x1B0: "NEW_PIN_MODE",
+    0x1B1: "NEXT_OTP",
+    0x1B5: "EXCEEDED_MAX_ITERATIONS",
+    0x1B6: "FIPS_SELF_TEST_FAILED",
+    0x1B7: "LIBRARY_LOAD_FAILED",
+    0x1B8: "PIN_TOO_WEAK",
+    0x1B9: "PUBLIC_KEY_INVALID",
+    0x200: "FUNCTION_REJECTED",
+}
+NUMBERS: Final[dict[str, int]] = {name: number for number, name in _NAMES.items()}
+
+_VENDOR_DEFINED: Final = 0x80000000
+
+
+def name_of(rv: int) -> str:
+    """Return the name of a return value: ``CKR_PIN_INCORRECT``, ``CKR_VENDOR_DEFINED+0x12``, ``CKR_0x1234``."""
+    if rv in _NAMES:
+        return f"CKR_{_NAMES[rv]}"
+    return f"CKR_VENDOR_DEFINED+0x{rv - _VENDOR_DEFINED:x}" if rv >= _VENDOR_DEFINED else f"CKR_0x{rv:x}"
+
+
+class CkrError(Exception):
+    """A PKCS#11 function did not return CKR_OK. Stays inside this room."""
+
+    def __init__(self, function: str, rv: int) -> None:
+        self.function = function
+        self.rv = rv
+        super().__init__(f"{function}: {name_of(rv)}")
+
+    @property
+    def name(self) -> str:
+        """The return value's name with its ``CKR_``."""
+        return name_of(self.rv)
+
+    def among(self, *names: str) -> bool:
+        """Tell whether the return value is one of these names (without ``CKR_``)."""
+        return _NAMES.get(self.rv) in names
+
+
+class StaleLogin(Exception):
+    """The login a call stands on has ended."""
+
+
+class LoadFailed(Exception):
+    """The module could not be loaded: ``reason``, and whether it ``died`` or ``hung`` while loading."""
+
+    def __init__(self, reason: str, kind: str = "refused") -> None:
+        self.reason = reason
+        self.kind = kind
+        super().__init__(reason)
+
+
+# The pkcs11 exceptions' names that are not the CamelCase of the CKR name.
+_ODD_NAMES: Final = {
+    "FunctionCancelled": "FUNCTION_CANCELED",
+    "AnotherUserAlreadyLoggedIn": "USER_ANOTHER_ALREADY_LOGGED_IN",
+    "SlotIDInvalid": "SLOT_ID_INVALID",
+    "TokenNotRecognised": "TOKEN_NOT_RECOGNIZED",
+    "RandomNoRNG": "RANDOM_NO_RNG",
+    "SessionReadWriteSOExists": "SESSION_READ_WRITE_SO_EXISTS",
+    "KeyNeeded": "KEY_NEEDED",
+}
+
+
+def number_of(error: Exception) -> int:
+    """Return the CKR number that a python-pkcs11 exception stands for; it keeps unknown ones only in its text."""
+    name = type(error).__name__
+    snake = "".join(f"_{letter}" if letter.isupper() else letter.upper() for letter in name).lstrip("_")
+    known = NUMBERS.get(_ODD_NAMES.get(name, snake))
+    if known is not None:
+        return known
+    words = str(error).rsplit("0x", 1)
+    return int(words[1], 16) if len(words) == 2 else NUMBERS["GENERAL_ERROR"]  # noqa: PLR2004
+
+
+GONE: Final = ("DEVICE_REMOVED", "TOKEN_NOT_PRESENT", "SESSION_HANDLE_INVALID", "SESSION_CLOSED", "SLOT_ID_INVALID")
+"""The token of this session is not there any more: nothing held for it is worth keeping."""
+
+
+class Doing(Enum):
+    """What was being done when the code came: the same code means another thing in another place."""
+
+    LOADING = "loading"
+    READING = "reading"
+    LOGIN = "login"
+    SIGNING = "signing"
+    WRITING = "writing"
+
+
+class Outcome(Enum):
+    """What a code from C_Sign means on a token that asks the person (design 3.4)."""
+
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed-out"
+    REMOVED = "removed"
+    UNKNOWN = "unknown"
+    CONTENT_REFUSED = "content-refused"
+
+
+_SIMPLE: Final[dict[str, type[errors.UShieldError]]] = {
+    **dict.fromkeys(GONE, errors.TokenRemoved),
+    "TOKEN_NOT_RECOGNIZED": errors.TokenNotInitialized,
+    "USER_PIN_NOT_INITIALIZED": errors.TokenNotInitialized,
+    "DEVICE_MEMORY": errors.TokenFull,
+    "PIN_INCORRECT": errors.PinIncorrect,
+    "PIN_LOCKED": errors.PinLocked,
+    "PIN_EXPIRED": errors.PinChangeRequired,
+    "PIN_INVALID": errors.PinFormatError,
+    "PIN_LEN_RANGE": errors.PinFormatError,
+    "PIN_TOO_WEAK": errors.PinFormatError,
+    "USER_ALREADY_LOGGED_IN": errors.TokenBusy,
+    "USER_ANOTHER_ALREADY_LOGGED_IN": errors.TokenBusy,
+    "SESSION_READ_ONLY_EXISTS": errors.TokenBusy,
+    "SESSION_READ_WRITE_SO_EXISTS": errors.TokenBusy,
+    "SESSION_EXISTS": errors.TokenBusy,
+    "SESSION_COUNT": errors.TokenBusy,
+}
+
+_OUTCOMES: Final[dict[Outcome, type[errors.UShieldError]]] = {
+    Outcome.REJECTED: errors.ConfirmationRejected,
+    Outcome.CANCELLED: errors.ConfirmationCancelled,
+    Outcome.TIMED_OUT: errors.ConfirmationTimedOut,
+    Outcome.REMOVED: errors.TokenRemoved,
+    Outcome.UNKNOWN: errors.OutcomeUnknown,
+}
+
+# A vendor's module may use these for a person's no even when its descriptor does not say so: the standard's own words.
+_STANDARD_OUTCOMES: Final = {"FUNCTION_REJECTED": Outcome.REJECTED, "FUNCTION_CANCELED": Outcome.REJECTED}
+
+
+def to_error(
+    error: CkrError, doing: Doing, *, codes: Mapping[str, str] | None = None, waited_s: float = 0.0
+) -> errors.UShieldError:
+    """Return the domain error for a return value.
+
+    Args:
+        error: what a PKCS#11 function answered.
+        doing: what it was asked for.
+        codes: the descriptor's ``confirm.codes``: CKR name with its prefix -> outcome. They win for C_Sign.
+        waited_s: how long C_Sign took.
+    """
+    facts = {"ckr": error.name, "function": error.function}
+    name = error.name.removeprefix("CKR_")
+    if doing is Doing.SIGNING and error.function == "C_Sign":
+        declared = (codes or {}).get(error.name)
+        outcome = Outcome(declared) if declared else _STANDARD_OUTCOMES.get(name)
+        if outcome is Outcome.CONTENT_REFUSED:
+            return errors.ConfirmationRejected("CONTENT_REFUSED", **facts)
+        if outcome is not None:
+            return _OUTCOMES[outcome](waited_s=round(waited_s, 1), **facts)
+    if doing is Doing.SIGNING and name == "USER_NOT_LOGGED_IN":
+        return errors.TokenError("LOGIN_ENDED", **facts)
+    if name in {"TOKEN_WRITE_PROTECTED", "SESSION_READ_ONLY"}:
+        return errors.TokenError("TOKEN_WRITE_PROTECTED", **facts)
+    return _SIMPLE.get(name, errors.TokenError)(**facts)

@@ -1,0 +1,456 @@
+"""One loaded PKCS#11 module: sessions, login and the calls this library needs, by python-pkcs11 and ``abi``.
+
+An engine runs in this process or in a worker (see ``transport``); its public methods are exactly what can be asked of a
+module. They take and return plain data and raise :class:`CkrError`, :class:`LoadFailed` or :class:`StaleLogin`.
+
+Two threads may call at once. Each operation leases a PKCS#11 session of its own; the login belongs to the token and is
+kept by one anchor session, so that it lasts exactly as long as its owner wants.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pkcs11
+from pkcs11 import _pkcs11
+
+from ushield_hw.cryptoki import abi, objects
+from ushield_hw.cryptoki.ckr import GONE, NUMBERS, CkrError, LoadFailed, StaleLogin
+from ushield_hw.cryptoki.model import (
+    CertificateRecord,
+    KeyRecord,
+    ModuleInfo,
+    ModuleOptions,
+    PublicKey,
+    SlotInfo,
+    TokenInfo,
+    User,
+)
+from ushield_hw.suites import KeyKind
+
+_CONTEXT_SPECIFIC: Final = 2
+_USER_TYPES: Final = {User.SO: 0, User.USER: 1}
+_MOST_SLOTS: Final = 256
+# A module that must be re-initialised to see the world is, unless it was initialised this recently.
+_FRESH_S: Final = 0.5
+
+
+class _Lib(_pkcs11.lib):
+    """python-pkcs11's module, without its C_Initialize(NULL): that one forbids the module to use locks."""
+
+    def initialize(self) -> None:
+        """Do nothing: the engine has initialised the module with CKF_OS_LOCKING_OK."""
+
+
+class _Gate:
+    """Many callers or one re-initialisation, never both: C_Finalize pulls the floor from under a running call."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        with self._changed:
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self, wait_s: float = 0) -> Iterator[bool]:
+        """Yield whether nobody else is inside, after waiting for that at most ``wait_s``; hold newcomers back."""
+        with self._changed:
+            yield self._changed.wait_for(lambda: self._inside == 0, timeout=wait_s)
+
+
+@dataclass(slots=True)
+class _SlotState:
+    """What the engine holds for one slot."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    login_lock: threading.Lock = field(default_factory=threading.Lock)
+    idle: dict[bool, list[Any]] = field(default_factory=lambda: {False: [], True: []})  # by read-write
+    anchor: Any = None
+    login_id: int | None = None
+
+
+class Engine:
+    """One PKCS#11 module in this process.
+
+    Raises:
+        LoadFailed: the file cannot be loaded, exports no C_GetFunctionList, or C_Initialize failed.
+    """
+
+    def __init__(self, path: str, options: ModuleOptions) -> None:
+        self._options = options
+        try:
+            self._functions = abi.Functions(path)
+            self._serial = self._initialize()
+            self._lib = _Lib(path)
+        except (OSError, AttributeError) as error:
+            raise LoadFailed(str(error)) from error
+        except CkrError as error:
+            raise LoadFailed(error.name) from error
+        except pkcs11.PKCS11Error as error:
+            raise LoadFailed(str(error) or type(error).__name__) from error
+        self._path = path
+        self._gate = _Gate()
+        self._states: dict[int, _SlotState] = {}
+        self._states_lock = threading.Lock()
+        self._tokens: dict[int, Any] = {}
+
+    # -- the module and its tokens ------------------------------------------------------------------------------
+
+    def info(self) -> ModuleInfo:
+        """Return CK_INFO."""
+        lib = self._lib
+        return ModuleInfo(
+            self._path,
+            lib.manufacturer_id.strip(),
+            lib.library_description.strip(),
+            tuple(lib.cryptoki_version),
+            tuple(lib.library_version),
+        )
+
+    def slots(self) -> tuple[SlotInfo, ...]:
+        """Return every slot with its token; a slot that cannot be read keeps the CKR name as its problem."""
+        self._relist()
+        with self._gate.shared(), self._serial:
+            return tuple(self._slot(slot_id) for slot_id in self._slot_ids())
+
+    def token(self, slot_id: int) -> TokenInfo:
+        """Return CK_TOKEN_INFO as it is now: flags change with every try of a PIN."""
+        with self._gate.shared(), self._serial:
+            return self._token_info(slot_id)
+
+    def mechanisms(self, slot_id: int) -> tuple[str, ...]:
+        """Return the names (without CKM_) of the mechanisms the token offers; those unknown here as numbers."""
+        with self._gate.shared(), self._serial, objects.translated("C_GetMechanismList"):
+            found = self._pkcs11_token(slot_id).slot.get_mechanisms()
+        return tuple(sorted(getattr(mechanism, "name", hex(mechanism)) for mechanism in found))
+
+    # -- login --------------------------------------------------------------------------------------------------
+
+    def login(self, slot_id: int, user: User, pin: str | None) -> int:
+        """Log in and return the login's id; ``pin`` None uses the token's own PIN entry.
+
+        The session of a login that failed is closed: one that is left open makes every later SO login fail.
+        """
+        state = self._state(slot_id)
+        with state.login_lock:
+            if state.login_id is not None:
+                raise CkrError("C_Login", NUMBERS["USER_ALREADY_LOGGED_IN"])
+            self._relist()
+            with self._gate.shared(), self._serial:
+                self._close_idle(state)  # the SO cannot log in beside read-only sessions
+                session = self._open(slot_id, rw=user is User.SO)
+                try:
+                    self._c_login(session.handle, _USER_TYPES[user], pin)
+                except CkrError:
+                    self._close_quietly(session)
+                    raise
+            state.anchor, state.login_id = session, secrets.randbits(62)
+            return state.login_id
+
+    def logout(self, login_id: int) -> None:
+        """End a login: C_Logout, then every session of the slot. The first error is raised after both were done."""
+        slot_id, state = self._find_login(login_id)
+        with state.login_lock, self._gate.shared(), self._serial:
+            if state.login_id != login_id:
+                return
+            try:
+                self._functions.call("C_Logout", state.anchor.handle)
+            finally:
+                self._forget(slot_id, state)
+
+    def logged_in(self, login_id: int) -> bool:
+        """Tell whether a login still stands, as far as this side knows."""
+        return any(state.login_id == login_id for state in self._states.values())
+
+    # -- objects ------------------------------------------------------------------------------------------------
+
+    def certificates(self, slot_id: int) -> tuple[CertificateRecord, ...]:
+        """Return the certificate objects; needs no login."""
+        with self._session(slot_id) as session:
+            return objects.certificates(session)
+
+    def keys(self, slot_id: int) -> tuple[KeyRecord, ...]:
+        """Return private and public key objects; private ones show only while logged in."""
+        with self._session(slot_id) as session:
+            return objects.keys(session)
+
+    def generate(
+        self, login_id: int, kind: KeyKind, bits: int, key_id: bytes, label: str, always_authenticate: bool
+    ) -> PublicKey:
+        """Make a key pair on the token that can sign and never leaves it."""
+        with self._login_session(login_id, rw=True) as session:
+            return objects.generate(session, kind, bits, key_id, label, always_authenticate=always_authenticate)
+
+    def write_certificate(
+        self, login_id: int, der: bytes, key_id: bytes, label: str, subject: bytes, issuer: bytes, serial: bytes
+    ) -> int:
+        """Write a certificate object and return its handle."""
+        with self._login_session(login_id, rw=True) as session:
+            return objects.write_certificate(session, der, key_id, label, subject, issuer, serial)
+
+    def destroy(self, login_id: int, handle: int) -> None:
+        """Remove one object."""
+        with self._login_session(login_id, rw=True) as session:
+            self._functions.call("C_DestroyObject", session.handle, handle)
+
+    # -- signing ------------------------------------------------------------------------------------------------
+
+    def sign(
+        self,
+        login_id: int,
+        handle: int,
+        mechanism: str,
+        data: bytes,
+        digest: str | None,
+        context: bool,
+        pin: str | None,
+        began: Callable[[], None] = lambda: None,
+    ) -> bytes:
+        """Sign ``data`` with one C_SignInit, at most one C_Login and one C_Sign.
+
+        Args:
+            login_id: from :meth:`login`.
+            handle: the private key object.
+            mechanism: its name without CKM_.
+            data: what C_Sign receives.
+            digest: for PSS, the hashlib name of the digest.
+            context: log in once more for this signature (CKA_ALWAYS_AUTHENTICATE).
+            pin: for that login; None uses the token's own PIN entry.
+            began: called just before C_Sign: from then on the token may have signed.
+        """
+        with self._login_session(login_id) as session:
+            self._sign_init(session.handle, handle, objects.mechanism(mechanism, digest))
+            if context:
+                self._c_login(session.handle, _CONTEXT_SPECIFIC, pin)
+            began()
+            return self._c_sign(session.handle, data)
+
+    # -- PINs ---------------------------------------------------------------------------------------------------
+
+    def set_pin(self, slot_id: int, old: str | None, new: str | None) -> None:
+        """Change the user PIN, not logged in; both None uses the token's own PIN entry."""
+        with self._session(slot_id, rw=True) as session:
+            self._functions.call("C_SetPIN", session.handle, *_pin(old), *_pin(new))
+
+    def init_pin(self, login_id: int, new: str | None) -> None:
+        """Set the user PIN as the SO."""
+        with self._login_session(login_id, rw=True) as session:
+            self._functions.call("C_InitPIN", session.handle, *_pin(new))
+
+    def init_token(self, slot_id: int, so_pin: str, label: str) -> None:
+        """Set up a token. Everything on it is lost."""
+        state = self._state(slot_id)
+        with self._gate.shared(), self._serial:
+            self._close_idle(state)
+            padded = label.encode()[:32].ljust(32)
+            self._functions.call("C_InitToken", slot_id, *_pin(so_pin), padded)
+            self._tokens.clear()
+
+    def close(self) -> None:
+        """End all logins and finalise the module."""
+        with self._gate.alone(wait_s=1.0):
+            for slot_id, state in list(self._states.items()):
+                self._forget(slot_id, state)
+            self._functions.call("C_Finalize", None)
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _initialize(self) -> AbstractContextManager[object]:
+        """C_Initialize with OS locks; return the lock that every call must hold, a real one if the module has none."""
+        reserved = self._options.init_reserved
+        arguments = abi.InitializeArgs(flags=abi.OS_LOCKING_OK, pReserved=reserved.encode() if reserved else None)
+        try:
+            self._functions.call("C_Initialize", ctypes.byref(arguments))
+            locking: AbstractContextManager[object] = nullcontext()
+        except CkrError as error:
+            if error.among("CRYPTOKI_ALREADY_INITIALIZED"):  # by somebody else in this process: its locking is unknown
+                locking = threading.RLock()
+            elif error.among("CANT_LOCK", "NEED_TO_CREATE_THREADS"):
+                self._functions.call("C_Initialize", None)
+                locking = threading.RLock()
+            else:
+                raise
+        self._initialized_at = time.monotonic()
+        return locking
+
+    def _relist(self) -> None:
+        """Make a module see what other processes changed, if it needs that and nobody is logged in."""
+        if not self._options.relist or time.monotonic() - self._initialized_at < _FRESH_S:
+            return
+        with self._gate.alone() as nobody:
+            if nobody and all(state.login_id is None for state in self._states.values()):
+                for state in self._states.values():
+                    self._close_idle(state)
+                self._functions.call("C_Finalize", None)
+                self._tokens.clear()
+                self._serial = self._initialize()
+
+    def _slot_ids(self) -> list[int]:
+        count = ctypes.c_ulong(0)
+        self._functions.call("C_GetSlotList", 0, None, ctypes.byref(count))
+        found = (ctypes.c_ulong * min(count.value, _MOST_SLOTS))()
+        count.value = len(found)
+        if found:
+            self._functions.call("C_GetSlotList", 0, found, ctypes.byref(count))
+        return list(found[: count.value])
+
+    def _slot(self, slot_id: int) -> SlotInfo:
+        about = abi.SlotInfoStruct()
+        try:
+            self._functions.call("C_GetSlotInfo", slot_id, ctypes.byref(about))
+            token = self._token_info(slot_id) if about.flags & 1 else None
+        except CkrError as error:
+            return SlotInfo(slot_id, _text(about.slotDescription), bool(about.flags & 2), None, error.name)
+        return SlotInfo(slot_id, _text(about.slotDescription), bool(about.flags & 2), token)
+
+    def _token_info(self, slot_id: int) -> TokenInfo:
+        about = abi.TokenInfoStruct()
+        self._functions.call("C_GetTokenInfo", slot_id, ctypes.byref(about))
+        return TokenInfo(
+            slot_id,
+            _text(about.label),
+            _text(about.manufacturerID),
+            _text(about.model),
+            _text(about.serialNumber),
+            about.flags,
+            _length(about.ulMinPinLen),
+            _length(about.ulMaxPinLen),
+            tuple(about.firmwareVersion),
+        )
+
+    def _pkcs11_token(self, slot_id: int) -> Any:
+        """Return python-pkcs11's token. After a re-insertion many modules answer only once the slots were listed."""
+        token = self._tokens.get(slot_id)
+        if token is None:
+            with objects.translated("C_GetSlotList"):
+                slots = {slot.slot_id: slot for slot in self._lib.get_slots()}
+            if slot_id not in slots:
+                raise CkrError("C_GetSlotList", NUMBERS["SLOT_ID_INVALID"])
+            with objects.translated("C_GetTokenInfo"):
+                token = self._tokens[slot_id] = slots[slot_id].get_token()
+        return token
+
+    def _open(self, slot_id: int, *, rw: bool) -> Any:
+        try:
+            with objects.translated("C_OpenSession"):
+                return self._pkcs11_token(slot_id).open(rw=rw, attribute_mapper=objects.MAPPER)
+        except CkrError as error:
+            if not error.among(*GONE, "DEVICE_ERROR"):
+                raise
+        self._tokens.clear()
+        self._slot_ids()
+        with objects.translated("C_OpenSession"):
+            return self._pkcs11_token(slot_id).open(rw=rw, attribute_mapper=objects.MAPPER)
+
+    def _state(self, slot_id: int) -> _SlotState:
+        with self._states_lock:
+            return self._states.setdefault(slot_id, _SlotState())
+
+    def _find_login(self, login_id: int) -> tuple[int, _SlotState]:
+        for slot_id, state in self._states.items():
+            if state.login_id == login_id:
+                return slot_id, state
+        raise StaleLogin
+
+    @contextmanager
+    def _login_session(self, login_id: int, *, rw: bool = False) -> Iterator[Any]:
+        slot_id, state = self._find_login(login_id)
+        with self._session(slot_id, rw=rw) as session:
+            if state.login_id != login_id:
+                raise StaleLogin
+            yield session
+
+    @contextmanager
+    def _session(self, slot_id: int, *, rw: bool = False) -> Iterator[Any]:
+        """Lease a session for one operation. One that saw an error is closed, so no half-done operation stays."""
+        state = self._state(slot_id)
+        with self._gate.shared(), self._serial:
+            with state.lock:
+                session = state.idle[rw].pop() if state.idle[rw] else None
+            session = session or self._open(slot_id, rw=rw)
+            try:
+                yield session
+            except BaseException as error:
+                self._close_quietly(session)
+                if isinstance(error, CkrError) and _ends_login(error):
+                    self._forget(slot_id, state)
+                raise
+            with state.lock:
+                state.idle[rw].append(session)
+
+    def _close_idle(self, state: _SlotState) -> None:
+        with state.lock:
+            sessions = state.idle[False] + state.idle[True]
+            state.idle[False].clear()
+            state.idle[True].clear()
+        for session in sessions:
+            self._close_quietly(session)
+
+    def _forget(self, slot_id: int, state: _SlotState) -> None:
+        """Drop the login and every session of a slot; the token may be gone, so errors say nothing new."""
+        state.login_id, state.anchor = None, None
+        with state.lock:
+            state.idle[False].clear()
+            state.idle[True].clear()
+        with suppress(CkrError):
+            self._functions.call("C_CloseAllSessions", slot_id)
+        self._tokens.pop(slot_id, None)
+
+    def _close_quietly(self, session: Any) -> None:
+        with suppress(CkrError):
+            self._functions.call("C_CloseSession", session.handle)
+
+    def _c_login(self, session: int, user_type: int, pin: str | None) -> None:
+        self._functions.call("C_Login", session, user_type, *_pin(pin))
+
+    def _sign_init(self, session: int, handle: int, mechanism: abi.Mechanism) -> None:
+        self._functions.call("C_SignInit", session, ctypes.byref(mechanism), handle)
+
+    def _c_sign(self, session: int, data: bytes) -> bytes:
+        out = ctypes.create_string_buffer(1024)
+        length = ctypes.c_ulong(len(out))
+        rv = self._functions.raw("C_Sign")(session, data, len(data), out, ctypes.byref(length))
+        if rv == NUMBERS["BUFFER_TOO_SMALL"] and length.value <= 1 << 16:  # the operation is still active, unsigned
+            out = ctypes.create_string_buffer(length.value)
+            rv = self._functions.raw("C_Sign")(session, data, len(data), out, ctypes.byref(length))
+        if rv:
+            raise CkrError("C_Sign", rv)
+        return out.raw[: length.value]
+
+
+def _ends_login(error: CkrError) -> bool:
+    """A token that is gone, and any sign that the token no longer holds us logged in, end the login here too."""
+    if error.among(*GONE, "USER_NOT_LOGGED_IN"):
+        return True
+    return error.function == "C_Login"  # only per-signature logins pass here: a wrong PIN there ends the login
+
+
+def _pin(pin: str | None) -> tuple[bytes | None, int]:
+    if pin is None:
+        return None, 0
+    data = pin.encode()
+    return data, len(data)
+
+
+def _text(padded: Any) -> str:
+    return bytes(padded).decode("utf-8", "replace").rstrip(" \0")
+
+
+def _length(value: int) -> int:
+    return 0 if value == abi.UNAVAILABLE else min(value, 1 << 16)

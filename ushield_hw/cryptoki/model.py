@@ -1,0 +1,125 @@
+"""What crosses the edge of this room: plain data, nothing of python-pkcs11's.
+
+Every class here can travel to and from a worker process (see ``wire``), so its fields are integers, strings, bytes,
+booleans, ``None``, tuples of those, and each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntFlag
+
+from ushield_hw.suites import KeyKind
+
+
+class User(Enum):
+    """Who logs in (CK_USER_TYPE)."""
+
+    USER = "user"
+    SO = "so"
+
+
+class TokenFlag(IntFlag):
+    """The bits of CK_TOKEN_INFO.flags that this library reads (PKCS#11 v2.40, section 3.2)."""
+
+    RNG = 0x1
+    WRITE_PROTECTED = 0x2
+    LOGIN_REQUIRED = 0x4
+    USER_PIN_INITIALIZED = 0x8
+    PROTECTED_AUTHENTICATION_PATH = 0x100
+    TOKEN_INITIALIZED = 0x400
+    USER_PIN_COUNT_LOW = 0x10000
+    USER_PIN_FINAL_TRY = 0x20000
+    USER_PIN_LOCKED = 0x40000
+    USER_PIN_TO_BE_CHANGED = 0x80000
+    SO_PIN_COUNT_LOW = 0x100000
+    SO_PIN_FINAL_TRY = 0x200000
+    SO_PIN_LOCKED = 0x400000
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleOptions:
+    """How a module must be handled; from its descriptor.
+
+    Attributes:
+        relist: the module sees tokens and PINs changed by others only after C_Finalize and C_Initialize (SoftHSM2).
+        init_reserved: a string for CK_C_INITIALIZE_ARGS.pReserved, for the modules that want one (NSS).
+    """
+
+    relist: bool = False
+    init_reserved: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleInfo:
+    """CK_INFO. Versions are (major, minor)."""
+
+    path: str
+    manufacturer: str
+    description: str
+    cryptoki_version: tuple[int, ...]
+    library_version: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInfo:
+    """CK_TOKEN_INFO of the token in a slot. PIN lengths are in bytes."""
+
+    slot_id: int
+    label: str
+    manufacturer: str
+    model: str
+    serial: str
+    flags: int
+    min_pin: int
+    max_pin: int
+    firmware_version: tuple[int, ...]
+
+    def has(self, flag: TokenFlag) -> bool:
+        """Tell whether a flag is set."""
+        return bool(self.flags & flag)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotInfo:
+    """CK_SLOT_INFO. ``problem`` is the CKR name when the slot or its token could not be read."""
+
+    slot_id: int
+    description: str
+    removable: bool
+    token: TokenInfo | None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """A private or public key object. ``public`` is the raw EC point or the RSA modulus where the token tells it."""
+
+    handle: int
+    private: bool
+    key_id: bytes
+    label: str
+    kind: KeyKind | None
+    public: bytes | None
+    can_sign: bool
+    always_authenticate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRecord:
+    """A certificate object; ``der`` as stored, not checked."""
+
+    handle: int
+    key_id: bytes
+    label: str
+    der: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """The public half of a new key. EC: ``point`` is the uncompressed point; RSA: modulus and exponent, big-endian."""
+
+    kind: KeyKind
+    point: bytes = b""
+    modulus: bytes = b""
+    exponent: bytes = b""

@@ -1,0 +1,254 @@
+"""A module as the rest of the library sees it: typed calls, domain errors, and a new worker when the old one died."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+from ushield_hw import errors
+from ushield_hw.cryptoki.ckr import CkrError, Doing, LoadFailed, StaleLogin, to_error
+from ushield_hw.cryptoki.model import (
+    CertificateRecord,
+    KeyRecord,
+    ModuleInfo,
+    ModuleOptions,
+    PublicKey,
+    SlotInfo,
+    TokenInfo,
+    User,
+)
+from ushield_hw.cryptoki.transport import InProcess, Lost, Transport, Worker
+from ushield_hw.cryptoki.trust import trusted_module
+from ushield_hw.suites import KeyKind
+
+
+class Isolation(Enum):
+    """Where a module runs."""
+
+    PROCESS = "process"
+    IN_PROCESS = "in-process"
+
+
+class Module:
+    """One PKCS#11 module, loaded at first use. Safe to use from several threads.
+
+    Every method raises ``DriverUntrusted``, ``DriverNotFound`` or ``DriverLoadError`` when the module cannot be loaded,
+    ``TokenError`` (``MODULE_CRASHED``, ``MODULE_HUNG``) when its worker is lost, and the errors of the CKR table.
+
+    Args:
+        path: absolute path of the module file.
+        isolation: in a worker process or in this one.
+        options: how the module must be handled.
+        deadline_s: how long loading, and any call that does not say otherwise, may take.
+    """
+
+    def __init__(self, path: Path, isolation: Isolation, options: ModuleOptions, deadline_s: float) -> None:
+        self.path = path
+        self.isolation = isolation
+        self.deadline_s = deadline_s
+        self._options = options
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._transport: Transport | None = None
+
+    @property
+    def can_cancel(self) -> bool:
+        """Whether a call under way can be ended at all (that does not mean that the token notices)."""
+        return self.isolation is Isolation.PROCESS
+
+    def info(self) -> ModuleInfo:
+        """Return what the module says of itself."""
+        return self._ready().info
+
+    def slots(self) -> tuple[SlotInfo, ...]:
+        """Return every slot, with its token where one is present."""
+        return self._call(Doing.READING, "slots")  # type: ignore[no-any-return]
+
+    def token(self, slot_id: int) -> TokenInfo:
+        """Return the token's information and flags as they are now."""
+        return self._call(Doing.READING, "token", slot_id)  # type: ignore[no-any-return]
+
+    def mechanisms(self, slot_id: int) -> tuple[str, ...]:
+        """Return the names of the mechanisms a token offers, without CKM_."""
+        return self._call(Doing.READING, "mechanisms", slot_id)  # type: ignore[no-any-return]
+
+    def certificates(self, slot_id: int) -> tuple[CertificateRecord, ...]:
+        """Return the certificate objects on a token."""
+        return self._call(Doing.READING, "certificates", slot_id)  # type: ignore[no-any-return]
+
+    def keys(self, slot_id: int) -> tuple[KeyRecord, ...]:
+        """Return the key objects on a token; private ones show only while logged in."""
+        return self._call(Doing.READING, "keys", slot_id)  # type: ignore[no-any-return]
+
+    def login(self, slot_id: int, user: User, pin: str | None, *, deadline_s: float | None = None) -> int:
+        """Log in; one C_Login. Return the login's id. ``pin`` None: the token asks for it itself."""
+        return self._call(Doing.LOGIN, "login", slot_id, user, pin, deadline_s=deadline_s)  # type: ignore[no-any-return]
+
+    def logout(self, login_id: int) -> None:
+        """End a login and every session under it."""
+        self._call(Doing.READING, "logout", login_id)
+
+    def logged_in(self, login_id: int) -> bool:
+        """Tell whether a login still stands."""
+        return self._alive() and bool(self._call(Doing.READING, "logged_in", login_id))
+
+    def generate(
+        self, login_id: int, kind: KeyKind, bits: int, key_id: bytes, label: str, *, always_authenticate: bool
+    ) -> PublicKey:
+        """Make a signature key pair on the token."""
+        arguments = (login_id, kind, bits, key_id, label, always_authenticate)
+        return self._call(Doing.WRITING, "generate", *arguments, deadline_s=300.0)  # type: ignore[no-any-return]
+
+    def write_certificate(
+        self, login_id: int, der: bytes, *, key_id: bytes, label: str, subject: bytes, issuer: bytes, serial: bytes
+    ) -> int:
+        """Write a certificate; return its handle. ``subject``, ``issuer``, ``serial``: DER, from the certificate."""
+        arguments = (login_id, der, key_id, label, subject, issuer, serial)
+        return self._call(Doing.WRITING, "write_certificate", *arguments)  # type: ignore[no-any-return]
+
+    def destroy(self, login_id: int, handle: int) -> None:
+        """Remove one object from the token."""
+        self._call(Doing.WRITING, "destroy", login_id, handle)
+
+    def set_pin(self, slot_id: int, old: str | None, new: str | None) -> None:
+        """Change the user PIN; one C_SetPIN, nobody logged in."""
+        self._call(Doing.LOGIN, "set_pin", slot_id, old, new)
+
+    def init_pin(self, login_id: int, new: str | None) -> None:
+        """Set the user PIN as the SO."""
+        self._call(Doing.LOGIN, "init_pin", login_id, new)
+
+    def init_token(self, slot_id: int, so_pin: str, label: str) -> None:
+        """Set up a token; everything on it is lost."""
+        self._call(Doing.WRITING, "init_token", slot_id, so_pin, label)
+
+    def sign(
+        self,
+        login_id: int,
+        handle: int,
+        mechanism: str,
+        data: bytes,
+        *,
+        digest: str | None = None,
+        context: bool = False,
+        pin: str | None = None,
+        codes: Mapping[str, str] | None = None,
+        deadline_s: float | None = None,
+        began: Callable[[], None] = lambda: None,
+    ) -> bytes:
+        """Sign; at most one C_Sign, never repeated.
+
+        Args:
+            login_id: from :meth:`login`.
+            handle: the private key.
+            mechanism: its name without CKM_.
+            data: what C_Sign receives.
+            digest: hashlib name, for PSS.
+            context: the key wants a login for every signature.
+            pin: for that login; None lets the token ask.
+            codes: the descriptor's meaning of CKR codes from C_Sign.
+            deadline_s: how long the token may take, the person's time to confirm included.
+            began: called when C_Sign is about to be entered.
+
+        Returns:
+            The signature as the token gave it: ECDSA as r||s.
+
+        Raises:
+            OutcomeUnknown: the module hung or died after C_Sign had begun.
+            ConfirmationError: what ``codes`` says.
+            PinError, TokenError: as the CKR table says.
+        """
+        arguments = (login_id, handle, mechanism, data, digest, context, pin)
+        return self._call(  # type: ignore[no-any-return]
+            Doing.SIGNING, "sign", *arguments, deadline_s=deadline_s, began=began, codes=codes
+        )
+
+    def give_up(self) -> None:
+        """End calls under way, from any thread. A signature under way is then of unknown outcome."""
+        if self._transport is not None:
+            self._transport.give_up()
+
+    def close(self) -> None:
+        """End every login and let the module go; the next call loads it again."""
+        with self._lock:
+            transport, self._transport = self._transport, None
+        if transport is not None and self._pid == os.getpid():
+            transport.close()
+
+    def _alive(self) -> bool:
+        return self._transport is not None and self._transport.alive()
+
+    def _ready(self) -> Transport:
+        if self._pid != os.getpid():
+            raise errors.DriverError("USED_AFTER_FORK", path=str(self.path))
+        with self._lock:
+            if self._transport is None or not self._transport.alive():
+                self._transport = self._load()
+            return self._transport
+
+    def _load(self) -> Transport:
+        real = trusted_module(self.path)
+        try:
+            if self.isolation is Isolation.PROCESS:
+                return Worker(real, self._options, self.deadline_s)
+            return InProcess(real, self._options)
+        except LoadFailed as error:
+            raise errors.DriverLoadError(
+                path=str(self.path), reason=error.reason, problem=f"load_{error.kind}"
+            ) from error
+
+    def _call(
+        self,
+        doing: Doing,
+        operation: str,
+        *arguments: Any,
+        deadline_s: float | None = None,
+        began: Callable[[], None] | None = None,
+        codes: Mapping[str, str] | None = None,
+    ) -> Any:
+        transport = self._ready()
+        started = time.monotonic()
+        try:
+            return transport.call(operation, arguments, deadline_s or self.deadline_s, began)
+        except CkrError as error:
+            raise to_error(error, doing, codes=codes, waited_s=time.monotonic() - started) from error
+        except StaleLogin as error:
+            raise errors.TokenError("LOGIN_ENDED", ckr=None, function=operation) from error
+        except Lost as error:
+            if error.began:
+                raise errors.OutcomeUnknown(tx_id=None, reason=error.kind, detail=error.detail) from error
+            code = "MODULE_HUNG" if error.kind == "hung" else "MODULE_CRASHED"
+            raise errors.TokenError(code, path=str(self.path), function=operation, detail=error.detail) from error
+
+
+_modules: Final[dict[Path, Module]] = {}
+_modules_lock: Final = threading.Lock()
+
+
+def open_module(
+    path: Path, isolation: Isolation, options: ModuleOptions | None = None, *, deadline_s: float = 30.0
+) -> Module:
+    """Return the module of this path: one per process, since PKCS#11 keeps one login state per process.
+
+    After a fork a module in a worker is loaded anew for the child; one in this process cannot be used by both.
+    """
+    with _modules_lock:
+        module = _modules.get(path)
+        if module is not None and module._pid != os.getpid() and isolation is Isolation.PROCESS:
+            module = None
+        if module is None:
+            module = _modules[path] = Module(path, isolation, options or ModuleOptions(), deadline_s)
+        return module
+
+
+@atexit.register
+def close_modules() -> None:
+    """Let every module of this process go."""
+    for module in list(_modules.values()):
+        module.close()
