@@ -1,1 +1,75 @@
-"""Drive a bank's U-shield (U盾) and SoftHSM2 in the same way."""
+"""Drive a bank's U-shield (U盾) and SoftHSM2 in the same way: find it, open it, sign an order, verify the result.
+
+::
+
+    import ushield_hw as us
+
+    token = us.find_token(serial="…")
+    order = us.Order.parse(data)
+    with token.open(interaction) as session:
+        signed = us.sign(order, session)
+    us.verify(signed, trust=us.TrustStore.from_files([ca_pem]), expected=order)
+
+Everything is synchronous and safe to call from several threads. Names are loaded when first used, so that importing the
+package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from ushield_hw.discovery import Token, find_token, find_tokens
+    from ushield_hw.errors import UShieldError
+    from ushield_hw.interaction import Interaction, Silent
+    from ushield_hw.order import Order
+    from ushield_hw.session import Session
+    from ushield_hw.signing import Attendance, SignedOrder, sign
+    from ushield_hw.verifier import TrustStore, Verified, verify
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Attendance",
+    "Interaction",
+    "Order",
+    "Session",
+    "SignedOrder",
+    "Silent",
+    "Token",
+    "TrustStore",
+    "UShieldError",
+    "Verified",
+    "find_token",
+    "find_tokens",
+    "sign",
+    "verify",
+]
+
+_HOMES: Final = {
+    "Attendance": "signing",
+    "Interaction": "interaction",
+    "Order": "order",
+    "Session": "session",
+    "SignedOrder": "signing",
+    "Silent": "interaction",
+    "Token": "discovery",
+    "TrustStore": "verifier",
+    "UShieldError": "errors",
+    "Verified": "verifier",
+    "find_token": "discovery",
+    "find_tokens": "discovery",
+    "sign": "signing",
+    "verify": "verifier",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -47,13 +47,19 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A kind of key with a digest. ``digest`` is a hashlib name; ``ways`` are in order of preference on the host."""
+    """A kind of key with a digest.
+
+    ``digest`` is a hashlib name; ``ways`` are in order of preference on the host. The two algorithms are DER
+    AlgorithmIdentifiers, as a signed order carries them.
+    """
 
     name: str
     key: KeyKind
     padding: Padding
     digest: str
     ways: tuple[Way, ...]
+    digest_algorithm: bytes
+    signature_algorithm: bytes
 
     def hash(self, message: bytes) -> bytes:
         """Return the suite's digest of ``message``."""
@@ -71,19 +77,59 @@ class Suite:
         return usable[0] if usable else None
 
 
+_DIGEST_OID: Final[dict[str, bytes]] = {
+    "sha256": bytes.fromhex("0609608648016503040201"),
+    "sha384": bytes.fromhex("0609608648016503040202"),
+    "sha512": bytes.fromhex("0609608648016503040203"),
+}
+_ECDSA_OID: Final[dict[str, bytes]] = {  # ecdsa-with-SHA256 …
+    "sha256": bytes.fromhex("06082a8648ce3d040302"),
+    "sha384": bytes.fromhex("06082a8648ce3d040303"),
+}
+_RSA_OID: Final[dict[str, bytes]] = {  # sha256WithRSAEncryption …, not rsaEncryption: it names the digest
+    "sha256": bytes.fromhex("06092a864886f70d01010b"),
+    "sha384": bytes.fromhex("06092a864886f70d01010c"),
+    "sha512": bytes.fromhex("06092a864886f70d01010d"),
+}
+_PSS_OID: Final = bytes.fromhex("06092a864886f70d01010a")
+_MGF1_OID: Final = bytes.fromhex("06092a864886f70d010108")
+_NULL: Final = b"\x05\x00"
+
+
+def _short(tag: int, *parts: bytes) -> bytes:
+    content = b"".join(parts)  # under 128 octets everywhere here: the length is one octet
+    return bytes((tag, len(content))) + content
+
+
+def _sequence(*parts: bytes) -> bytes:
+    return _short(0x30, *parts)
+
+
+def _pss_algorithm(digest: str) -> bytes:
+    """Everything explicit; the salt is as long as the digest."""
+    hashed = _sequence(_DIGEST_OID[digest], _NULL)
+    salt = _short(0x02, bytes((hashlib.new(digest).digest_size,)))
+    mask = _sequence(_MGF1_OID, hashed)
+    return _sequence(_PSS_OID, _sequence(_short(0xA0, hashed), _short(0xA1, mask), _short(0xA2, salt)))
+
+
 def _ecdsa(name: str, key: KeyKind, digest: str) -> Suite:
     number = digest.removeprefix("sha")
     ways = (Way("ECDSA", Feed.DIGEST), Way(f"ECDSA_SHA{number}", Feed.MESSAGE))
-    return Suite(name, key, Padding.ECDSA, digest, ways)
+    algorithms = (_sequence(_DIGEST_OID[digest]), _sequence(_ECDSA_OID[digest]))
+    return Suite(name, key, Padding.ECDSA, digest, ways, *algorithms)
 
 
 def _rsa(padding: Padding, digest: str) -> Suite:
     number = digest.removeprefix("sha")
     if padding is Padding.PKCS1:
         ways = (Way("RSA_PKCS", Feed.DIGEST_INFO), Way(f"SHA{number}_RSA_PKCS", Feed.MESSAGE))
+        algorithm = _sequence(_RSA_OID[digest], _NULL)
     else:
         ways = (Way("RSA_PKCS_PSS", Feed.DIGEST), Way(f"SHA{number}_RSA_PKCS_PSS", Feed.MESSAGE))
-    return Suite(f"rsa-{padding.value}-{digest}", KeyKind.RSA, padding, digest, ways)
+        algorithm = _pss_algorithm(digest)
+    name = f"rsa-{padding.value}-{digest}"
+    return Suite(name, KeyKind.RSA, padding, digest, ways, _sequence(_DIGEST_OID[digest]), algorithm)
 
 
 SUITES: Final[tuple[Suite, ...]] = (
@@ -103,4 +149,14 @@ DIGEST_INFO_PREFIX: Final[dict[str, bytes]] = {
     "sha256": bytes.fromhex("3031300d060960864801650304020105000420"),
     "sha384": bytes.fromhex("3041300d060960864801650304020205000430"),
     "sha512": bytes.fromhex("3051300d060960864801650304020305000440"),
+}
+
+RSA_LEAST_BITS: Final = 2048
+
+# The order of each curve's base point: r and s of a signature lie between 0 and it.
+CURVE_ORDER: Final[dict[KeyKind, int]] = {
+    KeyKind.EC_P256: 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551,
+    KeyKind.EC_P384: int(
+        "ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973", 16
+    ),
 }

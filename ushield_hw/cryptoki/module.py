@@ -46,13 +46,22 @@ class Module:
         isolation: in a worker process or in this one.
         options: how the module must be handled.
         deadline_s: how long loading, and any call that does not say otherwise, may take.
+        environment: variables that only the module's worker process gets.
     """
 
-    def __init__(self, path: Path, isolation: Isolation, options: ModuleOptions, deadline_s: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        isolation: Isolation,
+        options: ModuleOptions,
+        deadline_s: float,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.path = path
         self.isolation = isolation
         self.deadline_s = deadline_s
         self._options = options
+        self._environment = environment or {}
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._transport: Transport | None = None
@@ -196,7 +205,7 @@ class Module:
         real = trusted_module(self.path)
         try:
             if self.isolation is Isolation.PROCESS:
-                return Worker(real, self._options, self.deadline_s)
+                return Worker(real, self._options, self.deadline_s, self._environment)
             return InProcess(real, self._options)
         except LoadFailed as error:
             raise errors.DriverLoadError(

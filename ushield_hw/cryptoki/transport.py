@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -106,10 +106,10 @@ class Worker:
         LoadFailed: the module could not be loaded, crashed or hung while loading.
     """
 
-    def __init__(self, path: Path, options: ModuleOptions, deadline_s: float) -> None:
+    def __init__(self, path: Path, options: ModuleOptions, deadline_s: float, environment: Mapping[str, str]) -> None:
         self._control, theirs = socket.socketpair()
         with theirs:
-            self._process = _start(theirs)
+            self._process = _start(theirs, environment)
         self._idle: list[socket.socket] = []
         self._lock = threading.Lock()
         try:
@@ -209,10 +209,10 @@ def _result(answer: dict[str, Any]) -> Any:
     raise RuntimeError(answer.get("bug", "the worker sent no answer"))
 
 
-def _start(theirs: socket.socket) -> subprocess.Popen[bytes]:
+def _start(theirs: socket.socket, extra: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start the interpreter without site or user settings; a vendor module's own output goes nowhere."""
     search = [entry for entry in sys.path if entry] + [str(Path(__file__).parents[2])]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {**extra}
     return subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", _BOOT, json.dumps(search), str(theirs.fileno())],
         pass_fds=[theirs.fileno()],

@@ -1,0 +1,249 @@
+"""Certificates on a token: list, request, install, export. A request's key is made on the token and stays there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+from ushield_hw.cms import CertificateFacts
+from ushield_hw.cms.der import integer
+from ushield_hw.cryptoki.model import CertificateRecord, KeyRecord, PublicKey
+from ushield_hw.errors import CertificateError, CertificateNotFound, InputError, KeyGenerationUnavailable, KeyMismatch
+from ushield_hw.keys import ANY, KeyChoice, Pair, pairs, plan, session_pairs, signature
+from ushield_hw.session import Session
+from ushield_hw.suites import KeyKind, Padding, Suite
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+_PEM_BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
+
+
+class KeySpec(Enum):
+    """The keys a token can be asked to make."""
+
+    EC_P256 = "ec-p256"
+    EC_P384 = "ec-p384"
+    RSA_2048 = "rsa-2048"
+    RSA_3072 = "rsa-3072"
+    RSA_4096 = "rsa-4096"
+
+    @property
+    def kind(self) -> KeyKind:
+        """What kind of key it is."""
+        return KeyKind.RSA if self.value.startswith("rsa") else KeyKind(self.value)
+
+    @property
+    def bits(self) -> int:
+        """The length of the modulus; 0 for EC."""
+        return int(self.value.removeprefix("rsa-")) if self.kind is KeyKind.RSA else 0
+
+
+class PinPolicy(Enum):
+    """When the token wants the PIN for a key."""
+
+    LOGIN = "login"  # once, at login
+    SIGNATURE = "signature"  # again for every signature (CKA_ALWAYS_AUTHENTICATE)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A certificate request (PKCS#10) for a key on the token."""
+
+    pem: bytes
+    key_id: bytes
+
+
+def request(
+    session: Session, spec: KeySpec, subject: str, *, pin_policy: PinPolicy = PinPolicy.LOGIN, label: str | None = None
+) -> Request:
+    """Make a key pair on the token and a PKCS#10 request signed by it.
+
+    Args:
+        session: an open token.
+        spec: which key.
+        subject: RFC 4514, such as ``CN=张三,O=Demo Bank``.
+        pin_policy: when the token will want the PIN.
+        label: the key's label; default: the subject's common name.
+
+    Raises:
+        InputError: ``SUBJECT_INVALID``; nothing was made.
+        KeyGenerationUnavailable: this token's module cannot make keys.
+        TokenError: as the token says; a key that was made but cannot sign its request is removed again.
+    """
+    name = _name(subject)
+    if not session.link.driver.capabilities.generate:
+        raise KeyGenerationUnavailable(driver=session.link.driver.id)
+    key_id = os.urandom(20)  # RFC 5280's key identifier length; random, so that no two pairs ever share it
+    made = session.link.module.generate(
+        session.login_id,
+        spec.kind,
+        spec.bits,
+        key_id,
+        label or _common_name(name),
+        always_authenticate=pin_policy is PinPolicy.SIGNATURE,
+    )
+    session.forget()
+    try:
+        pem = _signed_request(session, name, made, key_id)
+    except BaseException:
+        remove(session, key_id)
+        raise
+    return Request(pem, key_id)
+
+
+def remove(session: Session, key_id: bytes) -> None:
+    """Remove the key objects with this CKA_ID from the token."""
+    for key in session.keys():
+        if key.key_id == key_id:
+            session.link.module.destroy(session.login_id, key.handle)
+    session.forget()
+
+
+def install(session: Session, data: bytes) -> Pair:
+    """Write a certificate beside its key; one that is there already is left alone.
+
+    Args:
+        session: an open token.
+        data: the certificate, PEM or DER.
+
+    Raises:
+        InputError: ``CERTIFICATE_MALFORMED``, ``CERTIFICATE_SEVERAL``.
+        KeyMismatch: its key is not on this token.
+        CertificateError: ``CERTIFICATE_READ_BACK``: the token gave back other bytes than were written.
+    """
+    der = read_certificate(data)
+    facts = CertificateFacts.read(der)
+    keys = session.keys()
+    key = _private_key_for(facts, keys)
+    if key is None:
+        raise KeyMismatch(subject=facts.subject_text(), serial=facts.serial_hex)
+    if not any(record.der == der for record in session.certificates()):
+        _write(session, facts, key)
+    session.forget()
+    return next(pair for pair in session_pairs(session) if pair.facts.der == der)
+
+
+def export(found: Sequence[Pair], choice: KeyChoice = ANY) -> bytes:
+    """Return a certificate from the token, PEM.
+
+    Raises:
+        CertificateNotFound: none matches, or several do.
+    """
+    matching = [pair for pair in found if choice.takes(pair)]
+    if len(matching) != 1:
+        code = "CERTIFICATE_NONE_MATCHES" if not matching else "CERTIFICATE_SEVERAL_MATCH"
+        raise CertificateNotFound(code, candidates=[f"{pair.key_id} {pair.facts.subject_text()}" for pair in found])
+    return _pem(matching[0].facts.der)
+
+
+def expiring(found: Sequence[Pair], days: int, now: datetime | None = None) -> list[Pair]:
+    """Return the activated pairs whose certificate ends within so many days, or has ended."""
+    limit = (now or datetime.now(UTC)) + timedelta(days=days)
+    return [pair for pair in found if pair.activated and pair.facts.not_after <= limit]
+
+
+def read_certificate(data: bytes) -> bytes:
+    """Return the one certificate that a PEM or DER file holds, DER.
+
+    Raises:
+        InputError: ``CERTIFICATE_MALFORMED``: none, ``CERTIFICATE_SEVERAL``: more than one.
+    """
+    if _PEM_BEGIN not in data:
+        return data
+    from cryptography import x509  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415
+
+    try:
+        found = x509.load_pem_x509_certificates(data)
+    except ValueError as error:
+        raise InputError("CERTIFICATE_MALFORMED") from error
+    if len(found) != 1:
+        raise InputError("CERTIFICATE_SEVERAL", n=len(found))
+    return found[0].public_bytes(Encoding.DER)
+
+
+def _private_key_for(facts: CertificateFacts, keys: Sequence[KeyRecord]) -> KeyRecord | None:
+    for key_id in {key.key_id for key in keys if key.private}:
+        probe = CertificateRecord(0, key_id, "", facts.der)
+        (pair,) = pairs([probe], keys, logged_in=True)
+        if pair.key is not None and _proved(pair.key, facts, keys):
+            return pair.key
+    return None
+
+
+def _proved(key: KeyRecord, facts: CertificateFacts, keys: Sequence[KeyRecord]) -> bool:
+    """Tell whether the token shows that a private key is the certificate's; an equal CKA_ID alone proves nothing."""
+    halves = [key, *(record for record in keys if not record.private and record.key_id == key.key_id)]
+    return any(half.public is not None and half.public in facts.spki for half in halves)
+
+
+def _write(session: Session, facts: CertificateFacts, key: KeyRecord) -> None:
+    module = session.link.module
+    module.write_certificate(
+        session.login_id,
+        facts.der,
+        key_id=key.key_id,
+        label=key.label,
+        subject=facts.subject,
+        issuer=facts.issuer,
+        serial=integer(facts.serial),
+    )
+    if not any(record.der == facts.der for record in session.certificates()):
+        raise CertificateError("CERTIFICATE_READ_BACK", subject=facts.subject_text())
+
+
+def _name(subject: str) -> x509.Name:
+    from cryptography import x509  # noqa: PLC0415
+
+    try:
+        name = x509.Name.from_rfc4514_string(subject)
+    except ValueError as error:
+        raise InputError("SUBJECT_INVALID", subject=subject) from error
+    if not list(name):
+        raise InputError("SUBJECT_INVALID", subject=subject)
+    return name
+
+
+def _common_name(name: x509.Name) -> str:
+    from cryptography.x509.oid import NameOID  # noqa: PLC0415
+
+    found = name.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(found[0].value) if found else name.rfc4514_string()
+
+
+def _signed_request(session: Session, name: x509.Name, made: PublicKey, key_id: bytes) -> bytes:
+    from cryptography import x509  # noqa: PLC0415
+    from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415
+
+    from ushield_hw.token_key import token_private_key  # noqa: PLC0415 - brings cryptography
+
+    suite, way = plan(session, made.kind)
+    key = next(key for key in session.keys() if key.private and key.key_id == key_id)
+
+    def sign(message: bytes) -> bytes:
+        return signature(session, key, suite, way, message, purpose="request")
+
+    private: Any = token_private_key(made, suite, sign)
+    digest: Any = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}[suite.digest]
+    built = x509.CertificateSigningRequestBuilder().subject_name(name).sign(private, digest, **_padding(suite, digest))
+    return built.public_bytes(Encoding.PEM)
+
+
+def _padding(suite: Suite, digest: Any) -> dict[str, Any]:
+    from cryptography.hazmat.primitives.asymmetric import padding  # noqa: PLC0415
+
+    if suite.padding is not Padding.PSS:
+        return {}
+    return {"rsa_padding": padding.PSS(padding.MGF1(digest), digest.digest_size)}
+
+
+def _pem(der: bytes) -> bytes:
+    import ssl  # noqa: PLC0415
+
+    return ssl.DER_cert_to_PEM_cert(der).encode()

@@ -1,0 +1,55 @@
+"""The signature value: as tokens return it, and as a signed order carries it."""
+
+from __future__ import annotations
+
+from ushield_hw.cms.der import SEQUENCE, DerError, Reader, integer, tlv
+from ushield_hw.cms.facts import CertificateFacts
+from ushield_hw.suites import CURVE_ORDER, KeyKind
+
+
+def to_wire(raw: bytes, signer: CertificateFacts) -> bytes:
+    """Turn what C_Sign returned into the value a signed order carries.
+
+    Args:
+        raw: r and s side by side, each as long as the curve (PKCS#11), or the RSA signature.
+        signer: the certificate of the key that signed.
+
+    Raises:
+        DerError: ``signature_form``: no key of this kind and size makes such a value.
+    """
+    if signer.key is KeyKind.RSA:
+        _check_rsa(raw, signer)
+        return raw
+    half = signer.key_bits // 8
+    if len(raw) != 2 * half:
+        raise DerError("signature_form")
+    r, s = int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big")
+    _check_range(r, s, signer)
+    return tlv(SEQUENCE, integer(r), integer(s))
+
+
+def check_wire(value: bytes, signer: CertificateFacts) -> None:
+    """Check the form of the value in a signed order: whether the signature is right is not looked at.
+
+    Raises:
+        DerError: ``signature_form``: no key of this kind and size makes such a value.
+    """
+    if signer.key is KeyKind.RSA:
+        return _check_rsa(value, signer)
+    outer = Reader(value)
+    numbers = outer.enter(SEQUENCE, "signature_form")
+    outer.close("signature_form")
+    r, s = numbers.integer("signature_form"), numbers.integer("signature_form")
+    numbers.close("signature_form")
+    return _check_range(r, s, signer)
+
+
+def _check_rsa(value: bytes, signer: CertificateFacts) -> None:
+    if len(value) != (signer.key_bits + 7) // 8:
+        raise DerError("signature_form")
+
+
+def _check_range(r: int, s: int, signer: CertificateFacts) -> None:
+    order = CURVE_ORDER[signer.key] if signer.key else 0
+    if not (0 < r < order and 0 < s < order):
+        raise DerError("signature_form")

@@ -1,0 +1,173 @@
+"""Settings, and where each comes from: built in, /etc/ushield, the user's file, flags.
+
+``/etc/ushield/config.toml`` must belong to root and be writable by nobody else; the keys that widen what may be loaded
+(``[modules]``) are taken from there only. A user's file is ``$XDG_CONFIG_HOME/ushield/config.toml``.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from ushield_hw.errors import InputError
+from ushield_hw.schema import Table
+
+SYSTEM_FILE: Final = Path("/etc/ushield/config.toml")
+
+Origin = str
+"""``default``, ``flag``, or the path of the file that set it."""
+
+
+def data_dir(name: str) -> Path:
+    """Return a data folder that ships with the project: inside the installed package, else in the checkout.
+
+    An editable install also leaves a copy in site-packages that goes stale; that one is never read, since the package
+    itself is then the checkout's.
+    """
+    package = Path(__file__).parent
+    packed = package / "_data" / name
+    return packed if packed.is_dir() else package.parent / name
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting with its value in force. ``origins`` says where each comes from.
+
+    Attributes:
+        lang: language of texts; None: the locale's.
+        profile: ``standard``, or ``demo``: loopback http origins are allowed in orders.
+        state_dir: where the journal and the PIN counters live; None: none can be named (no HOME).
+        drivers: folders of descriptors, the first wins.
+        module_files: extra module files to look at (system file only).
+        pin_timeout_s: how long a PIN prompt waits.
+        confirm_timeout_s: how long a confirmation on the host waits.
+        warn_days: days before a certificate ends at which to warn.
+        log_file: where the log goes; None: nowhere.
+    """
+
+    lang: str | None = None
+    profile: str = "standard"
+    state_dir: Path | None = None
+    drivers: tuple[Path, ...] = ()
+    module_files: tuple[Path, ...] = ()
+    pin_timeout_s: int = 120
+    confirm_timeout_s: int = 120
+    warn_days: int = 30
+    log_file: Path | None = None
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+
+    @property
+    def demo(self) -> bool:
+        """Whether loopback http origins are allowed."""
+        return self.profile == "demo"
+
+    def origin(self, name: str) -> Origin:
+        """Return where a setting comes from."""
+        return self.origins.get(name, "default")
+
+    def with_flags(self, **values: Any) -> Settings:
+        """Return the settings with those flags on top that are not None."""
+        given = {name: value for name, value in values.items() if value is not None}
+        return replace(self, **given, origins={**self.origins, **dict.fromkeys(given, "flag")})
+
+    def rows(self) -> list[tuple[str, object, Origin]]:
+        """Return (name, value, origin) of every setting."""
+        return [(f.name, getattr(self, f.name), self.origin(f.name)) for f in fields(self) if f.name != "origins"]
+
+
+def load(environment: Mapping[str, str] = os.environ, system_file: Path = SYSTEM_FILE) -> Settings:
+    """Read the settings.
+
+    Raises:
+        InputError: a file is not TOML, has an unknown or wrong key (``CONFIG_INVALID``), sets in a user's file what only
+            the system's may (``CONFIG_SYSTEM_ONLY``), or the system file could be changed by others (``CONFIG_UNSAFE``).
+    """
+    settings = _defaults(environment)
+    home = _folder(environment, "XDG_CONFIG_HOME", ".config")
+    if system_file.exists():
+        _check_system_file(system_file)
+        settings = _read(settings, system_file, system=True)
+    if home is not None:
+        own = home / "ushield"
+        if (own / "drivers").is_dir():
+            settings = replace(settings, drivers=(own / "drivers", *settings.drivers))
+        if (own / "config.toml").exists():
+            settings = _read(settings, own / "config.toml", system=False)
+    return settings
+
+
+def _defaults(environment: Mapping[str, str]) -> Settings:
+    state = _folder(environment, "XDG_STATE_HOME", ".local/state")
+    # systemd's StateDirectory= for a service account without a home.
+    given = environment.get("STATE_DIRECTORY", "").split(":")[0]
+    folder = Path(given) / "ushield" if given.startswith("/") else (state / "ushield" if state else None)
+    return Settings(state_dir=folder, drivers=(data_dir("drivers"),))
+
+
+def _folder(environment: Mapping[str, str], variable: str, below_home: str) -> Path | None:
+    value = environment.get(variable, "")
+    if value.startswith("/"):  # the XDG specification: a relative path is to be ignored
+        return Path(value)
+    home = environment.get("HOME", "")
+    return Path(home) / below_home if home.startswith("/") else None
+
+
+def _check_system_file(path: Path) -> None:
+    for place in (path, path.parent):
+        about = place.stat()
+        if about.st_uid != 0 or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise InputError("CONFIG_UNSAFE", file=str(place))
+
+
+def _read(settings: Settings, path: Path, *, system: bool) -> Settings:
+    def refuse(*, key: str, problem: str, **values: object) -> InputError:
+        return InputError("CONFIG_INVALID", file=str(path), key=key, problem=problem, **values)
+
+    try:
+        table = Table(tomllib.loads(path.read_text(encoding="utf-8")), refuse)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError("CONFIG_UNREADABLE", file=str(path), reason=str(error)) from error
+    if not system and "modules" in table.keys():  # noqa: SIM118 - not a mapping
+        raise InputError("CONFIG_SYSTEM_ONLY", file=str(path), key="modules")
+    found = _values(table)
+    table.close()
+    if "drivers" in found:
+        found["drivers"] = (*found["drivers"], *settings.drivers)
+    return replace(settings, **found, origins={**settings.origins, **dict.fromkeys(found, str(path))})
+
+
+def _values(table: Table) -> dict[str, Any]:
+    """Take every key that a file may set; those that are not there stay out."""
+    absolute = "/.*" if sys.platform != "win32" else ".*"
+    limits, modules = table.table("timeouts"), table.table("modules")
+    paths = partial(table.texts, pattern=absolute)
+    found: dict[str, Any] = {
+        "lang": table.text("lang", None, pattern="en|zh"),
+        "profile": table.text("profile", None, pattern="standard|demo"),
+        "state_dir": table.text("state_dir", None, pattern=absolute),
+        "log_file": table.text("log_file", None, pattern=absolute),
+        "drivers": paths("drivers", None),
+        "module_files": modules.texts("files", None, pattern=absolute),
+        "pin_timeout_s": limits.integer("pin_s", None, least=5, most=3600),
+        "confirm_timeout_s": limits.integer("confirm_s", None, least=5, most=3600),
+        "warn_days": table.integer("warn_days", None, least=1, most=3650),
+    }
+    limits.close()
+    modules.close()
+    as_paths = {"state_dir": Path, "log_file": Path, "drivers": _paths, "module_files": _paths}
+    return {
+        name: as_paths[name](value) if name in as_paths else value  # type: ignore[operator]
+        for name, value in found.items()
+        if value is not None
+    }
+
+
+def _paths(values: tuple[str, ...]) -> tuple[Path, ...]:
+    return tuple(Path(value) for value in values)

@@ -1,0 +1,114 @@
+"""Which PKCS#11 modules are installed here: those that descriptors name, p11-kit's, and the administrator's.
+
+Only these are ever loaded. p11-kit's ``*.module`` files count from its root-owned folders only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+from typing import Final
+
+from ushield_hw.config import Settings
+from ushield_hw.cryptoki.model import ModuleOptions
+from ushield_hw.cryptoki.module import Module, open_module
+from ushield_hw.drivers import GENERIC, Catalogue, Discover, Driver
+from ushield_hw.errors import DriverNotFound
+
+P11_KIT_FOLDERS: Final = (Path("/etc/pkcs11/modules"), Path("/usr/share/p11-kit/modules"))
+# Where p11-kit looks for a module named without a folder (its compiled-in p11_module_path, by distribution).
+_P11_KIT_PATHS: Final = ("/usr/lib/*-linux-gnu/pkcs11", "/usr/lib64/pkcs11", "/usr/lib/pkcs11", "/usr/local/lib/pkcs11")
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A module file, with its driver and what named it: a descriptor's id, a ``*.module`` file, or the config."""
+
+    path: Path
+    driver: Driver
+    named_by: str
+
+    def module(self) -> Module:
+        """Return the module, to be loaded at first use."""
+        spec = self.driver.module
+        options = ModuleOptions(relist=spec.relist, init_reserved=spec.init_reserved)
+        return open_module(self.path, spec.isolation, options, deadline_s=spec.deadline_s)
+
+
+def installed(
+    catalogue: Catalogue, settings: Settings, p11_kit: Sequence[Path] = P11_KIT_FOLDERS
+) -> tuple[Installed, ...]:
+    """Return every installed module once, by real path; descriptors first, in the order of their ids."""
+    found: dict[Path, Installed] = {}
+    for entry in (*_from_descriptors(catalogue), *_from_files(catalogue, settings, p11_kit)):
+        found.setdefault(entry.path.resolve(), entry)
+    return tuple(found.values())
+
+
+def chosen(catalogue: Catalogue, settings: Settings, path: Path) -> Installed:
+    """Return the module that a URI's ``module-path`` picks.
+
+    The common case looks at one descriptor only; a signature does not wait for the rest.
+
+    Raises:
+        DriverNotFound: it is none of the modules we would load.
+    """
+    driver = catalogue.for_module(path)
+    if driver is not None and any(path.resolve() == known.resolve() for known in driver.module_files()):
+        return Installed(path, driver, driver.id)
+    for entry in installed(catalogue, settings):
+        if entry.path.resolve() == path.resolve():
+            return entry
+    raise DriverNotFound("MODULE_NOT_INSTALLED", searched=[str(path)], path=str(path))
+
+
+def discoverable(entries: Sequence[Installed]) -> tuple[Installed, ...]:
+    """Return the modules that are loaded whenever tokens are looked for."""
+    return tuple(entry for entry in entries if entry.driver.module.discover is Discover.ALWAYS)
+
+
+def _from_descriptors(catalogue: Catalogue) -> Iterator[Installed]:
+    for driver in catalogue:
+        for path in driver.module_files():
+            yield Installed(path, driver, driver.id)
+
+
+def _from_files(catalogue: Catalogue, settings: Settings, p11_kit: Sequence[Path]) -> Iterator[Installed]:
+    named = [(path, "config") for path in settings.module_files]
+    named += [(path, str(file)) for folder in p11_kit for file, path in _p11_kit_modules(folder)]
+    for path, by in named:
+        if path.is_file():
+            yield Installed(path, catalogue.for_module(path) or GENERIC, by)
+
+
+def _p11_kit_modules(folder: Path) -> Iterator[tuple[Path, Path]]:
+    try:
+        files = sorted(folder.glob("*.module"))
+        owned = folder.is_dir() and _roots_own(folder)
+    except OSError:
+        return
+    for file in files if owned else ():
+        if _roots_own(file) and (path := _module_of(file)):
+            yield file, path
+
+
+def _roots_own(path: Path) -> bool:
+    about = path.stat()
+    return about.st_uid == 0 and not about.st_mode & 0o022
+
+
+def _module_of(file: Path) -> Path | None:
+    """Return the file that a ``*.module`` file names, unless it is a remote or is meant for other programs only."""
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    pairs = (line.split(":", 1) for line in lines if ":" in line and not line.lstrip().startswith("#"))
+    settings = {name.strip(): value.strip() for name, value in pairs}
+    name = settings.get("module", "")
+    if not name or "enable-in" in settings:
+        return None
+    if os.path.isabs(name):
+        return Path(name)
+    candidates = (Path(place) / name for pattern in _P11_KIT_PATHS for place in sorted(glob(pattern)))
+    return next((path for path in candidates if path.is_file()), None)

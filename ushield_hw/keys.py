@@ -1,0 +1,270 @@
+"""The keys of a token: paired with their certificates, chosen for a job, and used.
+
+A key and a certificate belong together when they share CKA_ID and, where the token shows the public key, that too; a
+pair whose ids differ is still found by its public key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from ushield_hw.cms import CertificateFacts
+from ushield_hw.cryptoki.model import CertificateRecord, KeyRecord
+from ushield_hw.drivers import HashOn
+from ushield_hw.errors import (
+    CertificateError,
+    CertificateExpired,
+    CertificateMultiple,
+    CertificateNotFound,
+    InputError,
+    TokenError,
+    UShieldError,
+)
+from ushield_hw.interaction import PinKind
+from ushield_hw.order import KeyUse
+from ushield_hw.session import Session
+from ushield_hw.suites import DIGEST_INFO_PREFIX, Feed, KeyKind, Padding, Suite, Way, suites_for
+
+PENDING: Final = "#pending"
+"""Ends the label of a key or certificate that is not in use yet: a renewal that was not finished."""
+
+_USAGE: Final = {KeyUse.PAYMENT: "nonRepudiation", KeyUse.LOGIN: "digitalSignature"}
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A certificate on a token and, where there is one, its private key.
+
+    Attributes:
+        certificate: the object on the token.
+        facts: what the certificate says.
+        key: the private key; None where there is none or it cannot be seen.
+        has_key: True or False where that is known; None before login on a token that hides private keys.
+    """
+
+    certificate: CertificateRecord
+    facts: CertificateFacts
+    key: KeyRecord | None
+    has_key: bool | None
+
+    @property
+    def key_id(self) -> str:
+        """The CKA_ID in lower-case hex: the key's, or the certificate's where there is no key."""
+        return (self.key or self.certificate).key_id.hex()
+
+    @property
+    def activated(self) -> bool:
+        """Whether the pair is in use; a renewal's new pair is not before it was proved."""
+        return not self.certificate.label.endswith(PENDING)
+
+    def fits(self, use: KeyUse) -> bool:
+        """Tell whether the certificate allows a job; one without a keyUsage extension allows every job."""
+        return self.facts.key is not None and (self.facts.key_usage is None or _USAGE[use] in self.facts.key_usage)
+
+    def valid_at(self, moment: datetime) -> bool:
+        """Tell whether the certificate is within its time."""
+        return self.facts.not_before <= moment <= self.facts.not_after
+
+    def to_json(self) -> dict[str, object]:
+        """Return what documents say of a pair."""
+        return {
+            "key_id": self.key_id,
+            "label": self.certificate.label,
+            "subject": self.facts.subject_text(),
+            "issuer": self.facts.issuer_text(),
+            "serial": self.facts.serial_hex,
+            "not_before": _utc(self.facts.not_before),
+            "not_after": _utc(self.facts.not_after),
+            "key_usage": None if self.facts.key_usage is None else sorted(self.facts.key_usage),
+            "has_key": self.has_key,
+            "activated": self.activated,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChoice:
+    """Which key a person wants; nothing set means the newest that fits."""
+
+    key_id: bytes | None = None
+    label: str | None = None
+
+    def takes(self, pair: Pair) -> bool:
+        """Tell whether a pair is one of those asked for."""
+        ids = {pair.certificate.key_id} | ({pair.key.key_id} if pair.key else set())
+        labels = {pair.certificate.label} | ({pair.key.label} if pair.key else set())
+        return (self.key_id is None or self.key_id in ids) and (self.label is None or self.label in labels)
+
+
+ANY: Final = KeyChoice()
+
+
+def pairs(
+    certificates: Iterable[CertificateRecord], keys: Sequence[KeyRecord], *, logged_in: bool
+) -> tuple[Pair, ...]:
+    """Pair certificates with keys. Objects that are no X.509 certificate are left out."""
+    found = []
+    for certificate in certificates:
+        try:
+            facts = CertificateFacts.read(certificate.der)
+        except InputError:
+            continue
+        key = _key_of(certificate, facts, keys)
+        public = any(_same_public(record, facts) for record in keys if not record.private)
+        has_key = True if key is not None else False if logged_in else True if public else None
+        found.append(Pair(certificate, facts, key, has_key))
+    return tuple(found)
+
+
+def session_pairs(session: Session) -> tuple[Pair, ...]:
+    """Return the pairs of an open token."""
+    return pairs(session.certificates(), session.keys(), logged_in=True)
+
+
+def choose(found: Sequence[Pair], use: KeyUse, choice: KeyChoice = ANY, now: datetime | None = None) -> Pair:
+    """Return the newest activated pair that fits a job.
+
+    Raises:
+        CertificateNotFound: none; says what there is.
+        CertificateExpired: the only ones that would fit are out of their time.
+        CertificateMultiple: pairs of different subjects or issuers fit; somebody must choose.
+    """
+    moment = now or datetime.now(UTC)
+    asked = [pair for pair in found if choice.takes(pair) and pair.key is not None and pair.key.can_sign]
+    usable = [pair for pair in asked if pair.activated and pair.fits(use)]
+    if not usable:
+        code = "KEY_USE_NOT_ALLOWED" if any(pair.activated for pair in asked) else None
+        candidates = [_brief(pair) for pair in found]
+        raise CertificateNotFound(code, use=_USAGE[use], candidates=candidates)
+    living = [pair for pair in usable if pair.valid_at(moment)]
+    if not living:
+        last = max(usable, key=lambda pair: pair.facts.not_after)
+        code = "CERTIFICATE_NOT_YET_VALID" if last.facts.not_before > moment else None
+        raise CertificateExpired(
+            code,
+            not_before=_utc(last.facts.not_before),
+            not_after=_utc(last.facts.not_after),
+            subject=last.facts.subject_text(),
+            key_id=last.key_id,
+        )
+    if len({(pair.facts.subject, pair.facts.issuer) for pair in living}) > 1:
+        raise CertificateMultiple(candidates=[_brief(pair) for pair in living])
+    return max(living, key=lambda pair: (pair.facts.not_before, pair.facts.not_after))
+
+
+def plan(session: Session, kind: KeyKind | None) -> tuple[Suite, Way]:
+    """Return the suite and the mechanism for a kind of key, from what the token offers and its driver prefers.
+
+    Raises:
+        TokenError: ``MECHANISM_MISSING``: the token offers none of those that make a valid signed order.
+    """
+    sign = session.link.driver.sign
+    offered = session.link.module.mechanisms(session.link.slot_id)
+    suites = suites_for(kind) if kind else ()
+    wanted = sorted(suites, key=lambda suite: suite.padding is not Padding.ECDSA and suite.padding.value != sign.padding.value)
+    for suite in wanted:
+        way = suite.way(offered, hash_on_token=sign.hash_on is HashOn.TOKEN)
+        if way is not None and not (sign.hash_on is HashOn.TOKEN and way.feed is not Feed.MESSAGE):
+            return suite, way
+    raise TokenError("MECHANISM_MISSING", key=kind.value if kind else "?", offered=list(offered)[:50])
+
+
+def signature(
+    session: Session,
+    key: KeyRecord,
+    suite: Suite,
+    way: Way,
+    message: bytes,
+    *,
+    purpose: str,
+    codes: Mapping[str, str] | None = None,
+    deadline_s: float | None = None,
+    began: Callable[[], None] = lambda: None,
+) -> bytes:
+    """Return the token's signature over a message: one C_Sign, and one login for it where the key wants that.
+
+    Args:
+        session: an open token.
+        key: one of its private keys.
+        suite: what kind of signature.
+        way: which mechanism makes it.
+        message: the whole message; it is hashed here unless the token does.
+        purpose: said in the PIN prompt.
+        codes: meanings of C_Sign's return values (descriptor).
+        deadline_s: how long the token may take.
+        began: called when C_Sign is about to be entered.
+
+    Raises:
+        PinError, TokenError, ConfirmationError, OutcomeUnknown: as :meth:`Module.sign`.
+    """
+    link, entered = session.link, False
+    data = _fed(suite, way, message)
+
+    def start() -> None:
+        nonlocal entered
+        entered = True
+        began()
+
+    def send(pin: str | None) -> bytes | UShieldError:
+        try:
+            return link.module.sign(
+                session.login_id,
+                key.handle,
+                way.mechanism,
+                data,
+                digest=suite.digest,
+                context=key.always_authenticate,
+                pin=pin,
+                codes=codes,
+                deadline_s=deadline_s,
+                began=start,
+            )
+        except UShieldError as error:
+            if not entered:
+                raise
+            return error  # the PIN was right: what failed after it must not count as a failed try
+
+    done = link.pin.use(session.interaction, PinKind.CONTEXT, purpose, send) if key.always_authenticate else send(None)
+    if isinstance(done, UShieldError):
+        raise done
+    return done
+
+
+def _fed(suite: Suite, way: Way, message: bytes) -> bytes:
+    if way.feed is Feed.MESSAGE:
+        return message
+    digest = suite.hash(message)
+    return digest if way.feed is Feed.DIGEST else DIGEST_INFO_PREFIX[suite.digest] + digest
+
+
+def _key_of(certificate: CertificateRecord, facts: CertificateFacts, keys: Sequence[KeyRecord]) -> KeyRecord | None:
+    """Return the certificate's private key: same CKA_ID unless the public key says otherwise; else by public key."""
+    private = [key for key in keys if key.private]
+    by_id = [key for key in private if key.key_id == certificate.key_id and certificate.key_id]
+    for key in by_id:
+        if not _other_public(key, facts, keys):
+            return key
+    ids = {record.key_id for record in keys if _same_public(record, facts)}
+    return next((key for key in private if _same_public(key, facts) or (key.key_id and key.key_id in ids)), None)
+
+
+def _same_public(record: KeyRecord, facts: CertificateFacts) -> bool:
+    # An uncompressed point or a modulus is long enough to stand for the key where it appears in the certificate's own.
+    return record.public is not None and record.public in facts.spki
+
+
+def _other_public(key: KeyRecord, facts: CertificateFacts, keys: Sequence[KeyRecord]) -> bool:
+    """Tell whether what is known of a private key's public half contradicts the certificate."""
+    halves = [key, *(record for record in keys if not record.private and record.key_id == key.key_id)]
+    known = [half for half in halves if half.public is not None]
+    return bool(known) and not any(_same_public(half, facts) for half in known)
+
+
+def _brief(pair: Pair) -> str:
+    return f"{pair.key_id} {pair.facts.subject_text()} ({_utc(pair.facts.not_after)})"
+
+
+def _utc(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

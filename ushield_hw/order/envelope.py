@@ -1,0 +1,25 @@
+"""What every order has around its own part: which bank asks, which transaction, how long it may be signed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from ushield_hw.errors import InputError
+from ushield_hw.order.shape import Field, Group, Shown, join
+from ushield_hw.order.values import BANK_ID, NONCE, ORIGIN, TIME, TX_ID, TYPE
+
+BANK_LINE: Final = Shown("screen.bank", ("bank.id", "bank.origin"))
+EXPIRES_LINE: Final = Shown("screen.expires", ("expires",))
+
+
+def envelope(*body: Field | Group) -> Group:
+    """Return the document of a type whose own part is ``body``."""
+    head = (Field("type", TYPE), Group("bank", (Field("id", BANK_ID), Field("origin", ORIGIN))), Field("tx_id", TX_ID))
+    tail = (Field("created", TIME), Field("expires", TIME), Field("nonce", NONCE))
+    return Group("", (*head, *body, *tail), check=_check_times)
+
+
+def _check_times(top: Mapping[str, str], place: str) -> None:
+    if top["created"] >= top["expires"]:  # of one form and zone, so the strings sort as the times do
+        raise InputError("ORDER_TIME_ORDER", place=join(place, "expires"))

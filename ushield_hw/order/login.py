@@ -1,0 +1,36 @@
+"""``ushield.login/1``: log in to the online bank.
+
+::
+
+    {"type": "ushield.login/1",
+     "bank": {"id": "demo-bank", "origin": "https://bank.example"},
+     "tx_id": "0d1f8f0e-6a43-4f5a-9d4b-2f0c1c9a7e11",
+     "customer": {"id": "C10086"},                                                  and perhaps "name"
+     "created": "2026-11-24T02:00:00Z", "expires": "2026-11-24T02:05:00Z",
+     "nonce": "…43 characters…"}
+
+Who logs in is the bank's number for the customer, and perhaps the name. The screen says first that this is a login and
+not a payment, then which bank and site ask. It is signed with another key than payments are, so that neither can be
+made out of the other.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ushield_hw.order.envelope import BANK_LINE, EXPIRES_LINE, envelope
+from ushield_hw.order.shape import Field, Group, KeyUse, OrderType, Shown
+from ushield_hw.order.values import REFERENCE, TEXT
+
+LOGIN: Final = OrderType(
+    "ushield.login/1",
+    KeyUse.LOGIN,
+    envelope(Group("customer", (Field("id", REFERENCE), Field("name", TEXT, required=False)))),
+    screen=(
+        Shown("screen.operation", text="screen.login"),
+        BANK_LINE,
+        Shown("screen.customer_id", ("customer.id",)),
+        Shown("screen.customer_name", ("customer.name",)),
+        EXPIRES_LINE,
+    ),
+)

@@ -1,0 +1,171 @@
+"""The order: what a bank asks a customer to sign. Once made it is valid, and it never changes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final, Self
+
+from ushield_hw.errors import InputError
+from ushield_hw.order.document import canonical, check_size, read
+from ushield_hw.order.login import LOGIN
+from ushield_hw.order.payment import PAYMENT
+from ushield_hw.order.shape import KeyUse, OrderType, nested, type_name
+from ushield_hw.order.values import STRICT, Rules, time_of, time_text
+
+TYPES: Final[dict[str, OrderType]] = {kind.name: kind for kind in (PAYMENT, LOGIN)}
+
+_LARGEST: Final = max(kind.most_bytes for kind in TYPES.values())
+_EARLY: Final = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True, init=False, repr=False)
+class Order:
+    """One order, valid by its type's rules. Make one with :meth:`parse` or :meth:`from_json`.
+
+    Two orders are equal when they say the same, whatever the files looked like.
+
+    Attributes:
+        canonical: the bytes of its RFC 8785 form; with the message format ``jcs``, what is signed.
+    """
+
+    _values: tuple[tuple[str, str], ...]
+    canonical: bytes = field(compare=False)
+
+    def __init__(self) -> None:
+        raise TypeError("an order is made by Order.parse or Order.from_json")
+
+    @classmethod
+    def parse(cls, data: bytes | str, *, rules: Rules = STRICT) -> Self:
+        """Read an order file.
+
+        Args:
+            data: JSON, in any layout; bytes are UTF-8 without byte order mark.
+            rules: what may differ from one installation to another.
+
+        Raises:
+            InputError: ``ORDER_…``, with ``place``: the dotted path of what is wrong.
+        """
+        found = read(data, longest=_LARGEST)
+        check_size(data, kind_of(type_name(found)).most_bytes)
+        return cls._made(found, rules)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any], *, rules: Rules = STRICT) -> Self:
+        """Make an order of a document as ``json.loads`` gives it.
+
+        Raises:
+            InputError: as :meth:`parse`.
+        """
+        return cls._made(document, rules)
+
+    @classmethod
+    def _made(cls, found: object, rules: Rules) -> Self:
+        kind = kind_of(type_name(found))
+        values: dict[str, str] = {}
+        kind.top.take(found, "", rules, values)
+        made = object.__new__(cls)
+        object.__setattr__(made, "_values", tuple(values.items()))
+        object.__setattr__(made, "canonical", canonical(nested(values)))
+        return made
+
+    @property
+    def type(self) -> str:
+        """The type's name, such as ``ushield.payment/1``."""
+        return self["type"]
+
+    @property
+    def bank_id(self) -> str:
+        """The bank that asks, by its short name."""
+        return self["bank.id"]
+
+    @property
+    def origin(self) -> str:
+        """The bank's web origin."""
+        return self["bank.origin"]
+
+    @property
+    def tx_id(self) -> str:
+        """The transaction's UUID, in lower case."""
+        return self["tx_id"]
+
+    @property
+    def order_no(self) -> str | None:
+        """The shop's or the bank's number for the order, or None where the type has none."""
+        return self.get("order_no")
+
+    @property
+    def created(self) -> datetime:
+        """When the bank made the order (UTC)."""
+        return time_of(self["created"])
+
+    @property
+    def expires(self) -> datetime:
+        """The moment from which on the order must not be signed any more (UTC)."""
+        return time_of(self["expires"])
+
+    @property
+    def purpose_of_key(self) -> KeyUse:
+        """Which of the token's keys signs it."""
+        return kind_of(self.type).key_use
+
+    @property
+    def canonical_sha256(self) -> str:
+        """SHA-256 of the canonical bytes, in lower-case hex."""
+        return hashlib.sha256(self.canonical).hexdigest()
+
+    @property
+    def values(self) -> Mapping[str, str]:
+        """Every value by its place (``payee.bank.name``), in document order. A copy."""
+        return dict(self._values)
+
+    def get(self, place: str) -> str | None:
+        """Return the value at ``place``, the dotted path of its key, or None."""
+        return next((value for known, value in self._values if known == place), None)
+
+    def __getitem__(self, place: str) -> str:
+        value = self.get(place)
+        if value is None:
+            raise KeyError(place)
+        return value
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document, with its keys in the order in which the type declares them."""
+        return nested(self.values)
+
+    def check_live(self, now: datetime) -> None:
+        """Accept the order if it may be signed now.
+
+        Args:
+            now: an aware time.
+
+        Raises:
+            InputError: ``ORDER_EXPIRED`` from ``expires`` on; ``ORDER_NOT_YET_VALID`` if it was created more than 60 s
+                ahead of ``now``: one of the two clocks is wrong.
+        """
+        if now >= self.expires:
+            raise InputError("ORDER_EXPIRED", place="expires", expires=self["expires"], now=time_text(now))
+        if self.created - now > _EARLY:
+            raise InputError("ORDER_NOT_YET_VALID", place="created", created=self["created"], now=time_text(now))
+
+    def differences(self, other: Order) -> tuple[str, ...]:
+        """Return the places where the two say different things, or only one says something."""
+        mine, theirs = self.values, other.values
+        return tuple(place for place in {**mine, **theirs} if mine.get(place) != theirs.get(place))
+
+    def __repr__(self) -> str:
+        return f"<Order {self.type} {self.tx_id}>"  # no names or accounts: this goes into logs
+
+
+def kind_of(name: str) -> OrderType:
+    """Return the type of this name.
+
+    Raises:
+        InputError: ``ORDER_TYPE``: there is none.
+    """
+    kind = TYPES.get(name)
+    if kind is None:
+        raise InputError("ORDER_TYPE", place="type", known=tuple(TYPES))
+    return kind

@@ -1,0 +1,121 @@
+"""Screens: what a person compares before saying yes, made from the bytes that are signed and from nothing else."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from ushield_hw.errors import InputError
+from ushield_hw.messages import Language
+from ushield_hw.order.formats import decode
+from ushield_hw.order.lines import Line, lines_of, screen_of
+from ushield_hw.order.order import Order
+from ushield_hw.order.values import STRICT, Rules
+
+_WIDE: Final = frozenset("WFA")
+_WIDEST: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class DisplayProfile:
+    """What a token's driver says of its display.
+
+    Args:
+        format: the message format that the token reads.
+        max_text: the longest value it takes, in code points; None is no limit of its own.
+        columns: narrow characters in a row, two at least; None where rows are as long as they need.
+        rows: rows of a screen; None where everything is on one.
+    """
+
+    format: str = "jcs"
+    max_text: int | None = None
+    columns: int | None = None
+    rows: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.columns is not None and self.columns < _WIDEST) or (self.rows is not None and self.rows < 1):
+            raise ValueError("a display needs two columns and one row at least")
+
+
+def screen_lines(content: bytes, lang: Language, *, rules: Rules = STRICT) -> tuple[Line, ...]:
+    """Return what a screen shows of the message ``content``: the bytes that are, or were, signed.
+
+    Raises:
+        InputError: the bytes are not a message that an order is written as.
+    """
+    return lines_of(decode(content, rules=rules)[1], lang)
+
+
+def check_fits(order: Order, profile: DisplayProfile) -> None:
+    """Accept an order whose shown values the display takes whole: nothing is ever cut short.
+
+    Raises:
+        InputError: ``ORDER_TEXT_TOO_LONG``, with ``place``, ``length`` and ``longest``.
+    """
+    if profile.max_text is None:
+        return
+    for place in (place for shown in screen_of(order) for place in shown.places):
+        if len(order[place]) > profile.max_text:
+            raise InputError("ORDER_TEXT_TOO_LONG", place=place, length=len(order[place]), longest=profile.max_text)
+
+
+def pages(lines: Iterable[Line], profile: DisplayProfile) -> tuple[tuple[str, ...], ...]:
+    """Lay ``lines`` out on screens of the display: label, then value, each wrapped; a line is kept together if it can.
+
+    Returns:
+        The screens, each a tuple of rows. Joined, the rows are the labels and values, whole and in order.
+    """
+    screens: list[list[str]] = [[]]
+    for line in lines:
+        rows = [row for text in line for row in _wrapped(text, profile.columns)]
+        if profile.rows is None:
+            screens[-1] += rows
+        else:
+            _place(rows, screens, profile.rows)
+    return tuple(tuple(screen) for screen in screens if screen)
+
+
+def _place(rows: list[str], screens: list[list[str]], height: int) -> None:
+    if len(screens[-1]) + len(rows) > height:
+        screens.append([])
+    for row in rows:
+        if len(screens[-1]) == height:
+            screens.append([])
+        screens[-1].append(row)
+
+
+def _wrapped(text: str, columns: int | None) -> Iterator[str]:
+    if columns is None:
+        yield text
+        return
+    row, used = "", 0
+    for cluster in _clusters(text):
+        width = _width(cluster)
+        if used + width > columns:
+            yield row
+            row, used = "", 0
+        row, used = row + cluster, used + width
+    yield row
+
+
+def _clusters(text: str) -> Iterator[str]:
+    """Split into characters, each with the marks that stand on it."""
+    cluster = ""
+    for character in text:
+        if cluster and not _stands_on(character):
+            yield cluster
+            cluster = ""
+        cluster += character
+    if cluster:
+        yield cluster
+
+
+def _stands_on(character: str) -> bool:
+    return unicodedata.category(character) in ("Mn", "Me")
+
+
+def _width(cluster: str) -> int:
+    """Return columns, taking what is wide in East Asian text as wide: a row must not run over the edge."""
+    return _WIDEST if unicodedata.east_asian_width(cluster[0]) in _WIDE else 1

@@ -1,0 +1,242 @@
+"""PINs: what is known of one, and no try ever wasted.
+
+A PIN's length is checked before the token is asked. A wrong PIN is sent once. The last try needs somebody's consent. A
+token that never locks (SoftHSM2) gets a counter on this host: other programs can bypass it, since it guards this
+program's tries and not the token.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, TypeVar
+
+from ushield_hw import state as kept
+from ushield_hw.config import Settings
+from ushield_hw.cryptoki.model import TokenFlag, TokenInfo
+from ushield_hw.drivers import Driver, PinFlags
+from ushield_hw.errors import (
+    LastTryNotConfirmed,
+    PinCancelled,
+    PinChangeRequired,
+    PinError,
+    PinFormatError,
+    PinIncorrect,
+    PinLocked,
+    StorageError,
+    TokenNotInitialized,
+)
+from ushield_hw.interaction import CountSource, Interaction, PinKind, PinRequest, PinState
+
+T = TypeVar("T")
+
+_UNUSABLE: Final = "PIN_COUNTER_UNUSABLE"
+_PROTECTED: Final = TokenFlag.PROTECTED_AUTHENTICATION_PATH
+
+
+class PinGuard:
+    """The PIN of one token: its state, its format, and the way to use it.
+
+    Args:
+        info: reads the token's information as it is now (its flags change with every try).
+        driver: says how far the flags can be believed and whether this host counts.
+        settings: where the counter is kept.
+        module: names the counter together with the token's serial.
+    """
+
+    def __init__(self, info: Callable[[], TokenInfo], driver: Driver, settings: Settings, module: Path) -> None:
+        self._info = info
+        self._driver = driver
+        self._settings = settings
+        self._module = module
+
+    @property
+    def counter(self) -> TryCounter | None:
+        """The counter of this host, for a token that never locks."""
+        tries = self._driver.pin.policy_tries
+        if tries is None:
+            return None
+        name = hashlib.sha256(f"{self._module.resolve()}\0{self._info().serial}".encode()).hexdigest()[:32]
+        return TryCounter(lambda: kept.state_folder(self._settings, "pin") / f"{name}.json", tries)
+
+    def state(self) -> PinState:
+        """Return what is known, without spending a try.
+
+        Raises:
+            StorageError: the host's counter cannot be read.
+        """
+        counter = self.counter
+        return self._state(counter.failures() if counter else None)
+
+    def use(self, interaction: Interaction, kind: PinKind, purpose: str, send: Callable[[str | None], T]) -> T:
+        """Get a PIN from the person and send it once.
+
+        Args:
+            interaction: asked for the PIN, and for consent to a last try.
+            kind: ``USER`` or ``CONTEXT``.
+            purpose: said in the prompt.
+            send: hands the PIN to the token: one C_Login. Gets None when the token has its own PIN entry.
+
+        Raises:
+            PinIncorrect: it was wrong; ``.state`` is what is left now.
+            PinLocked: it is locked, or this try locked it.
+            LastTryNotConfirmed, PinCancelled, PinFormatError: nothing was sent.
+            StorageError: the count cannot be kept; nothing was sent.
+        """
+        info = self._info()
+        if not info.has(TokenFlag.USER_PIN_INITIALIZED) and info.has(TokenFlag.TOKEN_INITIALIZED):
+            raise TokenNotInitialized("PIN_NOT_SET", serial=info.serial)
+        state = self.state()
+        ask = PinRequest(kind, info.serial, info.label, state, purpose)
+        self._refuse_locked(state)
+        pin = None if info.has(_PROTECTED) else self._ask(interaction, ask, info)
+        if state.final_try and not interaction.confirm_last_try(ask):
+            raise LastTryNotConfirmed(state=state, serial=info.serial)
+        return self._send(state, pin, send)
+
+    def check_format(self, pin: str, info: TokenInfo) -> None:
+        """Refuse a PIN that cannot be right, before the token is asked."""
+        least, most = self._lengths(info)
+        length = len(pin.encode("utf-8"))
+        if (least and length < least) or (most and length > most) or length == 0:
+            raise PinFormatError(min=least, max=most)
+        if any(ord(character) < 0x20 or ord(character) == 0x7F for character in pin):  # noqa: PLR2004
+            raise PinFormatError("PIN_CHARACTERS", min=least, max=most)
+
+    def _ask(self, interaction: Interaction, ask: PinRequest, info: TokenInfo) -> str:
+        pin = interaction.request_pin(ask)
+        if pin is None:
+            raise PinCancelled(serial=ask.serial)
+        self.check_format(pin, info)
+        return pin
+
+    def _send(self, before: PinState, pin: str | None, send: Callable[[str | None], T]) -> T:
+        counter = self.counter
+        try:
+            if counter is None:
+                return send(pin)
+            with counter.trying(consented=bool(before.final_try)):
+                return send(pin)
+        except PinIncorrect as error:
+            state = self.state()
+            if state.locked:
+                raise self._locked(state, error.details) from error
+            raise PinIncorrect(state=state, n=state.retries_left, **_facts(error)) from error
+        except PinLocked as error:
+            raise self._locked(self.state(), error.details) from error
+        except PinChangeRequired as error:
+            raise PinChangeRequired(**_facts(error)) from error
+
+    def _refuse_locked(self, state: PinState) -> None:
+        if state.locked:
+            raise self._locked(state, {})
+
+    def _locked(self, state: PinState, details: dict[str, object]) -> PinLocked:
+        ckr = {name: details[name] for name in ("ckr", "function") if name in details}
+        return PinLocked(state=replace(state, locked=True), unblock=self._driver.pin.unblock.value, **ckr)
+
+    def _state(self, failures: int | None) -> PinState:
+        info = self._info()
+        least, most = self._lengths(info)
+        blank = PinState(min_length=least or None, max_length=most or None)
+        if failures is not None:
+            left = max(0, (self._driver.pin.policy_tries or 0) - failures)
+            return replace(
+                blank,
+                retries_left=left,
+                source=CountSource.POLICY,
+                locked=left == 0,
+                final_try=left == 1,
+                low=failures > 0,
+            )
+        return self._from_flags(blank, info)
+
+    def _from_flags(self, blank: PinState, info: TokenInfo) -> PinState:
+        belief = self._driver.pin.flags
+        if belief is PinFlags.NONE:
+            return blank
+        locked = info.has(TokenFlag.USER_PIN_LOCKED)
+        final = info.has(TokenFlag.USER_PIN_FINAL_TRY) and not locked
+        low = info.has(TokenFlag.USER_PIN_COUNT_LOW) or final or locked
+        if belief is PinFlags.PARTIAL and not low:  # a clear flag says nothing here
+            return replace(blank, source=CountSource.FLAGS)
+        trusted = belief is PinFlags.TRUSTED
+        # The flags' own meaning (PKCS#11 v2.40, CK_TOKEN_INFO): final try is one left, locked is none.
+        left = 0 if locked else 1 if final else None
+        return replace(
+            blank,
+            retries_left=left,
+            source=CountSource.FLAGS,
+            locked=locked or (False if trusted or final else None),
+            final_try=final or (False if trusted or locked else None),
+            low=low,
+        )
+
+    def _lengths(self, info: TokenInfo) -> tuple[int, int]:
+        pin = self._driver.pin
+        return max(info.min_pin, pin.min_length or 0), min(info.max_pin or 255, pin.max_length or 255)
+
+
+def _facts(error: PinError) -> dict[str, object]:
+    return {name: value for name, value in error.details.items() if name in {"ckr", "function"}}
+
+
+class TryCounter:
+    """Failed tries of one PIN, kept on this host across processes and crashes.
+
+    The count goes up before the PIN is sent, under a lock, and comes back only when the token said yes; a crash in
+    between costs a try and never gives one.
+
+    Raises:
+        StorageError: from every method, when the count cannot be read or kept.
+    """
+
+    def __init__(self, file: Callable[[], Path], tries: int) -> None:
+        self._file = file
+        self._tries = tries
+
+    def failures(self) -> int:
+        """Return how many tries have failed since the last success."""
+        return self._read(self._file())
+
+    @contextlib.contextmanager
+    def trying(self, *, consented: bool) -> Iterator[None]:
+        """Count a try for the time of the block; give it back when the block ends without an exception."""
+        file = self._file()
+        with kept.exclusive(file, _UNUSABLE, "another ushield process"):
+            failed = self._read(file)
+            if failed >= self._tries:
+                raise PinLocked
+            if failed == self._tries - 1 and not consented:  # another process used a try meanwhile
+                raise LastTryNotConfirmed(state=None, serial=None)
+            self._write(file, failed + 1)
+            yield
+            self._write(file, 0)
+
+    def reset(self) -> None:
+        """Forget all failures, also those in a file that cannot be read: the SO has set a new PIN."""
+        file = self._file()
+        with kept.exclusive(file, _UNUSABLE, "another ushield process"):
+            self._write(file, 0)
+
+    def _read(self, file: Path) -> int:
+        try:
+            count = json.loads(file.read_bytes())["failures"]
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StorageError(_UNUSABLE, path=str(file), reason=str(error)) from error
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise StorageError(_UNUSABLE, path=str(file), reason="not a count")
+        return count
+
+    def _write(self, file: Path, failures: int) -> None:
+        try:
+            kept.write_atomically(file, json.dumps({"version": 1, "failures": failures}).encode())
+        except OSError as error:
+            raise StorageError(_UNUSABLE, path=str(file), reason=error.strerror) from error
+

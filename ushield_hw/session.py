@@ -1,0 +1,310 @@
+"""An open token: one login, shared by all who open the same token in this process.
+
+A second :func:`open_session` of the same token neither prompts nor checks a PIN; the login ends when the last session
+is closed, when the token is pulled out, or when a per-signature PIN was wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from ushield_hw import errors
+from ushield_hw.config import Settings
+from ushield_hw.cryptoki.model import CertificateRecord, KeyRecord, TokenFlag, TokenInfo, User
+from ushield_hw.cryptoki.module import Module
+from ushield_hw.drivers import Driver, Unblock
+from ushield_hw.interaction import Interaction, PinKind, PinRequest, PinState
+from ushield_hw.pin import PinGuard
+
+_log: Final = logging.getLogger("ushield_hw")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Where a token is: its module, slot and driver. Internal: a payment key never signs for callers through it."""
+
+    module: Module
+    slot_id: int
+    serial: str
+    driver: Driver
+    settings: Settings
+
+    def info(self) -> TokenInfo:
+        """Return the token's information as it is now.
+
+        Raises:
+            TokenRemoved: another token, or none, is in the slot.
+        """
+        info = self.module.token(self.slot_id)
+        if info.serial != self.serial:
+            raise errors.TokenRemoved(serial=self.serial)
+        return info
+
+    @property
+    def pin(self) -> PinGuard:
+        """The token's PIN."""
+        return PinGuard(self.info, self.driver, self.settings, self.module.path)
+
+    @property
+    def key(self) -> tuple[Path, str, int]:
+        """What the login of this token is filed under."""
+        return self.module.path, self.serial, self.slot_id
+
+
+@dataclass(slots=True)
+class _Owner:
+    """The login of one token."""
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    login_id: int | None = None
+    users: int = 0
+
+
+_owners: Final[dict[tuple[Path, str, int], _Owner]] = {}
+_owners_lock: Final = threading.Lock()
+
+
+class Session:
+    """An open token. Close it, or use it as a context manager. Safe to use from several threads.
+
+    Attributes:
+        serial: the token's serial number, as it claims it.
+        interaction: whoever is asked about PINs and orders.
+    """
+
+    def __init__(self, link: Link, interaction: Interaction, owner: _Owner) -> None:
+        self._link = link
+        self._owner = owner
+        self._login_id = owner.login_id
+        self._closed = False
+        self._kept: dict[object, Any] = {}
+        self._kept_lock = threading.Lock()
+        self.serial = link.serial
+        self.interaction = interaction
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except errors.UShieldError as closing:
+            if error is None:
+                raise
+            _log.warning("closing the token failed too: %s", closing.code)  # the first error is the one to see
+
+    def close(self) -> None:
+        """End this session; the last one of a token logs out. A token that is gone needs no logout."""
+        with self._owner.lock:
+            if self._closed:
+                return
+            self._closed = True
+            if self._owner.login_id != self._login_id:
+                return
+            self._owner.users -= 1
+            if self._owner.users == 0:
+                self._owner.login_id = None
+                _logout(self._link, self._login_id)
+
+    @property
+    def link(self) -> Link:
+        """Where the token is. Internal to this library."""
+        return self._link
+
+    @property
+    def login_id(self) -> int:
+        """The login this session stands on. Internal to this library.
+
+        Raises:
+            TokenError: ``SESSION_CLOSED``.
+        """
+        if self._closed or self._login_id is None:
+            raise errors.TokenError("SESSION_CLOSED", serial=self.serial)
+        return self._login_id
+
+    def pin_state(self) -> PinState:
+        """Return what is known of the PIN; spends no try."""
+        return self._link.pin.state()
+
+    def certificates(self) -> tuple[CertificateRecord, ...]:
+        """Return the certificate objects on the token."""
+        return self._link.module.certificates(self._link.slot_id)
+
+    def keys(self) -> tuple[KeyRecord, ...]:
+        """Return the key objects on the token; without their secrets, which never leave it."""
+        return self._link.module.keys(self._link.slot_id)
+
+    def kept(self, name: object, make: Callable[[], Any]) -> Any:
+        """Return what ``make`` gave the first time; for what does not change while the token stays in. Internal."""
+        found = self._kept.get(name)
+        if found is None:
+            with self._kept_lock:
+                found = self._kept.get(name) or self._kept.setdefault(name, make())
+        return found
+
+    def forget(self) -> None:
+        """Drop what was kept: the token's objects have changed. Internal."""
+        with self._kept_lock:
+            self._kept.clear()
+
+
+def open_session(link: Link, interaction: Interaction, purpose: str) -> Session:
+    """Log in to a token, or join the login that this process already has.
+
+    Raises:
+        PinError: nothing was opened; what the person must know is in it.
+        TokenError, DriverError, StorageError: likewise.
+    """
+    with _owners_lock:
+        owner = _owners.setdefault(link.key, _Owner())
+    with owner.lock:
+        if owner.login_id is None or not link.module.logged_in(owner.login_id):
+            owner.login_id, owner.users = _login(link, interaction, purpose), 0
+        owner.users += 1
+        return Session(link, interaction, owner)
+
+
+def verify_pin(link: Link, interaction: Interaction) -> PinState:
+    """Check the PIN with the token, once, and log out again.
+
+    Raises:
+        TokenBusy: this process is logged in; the token would not check the PIN.
+        PinError: as :meth:`PinGuard.use`.
+    """
+    _refuse_if_open(link)
+    _logout(link, _login(link, interaction, "verify"))
+    return link.pin.state()
+
+
+def change_pin(link: Link, interaction: Interaction) -> PinState:
+    """Change the PIN: asks for the old and the new one, checks both first, and sends them in one C_SetPIN.
+
+    Raises:
+        TokenBusy: this process is logged in.
+        PinError: nothing was changed.
+    """
+    _refuse_if_open(link)
+    guard, info = link.pin, link.info()
+
+    def send(old: str | None) -> None:
+        link.module.set_pin(link.slot_id, old, None if old is None else new)
+
+    new = ""
+    if not info.has(TokenFlag.PROTECTED_AUTHENTICATION_PATH):
+        old_first = _AskedOnce(interaction)
+        old_first.ask(PinRequest(PinKind.USER, info.serial, info.label, guard.state(), "change"), guard, info)
+        new = _new_pin(link, interaction, info)
+        interaction = old_first
+    guard.use(interaction, PinKind.USER, "change", send)
+    return guard.state()
+
+
+def unblock_pin(link: Link, interaction: Interaction) -> PinState:
+    """Set a new PIN by the SO PIN or the PUK, whichever this token takes. Neither is ever sent twice.
+
+    Raises:
+        PinError: ``PIN_UNBLOCK_UNAVAILABLE``: this token cannot be unblocked through PKCS#11; or as the token says.
+        TokenBusy: this process is logged in.
+    """
+    _refuse_if_open(link)
+    via = link.driver.pin.unblock
+    if via is Unblock.NONE:
+        raise errors.PinError("PIN_UNBLOCK_UNAVAILABLE", serial=link.serial)
+    info = link.info()
+    kind = PinKind.SO if via is Unblock.SO_INIT_PIN else PinKind.PUK
+    secret = interaction.request_pin(PinRequest(kind, info.serial, info.label, PinState(), "unblock"))
+    if secret is None:
+        raise errors.PinCancelled(serial=info.serial)
+    new = _new_pin(link, interaction, info)
+    if via is Unblock.SO_INIT_PIN:
+        _init_pin(link, secret, new)
+    else:
+        link.module.set_pin(link.slot_id, secret, new)
+    if counter := link.pin.counter:
+        counter.reset()
+    return link.pin.state()
+
+
+def _init_pin(link: Link, so_pin: str, new: str) -> None:
+    try:
+        login_id = link.module.login(link.slot_id, User.SO, so_pin)
+    except errors.PinIncorrect as error:
+        raise errors.PinIncorrect("SO_PIN_INCORRECT", state=PinState(), **error.details) from error
+    except errors.PinLocked as error:
+        raise errors.PinLocked("SO_PIN_LOCKED", unblock=Unblock.NONE.value, **error.details) from error
+    try:
+        link.module.init_pin(login_id, new)
+    finally:
+        _logout(link, login_id)
+
+
+class _AskedOnce:
+    """The person, asked for the old PIN ahead of the new one so that both are checked before anything is sent."""
+
+    def __init__(self, person: Interaction) -> None:
+        self._person = person
+        self._pin: str | None = None
+
+    def ask(self, ask: PinRequest, guard: PinGuard, info: TokenInfo) -> None:
+        self._pin = self._person.request_pin(ask)
+        if self._pin is None:
+            raise errors.PinCancelled(serial=ask.serial)
+        guard.check_format(self._pin, info)
+
+    def request_pin(self, ask: PinRequest) -> str | None:
+        return self._pin
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._person, name)
+
+
+def _new_pin(link: Link, interaction: Interaction, info: TokenInfo) -> str:
+    new = interaction.request_pin(PinRequest(PinKind.NEW, info.serial, info.label, link.pin.state(), "change"))
+    if new is None:
+        raise errors.PinCancelled(serial=info.serial)
+    link.pin.check_format(new, info)
+    return new
+
+
+def _login(link: Link, interaction: Interaction, purpose: str) -> int:
+    """Log in; if anything goes wrong after the token said yes, log out again."""
+    logins: list[int] = []
+
+    def send(pin: str | None) -> None:
+        timeout = float(link.driver.confirm.timeout_s) if pin is None else None
+        logins.append(link.module.login(link.slot_id, User.USER, pin, deadline_s=timeout))
+
+    try:
+        link.pin.use(interaction, PinKind.USER, purpose, send)
+        link.info()  # the token that was asked for is still the one in the slot
+    except BaseException:
+        for login_id in logins:
+            _logout(link, login_id)
+        raise
+    return logins[0]
+
+
+def _logout(link: Link, login_id: int | None) -> None:
+    if login_id is None:
+        return
+    try:
+        link.module.logout(login_id)
+    except errors.TokenRemoved:
+        _log.info("token gone before logout")
+    except errors.TokenError as error:
+        if error.code != "LOGIN_ENDED":
+            raise
+
+
+def _refuse_if_open(link: Link) -> None:
+    owner = _owners.get(link.key)
+    if owner is not None and owner.login_id is not None and link.module.logged_in(owner.login_id):
+        raise errors.TokenBusy(holder="this process")

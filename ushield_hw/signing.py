@@ -1,0 +1,285 @@
+"""Sign an order: what is shown is what is confirmed is what is signed.
+
+    order -> message format -> content bytes -> lines on a screen -> yes -> journal -> C_Sign -> signed order
+
+The lines are read back from the content bytes, and those same bytes, or their digest in the signed attributes, reach
+C_Sign.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Final
+
+from ushield_hw import messages
+from ushield_hw.cms import Confirmation, Profile, Template
+from ushield_hw.config import Settings
+from ushield_hw.drivers import ConfirmKind, ConfirmText, Driver, Kind
+from ushield_hw.errors import (
+    ConfirmationCancelled,
+    ConfirmationError,
+    ConfirmationRejected,
+    InputError,
+    OutcomeUnknown,
+    StorageError,
+    UShieldError,
+)
+from ushield_hw.interaction import ConfirmRequest, TokenAction
+from ushield_hw.journal import Entry, Journal, State
+from ushield_hw.keys import ANY, KeyChoice, Pair, choose, plan, session_pairs, signature
+from ushield_hw.order import Order, Rules, check_fits, message_format, screen_lines
+from ushield_hw.session import Session
+from ushield_hw.suites import Suite, Way
+
+_QUIET_S: Final = 0.5
+# The module's own time-out comes first; this one is for a module that hangs.
+_PATIENCE_S: Final = 30.0
+
+
+class Attendance(Enum):
+    """Whether somebody is at the host."""
+
+    PERSON = "person"  # asked to confirm on the host where the token has no display
+    NOBODY = "nobody"  # nobody looked, and the signature says so
+
+
+class Journaling(Enum):
+    """Where to keep what was signed."""
+
+    STATE_FOLDER = "state-folder"
+    CALLER = "caller"  # the caller keeps its own record of what was signed; nothing is written here
+
+
+@dataclass(frozen=True, slots=True)
+class SignedOrder:
+    """A signed order.
+
+    Attributes:
+        der: CMS SignedData, DER: the content of a ``.p7m`` file.
+        profile: what the signature covers.
+        confirmation: how the person confirmed; None for ``PLAIN``.
+        certificate: the signer's, DER.
+        tx_id: of the order.
+        again: it existed already and was not made now.
+    """
+
+    der: bytes
+    profile: Profile
+    confirmation: Confirmation | None
+    certificate: bytes
+    tx_id: str
+    again: bool = False
+
+    def __bytes__(self) -> bytes:
+        return self.der
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """Everything about a token's key that does not change from order to order."""
+
+    pair: Pair
+    suite: Suite
+    way: Way
+    template: Template
+    confirmation: Confirmation | None
+    subject: str
+
+
+def sign(
+    order: Order,
+    session: Session,
+    *,
+    profile: Profile | None = None,
+    attendance: Attendance = Attendance.PERSON,
+    key: KeyChoice = ANY,
+    journal: Journal | Journaling = Journaling.STATE_FOLDER,
+) -> SignedOrder:
+    """Have an order confirmed and signed by the token.
+
+    Args:
+        order: a valid order.
+        session: an open token; its interaction is asked to confirm.
+        profile: what the signature covers; None: ``PLAIN`` for a token that shows what it signs, else ``CADES``.
+        attendance: ``NOBODY`` skips the confirmation on the host, and the signature says ``none``.
+        key: which key; default the newest activated one that fits the order's type.
+        journal: where signatures are kept so that none is made twice.
+
+    Returns:
+        The signed order; the one made before, if the journal has it.
+
+    Raises:
+        InputError: ``ORDER_EXPIRED``, ``ORDER_NOT_YET_VALID``, ``ORDER_TEXT_TOO_LONG`` for the token's display,
+            ``PROFILE_NOT_POSSIBLE``, ``TX_ID_REUSED``.
+        CertificateError: no key fits, or several do.
+        ConfirmationError: the six outcomes other than yes, each its own class.
+        PinError, TokenError: as the token says; nothing was signed.
+        StorageError: the journal; nothing was signed, unless ``.signed_order`` holds it.
+    """
+    driver = session.link.driver
+    order.check_live(datetime.now(UTC))
+    check_fits(order, driver.display)
+    prepared = _prepare(order, session, _profile(driver, profile), attendance, key)
+    book = _journal(journal, session.link.settings)
+    held = (
+        book.signing(order, prepared.template.signer.sha256.hex(), prepared.subject) if book is not None else nullcontext()
+    )
+    with held as entry:
+        if entry is not None and entry.signed is not None:
+            return stored(entry.signed, order)
+        content = message_format(driver.display.format).encode(order, messages.language())
+        _confirm(order, content, session, attendance)
+        return _sign(order, content, session, prepared, entry)
+
+
+def stored(der: bytes, order: Order) -> SignedOrder:
+    """Return a signed order that the journal kept, as it was made."""
+    from ushield_hw import cms  # noqa: PLC0415 - only when there is one
+
+    parts = cms.parse(der)
+    return SignedOrder(der, parts.profile, parts.confirmation, parts.certificate, order.tx_id, again=True)
+
+
+def _profile(driver: Driver, asked: Profile | None) -> Profile:
+    if driver.confirm.text is ConfirmText.MESSAGE:  # a digest over signed attributes would be blind signing there
+        if asked is Profile.CADES:
+            raise InputError("PROFILE_NOT_POSSIBLE", profile=asked.value, driver=driver.id)
+        return Profile.PLAIN
+    return asked or Profile.CADES
+
+
+def _prepare(order: Order, session: Session, profile: Profile, attendance: Attendance, key: KeyChoice) -> _Prepared:
+    confirmation = _confirmation(session.link.driver, attendance) if profile is Profile.CADES else None
+
+    def make() -> _Prepared:
+        pair = choose(session_pairs(session), order.purpose_of_key, key)
+        suite, way = plan(session, pair.facts.key)
+        template = Template(pair.facts.der, suite, profile, confirmation)
+        return _Prepared(pair, suite, way, template, confirmation, pair.facts.subject.hex())
+
+    found: _Prepared = session.kept((order.purpose_of_key, profile, confirmation, key), make)
+    if not found.pair.valid_at(datetime.now(UTC)):  # it was valid when it was chosen
+        session.forget()
+        return make()
+    return found
+
+
+def _confirmation(driver: Driver, attendance: Attendance) -> Confirmation:
+    """State what the token's own confirmation is; a token that asks nobody is as good as who sits at the host."""
+    own = {
+        ConfirmKind.TOUCH: Confirmation.TOUCH,
+        ConfirmKind.BUTTON: Confirmation.BUTTON,
+        ConfirmKind.DISPLAY: Confirmation.BUTTON,
+        ConfirmKind.PINPAD: Confirmation.PINPAD,
+    }.get(driver.confirm.kind)
+    return own or (Confirmation.HOST if attendance is Attendance.PERSON else Confirmation.NONE)
+
+
+def _confirm(order: Order, content: bytes, session: Session, attendance: Attendance) -> None:
+    """Have the person agree on the host, or tell them what must stand on the token's screen."""
+    confirm = session.link.driver.confirm
+    rules = Rules(demo=session.link.settings.demo)
+    ask = ConfirmRequest(order.type, screen_lines(content, messages.language(), rules=rules))
+    if confirm.text is ConfirmText.MESSAGE:
+        session.interaction.compare_on_token(ask)
+    elif attendance is Attendance.PERSON and not session.interaction.confirm_order(ask):
+        raise ConfirmationRejected("CONFIRMATION_REJECTED_ON_HOST", tx_id=order.tx_id)
+
+
+def _journal(journal: Journal | Journaling, settings: Settings) -> Journal | None:
+    if isinstance(journal, Journal):
+        return journal
+    return Journal.of(settings) if journal is Journaling.STATE_FOLDER else None
+
+
+def _sign(
+    order: Order, content: bytes, session: Session, prepared: _Prepared, entry: Entry | None
+) -> SignedOrder:
+    message = prepared.template.to_be_signed(content)
+    order.check_live(datetime.now(UTC))  # the person may have taken their time
+    if entry is not None:
+        entry.move(State.SIGN_CALLED)
+    try:
+        raw = _ask_token(order, session, prepared, message)
+        der = prepared.template.assemble(content, raw)
+        _check(der, session.link.driver)
+    except UShieldError as error:
+        _note_failure(error, order, entry)
+        raise
+    signed = SignedOrder(der, _profile_of(prepared), prepared.confirmation, prepared.template.signer.der, order.tx_id)
+    if entry is not None:
+        _keep(entry, signed)
+    return signed
+
+
+def _keep(entry: Entry, signed: SignedOrder) -> None:
+    try:
+        entry.move(State.SIGNED, signed.der)
+    except StorageError as error:
+        raise StorageError("SIGNED_NOT_KEPT", signed_order=signed, **error.details) from error
+
+
+def _profile_of(prepared: _Prepared) -> Profile:
+    return Profile.PLAIN if prepared.confirmation is None else Profile.CADES
+
+
+def _note_failure(error: UShieldError, order: Order, entry: Entry | None) -> None:
+    """Close the record: unknown if the token may have signed, else rejected: it may be asked again by the person."""
+    unknown = isinstance(error, OutcomeUnknown)
+    if unknown:
+        error.details["tx_id"] = order.tx_id
+    if entry is not None:
+        entry.move(State.UNKNOWN if unknown else State.REJECTED)
+
+
+def _check(der: bytes, driver: Driver) -> None:
+    """Verify what a token made before anybody gets it; a software token's signatures are not worth the time."""
+    if driver.kind is not Kind.SOFTWARE:
+        from ushield_hw.verifier import check_signature  # noqa: PLC0415 - slow; beside a real token's time it is not
+
+        check_signature(der)
+
+
+def _ask_token(order: Order, session: Session, prepared: _Prepared, message: bytes) -> bytes:
+    confirm = session.link.driver.confirm
+    with _waiting(session) as (began, action):
+        try:
+            return signature(
+                session,
+                prepared.pair.key,  # type: ignore[arg-type] # a chosen pair has its key
+                prepared.suite,
+                prepared.way,
+                message,
+                purpose="sign",
+                codes=confirm.codes,
+                deadline_s=confirm.timeout_s + _PATIENCE_S if confirm.kind is not ConfirmKind.NONE else None,
+                began=began,
+            )
+        except ConfirmationError:
+            raise
+        except UShieldError as error:
+            if action is not None and action.cancelled:
+                raise ConfirmationCancelled(tx_id=order.tx_id) from error
+            raise
+
+
+@contextmanager
+def _waiting(session: Session) -> Iterator[tuple[Callable[[], None], TokenAction | None]]:
+    """Tell the person, once and after half a second, that the token is waiting for them."""
+    link = session.link
+    if link.driver.kind is Kind.SOFTWARE and link.driver.confirm.kind is ConfirmKind.NONE:
+        yield lambda: None, None
+        return
+    timeout = float(link.driver.confirm.timeout_s) if link.driver.confirm.kind is not ConfirmKind.NONE else None
+    action = TokenAction(link.driver.confirm.kind.value, timeout, False, link.module.give_up)
+    timer = threading.Timer(_QUIET_S, session.interaction.waiting_for_token, (action,))
+    timer.daemon = True
+    try:
+        yield timer.start, action
+    finally:
+        timer.cancel()

@@ -1,0 +1,96 @@
+"""What this program keeps on the disk between runs: the state folder, files written whole, locks between processes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from ushield_hw.config import Settings
+from ushield_hw.errors import StorageError, TokenBusy
+
+_LOCK_WAIT_S: Final = 10.0
+
+
+def state_folder(settings: Settings, name: str) -> Path:
+    """Return a folder of our own under the state folder, made if missing, for this user only.
+
+    Raises:
+        StorageError: there is no state folder, it cannot be made, or others may write to it.
+    """
+    if settings.state_dir is None:
+        raise StorageError("STATE_FOLDER_UNKNOWN", path=None)
+    folder = settings.state_dir / name
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        about = folder.stat()
+    except OSError as error:
+        raise StorageError("STATE_FOLDER_UNUSABLE", path=str(folder), reason=error.strerror) from error
+    if about.st_uid != os.geteuid() or about.st_mode & 0o022:
+        raise StorageError("STATE_FOLDER_UNSAFE", path=str(folder))
+    return folder
+
+
+def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Write a whole file so that a crash leaves the old one or the new one, and the new one is on the disk.
+
+    Raises:
+        OSError: it could not be written; the old file is untouched.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(draft, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(draft)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def exclusive(file: Path, code: str, holder: str) -> Iterator[None]:
+    """Hold a lock beside ``file`` against every other process of this user; a crash lets it go.
+
+    Args:
+        file: what the lock guards; the lock file has its name with ``.lock``.
+        code: of the StorageError when the lock file cannot be opened.
+        holder: who is named in TokenBusy when the lock does not come free in time.
+
+    Raises:
+        StorageError, TokenBusy: as said.
+    """
+    try:
+        lock = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StorageError(code, path=str(file), reason=error.strerror) from error
+    try:
+        deadline = time.monotonic() + _LOCK_WAIT_S
+        while not _taken(lock):
+            if time.monotonic() > deadline:
+                raise TokenBusy(holder=holder)
+            time.sleep(0.02)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _taken(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,98 @@
+"""The faulty module as a shared object, built once a user, source and compiler."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from ushield_hw.errors import InputError, StorageError
+
+_HERE: Final = Path(__file__).parent
+_SOURCES: Final = ("faulty.c", "faulty_functions.h", "faulty_plan.h")
+_FLAGS: Final = (
+    *("-std=c99", "-fPIC", "-shared", "-O2", "-Wall", "-Wextra", "-Werror"),
+    *("-fvisibility=hidden", "-pthread"),
+)
+_DEADLINE_S: Final = 120
+_OUTPUT_SHOWN: Final = 2000
+
+
+def built_module() -> Path:
+    """Return the compiled module, built with ``$CC`` or ``cc`` if this user has none of this source yet.
+
+    It lies in a folder of this user's (``$XDG_CACHE_HOME`` or ``~/.cache``, else the system's temporary folder) that
+    nobody else can write. Its name holds a hash of the source, the flags and the compiler's version; it is put there
+    by a rename, so that processes building at the same time do not see half a file.
+
+    Raises:
+        InputError: ``COMPILER_MISSING``: there is no C compiler. ``COMPILER_FAILED``: it did not compile the source.
+        StorageError: ``FAULTY_CACHE_UNTRUSTED``: others can write the folder.
+    """
+    compiler = tuple(shlex.split(os.environ.get("CC", ""))) or ("cc",)
+    built = _cache_folder() / f"faulty-{_fingerprint(compiler)}.so"
+    if not built.exists():
+        _build(compiler, built)
+    return built
+
+
+@cache
+def _fingerprint(compiler: tuple[str, ...]) -> str:
+    parts = [_run(compiler, "--version"), platform.machine(), *_FLAGS]
+    parts += [(_HERE / name).read_text(encoding="utf-8") for name in _SOURCES]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
+
+
+def _build(compiler: tuple[str, ...], built: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=built.parent, prefix="build-") as folder:
+        fresh = Path(folder) / built.name
+        _run(compiler, *_FLAGS, "-o", str(fresh), str(_HERE / _SOURCES[0]), "-ldl")
+        fresh.replace(built)
+
+
+def _run(compiler: tuple[str, ...], *arguments: str) -> str:
+    command = [*compiler, *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_DEADLINE_S)  # noqa: S603 - the user's own compiler
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise InputError("COMPILER_MISSING", compiler=shlex.join(compiler), reason=str(error)) from error
+    if done.returncode:
+        output = (done.stderr or done.stdout)[:_OUTPUT_SHOWN]
+        raise InputError("COMPILER_FAILED", compiler=shlex.join(compiler), output=output)
+    return done.stdout
+
+
+def _cache_folder() -> Path:
+    for folder in _candidates():
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError:  # a home that is read-only or does not exist, as in containers
+            continue
+        if os.access(folder, os.W_OK):
+            return _own(folder)
+    raise StorageError("FAULTY_CACHE_UNWRITABLE", path=tempfile.gettempdir())
+
+
+def _candidates() -> Iterator[Path]:
+    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    home = os.environ.get("HOME")
+    if configured.is_absolute():
+        yield configured / "ushield-hw-testing"
+    elif home:
+        yield Path(home) / ".cache" / "ushield-hw-testing"
+    yield Path(tempfile.gettempdir()) / f"ushield-hw-testing-{os.getuid()}"
+
+
+def _own(folder: Path) -> Path:
+    """Refuse a folder that somebody else could put a module into: what lies there is loaded and run."""
+    state = folder.lstat()
+    if folder.is_symlink() or state.st_uid != os.getuid() or state.st_mode & 0o022:
+        raise StorageError("FAULTY_CACHE_UNTRUSTED", path=str(folder))
+    return folder

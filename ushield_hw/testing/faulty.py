@@ -1,0 +1,401 @@
+"""A PKCS#11 module that stands in front of another one and misbehaves by plan, and a record of every call.
+
+It wraps any module (SoftHSM2, OpenSC, a vendor's), makes call N of function F fail, hang, crash, lie or answer late,
+and writes down what was called with what, so that a test can prove "one C_Login" or "the digest that reached C_Sign is
+the one that was confirmed". It is written in C99 and built at first use; see :mod:`ushield_hw.testing.compiled`.
+
+::
+
+    from ushield_hw.testing.faulty import Fault, crashes, faulty_module, returns
+
+    module = faulty_module(tmp_path, "/usr/lib/softhsm/libsofthsm2.so")
+    token = open_token(module.path, pin="123456")           # any program that loads a PKCS#11 module
+    token.sign(digest)
+    assert module.count("C_Login") == 1                     # the PIN was checked once
+    assert module.calls[-1].data == digest                  # what the person saw is what was signed
+    module.plan([Fault("C_Sign", 2, returns("CKR_FUNCTION_CANCELED"))])
+    token.sign(digest)                                      # the second signature is refused
+    module.plan([Fault("C_Sign", None, crashes(after=True))])   # signed, but the answer is lost
+
+How calls are counted: per function, from 1, over all threads and all processes that load this module's file, until
+:meth:`FaultyModule.clear`. A call with a NULL output buffer, which only asks for a length, counts like any other
+(python-pkcs11 makes two C_Sign calls a signature; ``Call.out_null`` tells them apart).
+
+Several faults can meet in one call: all apply (late *and* refused), and of two that say different things of the same
+matter the later one in the plan wins, so a plan goes from the general to the special.
+
+Two faulty modules in one process that wrap the same file share its state, as the dynamic loader maps it once: the
+second C_Initialize answers CKR_CRYPTOKI_ALREADY_INITIALIZED. ``copy_target`` gives each its own. Needs Linux.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal as signals
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from ushield_hw.cryptoki.ckr import NUMBERS
+from ushield_hw.errors import InputError
+from ushield_hw.testing.compiled import built_module
+from ushield_hw.testing.record import Call, read_calls
+
+__all__ = [
+    "Action",
+    "Call",
+    "Fault",
+    "FaultyModule",
+    "cant_lock",
+    "ckr_number",
+    "corrupts",
+    "crashes",
+    "exits",
+    "faulty_module",
+    "functions",
+    "hangs",
+    "late",
+    "mechanisms",
+    "no_pinpad",
+    "passes",
+    "pinpad",
+    "returns",
+    "token_info",
+]
+
+# What faulty_plan.h and faulty.c have room for.
+_PLAN_MOST: Final = 200_000
+_PIN_MOST: Final = 255
+_MECHANISMS_MOST: Final = 64
+_TEXT_MOST: Final = {"label": 32, "manufacturer": 32, "model": 16, "serial": 16}
+
+_STAMP_SIZE: Final = 8  # the plan's stamp and the last id, in front of the counters in NAME.count
+_COUNTERS_AT: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What a fault does. Made by the functions of this module.
+
+    Attributes:
+        settings: how the plan file says it.
+        only: the functions it makes sense for; empty for all.
+    """
+
+    settings: str
+    only: frozenset[str] = frozenset()
+
+
+def passes() -> Action:
+    """Let the call through after all: an exception to a fault on every call."""
+    return Action("pass=0 after=0")
+
+
+def returns(ckr: int | str, *, after: bool = False) -> Action:
+    """Return a code instead of calling the real function.
+
+    A real token that refuses C_Sign is done with the operation. A real module that was not called still waits for its
+    C_Sign, and answers the next C_SignInit of the session with CKR_OPERATION_ACTIVE: where the same session is to
+    sign again after a refusal, use ``after``.
+
+    Args:
+        ckr: the number, or the name with or without ``CKR_``.
+        after: call the real function first and return the code then: the work is done, the answer lost.
+
+    Raises:
+        ValueError: there is no code of this name.
+    """
+    return _end("return", ckr_number(ckr), after)
+
+
+def hangs(*, after: bool = False) -> Action:
+    """Never come back; only killing the process ends it."""
+    return _end("hang", 0, after)
+
+
+def crashes(signal: signals.Signals = signals.SIGSEGV, *, after: bool = False) -> Action:
+    """End the process by a signal, as a bug in a module does."""
+    return _end("crash", signal, after)
+
+
+def exits(code: int, *, after: bool = False) -> Action:
+    """End the process with an exit status, as some modules do when they give up. Nothing is flushed."""
+    return _end("exit", code, after)
+
+
+def late(seconds: float, *, after: bool = False) -> Action:
+    """Wait first, or between the real call and its answer. Goes together with the other actions."""
+    return Action(f"{'late_after_ms' if after else 'late_ms'}={round(seconds * 1000)}")
+
+
+def corrupts() -> Action:
+    """Flip the lowest bit of the last byte that a successful call gives back, such as a signature."""
+    return Action("corrupt=1", _WITH_OUTPUT)
+
+
+def cant_lock() -> Action:
+    """C_Initialize answers CKR_CANT_LOCK when it is asked for locking by the system, else it works."""
+    return Action("cant_lock=1", frozenset({"C_Initialize"}))
+
+
+def pinpad(pin: str, new_pin: str | None = None, *, only: bool = False) -> Action:
+    """A token with its own PIN entry: a NULL PIN is replaced by what the person at the pad types.
+
+    Args:
+        pin: typed for C_Login, C_InitToken and the old PIN of C_SetPIN.
+        new_pin: typed for the new PIN of C_SetPIN and for C_InitPIN; ``pin`` if there is none.
+        only: answer CKR_ARGUMENTS_BAD to a PIN that the host sends.
+
+    The flag PROTECTED_AUTHENTICATION_PATH is :func:`token_info`'s to set; a person who presses C is
+    ``returns("CKR_FUNCTION_CANCELED")``.
+    """
+    settings = [f"pin={_hex(pin, _PIN_MOST)}"]
+    settings += [f"new_pin={_hex(new_pin, _PIN_MOST)}"] if new_pin is not None else []
+    settings += [f"host_pin_rv={ckr_number('ARGUMENTS_BAD')}"] if only else []
+    return Action(" ".join(settings), _WITH_PIN)
+
+
+def no_pinpad(ckr: int | str = "CKR_ARGUMENTS_BAD") -> Action:
+    """Refuse a NULL PIN with this code before the real module sees it; a PIN from the host goes through."""
+    return Action(f"null_pin_rv={ckr_number(ckr)}", _WITH_PIN)
+
+
+def token_info(  # noqa: PLR0913 - one for each field of CK_TOKEN_INFO that a test wants to show
+    *,
+    set_flags: int = 0,
+    clear_flags: int = 0,
+    label: str | None = None,
+    manufacturer: str | None = None,
+    model: str | None = None,
+    serial: str | None = None,
+    pin_min: int | None = None,
+    pin_max: int | None = None,
+) -> Action:
+    """Change what C_GetTokenInfo tells.
+
+    Args:
+        set_flags: CKF_* bits to add, as those of ``ushield_hw.cryptoki.model.TokenFlag``.
+        clear_flags: CKF_* bits to take away; they win.
+        label: replaces the label, at most 32 bytes of UTF-8.
+        manufacturer: replaces manufacturerID, at most 32 bytes.
+        model: replaces the model, at most 16 bytes.
+        serial: replaces the serial number, at most 16 bytes.
+        pin_min: replaces ulMinPinLen.
+        pin_max: replaces ulMaxPinLen.
+
+    Raises:
+        ValueError: a text is too long for its field.
+    """
+    texts = {"label": label, "manufacturer": manufacturer, "model": model, "serial": serial}
+    numbers = {"set_flags": set_flags, "clear_flags": clear_flags, "pin_min": pin_min, "pin_max": pin_max}
+    settings = [f"{name}={_hex(text, _TEXT_MOST[name])}" for name, text in texts.items() if text is not None]
+    settings += [f"{name}={int(number)}" for name, number in numbers.items() if number is not None]
+    return Action(" ".join(settings), frozenset({"C_GetTokenInfo"}))
+
+
+def mechanisms(*, hide: Iterable[int] = (), add: Iterable[int] = ()) -> Action:
+    """Change the list of C_GetMechanismList, or what C_GetMechanismInfo knows. Neither changes what C_SignInit takes.
+
+    Args:
+        hide: CKM_* numbers to leave out (C_GetMechanismInfo: CKR_MECHANISM_INVALID).
+        add: CKM_* numbers to show besides (C_GetMechanismInfo: sign and verify, no key sizes).
+    """
+    settings = f"hide={_numbers(hide)} add={_numbers(add)}"
+    return Action(settings, frozenset({"C_GetMechanismList", "C_GetMechanismInfo"}))
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One line of a plan.
+
+    Args:
+        function: the PKCS#11 function, with its ``C_``.
+        call: which call of it, from 1; ``None`` for every call.
+        action: what happens.
+
+    Raises:
+        ValueError: there is no such function or call, or the action makes no sense for the function.
+    """
+
+    function: str
+    call: int | None
+    action: Action
+
+    def __post_init__(self) -> None:
+        """Refuse what the module could not do: a plan that does nothing would let a test pass for nothing."""
+        if self.function not in functions():
+            raise ValueError(f"no PKCS#11 function {self.function!r}")
+        if self.call is not None and self.call < 1:
+            raise ValueError(f"calls are counted from 1, not {self.call}")
+        if self.action.only and self.function not in self.action.only:
+            raise ValueError(f"{self.action.settings!r} is not for {self.function}")
+
+    def line(self) -> str:
+        """Return the line of the plan file."""
+        return f"{self.function} {self.call or '*'} {self.action.settings}\n"
+
+
+@dataclass(frozen=True, slots=True)
+class FaultyModule:
+    """One faulty module: the file to load, its plan and its record. Made by :func:`faulty_module`.
+
+    Any process may make one from the path of a module that exists, to read its record.
+    """
+
+    path: Path
+
+    @property
+    def calls(self) -> list[Call]:
+        """All calls since the last :meth:`clear`, in the order in which they were entered."""
+        return read_calls(self._beside("record"))
+
+    def count(self, function: str) -> int:
+        """Return how many calls of ``function`` were entered.
+
+        Raises:
+            ValueError: there is no such function.
+        """
+        if function not in functions():
+            raise ValueError(f"no PKCS#11 function {function!r}")
+        return sum(call.function == function for call in self.calls)
+
+    def plan(self, faults: Sequence[Fault]) -> None:
+        """Replace the plan, also under processes that use the module; from their next call on it holds.
+
+        The counters go on: ``Fault("C_Sign", 3, …)`` is the third since :meth:`clear`, not since the plan.
+
+        Raises:
+            ValueError: more than 200,000 characters of plan.
+        """
+        text = "".join(fault.line() for fault in faults)
+        if len(text) > _PLAN_MOST:
+            raise ValueError("the plan is too long")
+        _replace(self._beside("plan"), text)
+        self._write_counters(os.urandom(_STAMP_SIZE - 1) + b"\1", 0)
+
+    def clear(self) -> None:
+        """Forget all calls and count from 1 again; the plan stays. A call under way is forgotten too."""
+        size = self._beside("count").stat().st_size
+        self._write_counters(bytes(max(0, size - _COUNTERS_AT)), _COUNTERS_AT)
+        os.truncate(self._beside("record"), 0)
+
+    def wait_for(self, function: str, call: int = 1, *, timeout_s: float = 10.0) -> Call:
+        """Wait until a call was entered, as one that hangs, and return it.
+
+        Raises:
+            TimeoutError: it was not, within ``timeout_s`` seconds.
+        """
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            for found in self.calls:
+                if (found.function, found.call) == (function, call):
+                    return found
+            time.sleep(0.005)
+        raise TimeoutError(f"no call {call} of {function} within {timeout_s} s")
+
+    def _beside(self, suffix: str) -> Path:
+        return self.path.resolve().with_name(f"{self.path.resolve().name}.{suffix}")
+
+    def _write_counters(self, data: bytes, at: int) -> None:
+        with self._beside("count").open("r+b") as counters:
+            counters.seek(at)
+            counters.write(data)
+
+
+def faulty_module(
+    folder: Path,
+    target: Path | str,
+    plan: Sequence[Fault] = (),
+    *,
+    name: str = "faulty-pkcs11.so",
+    copy_target: bool = False,
+) -> FaultyModule:
+    """Put a faulty module into ``folder``, in front of the module file ``target``.
+
+    Args:
+        folder: made if missing. The plan, the record and the counters lie there beside the module.
+        target: the real module's file.
+        plan: what goes wrong; none at first if empty.
+        name: the file's name, for tests that find modules by it.
+        copy_target: wrap a copy, so that the real module's state is not shared with others in the process.
+
+    Raises:
+        InputError: ``COMPILER_MISSING``, ``COMPILER_FAILED``; ``FAULTY_TARGET_MISSING``: no file ``target``.
+        StorageError: ``FAULTY_CACHE_UNTRUSTED``, ``FAULTY_CACHE_UNWRITABLE``: no folder to build in.
+        FileExistsError: there is a file of this name; a module that is loaded must not be overwritten.
+        ValueError: the plan is too long.
+    """
+    source = Path(target).resolve()
+    if not source.is_file():
+        raise InputError("FAULTY_TARGET_MISSING", path=str(target))
+    built = built_module()
+    folder.mkdir(parents=True, exist_ok=True)
+    module = FaultyModule(folder.resolve() / name)
+    with module.path.open("xb") as file:
+        file.write(built.read_bytes())
+    module.path.chmod(0o755)
+    wrapped = Path(shutil.copy(source, module.path.with_name(f"{name}.{source.name}"))) if copy_target else source
+    module._beside("target").write_bytes(os.fsencode(wrapped))
+    for suffix in ("record", "count"):
+        module._beside(suffix).touch()
+    module.plan(plan)
+    return module
+
+
+@cache
+def functions() -> tuple[str, ...]:
+    """Return the 68 functions of PKCS#11 v2.40 in the order of CK_FUNCTION_LIST, as the C source has them."""
+    source = Path(__file__).with_name("faulty_functions.h").read_text(encoding="utf-8")
+    return tuple(dict.fromkeys(re.findall(r"\bC_[A-Z]\w+", source)))
+
+
+def ckr_number(ckr: int | str) -> int:
+    """Return the number of a return value given by number or name.
+
+    Raises:
+        ValueError: there is no code of this name.
+    """
+    if isinstance(ckr, int):
+        return ckr
+    name = ckr.removeprefix("CKR_")
+    if name != "OK" and name not in NUMBERS:
+        raise ValueError(f"no PKCS#11 return value {ckr!r}")
+    return NUMBERS.get(name, 0)
+
+
+_WITH_PIN: Final = frozenset({"C_Login", "C_SetPIN", "C_InitPIN", "C_InitToken"})
+_WITH_OUTPUT: Final = frozenset(
+    "C_GetOperationState C_Encrypt C_EncryptUpdate C_EncryptFinal C_Decrypt C_DecryptUpdate C_DecryptFinal C_Digest "
+    "C_DigestFinal C_Sign C_SignFinal C_SignRecover C_VerifyRecover C_DigestEncryptUpdate C_DecryptDigestUpdate "
+    "C_SignEncryptUpdate C_DecryptVerifyUpdate C_WrapKey".split()
+)
+
+
+def _end(kind: str, value: int, after: bool) -> Action:
+    return Action(f"{kind}={int(value)} after={int(after)}")
+
+
+def _hex(text: str, most: int) -> str:
+    encoded = text.encode()
+    if len(encoded) > most:
+        raise ValueError(f"more than {most} bytes")
+    return encoded.hex()
+
+
+def _numbers(items: Iterable[int]) -> str:
+    numbers = [str(int(item)) for item in items]
+    if len(numbers) > _MECHANISMS_MOST:
+        raise ValueError(f"more than {_MECHANISMS_MOST} mechanisms")
+    return ",".join(numbers)
+
+
+def _replace(path: Path, text: str) -> None:
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f"{path.name}.", delete=False) as fresh:
+        fresh.write(text)
+    Path(fresh.name).replace(path)

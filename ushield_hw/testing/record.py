@@ -1,0 +1,112 @@
+"""What the faulty module wrote down: the calls that reached a PKCS#11 module, in the order in which they did."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ushield_hw.cryptoki.ckr import name_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One recorded call. What does not belong to the function, or was not given, is None.
+
+    Attributes:
+        function: its name, such as ``C_Login``.
+        call: its number among the calls of this function, from 1, over all processes.
+        rv: what the caller was told; None while the call has not come back, and for ever if it hung or crashed.
+        target_rv: what the real module answered; None if it was not asked or has not answered.
+        pid: the process.
+        thread: the thread, as ``threading.get_ident()`` names it.
+        t_ms: when it was entered, milliseconds on ``time.monotonic()``'s clock.
+        took_ms: how long it took, milliseconds.
+        slot: slot id.
+        session: session handle; of C_OpenSession, the new one.
+        user_type: 0 SO, 1 user, 2 context specific.
+        pin_null: no PIN was given (the old one, for C_SetPIN); ``pin_length``: its length in bytes. Never the PIN.
+        new_pin_null: the same of C_SetPIN's new PIN; ``new_pin_length``: its length.
+        mechanism: CKM_* number.
+        key: handle of the key; of functions that make one, the new (private) key's.
+        object: object handle.
+        data: the input of C_Sign, C_Digest, C_Verify and their like, cut after 64 KiB.
+        data_length: its length in bytes.
+        out_null: the output buffer was NULL.
+        length: what the length of the output was when the call came back.
+        flags: of C_Initialize (None: no arguments), C_OpenSession, C_WaitForSlotEvent.
+        attributes: CKA_* numbers of the template, at most 64.
+        public_attributes: the public key's template of C_GenerateKeyPair; ``private_attributes``: the private key's.
+        error: why the module could not load its target or understand its plan.
+    """
+
+    function: str
+    call: int
+    rv: int | None = None
+    target_rv: int | None = None
+    pid: int = 0
+    thread: int = 0
+    t_ms: float = 0.0
+    took_ms: float | None = None
+    slot: int | None = None
+    session: int | None = None
+    user_type: int | None = None
+    pin_null: bool | None = None
+    pin_length: int | None = None
+    new_pin_null: bool | None = None
+    new_pin_length: int | None = None
+    mechanism: int | None = None
+    key: int | None = None
+    object: int | None = None
+    data: bytes | None = None
+    data_length: int | None = None
+    out_null: bool | None = None
+    length: int | None = None
+    flags: int | None = None
+    attributes: tuple[int, ...] | None = None
+    public_attributes: tuple[int, ...] | None = None
+    private_attributes: tuple[int, ...] | None = None
+    error: str | None = None
+
+    @property
+    def rv_name(self) -> str | None:
+        """The name of ``rv``, such as ``CKR_PIN_INCORRECT``."""
+        if not self.rv:
+            return None if self.rv is None else "CKR_OK"
+        return name_of(self.rv)
+
+
+def read_calls(record: Path) -> list[Call]:
+    """Return the calls in a record, in the order in which they were entered.
+
+    Each has a line from when it was entered and, if the module lived on, one from when it came back. Lines of calls
+    that were entered before the record was cleared are left out.
+
+    Raises:
+        OSError: the record cannot be read.
+    """
+    written, _, _half_a_line = record.read_text(encoding="ascii").rpartition("\n")
+    joined: dict[int, dict[str, Any]] = {}
+    for line in map(json.loads, written.splitlines()):
+        if line.get("entered"):
+            joined[line["id"]] = line
+        elif line["id"] in joined:
+            _join(joined[line["id"]], line)
+    return [_call(values) for values in joined.values()]
+
+
+def _join(entered: dict[str, Any], line: Mapping[str, Any]) -> None:
+    began_ms = entered["t_ms"]
+    entered |= {**line, "t_ms": began_ms}
+    if "rv" in line:
+        entered["took_ms"] = round(line["t_ms"] - began_ms, 3)
+
+
+def _call(values: Mapping[str, Any]) -> Call:
+    known: dict[str, Any] = {field.name: values[field.name] for field in fields(Call) if field.name in values}
+    if "data" in known:
+        known["data"] = bytes.fromhex(known["data"])
+    known |= {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
+    return Call(**known)

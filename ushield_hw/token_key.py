@@ -1,0 +1,115 @@
+"""A token's key as cryptography's builders want one: it signs there and shows nothing but its public half.
+
+pyca's own answer to keys in hardware is a subclass of its private-key classes; its certificate, request, CRL and OCSP
+builders take one. Only signing works; everything that would need the secret says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn, Self
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+from ushield_hw.cryptoki.model import PublicKey
+from ushield_hw.suites import KeyKind, Padding, Suite
+
+Sign = Callable[[bytes], bytes]
+"""Signs a whole message on the token with one fixed suite; ECDSA gives r||s."""
+
+
+def token_private_key(public: PublicKey, suite: Suite, sign: Sign) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
+    """Return a private key object for a key on a token.
+
+    Args:
+        public: its public half.
+        suite: what ``sign`` makes; asked for anything else, the object refuses.
+        sign: signs on the token.
+    """
+    if public.kind is KeyKind.RSA:
+        numbers = rsa.RSAPublicNumbers(int.from_bytes(public.exponent), int.from_bytes(public.modulus))
+        return _RsaKey(numbers.public_key(), suite, sign)
+    curve = ec.SECP256R1() if public.kind is KeyKind.EC_P256 else ec.SECP384R1()
+    return _EcKey(ec.EllipticCurvePublicKey.from_encoded_point(curve, public.point), suite, sign)
+
+
+def _stays_on_the_token() -> NoReturn:
+    raise UnsupportedAlgorithm("the key stays on the token")
+
+
+class _EcKey(ec.EllipticCurvePrivateKey):
+    def __init__(self, public: ec.EllipticCurvePublicKey, suite: Suite, sign: Sign) -> None:
+        self._public = public
+        self._suite = suite
+        self._sign = sign
+
+    def sign(self, data: Any, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
+        digest = getattr(signature_algorithm, "algorithm", None)
+        if getattr(digest, "name", None) != self._suite.digest:
+            raise UnsupportedAlgorithm(f"this key signs with {self._suite.name}")
+        raw = self._sign(bytes(data))
+        half = len(raw) // 2
+        return encode_dss_signature(int.from_bytes(raw[:half]), int.from_bytes(raw[half:]))
+
+    def public_key(self) -> ec.EllipticCurvePublicKey:
+        return self._public
+
+    @property
+    def curve(self) -> ec.EllipticCurve:
+        return self._public.curve
+
+    @property
+    def key_size(self) -> int:
+        return self._public.key_size
+
+    def exchange(self, algorithm: ec.ECDH, peer_public_key: ec.EllipticCurvePublicKey) -> bytes:
+        _stays_on_the_token()
+
+    def private_numbers(self) -> ec.EllipticCurvePrivateNumbers:
+        _stays_on_the_token()
+
+    def private_bytes(self, encoding: Any, format: Any, encryption_algorithm: Any) -> bytes:  # noqa: A002
+        _stays_on_the_token()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[Any, Any]) -> Self:
+        return self
+
+
+class _RsaKey(rsa.RSAPrivateKey):
+    def __init__(self, public: rsa.RSAPublicKey, suite: Suite, sign: Sign) -> None:
+        self._public = public
+        self._suite = suite
+        self._sign = sign
+
+    def sign(self, data: Any, padding: Any, algorithm: Any) -> bytes:
+        wanted = "EMSA-PSS" if self._suite.padding is Padding.PSS else "EMSA-PKCS1-v1_5"
+        if padding.name != wanted or getattr(algorithm, "name", None) != self._suite.digest:
+            raise UnsupportedAlgorithm(f"this key signs with {self._suite.name}")
+        return self._sign(bytes(data))
+
+    def public_key(self) -> rsa.RSAPublicKey:
+        return self._public
+
+    @property
+    def key_size(self) -> int:
+        return self._public.key_size
+
+    def decrypt(self, ciphertext: bytes, padding: Any) -> bytes:
+        _stays_on_the_token()
+
+    def private_numbers(self) -> rsa.RSAPrivateNumbers:
+        _stays_on_the_token()
+
+    def private_bytes(self, encoding: Any, format: Any, encryption_algorithm: Any) -> bytes:  # noqa: A002
+        _stays_on_the_token()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[Any, Any]) -> Self:
+        return self

@@ -1,0 +1,207 @@
+"""Was a certificate revoked? CRLs, and the question asked of them at a moment (RFC 5280 sections 5 and 6.3, in part).
+
+What counts is a full CRL by the certificate's own issuer, signed with the very key that signed the certificate. What
+does not count, so that the answer is "could not be checked": delta CRLs, CRLs by somebody else (indirect), for some
+reasons only, or with a weak digest. That is less than pyhanko-certvalidator takes, on purpose: for a certificate of the
+root it takes a CRL by any CA below the root, it takes CRLs signed with SHA-1, and it is slow with long CRLs.
+
+The moment may lie in the past: a certificate that was revoked later was good then. A CRL may be younger than the
+moment. One that was issued after the certificate ran out proves nothing if the certificate is not on it, because
+expired ones are dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from ushield_hw.cms import CertificateFacts
+from ushield_hw.errors import InputError, Revoked, VerificationError
+
+_WEAK: Final = frozenset({"md5", "sha1"})
+_KNOWN_EXTENSIONS: Final = (x509.AuthorityKeyIdentifier, x509.CRLNumber, x509.IssuingDistributionPoint)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one CRL says about one certificate.
+
+    Attributes:
+        this_update: when the CRL was issued.
+        next_update: until when it holds.
+        revoked: when the certificate was revoked, or None.
+        reason: why, named as in RFC 5280 (``keyCompromise``); ``unspecified`` if the CRL does not say.
+    """
+
+    this_update: datetime
+    next_update: datetime
+    revoked: datetime | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What all CRLs together say about one certificate of a path, whatever the moment.
+
+    Attributes:
+        certificate: the certificate.
+        is_signer: the signer's own, not a CA's.
+        findings: what the CRLs that count say, the youngest first.
+        refused: there are CRLs by the issuer that do not count.
+    """
+
+    certificate: CertificateFacts
+    is_signer: bool
+    findings: tuple[Finding, ...]
+    refused: bool
+
+
+class RevocationList:
+    """A CRL. Immutable.
+
+    Raises:
+        InputError: ``CRL_FILE_INVALID``: it is not a CRL in DER. ``place``: the file, or where else it came from.
+    """
+
+    def __init__(self, der: bytes, place: str) -> None:
+        try:
+            self._crl = x509.load_der_x509_crl(der)
+            self.issuer = self._crl.issuer
+            self._extensions = self._crl.extensions
+            self._this_update, self._next_update = self._crl.last_update_utc, self._crl.next_update_utc
+        except (ValueError, TypeError) as broken:
+            raise InputError("CRL_FILE_INVALID", file=place, problem="trust_no_crl") from broken
+        self._counts = self._next_update is not None and self._has_strong_digest() and self._has_known_extensions()
+
+    def finding(self, certificate: CertificateFacts, issuer: CertificateFacts) -> Finding | None:
+        """Return what the CRL says about a certificate of its issuer's, or None if it does not count for it."""
+        if self._next_update is None or not self._counts or not self._covers(certificate) or not self._is_by(issuer):
+            return None
+        entry = self._crl.get_revoked_certificate_by_serial_number(certificate.serial)
+        if entry is not None:
+            return Finding(self._this_update, self._next_update, entry.revocation_date_utc, _reason(entry))
+        if self._this_update > certificate.not_after:
+            return None
+        return Finding(self._this_update, self._next_update, None, "")
+
+    def _has_strong_digest(self) -> bool:
+        try:
+            digest = self._crl.signature_hash_algorithm
+        except UnsupportedAlgorithm:
+            return False
+        return digest is None or digest.name not in _WEAK
+
+    def _has_known_extensions(self) -> bool:
+        """Tell whether nothing is asked of the reader that it cannot do, and this is no delta CRL."""
+        return not any(
+            isinstance(one.value, x509.DeltaCRLIndicator)
+            or (one.critical and not isinstance(one.value, _KNOWN_EXTENSIONS))
+            for one in self._extensions
+        )
+
+    def _covers(self, certificate: CertificateFacts) -> bool:
+        scope = next((e.value for e in self._extensions if isinstance(e.value, x509.IssuingDistributionPoint)), None)
+        if scope is None:
+            return True
+        partial = scope.indirect_crl or scope.only_some_reasons or scope.only_contains_attribute_certs
+        kind_left_out = scope.only_contains_user_certs if certificate.is_ca else scope.only_contains_ca_certs
+        return not partial and not kind_left_out and _shares_a_name(scope, certificate)
+
+    def _is_by(self, issuer: CertificateFacts) -> bool:
+        if issuer.key_usage is not None and "cRLSign" not in issuer.key_usage:
+            return False
+        try:
+            return self._crl.is_signature_valid(load_der_public_key(issuer.spki))  # type: ignore[arg-type]
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            return False
+
+
+def statuses(path: Sequence[CertificateFacts], crls: Iterable[RevocationList]) -> tuple[Status, ...]:
+    """Return what ``crls`` say about each certificate of ``path`` but the trusted CA's, which nobody revokes.
+
+    Args:
+        path: the signer's certificate first, the trusted CA's last. A trusted signer is its own issuer.
+        crls: all there are.
+    """
+    known = list(crls)
+    pairs = list(pairwise(path)) or [(path[0], path[0])]
+    return tuple(_status(certificate, issuer, known, certificate is path[0]) for certificate, issuer in pairs)
+
+
+def judge(found: Iterable[Status], moment: datetime) -> None:
+    """Decide at ``moment``.
+
+    Raises:
+        Revoked: ``.at``: when (RFC 3339), ``.reason``: why, ``.serial`` of the certificate.
+        VerificationError: ``REVOCATION_UNKNOWN``: for one of the certificates no CRL counts.
+    """
+    for status in found:
+        usable = [finding for finding in status.findings if moment <= finding.next_update]
+        if not usable:
+            raise _unknown(status)
+        youngest = usable[0]
+        if youngest.revoked is not None and youngest.revoked <= moment:
+            raise Revoked(
+                at=time_text(youngest.revoked),
+                reason=youngest.reason,
+                serial=status.certificate.serial_hex,
+                problem="revoked_signer" if status.is_signer else "revoked_ca",
+            )
+
+
+def time_text(moment: datetime) -> str:
+    """Return the moment as RFC 3339 writes it."""
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _status(
+    certificate: CertificateFacts, issuer: CertificateFacts, crls: list[RevocationList], is_signer: bool
+) -> Status:
+    name = x509.load_der_x509_certificate(issuer.der).subject
+    by_issuer = [crl for crl in crls if crl.issuer == name]
+    findings = [found for crl in by_issuer if (found := crl.finding(certificate, issuer)) is not None]
+    findings.sort(key=lambda finding: finding.this_update, reverse=True)
+    return Status(certificate, is_signer, tuple(findings), refused=len(by_issuer) > len(findings))
+
+
+def _unknown(status: Status) -> VerificationError:
+    problem, details = "revocation_no_crl", {}
+    if status.findings:
+        problem, details = "revocation_stale", {"next_update": time_text(status.findings[0].next_update)}
+    elif status.refused:
+        problem = "revocation_unusable"
+    certificate = status.certificate
+    return VerificationError(
+        "REVOCATION_UNKNOWN",
+        problem=problem,
+        issuer=certificate.issuer_text(),
+        serial=certificate.serial_hex,
+        **details,
+    )
+
+
+def _reason(entry: x509.RevokedCertificate) -> str:
+    try:
+        return str(entry.extensions.get_extension_for_class(x509.CRLReason).value.reason.value)
+    except (x509.ExtensionNotFound, ValueError):
+        return "unspecified"
+
+
+def _shares_a_name(scope: x509.IssuingDistributionPoint, certificate: CertificateFacts) -> bool:
+    """Tell whether a CRL that is one part of several is the part this certificate belongs to."""
+    if scope.full_name is None and scope.relative_name is None:
+        return True
+    try:
+        extensions = x509.load_der_x509_certificate(certificate.der).extensions
+        points = extensions.get_extension_for_class(x509.CRLDistributionPoints).value
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+    wanted = set(scope.full_name or ())
+    return any(name in wanted for point in points for name in point.full_name or ())

@@ -1,0 +1,233 @@
+"""Which CAs are trusted, what they revoked, and the paths that were found to hold."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import zip_longest
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Final, Self
+
+from ushield_hw.cms import CertificateFacts, SignedOrderParts
+from ushield_hw.errors import BadSignature, InputError
+
+if TYPE_CHECKING:
+    from ushield_hw.verifier.revocation import RevocationList, Status
+
+PATHS_KEPT: Final = 4096
+
+_MOST_CA_OCTETS: Final = 4 << 20
+_MOST_CRL_OCTETS: Final = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """Whose signature it is.
+
+    Attributes:
+        subject: the name, as RFC 4514 writes it.
+        serial: the certificate's serial number, lower-case hex without leading zeros.
+        issuer: the name of the CA, as RFC 4514 writes it.
+        certificate: DER.
+    """
+
+    subject: str
+    serial: str
+    issuer: str
+    certificate: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedPath:
+    """A path that holds from ``not_before`` to ``not_after``, and what the CRLs say about it at whatever moment."""
+
+    signer: Signer
+    not_before: datetime
+    not_after: datetime
+    statuses: tuple[Status, ...]
+
+    def holds(self, moment: datetime) -> bool:
+        """Tell whether ``moment`` lies within the validity of all its certificates."""
+        return self.not_before <= moment <= self.not_after
+
+
+class TrustStore:
+    """Trusted CAs with the CRLs at hand. Immutable, for any number of threads.
+
+    It remembers the paths it found, so that the next order by the same certificate costs no path validation. Keep one
+    store as long as its CRLs are the newest; then make another.
+
+    Args:
+        anchors: the trusted CAs' certificates, DER. Trusted as they are, self-signed or not.
+        intermediates: certificates of CAs below them, DER; for signed orders that come without.
+        crls: CRLs, DER. With one or more, every certificate of a path must be on record in a CRL by its issuer; without
+            any, revocation is not checked.
+
+    Raises:
+        InputError: ``CERTIFICATE_MALFORMED``, ``CA_NOT_A_CA``, ``CA_FILE_INVALID`` (no trusted CA at all) or
+            ``CRL_FILE_INVALID``; ``.file`` names the place.
+    """
+
+    def __init__(
+        self, anchors: Sequence[bytes], intermediates: Sequence[bytes] = (), crls: Sequence[bytes] = ()
+    ) -> None:
+        self._anchors = tuple(_ca(der, f"anchors[{n}]") for n, der in enumerate(anchors))
+        self._intermediates = tuple(_ca(der, f"intermediates[{n}]").der for n, der in enumerate(intermediates))
+        if not self._anchors:
+            raise InputError("CA_FILE_INVALID", file="anchors", problem="trust_no_root")
+        self._crls = tuple(_revocation_lists((f"crls[{n}]", der) for n, der in enumerate(crls)))
+        self._paths: OrderedDict[tuple[bytes, tuple[bytes, ...]], TrustedPath] = OrderedDict()
+        self._lock = Lock()
+
+    @classmethod
+    def from_files(cls, ca: Sequence[Path], crl: Sequence[Path] = ()) -> Self:
+        """Read CA and CRL files, PEM (any number in a file) or DER (one).
+
+        As with openssl's ``-CAfile``, a self-signed certificate is trusted; any other only leads to one that is.
+
+        Raises:
+            InputError: ``CA_FILE_INVALID``, ``CA_NOT_A_CA`` or ``CRL_FILE_INVALID``, with ``.file``.
+        """
+        given = [_ca(der, str(path)) for path in ca for der in _blocks(path, _CERTIFICATE)]
+        trusted = [one.der for one in given if _is_self_signed(one)]
+        others = [one.der for one in given if one.der not in trusted]
+        if not trusted:
+            names = ", ".join(str(path) for path in ca)
+            raise InputError("CA_FILE_INVALID", file=names, problem="trust_no_root")
+        store = cls(trusted, others)
+        store._crls = tuple(_revocation_lists((str(path), der) for path in crl for der in _blocks(path, _CRL)))
+        return store
+
+    @property
+    def checks_revocation(self) -> bool:
+        """Whether there are CRLs."""
+        return bool(self._crls)
+
+    def path(self, parts: SignedOrderParts, moment: datetime) -> TrustedPath:
+        """Return the path from the signer of ``parts`` to a trusted CA.
+
+        Args:
+            parts: what :func:`ushield_hw.cms.parse` returned.
+            moment: aware.
+
+        Raises:
+            UntrustedSigner: there is none that holds at ``moment``; see :func:`ushield_hw.verifier.path.build`.
+            BadSignature: a certificate came with the order that is not on the path.
+        """
+        key = (parts.certificate, parts.intermediates)
+        with self._lock:
+            known = self._paths.get(key)
+            if known is not None and known.holds(moment):
+                self._paths.move_to_end(key)
+                return known
+        found = self._find(parts, moment)
+        with self._lock:
+            self._paths[key] = found
+            if len(self._paths) > PATHS_KEPT:
+                self._paths.popitem(last=False)
+        return found
+
+    def _find(self, parts: SignedOrderParts, moment: datetime) -> TrustedPath:
+        from ushield_hw.verifier import path, revocation
+
+        # What came with the order is tried first: it is what the signer's bank has in use.
+        certificates = path.build(parts.signer, (*parts.intermediates, *self._intermediates), self._anchors, moment)
+        _check_all_used(parts.intermediates, certificates[1:])
+        try:
+            signer = Signer(
+                parts.signer.subject_text(), parts.signer.serial_hex, parts.signer.issuer_text(), parts.certificate
+            )
+        except InputError as unreadable:
+            raise path.untrusted("path_invalid", parts.signer) from unreadable
+        return TrustedPath(
+            signer,
+            not_before=max(certificate.not_before for certificate in certificates),
+            not_after=min(certificate.not_after for certificate in certificates),
+            statuses=revocation.statuses(certificates, self._crls) if self._crls else (),
+        )
+
+
+def _check_all_used(sent: tuple[bytes, ...], path: Sequence[CertificateFacts]) -> None:
+    """Refuse certificates that are no authority's on the path; another certificate of the same one will do."""
+    for der, used in zip_longest(sent, path[: len(sent)]):
+        one = CertificateFacts.read(der)
+        if used is None or (one.subject, one.spki) != (used.subject, used.spki):
+            raise BadSignature(problem="cms_certificate_not_on_path")
+
+
+def _ca(der: bytes, place: str) -> CertificateFacts:
+    try:
+        facts = CertificateFacts.read(der)
+    except InputError as broken:
+        raise InputError("CA_FILE_INVALID", file=place, problem="trust_no_certificate") from broken
+    if not facts.is_ca or (facts.key_usage is not None and "keyCertSign" not in facts.key_usage):
+        raise InputError("CA_NOT_A_CA", file=place)
+    return facts
+
+
+def _is_self_signed(certificate: CertificateFacts) -> bool:
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+    from cryptography.x509 import load_der_x509_certificate
+
+    if certificate.issuer != certificate.subject:
+        return False
+    try:
+        loaded = load_der_x509_certificate(certificate.der)
+        loaded.verify_directly_issued_by(loaded)
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
+        return False
+    return True
+
+
+def _revocation_lists(crls: Iterator[tuple[str, bytes]]) -> Iterator[RevocationList]:
+    for place, der in crls:
+        from ushield_hw.verifier.revocation import RevocationList
+
+        yield RevocationList(der, place)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What a file may hold."""
+
+    code: str
+    label: str
+    none: str
+    most_octets: int
+
+
+_CERTIFICATE: Final = _Kind("CA_FILE_INVALID", "CERTIFICATE", "trust_no_certificate", _MOST_CA_OCTETS)
+_CRL: Final = _Kind("CRL_FILE_INVALID", "X509 CRL", "trust_no_crl", _MOST_CRL_OCTETS)
+
+
+def _blocks(file: Path, kind: _Kind) -> list[bytes]:
+    """Return what ``file`` holds, DER: every PEM block of the kind, or the whole file."""
+    content = _content(file, kind)
+    if content[:1] == b"\x30":
+        return [content]
+    pattern = rb"-----BEGIN %b-----\s+([A-Za-z0-9+/=\s]*?)-----END %b-----"
+    found = re.findall(pattern.replace(b"%b", kind.label.encode()), content)
+    if not found:
+        raise InputError(kind.code, file=str(file), problem=kind.none)
+    try:
+        return [base64.b64decode(b"".join(block.split()), validate=True) for block in found]
+    except binascii.Error as broken:
+        raise InputError(kind.code, file=str(file), problem=kind.none) from broken
+
+
+def _content(file: Path, kind: _Kind) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(kind.most_octets + 1)
+    except OSError as failed:
+        why = failed.strerror or type(failed).__name__
+        raise InputError(kind.code, file=str(file), problem="trust_unreadable", why=why) from failed
+    if len(content) > kind.most_octets:
+        raise InputError(kind.code, file=str(file), problem="trust_too_large", most=kind.most_octets)
+    return content
