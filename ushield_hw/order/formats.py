@@ -135,7 +135,7 @@ def _loaded(entry: EntryPoint) -> MessageFormat:
     try:
         found: MessageFormat = entry.load()
         _ = found.name, found.starts
-    except Exception as error:  # noqa: BLE001 - whatever another's package does when it is imported
+    except Exception as error:  # whatever another's package does when it is imported
         return _Broken(entry.name, error)
     return found
 

@@ -1,0 +1,1 @@
+"""The faulty PKCS#11 module in front of SoftHSM2."""

@@ -1,0 +1,239 @@
+"""Certificates, read without a library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.cms import pki
+from tests.unit.cms.conftest import Bank
+from ushield_hw.cms import CertificateFacts
+from ushield_hw.cms.der import SEQUENCE, integer, oid, tlv
+from ushield_hw.errors import InputError
+from ushield_hw.suites import KeyKind
+
+ROOT = pki.authority()
+PUBLIC = pki.key().public_key()
+
+
+def facts_of(certificate: x509.Certificate) -> CertificateFacts:
+    return CertificateFacts.read(pki.der(certificate))
+
+
+def refused(der: bytes) -> None:
+    with pytest.raises(InputError) as caught:
+        CertificateFacts.read(der)
+    assert caught.value.code == "CERTIFICATE_MALFORMED"
+
+
+@given(
+    serial=st.integers(min_value=1, max_value=2**159 - 1),
+    uses=st.sets(st.sampled_from(["digitalSignature", "nonRepudiation", "keyCertSign", "cRLSign"]), min_size=1),
+    begin=st.datetimes(min_value=datetime(1950, 1, 1), max_value=datetime(2049, 12, 31)),
+    end=st.datetimes(min_value=datetime(2050, 1, 1), max_value=datetime(9999, 12, 31)),
+    is_ca=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_reads_what_cryptography_reads(
+    serial: int, uses: set[str], begin: datetime, end: datetime, is_ca: bool
+) -> None:
+    begin, end = begin.replace(microsecond=0, tzinfo=UTC), end.replace(microsecond=0, tzinfo=UTC)
+    issued = ROOT.issue(
+        "CN=李四\\, 小,OU=个人,O=Demo Bank",
+        PUBLIC,
+        key_usage=uses,
+        not_before=begin,
+        not_after=end,
+        serial=serial,
+        ca=is_ca,
+    )
+
+    facts = facts_of(issued)
+
+    assert (facts.serial, facts.serial_hex) == (serial, f"{serial:x}")
+    assert (facts.not_before, facts.not_after) == (issued.not_valid_before_utc, issued.not_valid_after_utc)
+    assert facts.issuer == issued.issuer.public_bytes()
+    assert facts.subject == issued.subject.public_bytes()
+    assert facts.spki == issued.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert (facts.key_usage, facts.is_ca) == (frozenset(uses), is_ca)
+    assert facts.issuer_and_serial == tlv(SEQUENCE, facts.issuer, integer(serial))
+    assert facts.der == pki.der(issued)
+
+
+@pytest.mark.parametrize("kind", KeyKind)
+def test_tells_the_kinds_of_keys_apart(kind: KeyKind) -> None:
+    facts = facts_of(ROOT.issue("CN=A", pki.key(kind).public_key()))
+
+    assert facts.key is kind
+    assert facts.key_bits == {KeyKind.EC_P256: 256, KeyKind.EC_P384: 384, KeyKind.RSA: 2048}[kind]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [ed25519.Ed25519PrivateKey.generate, lambda: ec.generate_private_key(ec.SECP521R1())],
+    ids=["ed25519", "p521"],
+)
+def test_other_keys_are_read_as_none(make: Callable[[], ed25519.Ed25519PrivateKey]) -> None:
+    facts = facts_of(ROOT.issue("CN=A", make().public_key()))
+
+    assert (facts.key, facts.key_bits) == (None, 0)
+
+
+def test_a_compressed_point_is_no_key_for_orders() -> None:
+    issued = ROOT.issue("CN=A", PUBLIC)
+    whole = PUBLIC.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    packed = PUBLIC.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+
+    assert facts_of(issued).key is KeyKind.EC_P256
+    assert CertificateFacts.read(_resized(pki.der(issued), whole, packed)).key is None
+
+
+def test_key_usage_that_is_not_there_is_none_and_not_empty() -> None:
+    assert facts_of(ROOT.issue("CN=A", PUBLIC, key_usage=None)).key_usage is None
+
+
+@pytest.mark.parametrize("name", pki.USES)
+def test_reads_every_use(name: str) -> None:
+    uses = {name, "keyAgreement"} if name.endswith("cipherOnly") else {name}
+
+    assert facts_of(ROOT.issue("CN=A", PUBLIC, key_usage=uses)).key_usage == uses
+
+
+def test_reads_the_highest_serial_number_and_not_a_higher_one() -> None:
+    highest = 2**159 - 1  # cryptography makes none that is higher
+    der = pki.der(ROOT.issue("CN=A", PUBLIC, serial=highest))
+
+    assert CertificateFacts.read(_resized(der, integer(highest), integer(2**160 - 1))).serial == 2**160 - 1
+    refused(_resized(der, integer(highest), integer(2**160)))
+
+
+def test_reads_a_certificate_of_version_1_without_extensions() -> None:
+    der = pki.der(ROOT.issue("CN=A", PUBLIC, key_usage=None))
+
+    facts = CertificateFacts.read(_resized(der, b"\xa0\x03\x02\x01\x02", b""))
+
+    assert (facts.key_usage, facts.is_ca, facts.key) == (None, False, KeyKind.EC_P256)
+
+
+def test_names_are_written_as_rfc_4514_does(bank: Bank) -> None:
+    facts = facts_of(bank.issuing.issue("CN=王五\\,\\+,O=Demo Bank", PUBLIC))
+
+    assert facts.subject_text() == "CN=王五\\,\\+,O=Demo Bank"
+    assert facts.issuer_text() == "CN=Demo Issuing CA,O=Demo Bank"
+
+
+def test_a_name_that_cannot_be_read_is_an_input_error() -> None:
+    der = pki.der(ROOT.issue("CN=Alice", PUBLIC))
+    facts = CertificateFacts.read(der.replace(b"\x0c\x05Alice", b"\x0c\x05\xff\xff\xff\xff\xff"))
+
+    with pytest.raises(InputError, match="^This is not a certificate") as caught:
+        facts.subject_text()
+    assert caught.value.code == "CERTIFICATE_MALFORMED"
+
+
+_USAGE = oid("2.5.29.15")
+_CONSTRAINTS = oid("2.5.29.19")
+_TRUE = b"\x01\x01\xff"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x03", id="version 4"),
+        pytest.param(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x00", id="version 1 spelt out"),
+        pytest.param(b"\xa0\x03\x02\x01\x02", b"", id="version 1 with extensions"),
+        pytest.param(integer(0x1234), b"\x02\x02\xff\xf0", id="negative serial number"),
+        pytest.param(integer(0x1234), b"\x02\x03\x00\x12\x34", id="serial number not minimal"),
+        pytest.param(b"260128020100Z", b"261328020100Z", id="month 13"),
+        pytest.param(b"260128020100Z", b"26012802010Z", id="minutes cut off"),
+        pytest.param(b"260128020100Z", b"2601280201+0Z", id="not a digit"),
+        pytest.param(b"260128020100Z", b"260128020100+", id="time zone"),
+        pytest.param(_USAGE + _TRUE, _USAGE + b"\x01\x01\x01", id="true written otherwise"),
+        pytest.param(_USAGE + _TRUE, _USAGE + b"\x01\x01\x00", id="false spelt out"),
+        pytest.param(_USAGE, _CONSTRAINTS, id="an extension twice"),
+        pytest.param(b"\x03\x02\x06\x40", b"\x03\x02\x08\x40", id="eight unused bits"),
+        pytest.param(b"\x03\x02\x06\x40", b"\x03\x02\x07\x40", id="an unused bit set"),
+        pytest.param(b"\x03\x02\x06\x40", b"\x03\x01\x00", id="no bits"),
+        pytest.param(b"\x03\x02\x06\x40", b"\x03\x00", id="empty bit string"),
+        pytest.param(b"\x30\x03" + _TRUE, b"\x30\x03\x01\x01\x01", id="CA true written otherwise"),
+        pytest.param(oid("1.2.840.10045.4.3.2"), oid("1.2.840.10045.4.3.3"), id="two signature algorithms"),
+    ],
+)
+def test_refuses_fields_in_another_form(old: bytes, new: bytes) -> None:
+    der = pki.der(ROOT.issue("CN=A", PUBLIC, serial=0x1234, ca=True))
+    assert old in der
+
+    refused(_resized(der, old, new))
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda der: der + b"\x00", lambda der: der[:-1], lambda der: b"", lambda der: der[1:]]
+)
+def test_refuses_what_is_not_one_whole_certificate(spoil: Callable[[bytes], bytes]) -> None:
+    refused(spoil(ROOT.der))
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_damage_is_refused_or_reads_as_cryptography_reads_it(data: st.DataObject) -> None:
+    der = bytearray(ROOT.der)
+    for _ in range(data.draw(st.integers(1, 3))):
+        der[data.draw(st.integers(0, len(der) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        facts = CertificateFacts.read(bytes(der))
+    except InputError as error:
+        assert error.code == "CERTIFICATE_MALFORMED"
+        return
+    try:
+        other = x509.load_der_x509_certificate(bytes(der))
+        expected = (other.serial_number, other.not_valid_before_utc, other.not_valid_after_utc)
+    except ValueError:
+        return
+    assert (facts.serial, facts.not_before, facts.not_after) == expected
+
+
+def _resized(der: bytes, old: bytes, new: bytes) -> bytes:
+    """Put ``new`` in the place of the first ``old`` in the signed part, and set all lengths around it right again."""
+    changed = _replaced(der, old, new)
+    assert changed is not None
+    return changed
+
+
+def _replaced(element: bytes, old: bytes, new: bytes) -> bytes | None:
+    """Walk down through constructed elements and octet strings to where ``old`` begins, and rebuild on the way up."""
+    tag, content = element[0], _content(element)
+    if content.startswith(old) and tag in {0x04, 0x30, 0xA0, 0xA3}:
+        return tlv(tag, new, content[len(old) :])
+    parts = _split(content) if tag & 0x20 or tag == 0x04 else None
+    for n, part in enumerate(parts or ()):
+        if part == old:
+            return tlv(tag, *parts[:n], new, *parts[n + 1 :])  # type: ignore[index]
+        changed = _replaced(part, old, new)
+        if changed is not None:
+            return tlv(tag, *parts[:n], changed, *parts[n + 1 :])  # type: ignore[index]
+    if tag in {0x03, 0x17, 0x18} and old in content:
+        return tlv(tag, content.replace(old, new, 1))
+    return None
+
+
+def _content(element: bytes) -> bytes:
+    octets = element[1] & 0x7F if element[1] & 0x80 else 0
+    return element[2 + octets :]
+
+
+def _split(content: bytes) -> list[bytes] | None:
+    parts = []
+    while content:
+        octets = content[1] & 0x7F if content[1] & 0x80 else 0
+        size = int.from_bytes(content[2 : 2 + octets], "big") if octets else content[1]
+        end = 2 + octets + size
+        parts.append(content[:end])
+        content = content[end:]
+    return parts

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Pins every dependency with its hashes, for all Pythons and platforms the project runs on. Run it as: make lock
+# Arguments go to the resolver: --upgrade takes the newest versions that pyproject.toml allows.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+python3 -m venv "$scratch/venv"
+"$scratch/venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check 'uv>=0.13'
+
+compile() {
+  "$scratch/venv/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+    --no-emit-index-url --no-emit-find-links --no-header "$@"
+}
+
+compile pyproject.toml --all-extras --group dev --output-file requirements/dev.lock "$@"
+compile --group build --constraint requirements/dev.lock --output-file requirements/build.lock
+if grep --line-number '://' requirements/*.lock; then
+  echo "lock: an address got into a lock file" >&2
+  exit 1
+fi

@@ -1,0 +1,16 @@
+"""The command ``ushield``: parse, call the library, print. Data goes to stdout; everything else to stderr.
+
+Commands are imported when they are called: a person waits.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command and exit with its code (see ``cli.exits``)."""
+    from ushield_hw.cli.app import run  # noqa: PLC0415
+
+    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))

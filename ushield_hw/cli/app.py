@@ -1,0 +1,152 @@
+"""The root command: global options, commands loaded by name, and every way to end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from ushield_hw import config, messages
+from ushield_hw.cli import exits, output
+from ushield_hw.errors import InputError, UShieldError
+
+# name -> module of the command; the order is that of the help
+_COMMANDS: Final = {
+    "list": "tokens",
+    "info": "tokens",
+    "pin": "pin",
+    "cert": "cert",
+    "show": "orders",
+    "sign": "orders",
+    "verify": "orders",
+    "driver": "driver",
+    "softhsm": "softhsm",
+    "config": "config",
+    "completion": "completion",
+    "demo": "demo",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """What every command gets."""
+
+    settings: config.Settings
+
+
+class _Group(click.Group):
+    """Commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f"ushield_hw.cli.{_COMMANDS[cmd_name]}")
+        found: click.Command = getattr(module, f"{cmd_name}_command")
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section(messages.text("help.commands")):
+            formatter.write_dl([(name, messages.text(f"help.{name}")) for name in _COMMANDS])
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line and return its exit code. Nothing but an exit code ever leaves."""
+    arguments = list(argv)
+    as_json = "--json" in arguments
+    messages.set_language(_language(arguments))
+    try:
+        return _run(arguments)
+    except UShieldError as error:
+        output.failure(error, as_json=as_json)
+        return exits.code_of(error)
+    except click.ClickException as error:
+        output.failure(_usage(error), as_json=as_json)
+        return exits.USAGE
+    except (KeyboardInterrupt, click.Abort):
+        output.hint("cli.interrupted")
+        return exits.INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: say nothing at exit either
+        return 0
+    except Exception:  # noqa: BLE001 - the last line of defence: no traceback that could show a value
+        logging.getLogger("ushield_hw").debug("internal error", exc_info=True)
+        output.failure(UShieldError(), as_json=as_json)
+        return exits.INTERNAL
+
+
+def _run(arguments: list[str]) -> int:
+    with _root.make_context("ushield", arguments) as context:
+        result = _root.invoke(context)
+    sys.stdout.flush()
+    return result if isinstance(result, int) else 0
+
+
+def _language(arguments: Sequence[str]) -> messages.Language | None:
+    """Find ``--lang`` before anything else: help texts are made while commands are imported."""
+    for n, argument in enumerate(arguments):
+        value = argument.partition("=")[2] or (arguments[n + 1] if n + 1 < len(arguments) else "")
+        if argument.split("=")[0] == "--lang" and value in messages.LANGUAGES:
+            return value  # type: ignore[return-value]
+    return None
+
+
+def _usage(error: click.ClickException) -> InputError:
+    """Turn click's errors into ours, which speak both languages."""
+    name = type(error).__name__
+    facts: dict[str, Any] = {"argument": getattr(error, "option_name", None) or _parameter(error) or ""}
+    codes = {"NoSuchOption": "USAGE_NO_SUCH_OPTION", "MissingParameter": "USAGE_MISSING"}
+    if name == "NoSuchCommand" or "No such command" in error.format_message():
+        return InputError("USAGE_NO_SUCH_COMMAND", known=list(_COMMANDS), **facts)
+    return InputError(codes.get(name, "USAGE"), reason=error.format_message(), **facts)
+
+
+def _parameter(error: click.ClickException) -> str | None:
+    parameter = getattr(error, "param", None)
+    return parameter.human_readable_name if parameter is not None else None
+
+
+def _log(settings: config.Settings, verbosity: int) -> None:
+    logger = logging.getLogger("ushield_hw")
+    logger.setLevel(logging.DEBUG)
+    form = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    if verbosity:
+        shown = logging.StreamHandler()
+        shown.setLevel(logging.INFO if verbosity == 1 else logging.DEBUG)
+        shown.setFormatter(form)
+        logger.addHandler(shown)
+    if settings.log_file is not None:
+        try:
+            kept = logging.FileHandler(settings.log_file, encoding="utf-8", delay=False)
+        except OSError as error:
+            raise InputError("LOG_FILE_UNUSABLE", path=str(settings.log_file), reason=error.strerror) from error
+        kept.setFormatter(form)
+        logger.addHandler(kept)
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+
+
+@click.group("ushield", cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--lang", type=click.Choice(messages.LANGUAGES), default=None, help="en | zh")
+@click.option("--drivers", type=click.Path(path_type=Path, file_okay=False, exists=True), default=None)
+@click.option("-v", "--verbose", count=True)
+@click.option("--log-file", type=click.Path(path_type=Path, dir_okay=False), default=None)
+@click.version_option(package_name="ushield-hw", prog_name="ushield")
+@click.pass_context
+def _root(context: click.Context, lang: str | None, drivers: Path | None, verbose: int, log_file: Path | None) -> None:
+    settings = config.load().with_flags(lang=lang, log_file=log_file)
+    if drivers is not None:
+        settings = settings.with_flags(drivers=(drivers.absolute(), *settings.drivers))
+    if lang is None and settings.lang is not None:
+        messages.set_language(settings.lang)  # type: ignore[arg-type]
+    _log(settings, verbose)
+    context.obj = App(settings)

@@ -1,0 +1,115 @@
+"""``ushield cert list|request|install|export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ushield_hw import messages
+from ushield_hw.certificate import KeySpec, PinPolicy, expiring, export, install, read_certificate, remove, request
+from ushield_hw.cli import options, output
+from ushield_hw.cli.tokens import certificate_rows
+from ushield_hw.cms import CertificateFacts
+from ushield_hw.discovery import key_choice
+from ushield_hw.errors import StorageError
+from ushield_hw.interaction import PinKind
+
+_EXPIRING = 6
+
+
+@click.group("cert", help=messages.text("help.cert"))
+def cert_command() -> None:
+    """Certificates on a token."""
+
+
+@cert_command.command("list", help=messages.text("help.cert.list"))
+@options.token()
+@click.option("--expiring", "days", type=click.IntRange(min=0), default=None, help=messages.text("help.option.expiring"))
+@options.as_json()
+def _list(selector: str | None, days: int | None, as_json: bool) -> int:
+    found = options.find(selector).pairs()
+    shown = found if days is None else tuple(expiring(found, days))
+    if as_json:
+        output.document({"certificates": [pair.to_json() for pair in shown]})
+    else:
+        rows = certificate_rows(shown)
+        output.lines(f"{pair.key_id}  {text}" for pair, (_, text) in zip(shown, rows, strict=True))
+        if not shown:
+            output.hint("cert.none")
+    return _EXPIRING if days is not None and shown else 0
+
+
+@cert_command.command("request", help=messages.text("help.cert.request"))
+@options.token()
+@click.option("--key", "spec", type=click.Choice([spec.value for spec in KeySpec]), default=KeySpec.EC_P256.value)
+@click.option("--subject", required=True, metavar="RFC4514", help=messages.text("help.option.subject"))
+@click.option("--pin-per-signature", is_flag=True, help=messages.text("help.option.pin_per_signature"))
+@options.pin_source()
+@options.last_try()
+@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
+@options.as_json()
+def _request(
+    selector: str | None,
+    spec: str,
+    subject: str,
+    pin_per_signature: bool,
+    pin_source: str | None,
+    allow_last_try: bool,
+    out: Path,
+    as_json: bool,
+) -> None:
+    options.refuse_existing(out)
+    options.check_folder(out)
+    person = options.person({PinKind.USER: pin_source}, allow_last_try=allow_last_try)
+    token = options.find(selector)
+    policy = PinPolicy.SIGNATURE if pin_per_signature else PinPolicy.LOGIN
+    with token.open(person, purpose="request") as session, output.progress("cli.generating"):
+        made = request(session, KeySpec(spec), subject, pin_policy=policy)
+        try:
+            options.write_new(out, made.pem)
+        except StorageError:
+            remove(session, made.key_id)  # a key nobody can ask a certificate for would only take room
+            raise
+    if as_json:
+        output.document({"csr": str(out), "key_id": made.key_id, "key": spec})
+    else:
+        output.lines([messages.text("cert.requested", file=out, key_id=made.key_id.hex())])
+
+
+@cert_command.command("install", help=messages.text("help.cert.install"))
+@click.argument("file", metavar="CERT.pem", type=click.Path(path_type=Path, dir_okay=False))
+@options.token()
+@options.pin_source()
+@options.last_try()
+@options.as_json()
+def _install(file: Path, selector: str | None, pin_source: str | None, allow_last_try: bool, as_json: bool) -> None:
+    data = options.read_file(file)
+    CertificateFacts.read(read_certificate(data))  # before anybody is asked for a PIN
+    person = options.person({PinKind.USER: pin_source}, allow_last_try=allow_last_try)
+    with options.find(selector).open(person, purpose="install") as session:
+        pair = install(session, data)
+    if as_json:
+        output.document({"certificate": pair.to_json(), "key_id": pair.key_id})
+    else:
+        output.lines([messages.text("cert.installed", subject=pair.facts.subject_text(), key_id=pair.key_id)])
+
+
+@cert_command.command("export", help=messages.text("help.cert.export"))
+@options.token()
+@options.key_id()
+@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), default=None)
+@options.as_json()
+def _export(selector: str | None, key_id: str | None, out: Path | None, as_json: bool) -> None:
+    if out is not None:
+        options.refuse_existing(out)
+        options.check_folder(out)
+    pem = export(options.find(selector).pairs(), key_choice(selector, key_id))
+    if out is not None:
+        options.write_new(out, pem)
+    if as_json:
+        output.document({"certificate": pem.decode(), "file": str(out) if out else None})
+    elif out is None:
+        output.lines(pem.decode().splitlines())
+    else:
+        output.lines([messages.text("cert.exported", file=out)])

@@ -1,0 +1,150 @@
+"""Options that several commands share, and the objects they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ushield_hw import messages
+from ushield_hw.cli import output
+from ushield_hw.cli.app import App
+from ushield_hw.cli.pins import Sources
+from ushield_hw.cli.terminal import Terminal
+from ushield_hw.config import Settings
+from ushield_hw.discovery import Token, find_token
+from ushield_hw.errors import InputError, StorageError
+from ushield_hw.interaction import PinKind
+from ushield_hw.order import Order, Rules
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_LARGEST_FILE = 4 << 20
+
+
+def _help(name: str) -> str:
+    return messages.text(f"help.option.{name}")
+
+
+def as_json() -> Callable[[F], F]:
+    """``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help=_help("json"))
+
+
+def token(*, required: bool = False) -> Callable[[F], F]:
+    """``--token``."""
+    return click.option("--token", "selector", metavar="URI|SERIAL|LABEL", required=required, help=_help("token"))
+
+
+def key_id() -> Callable[[F], F]:
+    """``--key-id``."""
+    return click.option("--key-id", metavar="HEX", default=None, help=_help("key_id"))
+
+
+def pin_source() -> Callable[[F], F]:
+    """``--pin-source``."""
+    return click.option("--pin-source", metavar="FILE|-", default=None, help=_help("pin_source"))
+
+
+def last_try() -> Callable[[F], F]:
+    """``--allow-last-try``."""
+    return click.option("--allow-last-try", is_flag=True, help=_help("allow_last_try"))
+
+
+def settings() -> Settings:
+    """Return the settings of the command that is running."""
+    app: App = click.get_current_context().find_object(App)  # type: ignore[assignment]
+    return app.settings
+
+
+def find(selector: str | None) -> Token:
+    """Return the token that ``--token`` names; without it, the only one."""
+    with output.progress("cli.looking"):
+        return find_token(selector, settings=settings())
+
+
+def person(given: dict[PinKind, str | None], *, allow_last_try: bool = False) -> Sources:
+    """Return who is asked for PINs: the sources given, then the terminal. The sources are checked at once."""
+    limits = settings()
+    terminal = Terminal(limits.pin_timeout_s, limits.confirm_timeout_s)
+    sources = Sources({kind: name for kind, name in given.items() if name}, terminal, allow_last_try)
+    sources.check()
+    return sources
+
+
+def rules() -> Rules:
+    """Return the rules for orders that are in force."""
+    return Rules(demo=settings().demo)
+
+
+def read_order(path: Path) -> Order:
+    """Read an order file.
+
+    Raises:
+        InputError: it cannot be read, or is no order; names the place in it.
+    """
+    return Order.parse(read_file(path), rules=rules())
+
+
+def read_file(path: Path) -> bytes:
+    """Return what a file holds; ``-`` is stdin.
+
+    Raises:
+        InputError: ``FILE_UNREADABLE``, ``FILE_TOO_LARGE``.
+    """
+    try:
+        with click.open_file(str(path), "rb") as file:
+            data: bytes = file.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        raise InputError("FILE_UNREADABLE", file=str(path), reason=error.strerror) from error
+    if len(data) > _LARGEST_FILE:
+        raise InputError("FILE_TOO_LARGE", file=str(path), most=_LARGEST_FILE)
+    return data
+
+
+def refuse_existing(path: Path) -> None:
+    """Refuse an output file that exists, before anything is done for it.
+
+    Raises:
+        InputError: ``OUTPUT_EXISTS``.
+    """
+    if path.exists() or path.is_symlink():
+        raise InputError("OUTPUT_EXISTS", file=str(path))
+
+
+def check_folder(path: Path) -> None:
+    """Refuse an output whose folder is not there.
+
+    Raises:
+        InputError: ``OUTPUT_FOLDER_MISSING``.
+    """
+    if not path.absolute().parent.is_dir():
+        raise InputError("OUTPUT_FOLDER_MISSING", file=str(path), folder=str(path.absolute().parent))
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file that must not exist; it appears whole or not at all.
+
+    Raises:
+        InputError: ``OUTPUT_EXISTS``: it has appeared meanwhile.
+        StorageError: ``OUTPUT_NOT_WRITTEN``.
+    """
+    import os  # noqa: PLC0415
+    import secrets  # noqa: PLC0415
+
+    draft = path.absolute().with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        try:
+            with draft.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(draft, path)  # unlike a rename, this never replaces a file
+        finally:
+            draft.unlink(missing_ok=True)
+    except FileExistsError as error:
+        raise InputError("OUTPUT_EXISTS", file=str(path)) from error
+    except OSError as error:
+        raise StorageError("OUTPUT_NOT_WRITTEN", path=str(path), reason=error.strerror) from error

@@ -1,0 +1,185 @@
+"""``ushield show``, ``ushield sign`` and ``ushield verify``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ushield_hw import messages
+from ushield_hw.cli import options, output
+from ushield_hw.cli.terminal import Terminal
+from ushield_hw.cms import CertificateFacts, Profile
+from ushield_hw.discovery import Token, key_choice
+from ushield_hw.drivers import ConfirmText
+from ushield_hw.errors import ConfirmationRejected, InputError, StorageError
+from ushield_hw.interaction import PinKind
+from ushield_hw.journal import Journal
+from ushield_hw.keys import KeyChoice
+from ushield_hw.order import Order, message_format, screen_lines
+from ushield_hw.signing import Attendance, SignedOrder, sign, stored
+
+if TYPE_CHECKING:
+    from ushield_hw.verifier import Verified
+
+
+@click.command("show", help=messages.text("help.show"))
+@click.argument("file", metavar="ORDER.json", type=click.Path(path_type=Path))
+@options.as_json()
+def show_command(file: Path, as_json: bool) -> None:
+    """Show what the token would show."""
+    order = options.read_order(file)
+    rows = screen_lines(message_format("jcs").encode(order, messages.language()), messages.language(), rules=options.rules())
+    try:
+        order.check_live(datetime.now(UTC))
+    except InputError as error:
+        output.note(messages.text("cli.warning", message=error.message))
+    if as_json:
+        lines = [{"label": label, "value": value} for label, value in rows]
+        output.document({"lines": lines, "canonical_sha256": order.canonical_sha256, "type": order.type})
+    else:
+        output.lines(output.table(rows))
+
+
+@click.command("sign", help=messages.text("help.sign"))
+@click.argument("file", metavar="ORDER.json", type=click.Path(path_type=Path))
+@options.token()
+@options.key_id()
+@options.pin_source()
+@options.last_try()
+@click.option("--unattended", is_flag=True, help=messages.text("help.option.unattended"))
+@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
+@click.option("--profile", type=click.Choice([profile.value for profile in Profile]), default=None)
+@options.as_json()
+def sign_command(
+    file: Path,
+    selector: str | None,
+    key_id: str | None,
+    pin_source: str | None,
+    allow_last_try: bool,
+    unattended: bool,
+    out: Path,
+    profile: str | None,
+    as_json: bool,
+) -> None:
+    """Compare, confirm, sign."""
+    order = options.read_order(file)
+    person = options.person({PinKind.USER: pin_source}, allow_last_try=allow_last_try)
+    choice = key_choice(selector, key_id)
+    options.check_folder(out)
+    token = options.find(selector)
+    signed = _kept(order, token, choice)
+    if out.exists() or out.is_symlink():
+        _refuse_other(out, signed)
+    elif signed is None:
+        attendance = _attendance(token, unattended)
+        with token.open(person, purpose="sign") as session:
+            signed = sign(
+                order, session, profile=Profile(profile) if profile else None, attendance=attendance, key=choice
+            )
+        _write(out, signed)
+    else:
+        _write(out, signed)
+    _report(order, signed, out, profile, as_json)  # type: ignore[arg-type] # _refuse_other leaves none
+
+
+def _kept(order: Order, token: Token, choice: KeyChoice) -> SignedOrder | None:
+    """Return the signed order that exists already; needs no PIN."""
+    journal = Journal.of(token.link.settings)
+    for pair in token.pairs():
+        if choice.takes(pair) and (der := journal.signed(order, pair.facts.sha256.hex())):
+            return stored(der, order)
+    return None
+
+
+def _refuse_other(out: Path, signed: SignedOrder | None) -> None:
+    if signed is None or not out.is_file() or options.read_file(out) != signed.der:
+        raise InputError("OUTPUT_EXISTS", file=str(out))
+
+
+def _attendance(token: Token, unattended: bool) -> Attendance:
+    """Refuse, before anybody is asked for a PIN, when nobody could confirm."""
+    if unattended:
+        return Attendance.NOBODY
+    if token.driver.confirm.text is ConfirmText.HOST and not Terminal.present():
+        raise ConfirmationRejected("NOBODY_TO_CONFIRM")
+    return Attendance.PERSON
+
+
+def _write(out: Path, signed: SignedOrder) -> None:
+    try:
+        options.write_new(out, signed.der)
+    except StorageError as error:
+        raise StorageError("SIGNED_NOT_WRITTEN", **error.details) from error
+
+
+def _report(order: Order, signed: SignedOrder, out: Path, profile: str | None, as_json: bool) -> None:
+    if signed.again:
+        output.hint("sign.again", tx_id=order.tx_id)
+    if signed.again and profile not in (None, signed.profile.value):
+        output.hint("sign.other_profile", profile=signed.profile.value)
+    signer = CertificateFacts.read(signed.certificate)
+    if as_json:
+        output.document(
+            {
+                "signed": str(out),
+                "tx_id": order.tx_id,
+                "canonical_sha256": order.canonical_sha256,
+                "profile": signed.profile,
+                "confirmation": signed.confirmation,
+                "signer": {"subject": signer.subject_text(), "serial": signer.serial_hex},
+                "again": signed.again,
+            }
+        )
+        return
+    confirmation = messages.text(f"confirmation.{signed.confirmation.value if signed.confirmation else 'plain'}")
+    output.lines([messages.text("sign.done", file=out, tx_id=order.tx_id), confirmation])
+
+
+@click.command("verify", help=messages.text("help.verify"))
+@click.argument("file", metavar="SIGNED.p7m", type=click.Path(path_type=Path))
+@click.option("--ca", multiple=True, required=True, type=click.Path(path_type=Path), help=messages.text("help.option.ca"))
+@click.option("--order", "expected", type=click.Path(path_type=Path), help=messages.text("help.option.order"))
+@click.option("--crl", multiple=True, type=click.Path(path_type=Path), help=messages.text("help.option.crl"))
+@click.option("--at", metavar="TIME", default=None, help=messages.text("help.option.at"))
+@options.as_json()
+def verify_command(
+    file: Path, ca: tuple[Path, ...], expected: Path | None, crl: tuple[Path, ...], at: str | None, as_json: bool
+) -> None:
+    """Check a signed order."""
+    from ushield_hw.verifier import TrustStore, verify  # noqa: PLC0415
+
+    order = options.read_order(expected) if expected else None
+    trust = TrustStore.from_files(ca, crl)
+    verified = verify(options.read_file(file), trust=trust, expected=order, at=_time(at), rules=options.rules())
+    if as_json:
+        output.document(verified.to_json())
+    else:
+        output.lines(_verified_rows(verified, compared=order is not None))
+
+
+def _time(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InputError("TIME_INVALID", argument="--at", value=text) from error
+    if moment.tzinfo is None:
+        raise InputError("TIME_INVALID", argument="--at", value=text)
+    return moment
+
+
+def _verified_rows(verified: Verified, *, compared: bool) -> list[str]:
+    content = message_format("jcs").encode(verified.order, messages.language())
+    lines = screen_lines(content, messages.language(), rules=options.rules())
+    confirmation = verified.confirmation.value if verified.confirmation else "plain"
+    facts = [
+        (messages.text("verify.signer"), f"{verified.signer.subject} ({verified.signer.serial})"),
+        (messages.text("verify.confirmation"), messages.text(f"confirmation.{confirmation}")),
+        (messages.text("verify.revocation"), messages.text(f"revocation.{verified.revocation}")),
+        (messages.text("verify.compared"), messages.text("verify.same" if compared else "verify.not_compared")),
+    ]
+    return [messages.text("verify.good"), *output.table([*facts, *lines], "  ")]

@@ -1,0 +1,86 @@
+"""What is printed: documents and lines to stdout, errors, hints and progress to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from ushield_hw import messages
+from ushield_hw.errors import UShieldError, jsonable
+
+_PATIENCE_S: Final = 1.0
+
+
+def document(content: Mapping[str, object]) -> None:
+    """Print one JSON document on stdout."""
+    text = json.dumps(jsonable(dict(content)), ensure_ascii=False, indent=2)
+    _write(text + "\n")
+
+
+def lines(rows: Iterable[str]) -> None:
+    """Print lines on stdout, each made safe for a terminal."""
+    for row in rows:
+        _write(messages.shown(row) + "\n")
+
+
+def hint(message_id: str, **values: object) -> None:
+    """Say something on stderr."""
+    note(messages.text(message_id, **values))
+
+
+def note(text: str) -> None:
+    """Print a finished text on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def table(rows: Iterable[tuple[str, object]], indent: str = "") -> list[str]:
+    """Return ``label  value`` rows with the values under each other; wide characters count as two columns."""
+    found = [(label, messages.shown(value)) for label, value in rows if value not in (None, "")]
+    width = max((columns(label) for label, _ in found), default=0)
+    return [f"{indent}{label}{' ' * (width - columns(label))}  {value}" for label, value in found]
+
+
+def columns(text: str) -> int:
+    """Return how many columns a terminal takes for a text."""
+    import unicodedata  # noqa: PLC0415
+
+    return sum(
+        0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        for letter in text
+    )
+
+
+def failure(error: UShieldError, *, as_json: bool) -> None:
+    """Print an error: its sentence, its code, and what to do."""
+    if as_json:
+        document({"error": error.to_json()})
+        return
+    note(messages.text("cli.error", message=error.message, code=error.code))
+    if error.remedy != f"{error.code}.remedy":
+        note(messages.text("cli.remedy", remedy=error.remedy))
+
+
+@contextmanager
+def progress(message_id: str, **values: object) -> Iterator[None]:
+    """Say what is going on if it takes more than a second and somebody is watching."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    timer = threading.Timer(_PATIENCE_S, hint, (message_id,), values)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+    except UnicodeEncodeError:  # a locale that cannot hold it
+        sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))

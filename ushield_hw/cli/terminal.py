@@ -1,0 +1,158 @@
+"""The person at a terminal: PIN prompts without echo, yes or no, and a deadline on every question.
+
+Prompts go to the terminal itself (``/dev/tty``), so that they work while stdin and stdout are files.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import termios
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final
+
+from ushield_hw import messages
+from ushield_hw.cli import output
+from ushield_hw.errors import ConfirmationTimedOut
+from ushield_hw.interaction import ConfirmRequest, CountSource, PinKind, PinRequest, PinState, TokenAction
+
+_LONGEST: Final = 1024
+_YES: Final = {"y", "yes", "是", "确认"}
+
+
+class Terminal:
+    """Asks the person at the controlling terminal; where there is none, refuses as ``Silent`` does.
+
+    Args:
+        pin_timeout_s: how long a PIN prompt waits.
+        confirm_timeout_s: how long a question waits.
+    """
+
+    def __init__(self, pin_timeout_s: float, confirm_timeout_s: float) -> None:
+        self._pin_timeout_s = pin_timeout_s
+        self._confirm_timeout_s = confirm_timeout_s
+
+    @staticmethod
+    def present() -> bool:
+        """Tell whether there is somebody to ask."""
+        try:
+            os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+        except OSError:
+            return False
+        return True
+
+    def request_pin(self, ask: PinRequest) -> str | None:
+        """Prompt for a PIN without echo; a new one twice. None when the person gives none in time."""
+        if not self.present():
+            return None
+        say = messages.text(f"prompt.pin_{ask.kind.value}", label=ask.label, serial=ask.serial)
+        state = pin_state_text(ask.state) if ask.kind in {PinKind.USER, PinKind.CONTEXT} else ""
+        pin = self._hidden(f"{say}{f' ({state})' if state else ''}: ")
+        if ask.kind is PinKind.NEW and pin is not None:
+            again = self._hidden(messages.text("prompt.pin_again") + ": ")
+            if again != pin:
+                output.hint("prompt.pin_differs")
+                return self.request_pin(ask)
+        return pin
+
+    def confirm_last_try(self, ask: PinRequest) -> bool:
+        """Ask whether the last try may be used."""
+        return self._yes(messages.text("prompt.last_try", label=ask.label, serial=ask.serial))
+
+    def confirm_order(self, ask: ConfirmRequest) -> bool:
+        """Show the order and ask."""
+        if not self.present():
+            return False
+        kind = ask.type.split(".")[-1].split("/")[0]
+        self._show([messages.text(f"prompt.confirm_{kind}"), *output.table(ask.lines, "  ")])
+        return self._yes(messages.text("prompt.sign"))
+
+    def compare_on_token(self, ask: ConfirmRequest) -> None:
+        """Show what the token's screen must show."""
+        output.note("\n".join([messages.text("prompt.compare"), *output.table(ask.lines, "  ")]))
+
+    def waiting_for_token(self, action: TokenAction) -> None:
+        """Say what to do on the token."""
+        output.hint(f"prompt.waiting_{action.kind}", seconds=f"{action.timeout_s or 0:g}")
+
+    def _show(self, rows: Iterable[str]) -> None:
+        with _tty() as tty:
+            os.write(tty, ("\n".join(rows) + "\n").encode())
+
+    def _hidden(self, prompt: str) -> str | None:
+        with _tty() as tty, _no_echo(tty):
+            os.write(tty, prompt.encode())
+            answer = _line(tty, time.monotonic() + self._pin_timeout_s)
+            os.write(tty, b"\n")
+            return answer or None
+
+    def _yes(self, question: str) -> bool:
+        if not self.present():
+            return False
+        with _tty() as tty:
+            os.write(tty, f"{question} ".encode())
+            answer = _line(tty, time.monotonic() + self._confirm_timeout_s)
+            if answer is None:
+                os.write(tty, b"\n")
+                raise ConfirmationTimedOut("CONFIRMATION_TIMED_OUT_ON_HOST", waited_s=self._confirm_timeout_s)
+        return answer.strip().lower() in _YES
+
+
+def pin_state_text(state: PinState) -> str:
+    """Return a PIN's state in words, empty where nothing is known."""
+    if state.locked:
+        return messages.text("pin.locked")
+    if state.final_try:
+        return messages.text("pin.final_try")
+    if state.retries_left is not None:
+        return messages.text("pin.tries_left", n=state.retries_left)
+    if state.low:
+        return messages.text("pin.low")
+    return messages.text("pin.fine") if state.locked is False and state.source is CountSource.FLAGS else ""
+
+
+@contextmanager
+def _tty() -> Iterator[int]:
+    descriptor = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _no_echo(tty: int) -> Iterator[None]:
+    """Turn echo off, and back on whatever happens: also when the program is stopped or ended by a signal."""
+    before = termios.tcgetattr(tty)
+    quiet = list(before)
+    quiet[3] = quiet[3] & ~termios.ECHO
+
+    def restore(number: int, frame: FrameType | None) -> None:
+        termios.tcsetattr(tty, termios.TCSAFLUSH, before)
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGTERM, restore)
+    termios.tcsetattr(tty, termios.TCSAFLUSH, quiet)  # what was typed ahead is not the PIN
+    try:
+        yield
+    finally:
+        termios.tcsetattr(tty, termios.TCSAFLUSH, before)
+        signal.signal(signal.SIGTERM, old)
+
+
+def _line(tty: int, deadline: float) -> str | None:
+    """Return a line typed before the deadline; None after it, or when the terminal is gone."""
+    data = b""
+    while not data.endswith(b"\n") and len(data) < _LONGEST:
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([tty], [], [], left)[0]:
+            return None
+        part = os.read(tty, _LONGEST)
+        if not part:
+            return None
+        data += part
+    return data.decode("utf-8", "replace").rstrip("\r\n")

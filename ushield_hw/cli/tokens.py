@@ -1,0 +1,114 @@
+"""``ushield list`` and ``ushield info``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import click
+
+from ushield_hw import messages
+from ushield_hw.cli import options, output
+from ushield_hw.cli.terminal import pin_state_text
+from ushield_hw.discovery import Problem, Token, survey
+from ushield_hw.keys import Pair
+
+_DAY_S = 86400
+
+
+def token_document(token: Token) -> dict[str, object]:
+    """Return what ``--json`` says of a token."""
+    return {
+        "serial": token.serial,
+        "label": token.label,
+        "manufacturer": token.info.manufacturer,
+        "model": token.info.model,
+        "uri": token.uri,
+        "driver": token.driver.id,
+        "module": str(token.module),
+        "also_in": [str(path) for path in token.also_in],
+        "pin": token.pin_state(),
+        "certificates": [pair.to_json() for pair in token.pairs()],
+    }
+
+
+def certificate_rows(pairs: tuple[Pair, ...]) -> list[tuple[str, str]]:
+    """Return label and text of each certificate, and what is wrong with it."""
+    return [(messages.text("list.certificate"), _certificate_text(pair)) for pair in pairs]
+
+
+def _certificate_text(pair: Pair) -> str:
+    facts, now = pair.facts, datetime.now(UTC)
+    days = int((facts.not_after - now).total_seconds() // _DAY_S)
+    if facts.not_before > now:
+        state = messages.text("cert.not_yet", since=f"{facts.not_before:%Y-%m-%d}")
+    elif days < 0:
+        state = messages.text("cert.expired", date=f"{facts.not_after:%Y-%m-%d}")
+    else:
+        state = messages.text("cert.until", date=f"{facts.not_after:%Y-%m-%d}", n=days)
+    key = {True: "cert.with_key", False: "cert.no_key", None: "cert.key_hidden"}[pair.has_key]
+    return f"{facts.subject_text()} · {state} · {messages.text(key)}"
+
+
+def _token_rows(token: Token) -> list[tuple[str, object]]:
+    info = token.info
+    return [
+        (messages.text("list.serial"), token.serial),
+        (messages.text("list.model"), f"{info.manufacturer} {info.model}".strip()),
+        (messages.text("list.driver"), f"{token.driver.id} ({token.module})"),
+        (messages.text("list.also_in"), ", ".join(map(str, token.also_in))),
+        (messages.text("list.pin"), pin_state_text(token.pin_state()) or messages.text("pin.unknown")),
+        *certificate_rows(token.pairs()),
+    ]
+
+
+def _hints(tokens: tuple[Token, ...], problems: tuple[Problem, ...]) -> None:
+    for problem in problems:
+        output.hint("list.problem", module=problem.module, error=problem.error, message=problem.message)
+    if not tokens:
+        output.hint("list.none")
+
+
+@click.command("list", help=messages.text("help.list"))
+@options.as_json()
+def list_command(as_json: bool) -> None:
+    """Show every token."""
+    with output.progress("cli.looking"):
+        seen = survey(options.settings())
+    if as_json:
+        output.document({"tokens": [token_document(token) for token in seen.tokens], "problems": seen.problems})
+        return
+    for token in seen.tokens:
+        output.lines([token.label or token.serial, *output.table(_token_rows(token), "  "), f"  {token.uri}", ""])
+    _hints(seen.tokens, seen.problems)
+
+
+@click.command("info", help=messages.text("help.info"))
+@options.token()
+@options.as_json()
+def info_command(selector: str | None, as_json: bool) -> None:
+    """Show one token in full."""
+    token = options.find(selector)
+    module, about = token.link.module, token.link.module.info()
+    mechanisms = module.mechanisms(token.link.slot_id)
+    extra = {
+        "firmware_version": ".".join(map(str, token.info.firmware_version)),
+        "module_description": about.description,
+        "module_manufacturer": about.manufacturer,
+        "module_version": ".".join(map(str, about.library_version)),
+        "cryptoki_version": ".".join(map(str, about.cryptoki_version)),
+        "isolation": module.isolation,
+        "named_by": token.named_by,
+        "confirm": token.driver.confirm.kind,
+        "mechanisms": mechanisms,
+    }
+    if as_json:
+        output.document(token_document(token) | extra)
+        return
+    rows = [(messages.text(f"info.{name}"), _text(value)) for name, value in extra.items()]
+    output.lines([token.label or token.serial, *output.table([*_token_rows(token), *rows], "  "), f"  {token.uri}"])
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    return str(getattr(value, "value", value))
