@@ -15,6 +15,7 @@ import click
 
 from ushield_hw import config, messages
 from ushield_hw.cli import exits, output
+from ushield_hw.cli.help import Group
 from ushield_hw.errors import InputError, UShieldError
 
 # name -> module of the command; the order is that of the help
@@ -41,7 +42,7 @@ class App:
     settings: config.Settings
 
 
-class _Group(click.Group):
+class _Root(Group):
     """Commands are imported when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -85,8 +86,12 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    with _root.make_context("ushield", arguments) as context:
-        result = _root.invoke(context)
+    root = _root()
+    try:
+        with root.make_context("ushield", arguments) as context:
+            result = root.invoke(context)
+    except click.exceptions.Exit as end:
+        result = end.exit_code
     sys.stdout.flush()
     return result if isinstance(result, int) else 0
 
@@ -135,18 +140,34 @@ def _log(settings: config.Settings, verbosity: int) -> None:
         logger.addHandler(logging.NullHandler())
 
 
-@click.group("ushield", cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--lang", type=click.Choice(messages.LANGUAGES), default=None, help="en | zh")
-@click.option("--drivers", type=click.Path(path_type=Path, file_okay=False, exists=True), default=None)
-@click.option("-v", "--verbose", count=True)
-@click.option("--log-file", type=click.Path(path_type=Path, dir_okay=False), default=None)
-@click.version_option(package_name="ushield-hw", prog_name="ushield")
-@click.pass_context
-def _root(context: click.Context, lang: str | None, drivers: Path | None, verbose: int, log_file: Path | None) -> None:
+def _root() -> click.Group:
+    """Build the root command; its help is in the language in force by now."""
+    file, folder = click.Path(path_type=Path, dir_okay=False), click.Path(path_type=Path, file_okay=False, exists=True)
+    say = messages.text
+    options = [
+        click.Option(["--lang"], type=click.Choice(messages.LANGUAGES), help=say("help.option.lang")),
+        click.Option(["--drivers"], type=folder, metavar="DIR", help=say("help.option.drivers")),
+        click.Option(["-v", "--verbose"], count=True, help=say("help.option.verbose")),
+        click.Option(["--log-file"], type=file, metavar="FILE", help=say("help.option.log_file")),
+        click.Option(["--version"], is_flag=True, is_eager=True, help=say("help.option.version"), callback=_version),
+    ]
+    context = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+    return _Root("ushield", params=options, callback=_start, context_settings=context, help=say("help.ushield"))
+
+
+def _version(context: click.Context, parameter: click.Parameter, asked: bool) -> None:
+    if asked:
+        from ushield_hw import __version__
+
+        click.echo(f"ushield {__version__}")
+        context.exit()
+
+
+def _start(lang: str | None, drivers: Path | None, verbose: int, log_file: Path | None, version: bool) -> None:
     settings = config.load().with_flags(lang=lang, log_file=log_file)
     if drivers is not None:
         settings = settings.with_flags(drivers=(drivers.absolute(), *settings.drivers))
     if lang is None and settings.lang is not None:
         messages.set_language(settings.lang)  # type: ignore[arg-type]
     _log(settings, verbose)
-    context.obj = App(settings)
+    click.get_current_context().obj = App(settings)

@@ -9,6 +9,7 @@ import click
 from ushield_hw import messages
 from ushield_hw.certificate import KeySpec, PinPolicy, expiring, export, install, read_certificate, remove, request
 from ushield_hw.cli import options, output
+from ushield_hw.cli.help import Group
 from ushield_hw.cli.tokens import certificate_rows
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.discovery import key_choice
@@ -18,7 +19,7 @@ from ushield_hw.interaction import PinKind
 _EXPIRING = 6
 
 
-@click.group("cert", help=messages.text("help.cert"))
+@click.group("cert", cls=Group, help=messages.text("help.cert"))
 def cert_command() -> None:
     """Certificates on a token."""
 
@@ -42,12 +43,18 @@ def _list(selector: str | None, days: int | None, as_json: bool) -> int:
 
 @cert_command.command("request", help=messages.text("help.cert.request"))
 @options.token()
-@click.option("--key", "spec", type=click.Choice([spec.value for spec in KeySpec]), default=KeySpec.EC_P256.value)
+@click.option(
+    "--key",
+    "spec",
+    type=click.Choice([spec.value for spec in KeySpec]),
+    default=KeySpec.EC_P256.value,
+    help=messages.text("help.option.key"),
+)
 @click.option("--subject", required=True, metavar="RFC4514", help=messages.text("help.option.subject"))
 @click.option("--pin-per-signature", is_flag=True, help=messages.text("help.option.pin_per_signature"))
 @options.pin_source()
 @options.last_try()
-@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
+@options.out(required=True)
 @options.as_json()
 def _request(
     selector: str | None,
@@ -98,7 +105,7 @@ def _install(file: Path, selector: str | None, pin_source: str | None, allow_las
 @cert_command.command("export", help=messages.text("help.cert.export"))
 @options.token()
 @options.key_id()
-@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), default=None)
+@options.out()
 @options.as_json()
 def _export(selector: str | None, key_id: str | None, out: Path | None, as_json: bool) -> None:
     if out is not None:

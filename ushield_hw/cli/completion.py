@@ -7,9 +7,10 @@ from click.shell_completion import get_completion_class
 
 from ushield_hw import messages
 from ushield_hw.cli import output
+from ushield_hw.cli.help import Command
 
 
-@click.command("completion", help=messages.text("help.completion"))
+@click.command("completion", cls=Command, help=messages.text("help.completion"))
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion_command(context: click.Context, shell: str) -> None:

@@ -6,9 +6,10 @@ import click
 
 from ushield_hw import messages
 from ushield_hw.cli import options, output
+from ushield_hw.cli.help import Group
 
 
-@click.group("config", help=messages.text("help.config"))
+@click.group("config", cls=Group, help=messages.text("help.config"))
 def config_command() -> None:
     """Settings."""
 

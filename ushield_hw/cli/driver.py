@@ -8,6 +8,7 @@ import click
 
 from ushield_hw import messages
 from ushield_hw.cli import options, output
+from ushield_hw.cli.help import Group
 from ushield_hw.drivers import Catalogue, Driver, parse
 from ushield_hw.errors import DriverNotFound, InputError
 
@@ -57,7 +58,7 @@ def _row(driver: Driver) -> str:
     return f"{driver.id:<16} {proven} · {messages.text(state)} · {driver.vendor} {driver.product}"
 
 
-@click.group("driver", help=messages.text("help.driver"))
+@click.group("driver", cls=Group, help=messages.text("help.driver"))
 def driver_command() -> None:
     """The catalogue of token families."""
 
@@ -95,9 +96,14 @@ def _check(file: Path, as_json: bool) -> None:
 
 
 @driver_command.command("match", help=messages.text("help.driver.match"))
-@click.option("--usb", metavar="VID:PID", default=None)
-@click.option("--atr", metavar="HEX", default=None)
-@click.option("--module", type=click.Path(path_type=Path, dir_okay=False), default=None)
+@click.option("--usb", metavar="VID:PID", default=None, help=messages.text("help.option.usb"))
+@click.option("--atr", metavar="HEX", default=None, help=messages.text("help.option.atr"))
+@click.option(
+    "--module",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help=messages.text("help.option.module"),
+)
 @options.as_json()
 def _match(usb: str | None, atr: str | None, module: Path | None, as_json: bool) -> None:
     found = _matching(usb, atr, module)

@@ -48,6 +48,12 @@ def pin_source() -> Callable[[F], F]:
     return click.option("--pin-source", metavar="FILE|-", default=None, help=_help("pin_source"))
 
 
+def out(*, required: bool = False) -> Callable[[F], F]:
+    """``-o``."""
+    kind = click.Path(path_type=Path, dir_okay=False)
+    return click.option("-o", "--out", type=kind, default=None, required=required, help=_help("out"))
+
+
 def last_try() -> Callable[[F], F]:
     """``--allow-last-try``."""
     return click.option("--allow-last-try", is_flag=True, help=_help("allow_last_try"))

@@ -10,6 +10,7 @@ import click
 
 from ushield_hw import messages
 from ushield_hw.cli import options, output
+from ushield_hw.cli.help import Command
 from ushield_hw.cli.terminal import Terminal
 from ushield_hw.cms import CertificateFacts, Profile
 from ushield_hw.discovery import Token, key_choice
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from ushield_hw.verifier import Verified
 
 
-@click.command("show", help=messages.text("help.show"))
+@click.command("show", cls=Command, help=messages.text("help.show"))
 @click.argument("file", metavar="ORDER.json", type=click.Path(path_type=Path))
 @options.as_json()
 def show_command(file: Path, as_json: bool) -> None:
@@ -43,15 +44,20 @@ def show_command(file: Path, as_json: bool) -> None:
         output.lines(output.table(rows))
 
 
-@click.command("sign", help=messages.text("help.sign"))
+@click.command("sign", cls=Command, help=messages.text("help.sign"))
 @click.argument("file", metavar="ORDER.json", type=click.Path(path_type=Path))
 @options.token()
 @options.key_id()
 @options.pin_source()
 @options.last_try()
 @click.option("--unattended", is_flag=True, help=messages.text("help.option.unattended"))
-@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
-@click.option("--profile", type=click.Choice([profile.value for profile in Profile]), default=None)
+@options.out(required=True)
+@click.option(
+    "--profile",
+    type=click.Choice([profile.value for profile in Profile]),
+    default=None,
+    help=messages.text("help.option.profile"),
+)
 @options.as_json()
 def sign_command(
     file: Path,
@@ -138,7 +144,7 @@ def _report(order: Order, signed: SignedOrder, out: Path, profile: str | None, a
     output.lines([messages.text("sign.done", file=out, tx_id=order.tx_id), confirmation])
 
 
-@click.command("verify", help=messages.text("help.verify"))
+@click.command("verify", cls=Command, help=messages.text("help.verify"))
 @click.argument("file", metavar="SIGNED.p7m", type=click.Path(path_type=Path))
 @click.option("--ca", multiple=True, required=True, type=click.Path(path_type=Path), help=messages.text("help.option.ca"))
 @click.option("--order", "expected", type=click.Path(path_type=Path), help=messages.text("help.option.order"))

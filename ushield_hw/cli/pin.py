@@ -6,6 +6,7 @@ import click
 
 from ushield_hw import messages
 from ushield_hw.cli import options, output
+from ushield_hw.cli.help import Group
 from ushield_hw.cli.terminal import pin_state_text
 from ushield_hw.interaction import CountSource, PinKind, PinState
 from ushield_hw.session import change_pin, unblock_pin, verify_pin
@@ -22,7 +23,7 @@ def _print(state: PinState, as_json: bool, done: str | None = None) -> None:
     output.lines(rows)
 
 
-@click.group("pin", help=messages.text("help.pin"))
+@click.group("pin", cls=Group, help=messages.text("help.pin"))
 def pin_command() -> None:
     """The PIN."""
 

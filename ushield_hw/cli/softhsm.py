@@ -9,11 +9,12 @@ import click
 
 from ushield_hw import messages
 from ushield_hw.cli import options, output
+from ushield_hw.cli.help import Group
 from ushield_hw.softhsm import provision
 from ushield_hw.state import state_folder
 
 
-@click.group("softhsm", help=messages.text("help.softhsm"))
+@click.group("softhsm", cls=Group, help=messages.text("help.softhsm"))
 def softhsm_command() -> None:
     """Soft tokens, for tests."""
 

@@ -8,6 +8,7 @@ import click
 
 from ushield_hw import messages
 from ushield_hw.cli import options, output
+from ushield_hw.cli.help import Command
 from ushield_hw.cli.terminal import pin_state_text
 from ushield_hw.discovery import Problem, Token, survey
 from ushield_hw.keys import Pair
@@ -68,7 +69,7 @@ def _hints(tokens: tuple[Token, ...], problems: tuple[Problem, ...]) -> None:
         output.hint("list.none")
 
 
-@click.command("list", help=messages.text("help.list"))
+@click.command("list", cls=Command, help=messages.text("help.list"))
 @options.as_json()
 def list_command(as_json: bool) -> None:
     """Show every token."""
@@ -82,7 +83,7 @@ def list_command(as_json: bool) -> None:
     _hints(seen.tokens, seen.problems)
 
 
-@click.command("info", help=messages.text("help.info"))
+@click.command("info", cls=Command, help=messages.text("help.info"))
 @options.token()
 @options.as_json()
 def info_command(selector: str | None, as_json: bool) -> None:

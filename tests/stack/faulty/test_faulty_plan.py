@@ -40,6 +40,7 @@ def test_of_two_that_disagree_the_later_wins(module: FaultyModule) -> None:
     module.plan([every, Fault("C_Login", 2, returns("CKR_PIN_LOCKED")), Fault("C_Login", 3, passes())])
     client, session = opened(module)
     assert [client.login(session, PIN) for _ in range(3)] == [0xA0, 0xA4, 0]
+    assert module.calls[-1].target_rv == 0
     module.plan([Fault("C_Login", 5, returns("CKR_PIN_LOCKED")), every])
     assert [client.login(session, PIN) for _ in range(2)] == [0xA0, 0xA0]
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from asn1crypto import cms as asn1_cms
-
 from tests.unit.cms import pki
 from ushield_hw.cms import CONFIRMATION_OID, CertificateFacts
 from ushield_hw.cms.der import OCTET_STRING, SEQUENCE, SET, UTF8_STRING, integer, oid, tlv
@@ -95,7 +93,7 @@ class Forgery:
         )
 
     def der(self) -> bytes:
-        return tlv(SEQUENCE, ID_SIGNED_DATA, tlv(0xA0, self.signed_data()))
+        return wrapped(self.signed_data())
 
     def _sign(self, message: bytes) -> bytes:
         if self.sign is not None:
@@ -115,10 +113,14 @@ def plain(private: pki.Key, certificate: bytes, suite: Suite, content: bytes) ->
     return Forgery(private, certificate, suite, content)
 
 
-def as_ber(der: bytes) -> bytes:
-    """The same CMS with indefinite lengths around, as many programs write it."""
-    inner = asn1_cms.ContentInfo.load(der)["content"].dump()
-    return b"\x30\x80" + ID_SIGNED_DATA + b"\xa0\x80" + inner + b"\x00\x00" + b"\x00\x00"
+def wrapped(signed_data: bytes) -> bytes:
+    """ContentInfo around signed data."""
+    return tlv(SEQUENCE, ID_SIGNED_DATA, tlv(0xA0, signed_data))
+
+
+def as_ber(forgery: Forgery) -> bytes:
+    """With indefinite lengths around, as many programs write it."""
+    return b"\x30\x80" + ID_SIGNED_DATA + b"\xa0\x80" + forgery.signed_data() + b"\x00\x00" + b"\x00\x00"
 
 
 def _wire(raw: bytes) -> bytes:

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from ushield_hw.cms import Confirmation, Profile, Template
 from ushield_hw.suites import KeyKind, Padding, Suite
 
+Digest = type[hashes.SHA256] | type[hashes.SHA384]
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 NOW = datetime(2026, 11, 24, 2, 1, tzinfo=UTC)
@@ -66,7 +67,7 @@ class Authority:
 
     key: Key
     certificate: x509.Certificate
-    digest: type[hashes.HashAlgorithm] = hashes.SHA256
+    digest: Digest = hashes.SHA256
 
     @property
     def der(self) -> bytes:
@@ -78,7 +79,7 @@ class Authority:
         """The CA's certificate, PEM."""
         return self.certificate.public_bytes(Encoding.PEM)
 
-    def issue(
+    def issue(  # noqa: PLR0913 - a certificate has many fields
         self,
         subject: str,
         public_key: CertificatePublicKeyTypes,
@@ -90,7 +91,7 @@ class Authority:
         ca: bool = False,
         path_length: int | None = None,
         extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
-        digest: type[hashes.HashAlgorithm] | None = None,
+        digest: Digest | None = None,
     ) -> x509.Certificate:
         """Issue a certificate. ``subject`` as in RFC 4514; ``key_usage`` None leaves the extension out."""
         builder = (
@@ -128,7 +129,7 @@ class Authority:
         next_update: datetime = NOW + DAY,
         reason: x509.ReasonFlags | None = None,
         extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
-        digest: type[hashes.HashAlgorithm] | None = None,
+        digest: Digest | None = None,
     ) -> bytes:
         """Issue a CRL, DER: the serial numbers with the moment each was revoked."""
         builder = (

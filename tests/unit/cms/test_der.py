@@ -61,19 +61,19 @@ def test_a_set_is_sorted(elements: list[bytes]) -> None:
     ],
 )
 def test_lengths_in_another_form_are_refused(data: bytes) -> None:
-    with pytest.raises(DerError, match="^not_der$"):
+    with pytest.raises(DerError, match=r"^not_der$"):
         octets(data)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x05\x00", b"\x24\x04\x04\x02ab"])
 def test_another_tag_is_refused_with_the_problem_given(data: bytes) -> None:
-    with pytest.raises(DerError, match="^wrong_tag$"):
+    with pytest.raises(DerError, match=r"^wrong_tag$"):
         octets(data)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"\x80", b"\x00\x01", b"\x00\x00"])
 def test_integers_that_are_negative_or_not_minimal_are_refused(content: bytes) -> None:
-    with pytest.raises(DerError, match="^wrong$"):
+    with pytest.raises(DerError, match=r"^wrong$"):
         Reader(tlv(INTEGER, content)).integer("wrong")
 
 
@@ -81,14 +81,14 @@ def test_an_element_must_not_reach_beyond_the_one_around_it() -> None:
     inner = b"\x04\x05ab"  # three octets more than the sequence holds, but they follow in the data
     reader = Reader(tlv(SEQUENCE, inner) + b"cde").enter(SEQUENCE, "wrong")
 
-    with pytest.raises(DerError, match="^not_der$"):
+    with pytest.raises(DerError, match=r"^not_der$"):
         reader.content(OCTET_STRING, "wrong")
 
 
 def test_a_constant_must_not_reach_beyond_the_end() -> None:
     reader = Reader(tlv(SEQUENCE, b"ab") + b"c").enter(SEQUENCE, "wrong")
 
-    with pytest.raises(DerError, match="^wrong$"):
+    with pytest.raises(DerError, match=r"^wrong$"):
         reader.constant(b"abc", "wrong")
 
 
@@ -96,5 +96,5 @@ def test_what_is_left_is_refused_on_close() -> None:
     reader = Reader(b"\x04\x00\x04\x00")
     reader.content(OCTET_STRING, "wrong")
 
-    with pytest.raises(DerError, match="^left$"):
+    with pytest.raises(DerError, match=r"^left$"):
         reader.close("left")

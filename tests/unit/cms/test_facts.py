@@ -103,7 +103,7 @@ def test_key_usage_that_is_not_there_is_none_and_not_empty() -> None:
 def test_reads_every_use(name: str) -> None:
     uses = {name, "keyAgreement"} if name.endswith("cipherOnly") else {name}
 
-    assert facts_of(ROOT.issue("CN=A", PUBLIC, key_usage=uses)).key_usage == uses
+    assert facts_of(ROOT.issue("CN=A", PUBLIC, key_usage=uses)).key_usage == frozenset(uses)
 
 
 def test_reads_the_highest_serial_number_and_not_a_higher_one() -> None:
@@ -133,7 +133,7 @@ def test_a_name_that_cannot_be_read_is_an_input_error() -> None:
     der = pki.der(ROOT.issue("CN=Alice", PUBLIC))
     facts = CertificateFacts.read(der.replace(b"\x0c\x05Alice", b"\x0c\x05\xff\xff\xff\xff\xff"))
 
-    with pytest.raises(InputError, match="^This is not a certificate") as caught:
+    with pytest.raises(InputError, match=r"^This is not a certificate") as caught:
         facts.subject_text()
     assert caught.value.code == "CERTIFICATE_MALFORMED"
 
@@ -168,7 +168,7 @@ _TRUE = b"\x01\x01\xff"
 )
 def test_refuses_fields_in_another_form(old: bytes, new: bytes) -> None:
     der = pki.der(ROOT.issue("CN=A", PUBLIC, serial=0x1234, ca=True))
-    assert old in der
+    assert _resized(der, old, old) == der
 
     refused(_resized(der, old, new))
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from ushield_hw.order import Order, Rules
+from ushield_hw.order.values import STRICT
 
 ABSENT: Final = object()
 
@@ -57,9 +58,9 @@ def make_login(**changes: object) -> dict[str, Any]:
     return changed(document, changes)
 
 
-def payment(*, rules: Rules | None = None, **changes: object) -> Order:
+def payment(rules: Rules = STRICT, /, **changes: object) -> Order:
     """Return a valid payment order."""
-    return Order.from_json(make_payment(**changes), rules=rules or Rules())
+    return Order.from_json(make_payment(**changes), rules=rules)
 
 
 def login(**changes: object) -> Order:

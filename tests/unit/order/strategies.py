@@ -16,7 +16,7 @@ LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
 DIGITS: Final = "0123456789"
 CAPITALS: Final = LETTERS.upper()
 
-# Latin, Greek, Cyrillic, Arabic, Tibetan, Thai, Hangul, kana, ideographs of planes 0, 2 and 3, full-width forms, symbols.
+# Latin, Greek, Cyrillic, Arabic, Tibetan, Thai, Hangul, kana, ideographs of planes 0, 2 and 3, full-width forms…
 _ALPHABET: Final = (
     "AZaz09 .,-'()&<>\"\\/éüßñΩЖя·中国工商银行某某張龘阿依古丽买提𠮷𪚥\U00020000\U0002ebf0\U00031350ＡＢ（）：　"
     "你好ﷲابتکཀཁกขค가힣あア㐀䶵€￥°²①☎̣̂"
@@ -43,7 +43,7 @@ references = st.from_regex(r"[0-9A-Za-z]{1,5}([-._/:+][0-9A-Za-z]{1,5}){0,4}", f
 bank_ids = st.from_regex(r"[a-z0-9]{1,8}(-[a-z0-9]{1,8}){0,2}", fullmatch=True)
 hosts = st.from_regex(r"([a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?\.){1,3}[a-z]{2,10}", fullmatch=True)
 nonces = st.binary(min_size=32, max_size=32).map(lambda raw: base64.urlsafe_b64encode(raw).decode().rstrip("="))
-moments = st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 30), timezones=st.just(UTC))  # noqa: DTZ001
+moments = st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 30), timezones=st.just(UTC))
 
 
 @st.composite

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ STRUCTURE = [
     ({"type": "ushield.login/1"}, "ORDER_UNKNOWN_KEY", "order_no"),
     ({"memo": "x"}, "ORDER_UNKNOWN_KEY", "memo"),
     ({"Purpose": "x"}, "ORDER_UNKNOWN_KEY", "Purpose"),
-    ({"": "x"}, "ORDER_UNKNOWN_KEY", ""),
+    ({"": "x"}, "ORDER_UNKNOWN_KEY", '""'),
     ({"\u202e": "x"}, "ORDER_UNKNOWN_KEY", "\\u{202e}"),
     ({"k" * 50: "x"}, "ORDER_UNKNOWN_KEY", "k" * 39 + "…"),
     ({"bank__port": "443"}, "ORDER_UNKNOWN_KEY", "bank.port"),
@@ -130,7 +131,7 @@ VALUES = [
         ({"nonce": value}, "ORDER_NONCE", "nonce")
         for value in (
             *(NONCE[:-1], NONCE + "A", NONCE + "=", NONCE.replace("-", "+"), NONCE.replace("-", "/")),
-            *(NONCE[:-1] + last for last in "BCDZabz1389-_"),
+            *(NONCE[:-1] + last for last in "BCDZabz13579-_"),
             NONCE[:-1] + "Ａ",
         )
     ),
@@ -219,10 +220,9 @@ def test_refused(changes: dict[str, Any], code: str, place: str) -> None:
     with pytest.raises(InputError) as from_document:
         Order.from_json(document)
     assert (from_document.value.code, from_document.value.place) == (code, place)
-    if "\ud800" not in str(document):
-        with pytest.raises(InputError) as from_file:
-            Order.parse(as_json(document))
-        assert (from_file.value.code, from_file.value.details) == (code, from_document.value.details)
+    with pytest.raises(InputError) as from_file:
+        Order.parse(json.dumps(document))
+    assert (from_file.value.code, from_file.value.details) == (code, from_document.value.details)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_refused_in_a_login(changes: dict[str, Any], code: str, place: str) -> N
 
 
 def test_what_was_found_is_said_in_words_of_json() -> None:
-    found = {"null": None, "boolean": False, "number": 1, "array": [], "object": {}}
+    found: dict[str, object] = {"null": None, "boolean": False, "number": 1, "array": [], "object": {}}
     for name, value in found.items():
         with pytest.raises(InputError) as refusal:
             Order.parse(as_json(make_payment(purpose=value)))

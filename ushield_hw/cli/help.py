@@ -1,0 +1,59 @@
+"""Help pages in the language in force: click's own words are English only."""
+
+from __future__ import annotations
+
+import click
+
+from ushield_hw import messages
+
+
+def _format_usage(command: click.Command, context: click.Context, formatter: click.HelpFormatter) -> None:
+    pieces = " ".join(command.collect_usage_pieces(context))
+    formatter.write_usage(context.command_path, pieces, prefix=messages.text("help.usage") + " ")
+
+
+def _format_options(command: click.Command, context: click.Context, formatter: click.HelpFormatter) -> None:
+    rows = [record for parameter in command.get_params(context) if (record := parameter.get_help_record(context))]
+    if rows:
+        with formatter.section(messages.text("help.options")):
+            formatter.write_dl(rows)
+
+
+def _in_our_words(option: click.Option | None) -> click.Option | None:
+    if option is not None:
+        option.help = messages.text("help.option.help")
+    return option
+
+
+class Command(click.Command):
+    """A command whose help page is in the language in force."""
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _format_usage(self, ctx, formatter)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _format_options(self, ctx, formatter)
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        return _in_our_words(super().get_help_option(ctx))
+
+
+class Group(click.Group):
+    """A group of commands whose help page is in the language in force."""
+
+    command_class = Command
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _format_usage(self, ctx, formatter)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _format_options(self, ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        return _in_our_words(super().get_help_option(ctx))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section(messages.text("help.commands")):
+            formatter.write_dl([(name, command.get_short_help_str(80)) for name, command in found if command])
