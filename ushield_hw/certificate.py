@@ -155,8 +155,8 @@ def read_certificate(data: bytes) -> bytes:
     """
     if _PEM_BEGIN not in data:
         return data
-    from cryptography import x509  # noqa: PLC0415
-    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
 
     try:
         found = x509.load_pem_x509_certificates(data)
@@ -198,7 +198,7 @@ def _write(session: Session, facts: CertificateFacts, key: KeyRecord) -> None:
 
 
 def _name(subject: str) -> x509.Name:
-    from cryptography import x509  # noqa: PLC0415
+    from cryptography import x509
 
     try:
         name = x509.Name.from_rfc4514_string(subject)
@@ -210,33 +210,35 @@ def _name(subject: str) -> x509.Name:
 
 
 def _common_name(name: x509.Name) -> str:
-    from cryptography.x509.oid import NameOID  # noqa: PLC0415
+    from cryptography.x509.oid import NameOID
 
     found = name.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(found[0].value) if found else name.rfc4514_string()
 
 
 def _signed_request(session: Session, name: x509.Name, made: PublicKey, key_id: bytes) -> bytes:
-    from cryptography import x509  # noqa: PLC0415
-    from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
-    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.serialization import Encoding
 
-    from ushield_hw.token_key import token_private_key  # noqa: PLC0415 - brings cryptography
+    from ushield_hw.token_key import token_private_key
 
-    suite, way = plan(session, made.kind)
+    how = plan(session, made.kind)
     key = next(key for key in session.keys() if key.private and key.key_id == key_id)
 
     def sign(message: bytes) -> bytes:
-        return signature(session, key, suite, way, message, purpose="request")
+        return signature(session, key, how, message, purpose="request")
 
-    private: Any = token_private_key(made, suite, sign)
-    digest: Any = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}[suite.digest]
-    built = x509.CertificateSigningRequestBuilder().subject_name(name).sign(private, digest, **_padding(suite, digest))
+    private: Any = token_private_key(made, how.suite, sign)
+    digest: Any = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}[how.suite.digest]
+    built = (
+        x509.CertificateSigningRequestBuilder().subject_name(name).sign(private, digest, **_padding(how.suite, digest))
+    )
     return built.public_bytes(Encoding.PEM)
 
 
 def _padding(suite: Suite, digest: Any) -> dict[str, Any]:
-    from cryptography.hazmat.primitives.asymmetric import padding  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import padding
 
     if suite.padding is not Padding.PSS:
         return {}
@@ -244,6 +246,6 @@ def _padding(suite: Suite, digest: Any) -> dict[str, Any]:
 
 
 def _pem(der: bytes) -> bytes:
-    import ssl  # noqa: PLC0415
+    import ssl
 
     return ssl.DER_cert_to_PEM_cert(der).encode()

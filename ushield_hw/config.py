@@ -86,8 +86,8 @@ def load(environment: Mapping[str, str] = os.environ, system_file: Path = SYSTEM
     """Read the settings.
 
     Raises:
-        InputError: a file is not TOML, has an unknown or wrong key (``CONFIG_INVALID``), sets in a user's file what only
-            the system's may (``CONFIG_SYSTEM_ONLY``), or the system file could be changed by others (``CONFIG_UNSAFE``).
+        InputError: ``CONFIG_UNREADABLE``; ``CONFIG_INVALID``: an unknown or wrong key; ``CONFIG_SYSTEM_ONLY``: a user's
+            file sets what only the system's may; ``CONFIG_UNSAFE``: the system file could be changed by others.
     """
     settings = _defaults(environment)
     home = _folder(environment, "XDG_CONFIG_HOME", ".config")
@@ -134,7 +134,7 @@ def _read(settings: Settings, path: Path, *, system: bool) -> Settings:
         table = Table(tomllib.loads(path.read_text(encoding="utf-8")), refuse)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError("CONFIG_UNREADABLE", file=str(path), reason=str(error)) from error
-    if not system and "modules" in table.keys():  # noqa: SIM118 - not a mapping
+    if not system and "modules" in table.keys():
         raise InputError("CONFIG_SYSTEM_ONLY", file=str(path), key="modules")
     found = _values(table)
     table.close()

@@ -174,7 +174,9 @@ def find_token(
     if wanted:
         raise TokenMultiple(candidates=[token.uri for token in wanted], n=len(wanted))
     asked = selector or serial or label or ""
-    findings = [token.uri for token in seen.tokens] + [f"{problem.module}: {problem.error}" for problem in seen.problems]
+    findings = [token.uri for token in seen.tokens] + [
+        f"{problem.module}: {problem.error}" for problem in seen.problems
+    ]
     raise TokenNotFound("TOKEN_NONE_MATCHES" if asked and seen.tokens else None, wanted=asked, findings=findings)
 
 

@@ -1,7 +1,7 @@
 """Driver descriptors: what is different about each family of tokens, as data (``drivers/*.toml``).
 
-One file a family; ``drivers/README.md`` explains every key. A descriptor in a user's folder wins over a shipped one with
-the same id. Files are read at once but parsed only when asked for: a signature needs one of them.
+One file a family; ``drivers/README.md`` explains every key. A descriptor in a user's folder wins over a shipped one
+with the same id. Files are read at once but parsed only when asked for: a signature needs one of them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Interface(Enum):
 class Kind(Enum):
     """What stands behind the module."""
 
-    TOKEN = "token"
+    TOKEN = "token"  # noqa: S105
     SOFTWARE = "software"
     HSM = "hsm"
     PLATFORM = "platform"  # TPM, the operating system's own
@@ -92,7 +92,7 @@ class HashOn(Enum):
     """Where a message is hashed."""
 
     HOST = "host"
-    TOKEN = "token"
+    TOKEN = "token"  # noqa: S105
 
 
 class Padding(Enum):
@@ -178,7 +178,7 @@ class UsbId:
 
 @dataclass(frozen=True, slots=True)
 class Atr:
-    """An answer to reset, lower-case hex, with a mask where some bytes do not count. ``also_in``: families sharing it."""
+    """An answer to reset, lower-case hex. ``mask``: which bits count. ``also_in``: other families that have it."""
 
     atr: str
     mask: str | None = None

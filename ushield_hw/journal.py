@@ -153,4 +153,3 @@ def _write(file: Path, record: dict[str, Any]) -> None:
         state.write_atomically(file, json.dumps(record, separators=(",", ":")).encode())
     except OSError as error:
         raise StorageError(_UNUSABLE, path=str(file), reason=error.strerror) from error
-

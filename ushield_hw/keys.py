@@ -6,16 +6,16 @@ pair whose ids differ is still found by its public key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
 from ushield_hw.cms import CertificateFacts
-from ushield_hw.cryptoki.model import CertificateRecord, KeyRecord
+from ushield_hw.cryptoki.model import CertificateRecord, KeyRecord, SignCall
+from ushield_hw.cryptoki.module import PATIENCE, Patience
 from ushield_hw.drivers import HashOn
 from ushield_hw.errors import (
-    CertificateError,
     CertificateExpired,
     CertificateMultiple,
     CertificateNotFound,
@@ -26,7 +26,7 @@ from ushield_hw.errors import (
 from ushield_hw.interaction import PinKind
 from ushield_hw.order import KeyUse
 from ushield_hw.session import Session
-from ushield_hw.suites import DIGEST_INFO_PREFIX, Feed, KeyKind, Padding, Suite, Way, suites_for
+from ushield_hw.suites import DIGEST_INFO_PREFIX, Feed, KeyKind, Suite, Way, suites_for
 
 PENDING: Final = "#pending"
 """Ends the label of a key or certificate that is not in use yet: a renewal that was not finished."""
@@ -101,9 +101,7 @@ class KeyChoice:
 ANY: Final = KeyChoice()
 
 
-def pairs(
-    certificates: Iterable[CertificateRecord], keys: Sequence[KeyRecord], *, logged_in: bool
-) -> tuple[Pair, ...]:
+def pairs(certificates: Iterable[CertificateRecord], keys: Sequence[KeyRecord], *, logged_in: bool) -> tuple[Pair, ...]:
     """Pair certificates with keys. Objects that are no X.509 certificate are left out."""
     found = []
     for certificate in certificates:
@@ -154,89 +152,78 @@ def choose(found: Sequence[Pair], use: KeyUse, choice: KeyChoice = ANY, now: dat
     return max(living, key=lambda pair: (pair.facts.not_before, pair.facts.not_after))
 
 
-def plan(session: Session, kind: KeyKind | None) -> tuple[Suite, Way]:
-    """Return the suite and the mechanism for a kind of key, from what the token offers and its driver prefers.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a key signs: which suite, and the mechanism that makes it on this token."""
+
+    suite: Suite
+    way: Way
+
+    def feed(self, message: bytes) -> bytes:
+        """Return what C_Sign receives for a message; it is hashed here unless the token does."""
+        if self.way.feed is Feed.MESSAGE:
+            return message
+        digest = self.suite.hash(message)
+        return digest if self.way.feed is Feed.DIGEST else DIGEST_INFO_PREFIX[self.suite.digest] + digest
+
+
+def plan(session: Session, kind: KeyKind | None) -> Plan:
+    """Return how a kind of key signs, from what the token offers and its driver prefers.
 
     Raises:
         TokenError: ``MECHANISM_MISSING``: the token offers none of those that make a valid signed order.
     """
     sign = session.link.driver.sign
+    on_token = sign.hash_on is HashOn.TOKEN
     offered = session.link.module.mechanisms(session.link.slot_id)
     suites = suites_for(kind) if kind else ()
-    wanted = sorted(suites, key=lambda suite: suite.padding is not Padding.ECDSA and suite.padding.value != sign.padding.value)
-    for suite in wanted:
-        way = suite.way(offered, hash_on_token=sign.hash_on is HashOn.TOKEN)
-        if way is not None and not (sign.hash_on is HashOn.TOKEN and way.feed is not Feed.MESSAGE):
-            return suite, way
+    for suite in sorted(suites, key=lambda suite: suite.padding.value not in {"ecdsa", sign.padding.value}):
+        way = suite.way(offered, hash_on_token=on_token)
+        if way is not None and (way.feed is Feed.MESSAGE or not on_token):
+            return Plan(suite, way)
     raise TokenError("MECHANISM_MISSING", key=kind.value if kind else "?", offered=list(offered)[:50])
 
 
 def signature(
-    session: Session,
-    key: KeyRecord,
-    suite: Suite,
-    way: Way,
-    message: bytes,
-    *,
-    purpose: str,
-    codes: Mapping[str, str] | None = None,
-    deadline_s: float | None = None,
-    began: Callable[[], None] = lambda: None,
+    session: Session, key: KeyRecord, how: Plan, message: bytes, *, purpose: str, patience: Patience = PATIENCE
 ) -> bytes:
     """Return the token's signature over a message: one C_Sign, and one login for it where the key wants that.
 
     Args:
         session: an open token.
         key: one of its private keys.
-        suite: what kind of signature.
-        way: which mechanism makes it.
-        message: the whole message; it is hashed here unless the token does.
+        how: suite and mechanism.
+        message: the whole message.
         purpose: said in the PIN prompt.
-        codes: meanings of C_Sign's return values (descriptor).
-        deadline_s: how long the token may take.
-        began: called when C_Sign is about to be entered.
+        patience: how long to wait, and what C_Sign's return values mean.
 
     Raises:
         PinError, TokenError, ConfirmationError, OutcomeUnknown: as :meth:`Module.sign`.
     """
     link, entered = session.link, False
-    data = _fed(suite, way, message)
 
-    def start() -> None:
+    def began() -> None:
         nonlocal entered
         entered = True
-        began()
+        patience.began()
+
+    waiting = replace(patience, began=began)
+    call = SignCall(key.handle, how.way.mechanism, how.feed(message), how.suite.digest, key.always_authenticate)
 
     def send(pin: str | None) -> bytes | UShieldError:
         try:
-            return link.module.sign(
-                session.login_id,
-                key.handle,
-                way.mechanism,
-                data,
-                digest=suite.digest,
-                context=key.always_authenticate,
-                pin=pin,
-                codes=codes,
-                deadline_s=deadline_s,
-                began=start,
-            )
+            return link.module.sign(session.login_id, replace(call, pin=pin), waiting)
         except UShieldError as error:
             if not entered:
                 raise
             return error  # the PIN was right: what failed after it must not count as a failed try
 
-    done = link.pin.use(session.interaction, PinKind.CONTEXT, purpose, send) if key.always_authenticate else send(None)
+    if not key.always_authenticate:
+        return link.module.sign(session.login_id, call, patience)
+    done = link.pin.use(session.interaction, PinKind.CONTEXT, purpose, send)
     if isinstance(done, UShieldError):
         raise done
     return done
-
-
-def _fed(suite: Suite, way: Way, message: bytes) -> bytes:
-    if way.feed is Feed.MESSAGE:
-        return message
-    digest = suite.hash(message)
-    return digest if way.feed is Feed.DIGEST else DIGEST_INFO_PREFIX[suite.digest] + digest
 
 
 def _key_of(certificate: CertificateRecord, facts: CertificateFacts, keys: Sequence[KeyRecord]) -> KeyRecord | None:

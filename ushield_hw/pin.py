@@ -239,4 +239,3 @@ class TryCounter:
             kept.write_atomically(file, json.dumps({"version": 1, "failures": failures}).encode())
         except OSError as error:
             raise StorageError(_UNUSABLE, path=str(file), reason=error.strerror) from error
-

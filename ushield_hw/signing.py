@@ -19,6 +19,7 @@ from typing import Final
 from ushield_hw import messages
 from ushield_hw.cms import Confirmation, Profile, Template
 from ushield_hw.config import Settings
+from ushield_hw.cryptoki.module import Patience
 from ushield_hw.drivers import ConfirmKind, ConfirmText, Driver, Kind
 from ushield_hw.errors import (
     ConfirmationCancelled,
@@ -31,10 +32,9 @@ from ushield_hw.errors import (
 )
 from ushield_hw.interaction import ConfirmRequest, TokenAction
 from ushield_hw.journal import Entry, Journal, State
-from ushield_hw.keys import ANY, KeyChoice, Pair, choose, plan, session_pairs, signature
+from ushield_hw.keys import ANY, KeyChoice, Pair, Plan, choose, plan, session_pairs, signature
 from ushield_hw.order import Order, Rules, check_fits, message_format, screen_lines
 from ushield_hw.session import Session
-from ushield_hw.suites import Suite, Way
 
 _QUIET_S: Final = 0.5
 # The module's own time-out comes first; this one is for a module that hangs.
@@ -84,8 +84,7 @@ class _Prepared:
     """Everything about a token's key that does not change from order to order."""
 
     pair: Pair
-    suite: Suite
-    way: Way
+    how: Plan
     template: Template
     confirmation: Confirmation | None
     subject: str
@@ -127,7 +126,9 @@ def sign(
     prepared = _prepare(order, session, _profile(driver, profile), attendance, key)
     book = _journal(journal, session.link.settings)
     held = (
-        book.signing(order, prepared.template.signer.sha256.hex(), prepared.subject) if book is not None else nullcontext()
+        book.signing(order, prepared.template.signer.sha256.hex(), prepared.subject)
+        if book is not None
+        else nullcontext()
     )
     with held as entry:
         if entry is not None and entry.signed is not None:
@@ -139,7 +140,7 @@ def sign(
 
 def stored(der: bytes, order: Order) -> SignedOrder:
     """Return a signed order that the journal kept, as it was made."""
-    from ushield_hw import cms  # noqa: PLC0415 - only when there is one
+    from ushield_hw import cms
 
     parts = cms.parse(der)
     return SignedOrder(der, parts.profile, parts.confirmation, parts.certificate, order.tx_id, again=True)
@@ -158,9 +159,9 @@ def _prepare(order: Order, session: Session, profile: Profile, attendance: Atten
 
     def make() -> _Prepared:
         pair = choose(session_pairs(session), order.purpose_of_key, key)
-        suite, way = plan(session, pair.facts.key)
-        template = Template(pair.facts.der, suite, profile, confirmation)
-        return _Prepared(pair, suite, way, template, confirmation, pair.facts.subject.hex())
+        how = plan(session, pair.facts.key)
+        template = Template(pair.facts.der, how.suite, profile, confirmation)
+        return _Prepared(pair, how, template, confirmation, pair.facts.subject.hex())
 
     found: _Prepared = session.kept((order.purpose_of_key, profile, confirmation, key), make)
     if not found.pair.valid_at(datetime.now(UTC)):  # it was valid when it was chosen
@@ -197,9 +198,7 @@ def _journal(journal: Journal | Journaling, settings: Settings) -> Journal | Non
     return Journal.of(settings) if journal is Journaling.STATE_FOLDER else None
 
 
-def _sign(
-    order: Order, content: bytes, session: Session, prepared: _Prepared, entry: Entry | None
-) -> SignedOrder:
+def _sign(order: Order, content: bytes, session: Session, prepared: _Prepared, entry: Entry | None) -> SignedOrder:
     message = prepared.template.to_be_signed(content)
     order.check_live(datetime.now(UTC))  # the person may have taken their time
     if entry is not None:
@@ -240,7 +239,7 @@ def _note_failure(error: UShieldError, order: Order, entry: Entry | None) -> Non
 def _check(der: bytes, driver: Driver) -> None:
     """Verify what a token made before anybody gets it; a software token's signatures are not worth the time."""
     if driver.kind is not Kind.SOFTWARE:
-        from ushield_hw.verifier import check_signature  # noqa: PLC0415 - slow; beside a real token's time it is not
+        from ushield_hw.verifier import check_signature
 
         check_signature(der)
 
@@ -249,17 +248,11 @@ def _ask_token(order: Order, session: Session, prepared: _Prepared, message: byt
     confirm = session.link.driver.confirm
     with _waiting(session) as (began, action):
         try:
-            return signature(
-                session,
-                prepared.pair.key,  # type: ignore[arg-type] # a chosen pair has its key
-                prepared.suite,
-                prepared.way,
-                message,
-                purpose="sign",
-                codes=confirm.codes,
-                deadline_s=confirm.timeout_s + _PATIENCE_S if confirm.kind is not ConfirmKind.NONE else None,
-                began=began,
-            )
+            deadline_s = confirm.timeout_s + _PATIENCE_S if confirm.kind is not ConfirmKind.NONE else None
+            patience = Patience(confirm.codes, deadline_s, began)
+            key = prepared.pair.key
+            assert key is not None  # noqa: S101 - a chosen pair has its key
+            return signature(session, key, prepared.how, message, purpose="sign", patience=patience)
         except ConfirmationError:
             raise
         except UShieldError as error:

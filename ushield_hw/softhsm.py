@@ -173,7 +173,9 @@ def _set_pin(module: Module, info: TokenInfo, so_pin: Path, pin: Path) -> None:
 
 def _pin_file(folder: Path, wanted: _Wanted, kind: str) -> Path:
     """Return the file of a PIN, with a new random PIN in it if it is not there yet."""
-    safe = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "_" for letter in wanted.label)
+    safe = "".join(
+        letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "_" for letter in wanted.label
+    )
     file = folder / f"{safe}.{kind}"
     digits = wanted.pin_digits if kind == "pin" else wanted.so_pin_digits
     if not file.exists():

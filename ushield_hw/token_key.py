@@ -70,7 +70,7 @@ class _EcKey(ec.EllipticCurvePrivateKey):
     def private_numbers(self) -> ec.EllipticCurvePrivateNumbers:
         _stays_on_the_token()
 
-    def private_bytes(self, encoding: Any, format: Any, encryption_algorithm: Any) -> bytes:  # noqa: A002
+    def private_bytes(self, encoding: Any, format: Any, encryption_algorithm: Any) -> bytes:
         _stays_on_the_token()
 
     def __copy__(self) -> Self:
@@ -105,7 +105,7 @@ class _RsaKey(rsa.RSAPrivateKey):
     def private_numbers(self) -> rsa.RSAPrivateNumbers:
         _stays_on_the_token()
 
-    def private_bytes(self, encoding: Any, format: Any, encryption_algorithm: Any) -> bytes:  # noqa: A002
+    def private_bytes(self, encoding: Any, format: Any, encryption_algorithm: Any) -> bytes:
         _stays_on_the_token()
 
     def __copy__(self) -> Self:

@@ -70,7 +70,12 @@ class TokenUri:
 
     def __str__(self) -> str:
         """Return the URI, its attributes percent-encoded."""
-        named = (("token", self.token), ("manufacturer", self.manufacturer), ("serial", self.serial), ("model", self.model))
+        named = (
+            ("token", self.token),
+            ("manufacturer", self.manufacturer),
+            ("serial", self.serial),
+            ("model", self.model),
+        )
         parts = [f"{name}={quote(value, safe=_PLAIN)}" for name, value in named if value is not None]
         if self.id is not None:
             parts.append("id=" + "".join(f"%{byte:02X}" for byte in self.id))

@@ -28,7 +28,6 @@ DEPENDENCIES = {
     "pyhanko-certvalidator",
     "pyscard",
     "python-pkcs11",
-    "rfc8785",
 }
 
 

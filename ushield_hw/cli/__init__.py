@@ -11,6 +11,6 @@ from collections.abc import Sequence
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code (see ``cli.exits``)."""
-    from ushield_hw.cli.app import run  # noqa: PLC0415
+    from ushield_hw.cli.app import run
 
     sys.exit(run(list(sys.argv[1:] if argv is None else argv)))

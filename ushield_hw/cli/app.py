@@ -79,7 +79,7 @@ def run(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: say nothing at exit either
         return 0
-    except Exception:  # noqa: BLE001 - the last line of defence: no traceback that could show a value
+    except Exception:
         logging.getLogger("ushield_hw").debug("internal error", exc_info=True)
         output.failure(UShieldError(), as_json=as_json)
         return exits.INTERNAL
@@ -101,7 +101,7 @@ def _language(arguments: Sequence[str]) -> messages.Language | None:
     for n, argument in enumerate(arguments):
         value = argument.partition("=")[2] or (arguments[n + 1] if n + 1 < len(arguments) else "")
         if argument.split("=")[0] == "--lang" and value in messages.LANGUAGES:
-            return value  # type: ignore[return-value]
+            return value
     return None
 
 

@@ -26,7 +26,7 @@ def cert_command() -> None:
 
 @cert_command.command("list", help=messages.text("help.cert.list"))
 @options.token()
-@click.option("--expiring", "days", type=click.IntRange(min=0), default=None, help=messages.text("help.option.expiring"))
+@click.option("--expiring", "days", type=click.IntRange(min=0), default=None, help=options.say("expiring"))
 @options.as_json()
 def _list(selector: str | None, days: int | None, as_json: bool) -> int:
     found = options.find(selector).pairs()
@@ -48,10 +48,10 @@ def _list(selector: str | None, days: int | None, as_json: bool) -> int:
     "spec",
     type=click.Choice([spec.value for spec in KeySpec]),
     default=KeySpec.EC_P256.value,
-    help=messages.text("help.option.key"),
+    help=options.say("key"),
 )
-@click.option("--subject", required=True, metavar="RFC4514", help=messages.text("help.option.subject"))
-@click.option("--pin-per-signature", is_flag=True, help=messages.text("help.option.pin_per_signature"))
+@click.option("--subject", required=True, metavar="RFC4514", help=options.say("subject"))
+@click.option("--pin-per-signature", is_flag=True, help=options.say("pin_per_signature"))
 @options.pin_source()
 @options.last_try()
 @options.out(required=True)

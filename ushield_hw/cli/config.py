@@ -15,7 +15,7 @@ def config_command() -> None:
 
 
 @config_command.command("show", help=messages.text("help.config.show"))
-@click.option("--origin", is_flag=True, help=messages.text("help.option.origin"))
+@click.option("--origin", is_flag=True, help=options.say("origin"))
 @options.as_json()
 def _show(origin: bool, as_json: bool) -> None:
     rows = options.settings().rows()

@@ -49,6 +49,7 @@ class _Demo:
     environment: dict[str, str]
     attended: bool
     step: int = 0
+    token: str = ""
 
     def say(self, name: str) -> None:
         """Print a step's heading: its number, and what it proves."""
@@ -57,7 +58,7 @@ class _Demo:
 
     def ushield(self, *words: str, exits: int = 0) -> None:
         """Run a command of ours and show it with what it prints."""
-        shown = " ".join(shlex.quote(word) for word in words)
+        shown = " ".join('"$TOKEN"' if word == self.token else shlex.quote(word) for word in words)
         output.lines([f"  $ ushield {shown}"])
         self._run([sys.executable, "-m", "ushield_hw.cli", "--lang", messages.language(), *words], exits)
 
@@ -134,7 +135,9 @@ def _walk(demo: _Demo) -> None:
     demo.say("token")
     demo.ushield("softhsm", "init", "--dir", "tokens")
     token = demo.json("softhsm", "init", "--dir", "tokens")["tokens"][0]
-    uri, pin = token["uri"], token["pin_file"]
+    uri, pin = token["uri"], str(Path(token["pin_file"]).relative_to(demo.folder))
+    demo.token = uri
+    output.lines([f"  $ TOKEN={shlex.quote(uri)}"])
     demo.say("list")
     demo.ushield("list")
     demo.say("pin")
@@ -148,12 +151,27 @@ def _enrol(demo: _Demo, uri: str, pin: str) -> None:
     demo.say("enrol")
     subject = "CN=张三,O=Demo Bank"
     demo.ushield(
-        *("cert", "request", "--token", uri, "--key", "ec-p256", "--subject", subject, "--pin-source", pin, "-o", "csr.pem")
+        *(
+            "cert",
+            "request",
+            "--token",
+            uri,
+            "--key",
+            "ec-p256",
+            "--subject",
+            subject,
+            "--pin-source",
+            pin,
+            "-o",
+            "csr.pem",
+        )
     )
     (demo.folder / "leaf.ext").write_text(_CA_CONFIG)
     new_ca = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -days 30"
     demo.openssl(*new_ca.split(), "-subj", "/CN=Throw-away CA", quiet=True)
-    demo.openssl(*"x509 -req -in csr.pem -CA ca.pem -CAkey ca.key -out cert.pem -days 14 -extfile leaf.ext".split(), quiet=True)
+    demo.openssl(
+        *"x509 -req -in csr.pem -CA ca.pem -CAkey ca.key -out cert.pem -days 14 -extfile leaf.ext".split(), quiet=True
+    )
     output.lines([f"    {messages.text('demo.issued')}"])
     demo.ushield("cert", "install", "cert.pem", "--token", uri, "--pin-source", pin)
 
@@ -171,13 +189,15 @@ def _sign(demo: _Demo, uri: str, pin: str) -> None:
     demo.say("verify")
     demo.ushield("verify", "signed.p7m", "--ca", "ca.pem", "--order", "order.json")
     demo.say("openssl")
-    demo.openssl(*"cms -verify -binary -inform DER -purpose any -CAfile ca.pem -in signed.p7m -out content.json".split())
+    demo.openssl(
+        *"cms -verify -binary -inform DER -purpose any -CAfile ca.pem -in signed.p7m -out content.json".split()
+    )
 
 
 def _refuse(demo: _Demo) -> None:
     signed = (demo.folder / "signed.p7m").read_bytes()
     demo.say("changed")
-    changed = signed.replace("128.50".encode(), "928.50".encode())
+    changed = signed.replace(b"128.50", b"928.50")
     (demo.folder / "changed.p7m").write_bytes(changed)
     demo.ushield("verify", "changed.p7m", "--ca", "ca.pem", exits=_REFUSED)
     demo.say("payee")

@@ -96,13 +96,13 @@ def _check(file: Path, as_json: bool) -> None:
 
 
 @driver_command.command("match", help=messages.text("help.driver.match"))
-@click.option("--usb", metavar="VID:PID", default=None, help=messages.text("help.option.usb"))
-@click.option("--atr", metavar="HEX", default=None, help=messages.text("help.option.atr"))
+@click.option("--usb", metavar="VID:PID", default=None, help=options.say("usb"))
+@click.option("--atr", metavar="HEX", default=None, help=options.say("atr"))
 @click.option(
     "--module",
     type=click.Path(path_type=Path, dir_okay=False),
     default=None,
-    help=messages.text("help.option.module"),
+    help=options.say("module"),
 )
 @options.as_json()
 def _match(usb: str | None, atr: str | None, module: Path | None, as_json: bool) -> None:

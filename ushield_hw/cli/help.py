@@ -13,7 +13,8 @@ def _format_usage(command: click.Command, context: click.Context, formatter: cli
 
 
 def _format_options(command: click.Command, context: click.Context, formatter: click.HelpFormatter) -> None:
-    rows = [record for parameter in command.get_params(context) if (record := parameter.get_help_record(context))]
+    options = [parameter for parameter in command.get_params(context) if isinstance(parameter, click.Option)]
+    rows = [record for option in options if (record := option.get_help_record(context))]
     if rows:
         with formatter.section(messages.text("help.options")):
             formatter.write_dl(rows)
@@ -29,12 +30,15 @@ class Command(click.Command):
     """A command whose help page is in the language in force."""
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write this part of the page."""
         _format_usage(self, ctx, formatter)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write this part of the page."""
         _format_options(self, ctx, formatter)
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """Return click's own option, in our words."""
         return _in_our_words(super().get_help_option(ctx))
 
 
@@ -44,16 +48,20 @@ class Group(click.Group):
     command_class = Command
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write this part of the page."""
         _format_usage(self, ctx, formatter)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write this part of the page."""
         _format_options(self, ctx, formatter)
         self.format_commands(ctx, formatter)
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """Return click's own option, in our words."""
         return _in_our_words(super().get_help_option(ctx))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write this part of the page."""
         found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
         with formatter.section(messages.text("help.commands")):
             formatter.write_dl([(name, command.get_short_help_str(80)) for name, command in found if command])

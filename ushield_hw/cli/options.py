@@ -24,39 +24,40 @@ F = TypeVar("F", bound=Callable[..., Any])
 _LARGEST_FILE = 4 << 20
 
 
-def _help(name: str) -> str:
+def say(name: str) -> str:
+    """Return an option's help text."""
     return messages.text(f"help.option.{name}")
 
 
 def as_json() -> Callable[[F], F]:
     """``--json``."""
-    return click.option("--json", "as_json", is_flag=True, help=_help("json"))
+    return click.option("--json", "as_json", is_flag=True, help=say("json"))
 
 
 def token(*, required: bool = False) -> Callable[[F], F]:
     """``--token``."""
-    return click.option("--token", "selector", metavar="URI|SERIAL|LABEL", required=required, help=_help("token"))
+    return click.option("--token", "selector", metavar="URI|SERIAL|LABEL", required=required, help=say("token"))
 
 
 def key_id() -> Callable[[F], F]:
     """``--key-id``."""
-    return click.option("--key-id", metavar="HEX", default=None, help=_help("key_id"))
+    return click.option("--key-id", metavar="HEX", default=None, help=say("key_id"))
 
 
 def pin_source() -> Callable[[F], F]:
     """``--pin-source``."""
-    return click.option("--pin-source", metavar="FILE|-", default=None, help=_help("pin_source"))
+    return click.option("--pin-source", metavar="FILE|-", default=None, help=say("pin_source"))
 
 
 def out(*, required: bool = False) -> Callable[[F], F]:
     """``-o``."""
     kind = click.Path(path_type=Path, dir_okay=False)
-    return click.option("-o", "--out", type=kind, default=None, required=required, help=_help("out"))
+    return click.option("-o", "--out", type=kind, default=None, required=required, help=say("out"))
 
 
 def last_try() -> Callable[[F], F]:
     """``--allow-last-try``."""
-    return click.option("--allow-last-try", is_flag=True, help=_help("allow_last_try"))
+    return click.option("--allow-last-try", is_flag=True, help=say("allow_last_try"))
 
 
 def settings() -> Settings:
@@ -137,8 +138,8 @@ def write_new(path: Path, data: bytes) -> None:
         InputError: ``OUTPUT_EXISTS``: it has appeared meanwhile.
         StorageError: ``OUTPUT_NOT_WRITTEN``.
     """
-    import os  # noqa: PLC0415
-    import secrets  # noqa: PLC0415
+    import os
+    import secrets
 
     draft = path.absolute().with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:

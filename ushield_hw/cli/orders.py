@@ -19,7 +19,7 @@ from ushield_hw.errors import ConfirmationRejected, InputError, StorageError
 from ushield_hw.interaction import PinKind
 from ushield_hw.journal import Journal
 from ushield_hw.keys import KeyChoice
-from ushield_hw.order import Order, message_format, screen_lines
+from ushield_hw.order import Line, Order, message_format, screen_lines
 from ushield_hw.signing import Attendance, SignedOrder, sign, stored
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 def show_command(file: Path, as_json: bool) -> None:
     """Show what the token would show."""
     order = options.read_order(file)
-    rows = screen_lines(message_format("jcs").encode(order, messages.language()), messages.language(), rules=options.rules())
+    rows = screen_lines(
+        message_format("jcs").encode(order, messages.language()), messages.language(), rules=options.rules()
+    )
     try:
         order.check_live(datetime.now(UTC))
     except InputError as error:
@@ -50,13 +52,13 @@ def show_command(file: Path, as_json: bool) -> None:
 @options.key_id()
 @options.pin_source()
 @options.last_try()
-@click.option("--unattended", is_flag=True, help=messages.text("help.option.unattended"))
+@click.option("--unattended", is_flag=True, help=options.say("unattended"))
 @options.out(required=True)
 @click.option(
     "--profile",
     type=click.Choice([profile.value for profile in Profile]),
     default=None,
-    help=messages.text("help.option.profile"),
+    help=options.say("profile"),
 )
 @options.as_json()
 def sign_command(
@@ -146,16 +148,16 @@ def _report(order: Order, signed: SignedOrder, out: Path, profile: str | None, a
 
 @click.command("verify", cls=Command, help=messages.text("help.verify"))
 @click.argument("file", metavar="SIGNED.p7m", type=click.Path(path_type=Path))
-@click.option("--ca", multiple=True, required=True, type=click.Path(path_type=Path), help=messages.text("help.option.ca"))
-@click.option("--order", "expected", type=click.Path(path_type=Path), help=messages.text("help.option.order"))
-@click.option("--crl", multiple=True, type=click.Path(path_type=Path), help=messages.text("help.option.crl"))
-@click.option("--at", metavar="TIME", default=None, help=messages.text("help.option.at"))
+@click.option("--ca", multiple=True, required=True, type=click.Path(path_type=Path), help=options.say("ca"))
+@click.option("--order", "expected", type=click.Path(path_type=Path), help=options.say("order"))
+@click.option("--crl", multiple=True, type=click.Path(path_type=Path), help=options.say("crl"))
+@click.option("--at", metavar="TIME", default=None, help=options.say("at"))
 @options.as_json()
 def verify_command(
     file: Path, ca: tuple[Path, ...], expected: Path | None, crl: tuple[Path, ...], at: str | None, as_json: bool
 ) -> None:
     """Check a signed order."""
-    from ushield_hw.verifier import TrustStore, verify  # noqa: PLC0415
+    from ushield_hw.verifier import TrustStore, verify
 
     order = options.read_order(expected) if expected else None
     trust = TrustStore.from_files(ca, crl)
@@ -178,9 +180,13 @@ def _time(text: str | None) -> datetime | None:
     return moment
 
 
+def _lines(order: Order) -> tuple[Line, ...]:
+    lang = messages.language()
+    return screen_lines(message_format("jcs").encode(order, lang), lang, rules=options.rules())
+
+
 def _verified_rows(verified: Verified, *, compared: bool) -> list[str]:
-    content = message_format("jcs").encode(verified.order, messages.language())
-    lines = screen_lines(content, messages.language(), rules=options.rules())
+    lines = _lines(verified.order)
     confirmation = verified.confirmation.value if verified.confirmation else "plain"
     facts = [
         (messages.text("verify.signer"), f"{verified.signer.subject} ({verified.signer.serial})"),

@@ -46,7 +46,7 @@ def table(rows: Iterable[tuple[str, object]], indent: str = "") -> list[str]:
 
 def columns(text: str) -> int:
     """Return how many columns a terminal takes for a text."""
-    import unicodedata  # noqa: PLC0415
+    import unicodedata
 
     return sum(
         0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1

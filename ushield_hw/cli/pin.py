@@ -48,7 +48,7 @@ def _verify(selector: str | None, pin_source: str | None, allow_last_try: bool, 
 @pin_command.command("change", help=messages.text("help.pin.change"))
 @options.token()
 @options.pin_source()
-@click.option("--new-pin-source", metavar="FILE|-", default=None, help=messages.text("help.option.new_pin_source"))
+@click.option("--new-pin-source", metavar="FILE|-", default=None, help=options.say("new_pin_source"))
 @options.last_try()
 @options.as_json()
 def _change(
@@ -61,9 +61,9 @@ def _change(
 
 @pin_command.command("unblock", help=messages.text("help.pin.unblock"))
 @options.token()
-@click.option("--so-pin-source", metavar="FILE|-", default=None, help=messages.text("help.option.so_pin_source"))
-@click.option("--puk-source", metavar="FILE|-", default=None, help=messages.text("help.option.puk_source"))
-@click.option("--new-pin-source", metavar="FILE|-", default=None, help=messages.text("help.option.new_pin_source"))
+@click.option("--so-pin-source", metavar="FILE|-", default=None, help=options.say("so_pin_source"))
+@click.option("--puk-source", metavar="FILE|-", default=None, help=options.say("puk_source"))
+@click.option("--new-pin-source", metavar="FILE|-", default=None, help=options.say("new_pin_source"))
 @options.as_json()
 def _unblock(
     selector: str | None, so_pin_source: str | None, puk_source: str | None, new_pin_source: str | None, as_json: bool

@@ -20,7 +20,7 @@ def softhsm_command() -> None:
 
 
 @softhsm_command.command("init", help=messages.text("help.softhsm.init"))
-@click.option("--dir", "folder", type=click.Path(path_type=Path, file_okay=False), help=messages.text("help.option.dir"))
+@click.option("--dir", "folder", type=click.Path(path_type=Path, file_okay=False), help=options.say("dir"))
 @options.as_json()
 def _init(folder: Path | None, as_json: bool) -> None:
     settings = options.settings()

@@ -29,6 +29,7 @@ from ushield_hw.cryptoki.model import (
     ModuleInfo,
     ModuleOptions,
     PublicKey,
+    SignCall,
     SlotInfo,
     TokenInfo,
     User,
@@ -211,35 +212,17 @@ class Engine:
 
     # -- signing ------------------------------------------------------------------------------------------------
 
-    def sign(
-        self,
-        login_id: int,
-        handle: int,
-        mechanism: str,
-        data: bytes,
-        digest: str | None,
-        context: bool,
-        pin: str | None,
-        began: Callable[[], None] = lambda: None,
-    ) -> bytes:
-        """Sign ``data`` with one C_SignInit, at most one C_Login and one C_Sign.
+    def sign(self, login_id: int, call: SignCall, began: Callable[[], None] = lambda: None) -> bytes:
+        """Sign with one C_SignInit, at most one C_Login and one C_Sign.
 
-        Args:
-            login_id: from :meth:`login`.
-            handle: the private key object.
-            mechanism: its name without CKM_.
-            data: what C_Sign receives.
-            digest: for PSS, the hashlib name of the digest.
-            context: log in once more for this signature (CKA_ALWAYS_AUTHENTICATE).
-            pin: for that login; None uses the token's own PIN entry.
-            began: called just before C_Sign: from then on the token may have signed.
+        ``began`` is called just before C_Sign: from then on the token may have signed.
         """
         with self._login_session(login_id) as session:
-            self._sign_init(session.handle, handle, objects.mechanism(mechanism, digest))
-            if context:
-                self._c_login(session.handle, _CONTEXT_SPECIFIC, pin)
+            self._sign_init(session.handle, call.handle, objects.mechanism(call.mechanism, call.digest))
+            if call.context:
+                self._c_login(session.handle, _CONTEXT_SPECIFIC, call.pin)
             began()
-            return self._c_sign(session.handle, data)
+            return self._c_sign(session.handle, call.data)
 
     # -- PINs ---------------------------------------------------------------------------------------------------
 

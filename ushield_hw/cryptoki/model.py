@@ -6,7 +6,7 @@ booleans, ``None``, tuples of those, and each other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, IntFlag
 
 from ushield_hw.suites import KeyKind
@@ -113,6 +113,27 @@ class CertificateRecord:
     key_id: bytes
     label: str
     der: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SignCall:
+    """One signature to make.
+
+    Attributes:
+        handle: the private key object.
+        mechanism: its name without CKM_.
+        data: what C_Sign receives.
+        digest: the hashlib name of the digest, for PSS.
+        context: log in once more for this signature (CKA_ALWAYS_AUTHENTICATE).
+        pin: for that login; None lets the token ask. Not shown by repr.
+    """
+
+    handle: int
+    mechanism: str
+    data: bytes
+    digest: str | None = None
+    context: bool = False
+    pin: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

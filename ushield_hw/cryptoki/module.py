@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,7 @@ from ushield_hw.cryptoki.model import (
     ModuleInfo,
     ModuleOptions,
     PublicKey,
+    SignCall,
     SlotInfo,
     TokenInfo,
     User,
@@ -33,6 +35,24 @@ class Isolation(Enum):
 
     PROCESS = "process"
     IN_PROCESS = "in-process"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How a signature that may wait for a person is waited for.
+
+    Attributes:
+        codes: the descriptor's meaning of CKR codes from C_Sign.
+        deadline_s: how long the token may take, the person's time to confirm included; None: as any call.
+        began: called when C_Sign is about to be entered.
+    """
+
+    codes: Mapping[str, str] = field(default_factory=dict)
+    deadline_s: float | None = None
+    began: Callable[[], None] = lambda: None
+
+
+PATIENCE: Final = Patience()
 
 
 class Module:
@@ -137,46 +157,18 @@ class Module:
         """Set up a token; everything on it is lost."""
         self._call(Doing.WRITING, "init_token", slot_id, so_pin, label)
 
-    def sign(
-        self,
-        login_id: int,
-        handle: int,
-        mechanism: str,
-        data: bytes,
-        *,
-        digest: str | None = None,
-        context: bool = False,
-        pin: str | None = None,
-        codes: Mapping[str, str] | None = None,
-        deadline_s: float | None = None,
-        began: Callable[[], None] = lambda: None,
-    ) -> bytes:
+    def sign(self, login_id: int, call: SignCall, patience: Patience = PATIENCE) -> bytes:
         """Sign; at most one C_Sign, never repeated.
-
-        Args:
-            login_id: from :meth:`login`.
-            handle: the private key.
-            mechanism: its name without CKM_.
-            data: what C_Sign receives.
-            digest: hashlib name, for PSS.
-            context: the key wants a login for every signature.
-            pin: for that login; None lets the token ask.
-            codes: the descriptor's meaning of CKR codes from C_Sign.
-            deadline_s: how long the token may take, the person's time to confirm included.
-            began: called when C_Sign is about to be entered.
 
         Returns:
             The signature as the token gave it: ECDSA as r||s.
 
         Raises:
             OutcomeUnknown: the module hung or died after C_Sign had begun.
-            ConfirmationError: what ``codes`` says.
+            ConfirmationError: what ``patience.codes`` says.
             PinError, TokenError: as the CKR table says.
         """
-        arguments = (login_id, handle, mechanism, data, digest, context, pin)
-        return self._call(  # type: ignore[no-any-return]
-            Doing.SIGNING, "sign", *arguments, deadline_s=deadline_s, began=began, codes=codes
-        )
+        return self._call(Doing.SIGNING, "sign", login_id, call, patience=patience)  # type: ignore[no-any-return]
 
     def give_up(self) -> None:
         """End calls under way, from any thread. A signature under way is then of unknown outcome."""
@@ -218,15 +210,16 @@ class Module:
         operation: str,
         *arguments: Any,
         deadline_s: float | None = None,
-        began: Callable[[], None] | None = None,
-        codes: Mapping[str, str] | None = None,
+        patience: Patience = PATIENCE,
     ) -> Any:
         transport = self._ready()
+        limit = deadline_s or patience.deadline_s or self.deadline_s
+        began = patience.began if doing is Doing.SIGNING else None
         started = time.monotonic()
         try:
-            return transport.call(operation, arguments, deadline_s or self.deadline_s, began)
+            return transport.call(operation, arguments, limit, began)
         except CkrError as error:
-            raise to_error(error, doing, codes=codes, waited_s=time.monotonic() - started) from error
+            raise to_error(error, doing, codes=patience.codes, waited_s=time.monotonic() - started) from error
         except StaleLogin as error:
             raise errors.TokenError("LOGIN_ENDED", ckr=None, function=operation) from error
         except Lost as error:

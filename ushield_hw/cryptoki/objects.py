@@ -94,9 +94,7 @@ def generate(
         if kind is KeyKind.RSA:
             public, _ = session.generate_keypair(KeyType.RSA, bits, **wanted)
             return PublicKey(kind, modulus=public[Attribute.MODULUS], exponent=public[Attribute.PUBLIC_EXPONENT])
-        domain = session.create_domain_parameters(
-            KeyType.EC, {Attribute.EC_PARAMS: _PARAMETERS[kind]}, local=True
-        )
+        domain = session.create_domain_parameters(KeyType.EC, {Attribute.EC_PARAMS: _PARAMETERS[kind]}, local=True)
         public, _ = domain.generate_keypair(**wanted)
         return PublicKey(kind, point=_point(public[Attribute.EC_POINT], kind))
 
@@ -184,4 +182,3 @@ def _point(value: bytes, kind: KeyKind) -> bytes:
     """Return the raw point: CKA_EC_POINT is a DER OCTET STRING, though some tokens store the point as it is."""
     length = _POINT_LENGTHS[kind]
     return value[-length:] if len(value) >= length and value[-length] == 4 else value  # noqa: PLR2004
-

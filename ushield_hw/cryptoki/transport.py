@@ -74,7 +74,7 @@ class InProcess:
     """The module in this process. Deadlines cannot be kept here: only for modules proven not to hang."""
 
     def __init__(self, path: Path, options: ModuleOptions) -> None:
-        from ushield_hw.cryptoki.engine import Engine  # noqa: PLC0415 - slow, and needed only here
+        from ushield_hw.cryptoki.engine import Engine
 
         self._engine = Engine(str(path), options)
         self.info = self._engine.info()
@@ -213,7 +213,7 @@ def _start(theirs: socket.socket, extra: Mapping[str, str]) -> subprocess.Popen[
     """Start the interpreter without site or user settings; a vendor module's own output goes nowhere."""
     search = [entry for entry in sys.path if entry] + [str(Path(__file__).parents[2])]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {**extra}
-    return subprocess.Popen(
+    return subprocess.Popen(  # noqa: S603 - our own interpreter
         [sys.executable, "-I", "-S", "-c", _BOOT, json.dumps(search), str(theirs.fileno())],
         pass_fds=[theirs.fileno()],
         stdin=subprocess.DEVNULL,

@@ -28,6 +28,7 @@ _CLASSES: Final[dict[str, Any]] = {
         model.ModuleInfo,
         model.ModuleOptions,
         model.PublicKey,
+        model.SignCall,
         model.SlotInfo,
         model.TokenInfo,
     )

@@ -47,7 +47,7 @@ def dispatch(engine: Any, operation: str, arguments: tuple[Any, ...], began: Any
 
 
 def _load(path: str, options: Any) -> tuple[Any, dict[str, object]]:
-    from ushield_hw.cryptoki.engine import Engine  # noqa: PLC0415 - slow; the owner waits for it alone
+    from ushield_hw.cryptoki.engine import Engine
 
     try:
         engine = Engine(path, options)
@@ -82,7 +82,7 @@ def _answer(channel: socket.socket, engine: Any, operation: str, arguments: tupl
         return {"stale": True}
     except wire.Closed:
         raise
-    except Exception as error:  # noqa: BLE001 - the owner must get an answer; it raises this as a bug
+    except Exception as error:
         return {"bug": f"{operation}: {type(error).__name__}"}
 
 
@@ -92,6 +92,6 @@ def _close(engine: Any) -> None:
 
 def _no_core_files() -> None:
     """A core file would hold the PIN."""
-    import resource  # noqa: PLC0415 - not on every system
+    import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -9,7 +9,6 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import zip_longest
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Final, Self
@@ -138,7 +137,7 @@ class TrustStore:
 
         # What came with the order is tried first: it is what the signer's bank has in use.
         certificates = path.build(parts.signer, (*parts.intermediates, *self._intermediates), self._anchors, moment)
-        _check_all_used(parts.intermediates, certificates[1:])
+        self._check_all_used(parts.intermediates, certificates)
         try:
             signer = Signer(
                 parts.signer.subject_text(), parts.signer.serial_hex, parts.signer.issuer_text(), parts.certificate
@@ -152,12 +151,11 @@ class TrustStore:
             statuses=revocation.statuses(certificates, self._crls) if self._crls else (),
         )
 
-
-def _check_all_used(sent: tuple[bytes, ...], path: Sequence[CertificateFacts]) -> None:
-    """Refuse certificates that are no authority's on the path; another certificate of the same one will do."""
-    for der, used in zip_longest(sent, path[: len(sent)]):
-        one = CertificateFacts.read(der)
-        if used is None or (one.subject, one.spki) != (used.subject, used.spki):
+    def _check_all_used(self, sent: Sequence[bytes], path: Sequence[CertificateFacts]) -> None:
+        """Refuse certificates that came and are not on the path; the trusted CA's own, or another one it has, may come."""
+        between = [certificate.der for certificate in path[1:-1]]
+        ends = {(), *((anchor.der,) for anchor in self._anchors)}
+        if list(sent[: len(between)]) != between[: len(sent)] or tuple(sent[len(between) :]) not in ends:
             raise BadSignature(problem="cms_certificate_not_on_path")
 
 

@@ -4,8 +4,9 @@ Also a program of its own, for what must happen in another process::
 
     python -m tests.stack.faulty.raw_module MODULE login PIN
     python -m tests.stack.faulty.raw_module MODULE sign PIN HEX TIMES
+    python -m tests.stack.faulty.raw_module MODULE sign-when-told PIN HEX TIMES
 
-It prints one code a line, as it comes.
+It prints one code a line, as it comes. When told: after a line on its standard input.
 """
 
 from __future__ import annotations
@@ -146,6 +147,8 @@ def main(path: str, command: str, pin: str, data: str = "", times: str = "1") ->
         print(rv, flush=True)
         return
     key = module.key(session)
+    if command == "sign-when-told":
+        sys.stdin.readline()
     for _ in range(int(times)):
         print(module.sign(session, key, bytes.fromhex(data))[0], flush=True)
 

@@ -50,7 +50,7 @@ def logged_in(module: FaultyModule) -> tuple[RawModule, int, int]:
 
 def start_client(module: FaultyModule, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.stack.faulty.raw_module", str(module.path), *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def run_client(module: FaultyModule, *arguments: str) -> tuple[int, list[int]]:

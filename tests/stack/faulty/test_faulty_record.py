@@ -129,14 +129,21 @@ def test_calls_overlap(module: FaultyModule) -> None:
 
 
 def test_processes_count_together(module: FaultyModule) -> None:
-    module.plan([Fault("C_Sign", 70, returns("CKR_DEVICE_REMOVED", after=True))])
-    processes = [start_client(module, "sign", PIN, DIGEST.hex(), "25") for _ in range(4)]
+    module.plan([Fault("C_Sign", 270, returns("CKR_DEVICE_REMOVED", after=True))])
+    processes = []
+    for n in range(1, 5):  # one by one: SoftHSM2 rewrites its token at every login, in place
+        processes.append(start_client(module, "sign-when-told", PIN, DIGEST.hex(), "100"))
+        module.wait_for("C_FindObjectsFinal", n)
+    for process in processes:
+        assert process.stdin
+        process.stdin.write("now\n")
+        process.stdin.flush()
     codes = [int(code) for process in processes for code in process.communicate(timeout=30)[0].split()]
-    assert codes.count(0x32) == 1
+    assert sorted(codes) == [0] * 399 + [0x32]
     signs = [call for call in module.calls if call.function == "C_Sign"]
-    assert sorted(call.call for call in signs) == list(range(1, 101))
+    assert sorted(call.call for call in signs) == list(range(1, 401))
     assert {call.pid for call in signs} == {process.pid for process in processes}
-    assert [call.call for call in signs if call.rv_name == "CKR_DEVICE_REMOVED"] == [70]
+    assert [call.call for call in signs if call.rv_name == "CKR_DEVICE_REMOVED"] == [270]
 
 
 def test_a_wrong_pin_counts_over_processes(module: FaultyModule) -> None:

@@ -1,0 +1,309 @@
+"""From bytes to a verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.cms import forge, pki
+from tests.unit.cms.conftest import P256
+from tests.unit.order.samples import login, payment
+from tests.unit.verifier.conftest import DAY, NOW, Scene, make_scene
+from ushield_hw import cms, messages
+from ushield_hw.cms import CertificateFacts, Confirmation, Profile
+from ushield_hw.errors import BadSignature, InputError, Mismatch, UntrustedSigner, UShieldError
+from ushield_hw.order import Rules, message_format
+from ushield_hw.suites import SUITES, Suite
+from ushield_hw.verifier import Revocation, TrustStore, check_signature, verify
+
+
+def told(error: UShieldError) -> None:
+    """There must be a text for the error in both languages, with nothing left open."""
+    for language in messages.LANGUAGES:
+        messages.set_language(language)
+        assert messages.known(error.code, language)
+        assert messages.known(f"{error.code}.remedy", language)
+        assert "problem" not in error.details or messages.known(f"problem.{error.problem}", language)
+        assert "{" not in error.message + error.remedy
+    messages.set_language(None)
+
+
+def bad(signed: bytes, trust: TrustStore, **options: object) -> str:
+    with pytest.raises(BadSignature) as caught:
+        verify(signed, trust=trust, at=NOW, **options)  # type: ignore[arg-type]
+    told(caught.value)
+    return str(caught.value.problem)
+
+
+@pytest.mark.parametrize("profile", Profile)
+@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: str(suite.name))
+def test_every_suite_and_profile_verifies(scene: Scene, suite: Suite, profile: Profile) -> None:
+    someone = scene.bank.customer(suite.key)
+    signed = pki.sign_order(
+        scene.order.canonical,
+        someone.private,
+        someone.certificate,
+        suite,
+        profile=profile,
+        intermediates=[scene.bank.issuing.der],
+    )
+
+    verified = verify(signed, trust=scene.trust(), expected=scene.order, at=NOW)
+
+    assert (verified.order, verified.format, verified.profile) == (scene.order, "jcs", profile)
+    assert verified.revocation is Revocation.NOT_CHECKED
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: str(suite.name))
+def test_every_suite_s_signature_is_looked_at(scene: Scene, suite: Suite) -> None:
+    someone, other = scene.bank.customer(suite.key), pki.key(suite.key, number=9)
+    signed = pki.sign_order(scene.order.canonical, other, someone.certificate, suite)
+
+    assert bad(signed, scene.trust()) == "cms_signature_wrong"
+
+
+@pytest.mark.parametrize("confirmation", Confirmation)
+def test_the_document_is_the_one_ushield_verify_prints(scene: Scene, confirmation: Confirmation) -> None:
+    signed = scene.sign(confirmation=confirmation)
+    crls = [scene.bank.root.crl(), scene.bank.issuing.crl()]
+
+    document = verify(signed, trust=scene.trust(*crls), at=NOW).to_json()
+
+    assert document == {
+        "verified": True,
+        "order": scene.order.to_json(),
+        "signer": {"subject": "CN=张三,O=Demo Bank", "serial": f"{CertificateFacts.read(scene.certificate).serial:x}"},
+        "profile": "cades",
+        "confirmation": confirmation.value,
+        "revocation": "good",
+    }
+
+
+def test_a_plain_one_states_no_confirmation(scene: Scene) -> None:
+    verified = verify(scene.sign(profile=Profile.PLAIN), trust=scene.trust(), at=NOW)
+
+    assert verified.confirmation is None
+    assert (verified.to_json()["confirmation"], verified.to_json()["revocation"]) == (None, "not_checked")
+
+
+def test_tells_whose_signature_it_is(scene: Scene) -> None:
+    signer = verify(scene.sign(), trust=scene.trust(), at=NOW).signer
+
+    assert (signer.subject, signer.issuer) == ("CN=张三,O=Demo Bank", "CN=Demo Issuing CA,O=Demo Bank")
+    assert signer.certificate == scene.certificate
+
+
+def test_a_changed_order_is_found_out_although_it_is_an_order(scene: Scene) -> None:
+    other = payment(amount__value="999.00").canonical
+    template = cms.Template(scene.certificate, P256, Profile.PLAIN, None)
+    raw = pki.token_sign(scene.private, P256, scene.order.canonical)
+
+    assert bad(template.assemble(other, raw), scene.trust()) == "cms_signature_wrong"
+
+
+def test_a_cades_signature_shown_again_as_plain_is_refused(scene: Scene, tmp_path: Path) -> None:
+    genuine = cms.parse(scene.sign())
+    shown_again = forge.plain(scene.private, scene.certificate, P256, genuine.signed_bytes).but(
+        signature=genuine.signature, certificates=sorted([scene.certificate, scene.bank.issuing.der])
+    )
+
+    assert pki.openssl_accepts(shown_again.der(), scene.bank.root.pem, tmp_path)
+    assert bad(shown_again.der(), scene.trust()) == "cms_not_an_order"
+
+
+@pytest.mark.parametrize(
+    "rewrite", [lambda order: order + b"\n", lambda order: b" " + order, lambda order: order.replace(b",", b", ", 1)]
+)
+def test_an_order_signed_in_another_form_than_the_canonical_is_refused(
+    scene: Scene, rewrite: Callable[[bytes], bytes]
+) -> None:
+    content = rewrite(scene.order.canonical)
+
+    assert bad(scene.sign(content), scene.trust()) == "cms_not_an_order"
+    assert bad(scene.sign(content), scene.trust(), expected=scene.order) == "cms_not_an_order"
+
+
+def test_the_order_room_s_reason_is_kept(scene: Scene) -> None:
+    with pytest.raises(BadSignature) as caught:
+        verify(scene.sign(b"{}"), trust=scene.trust(), at=NOW)
+
+    assert caught.value.why == "ORDER_MISSING_KEY" or str(caught.value.why).startswith("ORDER_")
+    assert isinstance(caught.value.__cause__, InputError)
+
+
+def test_an_order_in_a_bank_s_own_format_verifies(scene: Scene) -> None:
+    content = message_format("xml-tdm").encode(scene.order, "zh")
+
+    verified = verify(scene.sign(content, profile=Profile.PLAIN), trust=scene.trust(), expected=scene.order, at=NOW)
+
+    assert (verified.format, verified.order) == ("xml-tdm", scene.order)
+
+
+def test_another_order_than_expected_is_told_field_by_field(scene: Scene) -> None:
+    expected = payment(amount__value="9.00", payee__name="李四")
+
+    with pytest.raises(Mismatch) as caught:
+        verify(scene.sign(), trust=scene.trust(), expected=expected, at=NOW)
+
+    assert set(caught.value.fields) == {"amount.value", "payee.name"}  # type: ignore[call-overload]
+    told(caught.value)
+
+
+def test_a_login_is_not_a_payment(scene: Scene) -> None:
+    for_login = scene.with_certificate(key_usage=("digitalSignature",))
+
+    with pytest.raises(Mismatch) as caught:
+        verify(for_login.sign(login().canonical), trust=scene.trust(), expected=scene.order, at=NOW)
+    assert "type" in caught.value.fields  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("uses", "payment_passes", "login_passes"),
+    [
+        (("nonRepudiation",), True, False),
+        (("digitalSignature",), False, True),
+        (("digitalSignature", "nonRepudiation"), True, True),
+        (("keyAgreement",), False, False),
+        (None, True, True),
+    ],
+)
+def test_key_usage_must_fit_the_type_of_order(
+    scene: Scene, uses: tuple[str, ...] | None, payment_passes: bool, login_passes: bool
+) -> None:
+    signer = scene.with_certificate(key_usage=uses)
+    for order, passes in ((scene.order, payment_passes), (login(), login_passes)):
+        signed = signer.sign(order.canonical)
+        for expected in (None, order):
+            if passes:
+                assert verify(signed, trust=scene.trust(), expected=expected, at=NOW).order == order
+                continue
+            with pytest.raises(UntrustedSigner) as caught:
+                verify(signed, trust=scene.trust(), expected=expected, at=NOW)
+            assert caught.value.reason == "key_usage"
+            told(caught.value)
+
+
+def test_an_expired_order_still_verifies(scene: Scene) -> None:
+    assert verify(scene.sign(), trust=scene.trust(), at=NOW + 100 * DAY).order.expires < NOW + DAY
+
+
+def test_rules_are_handed_to_the_order(scene: Scene) -> None:
+    demo = Rules(demo=True)
+    order = payment(demo, bank__origin="http://localhost:8000")
+    signed = scene.sign(order.canonical)
+
+    assert verify(signed, trust=scene.trust(), at=NOW, rules=demo).order == order
+    assert bad(signed, scene.trust()) == "cms_not_an_order"
+
+
+def test_now_is_the_moment_if_none_is_given(scene: Scene) -> None:
+    real = datetime.now(UTC)
+    current = scene.with_certificate(not_before=real - timedelta(hours=1), not_after=real + timedelta(hours=1))
+    over = scene.with_certificate(not_before=real - timedelta(hours=2), not_after=real - timedelta(hours=1))
+    root = pki.authority(not_before=real - DAY, not_after=real + DAY)
+    assert root.certificate.subject == scene.bank.root.certificate.subject
+
+    assert verify(current.sign(), trust=scene.trust()).order == scene.order
+    with pytest.raises(UntrustedSigner, match="run out"):
+        verify(over.sign(), trust=scene.trust())
+
+
+def test_the_moment_may_be_given_in_any_time_zone(scene: Scene) -> None:
+    in_china = NOW.astimezone(timezone(timedelta(hours=8)))
+
+    assert verify(scene.sign(), trust=scene.trust(), at=in_china).order == scene.order
+
+
+def test_a_moment_without_a_time_zone_is_a_mistake(scene: Scene) -> None:
+    with pytest.raises(ValueError, match="time zone"):
+        verify(scene.sign(), trust=scene.trust(), at=NOW.replace(tzinfo=None))
+
+
+def test_what_is_no_signed_order_is_a_bad_input_file(scene: Scene) -> None:
+    with pytest.raises(InputError) as caught:
+        verify(scene.order.canonical, trust=scene.trust(), at=NOW)
+    told(caught.value)
+
+
+def test_check_signature_asks_for_no_trust(scene: Scene) -> None:
+    someone = pki.der(pki.authority("CN=Nobody", number=120).issue("CN=A", scene.private.public_key()))
+    signed = pki.sign_order(b"anything", scene.private, someone, P256)
+
+    assert check_signature(signed).content == b"anything"
+    with pytest.raises(BadSignature, match="not made by"):
+        check_signature(signed[:-1] + bytes((signed[-1] ^ 1,)))
+
+
+def test_works_where_an_event_loop_runs_and_leaves_none_behind(scene: Scene) -> None:
+    async def inside() -> str:
+        await asyncio.sleep(0)
+        verified = verify(scene.sign(), trust=scene.trust(), at=NOW)
+        await asyncio.sleep(0)
+        return verified.signer.subject
+
+    assert asyncio.run(inside()) == "CN=张三,O=Demo Bank"
+    verify(scene.sign(), trust=scene.trust(), at=NOW)
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        asyncio.get_running_loop()
+    assert not [one for one in gc.get_objects() if isinstance(one, asyncio.AbstractEventLoop) and not one.is_closed()]
+
+
+def test_many_threads_share_a_trust_store(scene: Scene) -> None:
+    trust = scene.trust(scene.bank.root.crl(), scene.bank.issuing.crl())
+    orders = [payment(order_no=f"N{number}") for number in range(40)]
+    signed = [scene.sign(order.canonical) for order in orders]
+
+    with ThreadPoolExecutor(8) as pool:
+        verified = pool.map(lambda one: verify(one, trust=trust, at=NOW), signed)
+        assert [one.order for one in verified] == orders
+
+
+def test_the_slow_libraries_are_imported_only_when_used() -> None:
+    program = """
+import sys
+import ushield_hw.verifier
+slow = {"cryptography", "asn1crypto", "pyhanko_certvalidator", "pkcs11", "smartcard"}
+print(sorted({name.partition(".")[0] for name in sys.modules} & slow))
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+
+    assert run.stdout == "[]\n"
+
+
+FIXED = make_scene()
+GENUINE = [FIXED.sign(), FIXED.sign(profile=Profile.PLAIN), FIXED.sign(intermediates=[])]
+TRUST = TrustStore([FIXED.bank.root.der], [FIXED.bank.issuing.der])
+
+
+@given(
+    signed=st.sampled_from(GENUINE),
+    at=st.floats(0, 1),
+    gone=st.integers(0, 3),
+    come=st.binary(max_size=3),
+)
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_damage_is_never_verified_and_always_told(signed: bytes, at: float, gone: int, come: bytes) -> None:
+    place = int(at * len(signed))
+    damaged = signed[:place] + come + signed[place + gone :]
+    try:
+        verify(damaged, trust=TRUST, at=NOW)
+    except UShieldError as error:
+        assert damaged not in GENUINE
+        told(error)
+    else:
+        assert damaged in GENUINE  # and so nothing passes that openssl refuses: see test_openssl_agrees
+
+
+@pytest.mark.parametrize("signed", GENUINE, ids=["cades", "plain", "without its CA"])
+def test_openssl_agrees(signed: bytes, tmp_path: Path) -> None:
+    assert pki.openssl_accepts(signed, FIXED.bank.root.pem + FIXED.bank.issuing.pem, tmp_path)
