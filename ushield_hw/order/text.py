@@ -2,6 +2,8 @@
 
 What is signed must look like what it is, on any screen. So nothing invisible, nothing that reorders what stands around
 it, one form for each character (NFC; never NFKC: ``·`` and full-width forms stay), no spaces that a screen swallows.
+
+Characters are those that this Python's unicodedata knows. An older Python refuses younger ones, ideographs excepted.
 """
 
 from __future__ import annotations

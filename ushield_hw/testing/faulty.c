@@ -128,7 +128,7 @@ static void begin_line(const struct call *call) {
     clock_gettime(CLOCK_MONOTONIC, &now);
     line_n = 0;
     put("{\"id\":%lu,\"function\":\"%s\",\"call\":%lu", call->id, NAMES[call->function], call->number);
-    put(",\"t_ms\":%ld%03ld.%03ld", (long)now.tv_sec, now.tv_nsec / 1000000, now.tv_nsec / 1000 % 1000);
+    put(",\"t_ms\":%ld.%03ld", (long)now.tv_sec * 1000 + now.tv_nsec / 1000000, now.tv_nsec / 1000 % 1000);
 }
 
 /* ---- Reading the plan. ---- */
@@ -375,6 +375,7 @@ static CK_RV open_target(const char **problem) {
     if (target_library) *(void **)&get = dlsym(target_library, "C_GetFunctionList");
     if (!get) *problem = dlerror();
     if (!get) return CKR_LIBRARY_LOAD_FAILED;
+    *problem = NULL;
     CK_RV rv = get(&target);
     return rv == CKR_OK && !target ? CKR_GENERAL_ERROR : rv;
 }

@@ -151,11 +151,12 @@ class TrustStore:
             statuses=revocation.statuses(certificates, self._crls) if self._crls else (),
         )
 
-    def _check_all_used(self, sent: Sequence[bytes], path: Sequence[CertificateFacts]) -> None:
-        """Refuse certificates that came and are not on the path; the trusted CA's own, or another one it has, may come."""
-        between = [certificate.der for certificate in path[1:-1]]
-        ends = {(), *((anchor.der,) for anchor in self._anchors)}
-        if list(sent[: len(between)]) != between[: len(sent)] or tuple(sent[len(between) :]) not in ends:
+    def _check_all_used(self, sent: tuple[bytes, ...], path: Sequence[CertificateFacts]) -> None:
+        """Refuse certificates that came with the order and are not on the path. The trusted CA's own may come."""
+        between = tuple(certificate.der for certificate in path[1:-1])
+        above = sent[len(between) :]
+        trusted = {anchor.der for anchor in self._anchors}
+        if sent[: len(between)] != between[: len(sent)] or len(above) > 1 or not trusted.issuperset(above):
             raise BadSignature(problem="cms_certificate_not_on_path")
 
 

@@ -120,7 +120,7 @@ def test_a_compiler_that_fails(cache: Path, tmp_path: Path, monkeypatch: pytest.
 
 def test_needs_no_test_framework_and_is_needed_by_nobody() -> None:
     script = (
-        "import sys, pkgutil, importlib, ushield_hw\n"
+        "import sys\n"
         "import ushield_hw.testing.faulty\n"
         "assert not {'pytest', '_pytest'} & set(sys.modules), 'pytest was imported'\n"
     )
@@ -128,6 +128,6 @@ def test_needs_no_test_framework_and_is_needed_by_nobody() -> None:
     importing = [
         path
         for path in (ROOT / "ushield_hw").rglob("*.py")
-        if "testing" not in path.parts and "ushield_hw.testing" in path.read_text(encoding="utf-8")
+        if "testing" not in path.parts and "ushield_hw.testing.faulty" in path.read_text(encoding="utf-8")
     ]
     assert importing == []

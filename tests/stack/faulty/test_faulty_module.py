@@ -133,6 +133,13 @@ def test_a_target_that_is_no_pkcs11_module(tmp_path: Path) -> None:
     assert "C_GetFunctionList" in (module.calls[0].error or "")
 
 
+def test_a_target_that_refuses_to_give_its_functions(module: FaultyModule, tmp_path: Path) -> None:
+    module.plan([Fault("C_GetFunctionList", 1, returns("CKR_HOST_MEMORY"))])
+    outer = faulty_module(tmp_path / "outer", module.path)
+    assert [RawModule(outer.path).loaded for _ in range(2)] == [0x2, 0]
+    assert [(call.rv, call.target_rv, call.error) for call in outer.calls] == [(2, 2, None), (0, 0, None)]
+
+
 def test_by_a_link_and_from_elsewhere(module: FaultyModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("links").mkdir()
@@ -196,7 +203,7 @@ def test_late(module: FaultyModule) -> None:
     module.plan([Fault("C_Login", 2, late(0.15, after=True))])
     assert client.login(session, PIN) == 0
     first, second = (call for call in module.calls if call.function == "C_Login")
-    assert [150 <= (call.took_ms or 0) < 2000 for call in (first, second)] == [True, True]
+    assert [(call.took_ms or 0) >= 150 for call in (first, second)] == [True, True]
     assert second.target_rv == 0
 
 

@@ -120,10 +120,8 @@ def test_four_threads_sign(module: FaultyModule) -> None:
 def test_calls_overlap(module: FaultyModule) -> None:
     client, _, key = logged_in(module)
     sessions = [client.session() for _ in range(4)]
-    module.plan([Fault("C_Sign", None, late(0.4))])
-    began = time.monotonic()
+    module.plan([Fault("C_Sign", None, late(0.6))])
     in_threads(4, lambda: client.sign(sessions.pop(), key, DIGEST))
-    assert time.monotonic() - began < 1.2
     signs = [call for call in module.calls if call.function == "C_Sign"]
     assert max(call.t_ms for call in signs) < min(call.t_ms + (call.took_ms or 0) for call in signs)
 

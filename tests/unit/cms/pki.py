@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 
+from asn1crypto import algos, crl
+from asn1crypto import x509 as asn1_x509
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -153,17 +155,31 @@ def authority(
     *,
     number: int = 100,
     kind: KeyKind = KeyKind.EC_P256,
+    bits: int = 2048,
     key_usage: Iterable[str] | None = ("keyCertSign", "cRLSign"),
     **options: object,
 ) -> Authority:
     """Return a root CA; ``options`` are those of :meth:`Authority.issue`."""
-    own = key(kind, number=number)
+    own = key(kind, number=number, bits=bits)
     name = x509.Name.from_rfc4514_string(subject)
     unsigned = x509.CertificateBuilder().issuer_name(name).subject_name(name).public_key(own.public_key())
     shell = unsigned.not_valid_before(NOW).not_valid_after(NOW).serial_number(1).sign(own, hashes.SHA256())
     maker = Authority(own, shell)
     settings = {"ca": True, "not_before": NOW - 1000 * DAY, "not_after": NOW + 4000 * DAY, **options}
     return Authority(own, maker.issue(subject, own.public_key(), key_usage=key_usage, **settings))  # type: ignore[arg-type]
+
+
+def signed_with_sha1(signed: bytes, structure: type[asn1_x509.Certificate | crl.CertificateList], own: Key) -> bytes:
+    """Return the certificate or CRL signed again, with SHA-1, which cryptography would not do any more."""
+    assert isinstance(own, ec.EllipticCurvePrivateKey)
+    changed = structure.load(signed)
+    inside = changed["tbs_certificate" if structure is asn1_x509.Certificate else "tbs_cert_list"]
+    inside["signature"] = changed["signature_algorithm"] = algos.SignedDigestAlgorithm({"algorithm": "sha1_ecdsa"})
+    changed["signature" if structure is crl.CertificateList else "signature_value"] = own.sign(
+        inside.dump(force=True),
+        ec.ECDSA(hashes.SHA1()),  # noqa: S303 - what must be refused
+    )
+    return bytes(changed.dump(force=True))
 
 
 def token_sign(private: Key, suite: Suite, message: bytes) -> bytes:

@@ -1,0 +1,323 @@
+"""Which signers are trusted."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from asn1crypto import x509 as asn1_x509
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
+
+from tests.unit.cms import pki
+from tests.unit.cms.conftest import P256, P384
+from tests.unit.verifier.conftest import DAY, NOW, Scene
+from tests.unit.verifier.test_verify import told
+from ushield_hw.errors import BadSignature, UntrustedSigner
+from ushield_hw.suites import KeyKind
+from ushield_hw.verifier import TrustStore, verify
+
+URL = x509.UniformResourceIdentifier("http://127.0.0.1:9/ca")
+PRIVATE_USE = x509.ExtendedKeyUsage([x509.ObjectIdentifier("1.3.6.1.4.1.99999.7")])
+
+
+def untrusted(signed: bytes, trust: TrustStore, at: object = NOW) -> str:
+    with pytest.raises(UntrustedSigner) as caught:
+        verify(signed, trust=trust, at=at)  # type: ignore[arg-type]
+    told(caught.value)
+    assert caught.value.problem == f"signer_{caught.value.reason}"
+    return str(caught.value.reason)
+
+
+def signed_below(scene: Scene, issuer: pki.Authority, *between: pki.Authority, **fields: object) -> bytes:
+    """Sign with a certificate by ``issuer``; ``between`` is what comes with the order."""
+    certificate = pki.der(issuer.issue("CN=A", scene.private.public_key(), **fields))  # type: ignore[arg-type]
+    return pki.sign_order(
+        scene.order.canonical, scene.private, certificate, P256, intermediates=[one.der for one in between]
+    )
+
+
+def test_a_ca_that_is_not_trusted(scene: Scene) -> None:
+    stranger = pki.authority("CN=Stranger", number=130)
+
+    assert untrusted(scene.sign(), TrustStore([stranger.der])) == "unknown_ca"
+
+
+def test_a_ca_with_the_name_of_a_trusted_one(scene: Scene) -> None:
+    imitation = pki.authority(number=131)
+    assert imitation.certificate.subject == scene.bank.root.certificate.subject
+
+    assert untrusted(scene.sign(), TrustStore([imitation.der])) == "path_invalid"
+
+
+def test_the_issuing_ca_must_be_there(scene: Scene) -> None:
+    without = scene.sign(intermediates=[])
+
+    assert untrusted(without, TrustStore([scene.bank.root.der])) == "unknown_ca"
+    assert verify(without, trust=TrustStore([scene.bank.root.der], [scene.bank.issuing.der]), at=NOW)
+
+
+def test_nothing_is_trusted_because_the_system_trusts_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyhanko_certvalidator.registry._system_trust_roots", lambda: pytest.fail("asked the system"))
+
+    assert untrusted(scene.sign(), TrustStore([pki.authority("CN=Stranger", number=130).der])) == "unknown_ca"
+
+
+@pytest.mark.parametrize(
+    ("at", "reason"), [(NOW - 301 * DAY, "not_yet_valid"), (NOW - 300 * DAY, None), (NOW + 700 * DAY, None)]
+)
+def test_the_signer_s_certificate_has_its_time(scene: Scene, at: object, reason: str | None) -> None:
+    if reason is None:
+        assert verify(scene.sign(), trust=scene.trust(), at=at)  # type: ignore[arg-type]
+    else:
+        assert untrusted(scene.sign(), scene.trust(), at) == reason
+
+
+def test_the_signer_s_certificate_runs_out_to_the_second(scene: Scene) -> None:
+    from datetime import timedelta
+
+    assert untrusted(scene.sign(), scene.trust(), NOW + 700 * DAY + timedelta(seconds=1)) == "expired"
+
+
+@pytest.mark.parametrize(
+    ("dates", "reason"),
+    [
+        ({"not_after": NOW - DAY}, "ca_expired"),
+        ({"not_before": NOW + DAY}, "ca_not_yet_valid"),
+    ],
+)
+def test_a_ca_between_has_its_time_too(scene: Scene, dates: dict[str, object], reason: str) -> None:
+    issuing = scene.bank.root.subordinate("CN=Issuing", number=132, **dates)
+
+    assert untrusted(signed_below(scene, issuing, issuing), scene.trust()) == reason
+
+
+@pytest.mark.parametrize(
+    ("dates", "reason"),
+    [({"not_after": NOW - DAY}, "ca_expired"), ({"not_before": NOW + DAY}, "ca_not_yet_valid")],
+)
+def test_a_trusted_ca_has_its_time_too_as_with_openssl(
+    scene: Scene, dates: dict[str, object], reason: str, tmp_path: Path
+) -> None:
+    root = pki.authority("CN=Root", number=133, **dates)  # type: ignore[arg-type]
+    signed = signed_below(scene, root)
+
+    assert untrusted(signed, TrustStore([root.der])) == reason
+    assert not pki.openssl_accepts(signed, root.pem, tmp_path)
+
+
+@pytest.mark.parametrize("renewed_first", [True, False])
+def test_a_root_that_was_renewed_with_its_key_is_trusted(scene: Scene, renewed_first: bool) -> None:
+    old = pki.authority("CN=Root", number=134, not_after=NOW - DAY)
+    renewed = pki.authority("CN=Root", number=134)
+    signed = signed_below(scene, renewed, renewed)
+    both = [renewed.der, old.der] if renewed_first else [old.der, renewed.der]
+
+    assert verify(signed, trust=TrustStore(both), at=NOW)
+    assert untrusted(signed, TrustStore([old.der])) == "ca_expired"
+
+
+def test_a_ca_between_that_was_renewed_is_taken_as_it_came(scene: Scene) -> None:
+    """The bank's store still has the old certificate of the issuing CA; both are good."""
+    old = scene.bank.root.subordinate("CN=Issuing", number=135)
+    renewed = scene.bank.root.subordinate("CN=Issuing", number=135)
+    assert old.der != renewed.der
+
+    assert verify(signed_below(scene, renewed, renewed), trust=TrustStore([scene.bank.root.der], [old.der]), at=NOW)
+
+
+def test_a_damaged_ca_certificate_is_refused_although_the_store_has_a_good_one(scene: Scene) -> None:
+    damaged = bytearray(scene.bank.issuing.der)
+    damaged[20] ^= 1  # within the serial number
+    signed = scene.sign(intermediates=[bytes(damaged)])
+
+    with pytest.raises(BadSignature) as caught:
+        verify(signed, trust=TrustStore([scene.bank.root.der], [scene.bank.issuing.der]), at=NOW)
+    assert caught.value.problem == "cms_certificate_not_on_path"
+
+
+def test_the_trusted_ca_may_come_with_the_order(scene: Scene) -> None:
+    signed = scene.sign(intermediates=[scene.bank.root.der, scene.bank.issuing.der])
+
+    assert verify(signed, trust=scene.trust(), at=NOW)
+
+
+def test_a_certificate_above_the_trusted_ca_is_refused(scene: Scene) -> None:
+    signed = scene.sign(intermediates=[scene.bank.root.der, scene.bank.issuing.der])
+
+    with pytest.raises(BadSignature) as caught:
+        verify(signed, trust=TrustStore([scene.bank.issuing.der]), at=NOW)
+    assert caught.value.problem == "cms_certificate_not_on_path"
+
+
+def test_a_trusted_ca_need_not_be_self_signed(scene: Scene) -> None:
+    assert verify(scene.sign(), trust=TrustStore([scene.bank.issuing.der]), at=NOW)
+
+
+def test_a_ca_must_be_one(scene: Scene) -> None:
+    customer = scene.bank.root.subordinate("CN=Customer", number=136, ca=False, key_usage=("nonRepudiation",))
+    signed = signed_below(scene, customer)
+
+    assert untrusted(signed, TrustStore([scene.bank.root.der], [scene.bank.issuing.der])) == "unknown_ca"
+    with pytest.raises(BadSignature):  # and it does not help to bring it
+        verify(signed_below_with(scene, customer), trust=scene.trust(), at=NOW)
+
+
+def signed_below_with(scene: Scene, issuer: pki.Authority) -> bytes:
+    from tests.unit.cms import forge
+
+    certificate = pki.der(issuer.issue("CN=A", scene.private.public_key()))
+    made = forge.plain(scene.private, certificate, P256, scene.order.canonical)
+    return made.but(certificates=sorted([certificate, issuer.der])).der()
+
+
+def test_a_ca_without_the_use_of_signing_certificates(scene: Scene) -> None:
+    issuing = scene.bank.root.subordinate("CN=Issuing", number=137, key_usage=("cRLSign",))
+
+    assert untrusted(signed_below(scene, issuing, issuing), scene.trust()) == "path_invalid"
+
+
+@pytest.mark.parametrize(("path_length", "passes"), [(1, True), (0, False)])
+def test_a_trusted_ca_s_path_length_counts_as_with_openssl(
+    scene: Scene, path_length: int, passes: bool, tmp_path: Path
+) -> None:
+    root = pki.authority("CN=Root", number=138, path_length=path_length)
+    issuing = root.subordinate("CN=Issuing", number=139)
+    signed = signed_below(scene, issuing, issuing)
+
+    assert pki.openssl_accepts(signed, root.pem, tmp_path) is passes
+    if passes:
+        assert verify(signed, trust=TrustStore([root.der]), at=NOW)
+    else:
+        assert untrusted(signed, TrustStore([root.der])) == "path_invalid"
+
+
+@pytest.mark.parametrize(("subject", "passes"), [("CN=A,O=Demo Bank", True), ("CN=A,O=Other Bank", False)])
+def test_a_trusted_ca_s_name_constraints_count_as_with_openssl(
+    scene: Scene, subject: str, passes: bool, tmp_path: Path
+) -> None:
+    names = x509.NameConstraints([x509.DirectoryName(x509.Name.from_rfc4514_string("O=Demo Bank"))], None)
+    root = pki.authority("CN=Root,O=Demo Bank", number=140, extensions=[(names, True)])
+    certificate = pki.der(root.issue(subject, scene.private.public_key()))
+    signed = pki.sign_order(scene.order.canonical, scene.private, certificate, P256)
+
+    assert pki.openssl_accepts(signed, root.pem, tmp_path) is passes
+    if passes:
+        assert verify(signed, trust=TrustStore([root.der]), at=NOW)
+    else:
+        assert untrusted(signed, TrustStore([root.der])) == "path_invalid"
+
+
+def test_a_certificate_signed_with_sha1_is_refused(scene: Scene) -> None:
+    weak = pki.signed_with_sha1(scene.certificate, asn1_x509.Certificate, scene.bank.issuing.key)
+    signed = pki.sign_order(scene.order.canonical, scene.private, weak, P256, intermediates=[scene.bank.issuing.der])
+
+    assert untrusted(signed, scene.trust()) == "weak_algorithm"
+
+
+def test_a_short_ca_key_is_refused(scene: Scene) -> None:
+    root = pki.authority("CN=Root", number=141, kind=KeyKind.RSA, bits=1024)
+
+    assert untrusted(signed_below(scene, root), TrustStore([root.der])) == "weak_algorithm"
+
+
+@pytest.mark.parametrize("kind", KeyKind)
+def test_cas_may_have_keys_of_every_kind(scene: Scene, kind: KeyKind) -> None:
+    root = pki.authority("CN=Root", number=142, kind=kind)
+
+    assert verify(signed_below(scene, root), trust=TrustStore([root.der]), at=NOW)
+
+
+@pytest.mark.parametrize("critical", [True, False])
+def test_a_private_extended_key_usage_is_fine(scene: Scene, critical: bool, tmp_path: Path) -> None:
+    signed = scene.with_certificate(extensions=[(PRIVATE_USE, critical)]).sign()
+
+    assert verify(signed, trust=scene.trust(), at=NOW)
+    assert pki.openssl_accepts(signed, scene.bank.root.pem, tmp_path)
+
+
+@pytest.mark.parametrize("use", [ExtendedKeyUsageOID.EMAIL_PROTECTION, ExtendedKeyUsageOID.CLIENT_AUTH])
+def test_other_extended_key_usages_are_fine(scene: Scene, use: x509.ObjectIdentifier) -> None:
+    signed = scene.with_certificate(extensions=[(x509.ExtendedKeyUsage([use]), False)]).sign()
+
+    assert verify(signed, trust=scene.trust(), at=NOW)
+
+
+def test_a_critical_extension_nobody_knows_is_refused(scene: Scene) -> None:
+    unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.8"), b"\x05\x00")
+
+    assert verify(scene.with_certificate(extensions=[(unknown, False)]).sign(), trust=scene.trust(), at=NOW)
+    assert untrusted(scene.with_certificate(extensions=[(unknown, True)]).sign(), scene.trust()) == "path_invalid"
+
+
+def test_nothing_is_fetched(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = x509.CRLDistributionPoints([x509.DistributionPoint([URL], None, None, None)])
+    access = x509.AuthorityInformationAccess(
+        [
+            x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, URL),
+            x509.AccessDescription(AuthorityInformationAccessOID.OCSP, URL),
+        ]
+    )
+    told_where = scene.with_certificate(extensions=[(points, False), (access, False)])
+    monkeypatch.setattr(socket, "socket", lambda *_, **__: pytest.fail("opened a socket"))
+
+    assert verify(told_where.sign(), trust=scene.trust(), at=NOW)
+    assert untrusted(told_where.sign(intermediates=[]), scene.trust()) == "unknown_ca"
+
+
+def test_a_self_signed_signer_is_trusted_if_it_is_a_trusted_ca_itself(scene: Scene, tmp_path: Path) -> None:
+    both = pki.authority("CN=A", number=143, key_usage=None)
+    signed = pki.sign_order(scene.order.canonical, both.key, both.der, P256)
+
+    assert pki.openssl_accepts(signed, both.pem, tmp_path)
+    assert verify(signed, trust=TrustStore([both.der]), at=NOW).signer.subject == "CN=A"
+    assert untrusted(signed, scene.trust()) == "unknown_ca"
+
+
+def test_a_trusted_signer_has_its_time_too(scene: Scene) -> None:
+    both = pki.authority("CN=A", number=143, key_usage=None)
+    signed = pki.sign_order(scene.order.canonical, both.key, both.der, P256)
+
+    assert untrusted(signed, TrustStore([both.der]), NOW + 4001 * DAY) == "expired"
+
+
+def test_another_certificate_with_a_trusted_ca_s_name_and_key_is_not_that_ca(scene: Scene) -> None:
+    """Anybody can write one down; certvalidator takes it for the trusted CA."""
+    trusted = pki.authority("CN=A", number=144, key_usage=("keyCertSign",))
+    imitation = pki.authority("CN=A", number=144, key_usage=("nonRepudiation",), ca=False)
+    signed = pki.sign_order(scene.order.canonical, imitation.key, imitation.der, P256)
+
+    assert untrusted(signed, TrustStore([trusted.der])) == "path_invalid"
+
+
+def test_a_point_that_is_not_on_its_curve_is_a_bad_signature(scene: Scene) -> None:
+    issued = bytearray(scene.certificate)
+    point = scene.private.public_key()
+    assert isinstance(point, ec.EllipticCurvePublicKey)
+    at = bytes(issued).index(point.public_numbers().y.to_bytes(32, "big"))
+    issued[at + 31] ^= 1
+    signed = pki.sign_order(scene.order.canonical, scene.private, bytes(issued), P256)
+
+    with pytest.raises(BadSignature) as caught:
+        verify(signed, trust=scene.trust(), at=NOW)
+    assert caught.value.problem == "cms_signature_wrong"
+
+
+def test_a_name_that_cannot_be_written_down_is_not_trusted(scene: Scene) -> None:
+    strange = scene.with_certificate(subject="CN=Alice").certificate.replace(
+        b"\x0c\x05Alice", b"\x0c\x05\xff\xff\xff\xff\xff"
+    )
+    signed = pki.sign_order(scene.order.canonical, scene.private, strange, P256, intermediates=[scene.bank.issuing.der])
+
+    assert untrusted(signed, scene.trust()) == "path_invalid"
+
+
+def test_p384_customers_below_a_p256_bank_are_fine(scene: Scene) -> None:
+    someone = scene.bank.customer(KeyKind.EC_P384)
+    signed = pki.sign_order(
+        scene.order.canonical, someone.private, someone.certificate, P384, intermediates=[scene.bank.issuing.der]
+    )
+
+    assert verify(signed, trust=scene.trust(), at=NOW)
