@@ -97,7 +97,8 @@ def load(environment: Mapping[str, str] = os.environ, system_file: Path = SYSTEM
     if home is not None:
         own = home / "ushield"
         if (own / "drivers").is_dir():
-            settings = replace(settings, drivers=(own / "drivers", *settings.drivers))
+            added, origins = own / "drivers", {**settings.origins, "drivers": str(own)}
+            settings = replace(settings, drivers=(added, *settings.drivers), origins=origins)
         if (own / "config.toml").exists():
             settings = _read(settings, own / "config.toml", system=False)
     return settings

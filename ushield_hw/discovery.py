@@ -160,7 +160,7 @@ def find_token(
         TokenMultiple: several; ``.candidates`` are their URIs.
         InputError: the URI is wrong or carries what a URI may not.
     """
-    uri = TokenUri.parse(selector) if selector and selector.startswith("pkcs11:") else None
+    uri = TokenUri.parse(selector) if selector and TokenUri.names(selector) else None
     seen = survey(settings, uri.module_path if uri else None)
     wanted = [
         token
@@ -186,7 +186,7 @@ def key_choice(selector: str | None, key_id: str | None) -> KeyChoice:
     Raises:
         InputError: ``KEY_ID_INVALID``.
     """
-    uri = TokenUri.parse(selector) if selector and selector.startswith("pkcs11:") else TokenUri()
+    uri = TokenUri.parse(selector) if selector and TokenUri.names(selector) else TokenUri()
     if key_id is None:
         return KeyChoice(uri.id, uri.object)
     try:

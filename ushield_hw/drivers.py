@@ -245,7 +245,8 @@ class Catalogue:
         found: dict[str, tuple[Path, bytes]] = {}
         for folder in self._folders:
             for file in sorted(folder.glob("*.toml")):
-                found.setdefault(file.stem, (file, file.read_bytes()))
+                if file.stem not in found:
+                    found[file.stem] = file, _content(file)
         return found
 
     def ids(self) -> list[str]:
@@ -289,6 +290,13 @@ class Catalogue:
     def for_atr(self, atr: bytes) -> list[Driver]:
         """Return the drivers that know an ATR; several is common."""
         return [driver for driver in self if any(known.matches(atr) for known in driver.atrs)]
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DescriptorError(file=str(file), key="", problem="unreadable", reason=error.strerror) from error
 
 
 def _words(path: Path) -> list[bytes]:

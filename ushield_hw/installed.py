@@ -85,24 +85,27 @@ def _from_files(catalogue: Catalogue, settings: Settings, p11_kit: Sequence[Path
 
 
 def _p11_kit_modules(folder: Path) -> Iterator[tuple[Path, Path]]:
-    try:
-        files = sorted(folder.glob("*.module"))
-        owned = folder.is_dir() and _roots_own(folder)
-    except OSError:
+    if not _roots_own(folder):
         return
-    for file in files if owned else ():
+    for file in sorted(folder.glob("*.module")):
         if _roots_own(file) and (path := _module_of(file)):
             yield file, path
 
 
 def _roots_own(path: Path) -> bool:
-    about = path.stat()
+    try:
+        about = path.stat()
+    except OSError:  # not there, or a link that leads nowhere
+        return False
     return about.st_uid == 0 and not about.st_mode & 0o022
 
 
 def _module_of(file: Path) -> Path | None:
     """Return the file that a ``*.module`` file names, unless it is a remote or is meant for other programs only."""
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
     pairs = (line.split(":", 1) for line in lines if ":" in line and not line.lstrip().startswith("#"))
     settings = {name.strip(): value.strip() for name, value in pairs}
     name = settings.get("module", "")

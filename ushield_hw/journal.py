@@ -102,11 +102,13 @@ class Journal:
         fresh = {"version": _VERSION, "tx_id": order.tx_id, "order_sha256": order.canonical_sha256, "entries": {}}
         try:
             record = json.loads(file.read_bytes())
-            known = record["version"] == _VERSION and isinstance(record["entries"], dict)
+            known = record["version"] == _VERSION
+            for entry in record["entries"].values() if known else ():
+                _check_entry(entry)
             same = record["order_sha256"] == order.canonical_sha256
         except FileNotFoundError:
             return fresh
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StorageError(_UNUSABLE, path=str(file), reason=str(error)) from error
         if not known:
             raise StorageError(_UNUSABLE, path=str(file), reason="version")
@@ -139,6 +141,15 @@ class Entry:
         if signed is not None:
             self._entry["signed"] = b64encode(signed).decode()
         _write(self._file, self._record)
+
+
+def _check_entry(entry: Any) -> None:
+    """Raise what looking at a damaged entry raises, before anything is concluded from it."""
+    state_of = State(entry["state"])
+    if not isinstance(entry["subject"], str) or not isinstance(entry["at"], str):
+        raise TypeError("entry")
+    if state_of is State.SIGNED:
+        b64decode(entry["signed"], validate=True)
 
 
 def _refuse_unknown(record: dict[str, Any], order: Order, subject: str) -> None:

@@ -184,11 +184,13 @@ def _confirmation(driver: Driver, attendance: Attendance) -> Confirmation:
 def _confirm(order: Order, content: bytes, session: Session, attendance: Attendance) -> None:
     """Have the person agree on the host, or tell them what must stand on the token's screen."""
     confirm = session.link.driver.confirm
+    if confirm.text is ConfirmText.HOST and attendance is Attendance.NOBODY:
+        return
     rules = Rules(demo=session.link.settings.demo)
     ask = ConfirmRequest(order.type, screen_lines(content, messages.language(), rules=rules))
     if confirm.text is ConfirmText.MESSAGE:
         session.interaction.compare_on_token(ask)
-    elif attendance is Attendance.PERSON and not session.interaction.confirm_order(ask):
+    elif not session.interaction.confirm_order(ask):
         raise ConfirmationRejected("CONFIRMATION_REJECTED_ON_HOST", tx_id=order.tx_id)
 
 

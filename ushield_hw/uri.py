@@ -30,6 +30,7 @@ _REFUSED: Final = {"pin-value", "pin-source", "slot-id", "slot-manufacturer", "s
 # RFC 7512 section 2.3: characters that a path component may hold as they are.
 _PLAIN: Final = ":[]@!$'()*+,=&"
 _LONGEST: Final = 4096
+_SCHEME: Final = "pkcs11:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,28 +45,33 @@ class TokenUri:
     object: str | None = None
     module_path: Path | None = None
 
+    @staticmethod
+    def names(text: str) -> bool:
+        """Tell whether a text is meant as such a URI; a scheme's case does not matter (RFC 3986 section 3.1)."""
+        return text[: len(_SCHEME)].lower() == _SCHEME
+
     @classmethod
     def parse(cls, text: str) -> TokenUri:
         """Read a URI.
 
         Raises:
-            InputError: ``URI_INVALID`` with the attribute, or ``URI_REFUSED`` for one that is never taken.
+            InputError: ``URI_INVALID`` with the attribute, or ``URI_REFUSED`` for one that is never taken. Neither
+                holds the URI or a value from it: somebody may have put a PIN there.
         """
-        if len(text) > _LONGEST or not text.startswith("pkcs11:"):
-            raise InputError("URI_INVALID", uri=text[:80], attribute="", problem="uri_form")
-        path, _, query = text.removeprefix("pkcs11:").partition("?")
-        found = _attributes(text, path, ";") | _attributes(text, query, "&")
-        if "module-path" in found and not found["module-path"].startswith(b"/"):
-            raise InputError("URI_INVALID", uri=text, attribute="module-path", problem="path_relative")
-        module = found.get("module-path")
+        if not cls.names(text):
+            raise _invalid("", "uri_form")
+        if len(text) > _LONGEST:
+            raise _invalid("", "too_long", longest=_LONGEST)
+        path, _, query = text[len(_SCHEME) :].partition("?")
+        found = _attributes(path, ";") | _attributes(query, "&")
         return cls(
-            token=_text(text, found, "token"),
-            manufacturer=_text(text, found, "manufacturer"),
-            serial=_text(text, found, "serial"),
-            model=_text(text, found, "model"),
+            token=_text(found, "token"),
+            manufacturer=_text(found, "manufacturer"),
+            serial=_text(found, "serial"),
+            model=_text(found, "model"),
             id=found.get("id"),
-            object=_text(text, found, "object"),
-            module_path=Path(module.decode("utf-8", "surrogateescape")) if module else None,
+            object=_text(found, "object"),
+            module_path=_path(found),
         )
 
     def __str__(self) -> str:
@@ -81,31 +87,50 @@ class TokenUri:
             parts.append("id=" + "".join(f"%{byte:02X}" for byte in self.id))
         if self.object is not None:
             parts.append(f"object={quote(self.object, safe=_PLAIN)}")
-        query = f"?module-path={quote(str(self.module_path), safe='/:')}" if self.module_path else ""
+        query = f"?module-path={quote(_octets(self.module_path), safe='/:')}" if self.module_path else ""
         return "pkcs11:" + ";".join(parts) + query
 
 
-def _attributes(uri: str, text: str, separator: str) -> dict[str, bytes]:
+def _attributes(text: str, separator: str) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for part in filter(None, text.split(separator)):
         name, equals, value = part.partition("=")
         if name in _REFUSED:
-            raise InputError("URI_REFUSED", attribute=name)  # never shown whole: it may hold a PIN
+            raise InputError("URI_REFUSED", attribute=name)
         known = name in _PATH if separator == ";" else name in {"module-path", "module-name"}
         if not equals or not known:
-            raise InputError("URI_INVALID", uri=uri, attribute=name, problem="unknown_key")
+            raise _invalid(name, "unknown_key")
         if name in found:
-            raise InputError("URI_INVALID", uri=uri, attribute=name, problem="repeated")
+            raise _invalid(name, "repeated")
         if re.search("%(?![0-9A-Fa-f]{2})", value):
-            raise InputError("URI_INVALID", uri=uri, attribute=name, problem="percent")
+            raise _invalid(name, "percent")
         found[name] = unquote_to_bytes(value)
     return found
 
 
-def _text(uri: str, found: dict[str, bytes], name: str) -> str | None:
+def _text(found: dict[str, bytes], name: str) -> str | None:
     if name not in found:
         return None
     try:
         return found[name].decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError("URI_INVALID", uri=uri, attribute=name, problem="not_utf8") from error
+        raise _invalid(name, "not_utf8") from error
+
+
+def _path(found: dict[str, bytes]) -> Path | None:
+    module = found.get("module-path")
+    if module is None:
+        return None
+    if not module.startswith(b"/"):
+        raise _invalid("module-path", "path_relative")
+    if b"\0" in module:
+        raise _invalid("module-path", "nul")
+    return Path(module.decode("utf-8", "surrogateescape"))
+
+
+def _octets(path: Path) -> bytes:
+    return str(path).encode("utf-8", "surrogateescape")
+
+
+def _invalid(attribute: str, problem: str, **values: object) -> InputError:
+    return InputError("URI_INVALID", attribute=attribute, problem=problem, **values)

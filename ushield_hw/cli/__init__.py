@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code (see ``cli.exits``)."""
-    from ushield_hw.cli.app import run
-
+    try:
+        from ushield_hw.cli.app import run
+    except KeyboardInterrupt:  # nothing has been done yet
+        sys.exit(130)
     sys.exit(run(list(sys.argv[1:] if argv is None else argv)))

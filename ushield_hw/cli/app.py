@@ -35,6 +35,9 @@ _COMMANDS: Final = {
 }
 
 
+COMPLETION_VARIABLE: Final = "_USHIELD_COMPLETE"
+
+
 @dataclass(frozen=True, slots=True)
 class App:
     """What every command gets."""
@@ -71,10 +74,13 @@ def run(argv: Sequence[str]) -> int:
         output.failure(error, as_json=as_json)
         return exits.code_of(error)
     except click.ClickException as error:
-        output.failure(_usage(error), as_json=as_json)
+        if type(error).__name__ == "NoArgsIsHelpError":  # a command that needs a word after it: its text is the help page
+            output.note(error.format_message())
+        else:
+            output.failure(_usage(error), as_json=as_json)
         return exits.USAGE
     except (KeyboardInterrupt, click.Abort):
-        output.hint("cli.interrupted")
+        output.failure(UShieldError("INTERRUPTED"), as_json=as_json)
         return exits.INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: say nothing at exit either
@@ -87,6 +93,10 @@ def run(argv: Sequence[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     root = _root()
+    if instruction := os.environ.get(COMPLETION_VARIABLE):  # the shell asks what could come next
+        from click.shell_completion import shell_complete
+
+        return shell_complete(root, {}, "ushield", COMPLETION_VARIABLE, instruction)
     try:
         with root.make_context("ushield", arguments) as context:
             result = root.invoke(context)
@@ -111,12 +121,22 @@ def _usage(error: click.ClickException) -> InputError:
     facts: dict[str, Any] = {"argument": getattr(error, "option_name", None) or _parameter(error) or ""}
     codes = {"NoSuchOption": "USAGE_NO_SUCH_OPTION", "MissingParameter": "USAGE_MISSING"}
     if name == "NoSuchCommand" or "No such command" in error.format_message():
-        return InputError("USAGE_NO_SUCH_COMMAND", known=list(_COMMANDS), **facts)
+        return InputError("USAGE_NO_SUCH_COMMAND", known=_commands(error), **facts)
     return InputError(codes.get(name, "USAGE"), reason=error.format_message(), **facts)
+
+
+def _commands(error: click.ClickException) -> list[str]:
+    """Return what could have stood where there is no such command."""
+    context = getattr(error, "ctx", None)
+    if isinstance(context, click.Context) and isinstance(context.command, click.Group):
+        return context.command.list_commands(context)
+    return list(_COMMANDS)
 
 
 def _parameter(error: click.ClickException) -> str | None:
     parameter = getattr(error, "param", None)
+    if isinstance(parameter, click.Option):
+        return max(parameter.opts, key=len)
     return parameter.human_readable_name if parameter is not None else None
 
 

@@ -7,6 +7,7 @@ from click.shell_completion import get_completion_class
 
 from ushield_hw import messages
 from ushield_hw.cli import output
+from ushield_hw.cli.app import COMPLETION_VARIABLE
 from ushield_hw.cli.help import Command
 
 
@@ -17,5 +18,5 @@ def completion_command(context: click.Context, shell: str) -> None:
     """Print the completion script."""
     kind = get_completion_class(shell)
     if kind is not None:
-        made = kind(context.find_root().command, {}, "ushield", "_USHIELD_COMPLETE")
+        made = kind(context.find_root().command, {}, "ushield", COMPLETION_VARIABLE)
         output.lines(made.source().splitlines())

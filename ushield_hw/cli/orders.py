@@ -82,6 +82,7 @@ def sign_command(
     if out.exists() or out.is_symlink():
         _refuse_other(out, signed)
     elif signed is None:
+        order.check_live(datetime.now(UTC))  # nobody types a PIN for an order that is refused anyway
         attendance = _attendance(token, unattended)
         with token.open(person, purpose="sign") as session:
             signed = sign(

@@ -60,8 +60,19 @@ def failure(error: UShieldError, *, as_json: bool) -> None:
         document({"error": error.to_json()})
         return
     note(messages.text("cli.error", message=error.message, code=error.code))
+    if known := _pin_known(error):
+        note(f"  {known}")
     if error.remedy != f"{error.code}.remedy":
         note(messages.text("cli.remedy", remedy=error.remedy))
+
+
+def _pin_known(error: UShieldError) -> str:
+    """Return what is left of the PIN's tries, where the error says."""
+    from ushield_hw.cli.terminal import pin_state_text
+    from ushield_hw.interaction import PinState
+
+    state = error.details.get("state")
+    return pin_state_text(state) if isinstance(state, PinState) and not state.locked else ""
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
-from ushield_hw.errors import InputError
+from ushield_hw.errors import InputError, PinFormatError
 from ushield_hw.interaction import ConfirmRequest, Interaction, PinKind, PinRequest, TokenAction
 
 STDIN: Final = "-"
@@ -66,6 +66,7 @@ class Sources:
 
         Raises:
             InputError: ``PIN_FILE_MODE``, ``PIN_FILE_UNREADABLE``, ``PIN_MISSING``.
+            PinFormatError: ``PIN_CHARACTERS``.
         """
         for kind, source in self.given.items():
             _ = self._stdin[kind] if source == STDIN else self._file(source)
@@ -74,8 +75,7 @@ class Sources:
     def _stdin(self) -> dict[PinKind, str]:
         """The PINs on stdin: a line each, the old one first."""
         kinds = [kind for kind in _ORDER if self.given.get(kind) == STDIN]
-        text = sys.stdin.buffer.read(_LONGEST)
-        rows = text.decode("utf-8", "replace").splitlines()
+        rows = _rows(sys.stdin.buffer.read(_LONGEST) if sys.stdin else b"")
         if len(rows) < len(kinds):
             raise InputError("PIN_MISSING", source="stdin", n=len(kinds))
         return dict(zip(kinds, rows, strict=False))
@@ -91,6 +91,7 @@ def read_pin_file(name: str) -> str:
 
     Raises:
         InputError: ``PIN_FILE_MODE``: others may read it; ``PIN_FILE_UNREADABLE``; ``PIN_MISSING``: it is empty.
+        PinFormatError: ``PIN_CHARACTERS``: it is not UTF-8.
     """
     try:
         with open(name, "rb") as file:
@@ -100,7 +101,19 @@ def read_pin_file(name: str) -> str:
             data = file.read(_LONGEST)
     except OSError as error:
         raise InputError("PIN_FILE_UNREADABLE", file=name, reason=error.strerror) from error
-    rows = data.decode("utf-8", "replace").splitlines()
+    rows = _rows(data)
     if not rows or not rows[0]:
         raise InputError("PIN_MISSING", source=name, n=1)
     return rows[0]
+
+
+def _rows(data: bytes) -> list[str]:
+    """Return the lines; an editor's byte order mark is no part of a PIN.
+
+    Raises:
+        PinFormatError: ``PIN_CHARACTERS``: sent in any other encoding, the PIN could only be wrong.
+    """
+    try:
+        return data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise PinFormatError("PIN_CHARACTERS", min=None, max=None) from error

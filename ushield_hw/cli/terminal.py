@@ -17,7 +17,7 @@ from typing import Final
 
 from ushield_hw import messages
 from ushield_hw.cli import output
-from ushield_hw.errors import ConfirmationTimedOut
+from ushield_hw.errors import ConfirmationTimedOut, PinFormatError
 from ushield_hw.interaction import ConfirmRequest, CountSource, PinKind, PinRequest, PinState, TokenAction
 
 _LONGEST: Final = 1024
@@ -88,7 +88,10 @@ class Terminal:
             os.write(tty, prompt.encode())
             answer = _line(tty, time.monotonic() + self._pin_timeout_s)
             os.write(tty, b"\n")
-            return answer or None
+        try:
+            return answer.decode() if answer else None
+        except UnicodeDecodeError as error:  # sent in another encoding, it could only be wrong
+            raise PinFormatError("PIN_CHARACTERS", min=None, max=None) from error
 
     def _yes(self, question: str) -> bool:
         if not self.present():
@@ -99,7 +102,7 @@ class Terminal:
             if answer is None:
                 os.write(tty, b"\n")
                 raise ConfirmationTimedOut("CONFIRMATION_TIMED_OUT_ON_HOST", waited_s=self._confirm_timeout_s)
-        return answer.strip().lower() in _YES
+        return answer.decode("utf-8", "replace").strip().lower() in _YES
 
 
 def pin_state_text(state: PinState) -> str:
@@ -144,7 +147,7 @@ def _no_echo(tty: int) -> Iterator[None]:
         signal.signal(signal.SIGTERM, old)
 
 
-def _line(tty: int, deadline: float) -> str | None:
+def _line(tty: int, deadline: float) -> bytes | None:
     """Return a line typed before the deadline; None after it, or when the terminal is gone."""
     data = b""
     while not data.endswith(b"\n") and len(data) < _LONGEST:
@@ -155,4 +158,4 @@ def _line(tty: int, deadline: float) -> str | None:
         if not part:
             return None
         data += part
-    return data.decode("utf-8", "replace").rstrip("\r\n")
+    return data.rstrip(b"\r\n")

@@ -31,8 +31,10 @@ class Order:
         canonical: the bytes of its RFC 8785 form; with the message format ``jcs``, what is signed.
     """
 
-    _values: tuple[tuple[str, str], ...]
-    canonical: bytes = field(compare=False)
+    _values: dict[str, str] = field(compare=False)
+    _created: datetime = field(compare=False)
+    _expires: datetime = field(compare=False)
+    canonical: bytes
 
     def __init__(self) -> None:
         raise TypeError("an order is made by Order.parse or Order.from_json")
@@ -67,7 +69,9 @@ class Order:
         values: dict[str, str] = {}
         kind.top.take(found, "", rules, values)
         made = object.__new__(cls)
-        object.__setattr__(made, "_values", tuple(values.items()))
+        object.__setattr__(made, "_values", values)
+        object.__setattr__(made, "_created", time_of(values["created"]))
+        object.__setattr__(made, "_expires", time_of(values["expires"]))
         object.__setattr__(made, "canonical", canonical(nested(values)))
         return made
 
@@ -99,12 +103,12 @@ class Order:
     @property
     def created(self) -> datetime:
         """When the bank made the order (UTC)."""
-        return time_of(self["created"])
+        return self._created
 
     @property
     def expires(self) -> datetime:
         """The moment from which on the order must not be signed any more (UTC)."""
-        return time_of(self["expires"])
+        return self._expires
 
     @property
     def purpose_of_key(self) -> KeyUse:
@@ -123,13 +127,10 @@ class Order:
 
     def get(self, place: str) -> str | None:
         """Return the value at ``place``, the dotted path of its key, or None."""
-        return next((value for known, value in self._values if known == place), None)
+        return self._values.get(place)
 
     def __getitem__(self, place: str) -> str:
-        value = self.get(place)
-        if value is None:
-            raise KeyError(place)
-        return value
+        return self._values[place]
 
     def to_json(self) -> dict[str, Any]:
         """Return the document, with its keys in the order in which the type declares them."""

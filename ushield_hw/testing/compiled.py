@@ -60,7 +60,8 @@ def _build(compiler: tuple[str, ...], built: Path) -> None:
 def _run(compiler: tuple[str, ...], *arguments: str) -> str:
     command = [*compiler, *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_DEADLINE_S)  # noqa: S603 - the user's own compiler
+        # What runs is the compiler that the user's own environment names.
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_DEADLINE_S)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InputError("COMPILER_MISSING", compiler=shlex.join(compiler), reason=str(error)) from error
     if done.returncode:

@@ -182,6 +182,20 @@ def signed_with_sha1(signed: bytes, structure: type[asn1_x509.Certificate | crl.
     return bytes(changed.dump(force=True))
 
 
+def signed_again(certificate: bytes, old: bytes, new: bytes, own: Key) -> bytes:
+    """Return the certificate with ``new`` for ``old`` (of one length) in it, rightly signed by the CA's key ``own``."""
+    assert len(old) == len(new)
+    changed = asn1_x509.Certificate.load(certificate.replace(old, new))
+    changed["signature_value"] = sign_der(own, changed["tbs_certificate"].dump())
+    return bytes(changed.dump())
+
+
+def sign_der(own: Key, message: bytes) -> bytes:
+    """Sign as a CA with an EC key does."""
+    assert isinstance(own, ec.EllipticCurvePrivateKey)
+    return own.sign(message, ec.ECDSA(hashes.SHA256()))
+
+
 def token_sign(private: Key, suite: Suite, message: bytes) -> bytes:
     """Sign as a token does: r and s side by side for ECDSA."""
     digest = getattr(hashes, suite.digest.upper())()

@@ -306,12 +306,18 @@ def test_a_point_that_is_not_on_its_curve_is_a_bad_signature(scene: Scene) -> No
 
 
 def test_a_name_that_cannot_be_written_down_is_not_trusted(scene: Scene) -> None:
-    strange = scene.with_certificate(subject="CN=Alice").certificate.replace(
-        b"\x0c\x05Alice", b"\x0c\x05\xff\xff\xff\xff\xff"
-    )
-    signed = pki.sign_order(scene.order.canonical, scene.private, strange, P256, intermediates=[scene.bank.issuing.der])
+    plain = scene.with_certificate(subject="CN=Alice").certificate
+    right = pki.signed_again(plain, b"\x0c\x05Alice", b"\x0c\x05Alicf", scene.bank.issuing.key)
+    strange = pki.signed_again(plain, b"\x0c\x05Alice", b"\x0c\x05Alic\xff", scene.bank.issuing.key)
 
-    assert untrusted(signed, scene.trust()) == "path_invalid"
+    for certificate, passes in ((right, True), (strange, False)):
+        signed = pki.sign_order(
+            scene.order.canonical, scene.private, certificate, P256, intermediates=[scene.bank.issuing.der]
+        )
+        if passes:
+            assert verify(signed, trust=scene.trust(), at=NOW).signer.subject == "CN=Alicf"
+        else:
+            assert untrusted(signed, scene.trust()) == "path_invalid"
 
 
 def test_p384_customers_below_a_p256_bank_are_fine(scene: Scene) -> None:

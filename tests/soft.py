@@ -1,0 +1,166 @@
+"""A soft token of a test's own, and a person who follows a script.
+
+The tokens are provisioned once a process and copied for each test. SoftHSM2 reads SOFTHSM2_CONF when it is initialised
+and a process has it loaded once: so every module a test got from :class:`Soft` is closed after the test, as are those
+of the library's own registry, and the next test's C_Initialize reads the next test's file.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import pytest
+
+from ushield_hw.config import Settings, data_dir
+from ushield_hw.cryptoki.model import KeyRecord, ModuleOptions, TokenInfo, User
+from ushield_hw.cryptoki.module import Isolation, Module, close_modules
+from ushield_hw.drivers import Catalogue, Driver
+from ushield_hw.interaction import ConfirmRequest, PinRequest, TokenAction
+from ushield_hw.session import Link
+from ushield_hw.softhsm import CONF_VARIABLE, Provisioned, provision
+from ushield_hw.suites import KeyKind
+
+T = TypeVar("T")
+
+SETTINGS: Final = Settings(drivers=(data_dir("drivers"),))
+DRIVER: Final = Catalogue(SETTINGS.drivers).get("softhsm2")
+SOFTHSM: Final = DRIVER.module_files()[0].resolve()
+OPTIONS: Final = ModuleOptions(relist=True)
+WRONG_PIN: Final = "0000000"  # a digit longer than any that provision() makes
+
+# The keys on every copy, by their CKA_LABEL; "each" wants the PIN for each signature.
+KEYS: Final = {"pay": KeyKind.EC_P256, "p384": KeyKind.EC_P384, "rsa": KeyKind.RSA, "each": KeyKind.EC_P256}
+
+
+@dataclass
+class Soft:
+    """A folder with two provisioned tokens. Serial, label and PINs are those of the first.
+
+    Attributes:
+        folder: where ``softhsm2.conf`` and the tokens are.
+        label: CKA_LABEL of the token.
+        serial: its serial number.
+        pin: its user PIN.
+        so_pin: its SO PIN.
+        state: a folder for what the library keeps between runs.
+    """
+
+    folder: Path
+    label: str
+    serial: str
+    pin: str
+    so_pin: str
+    state: Path
+    _closing: ExitStack = field(default_factory=ExitStack, repr=False)
+
+    @property
+    def conf(self) -> Path:
+        """What SOFTHSM2_CONF names."""
+        return self.folder / "softhsm2.conf"
+
+    def module(self, isolation: Isolation = Isolation.PROCESS, path: Path = SOFTHSM, deadline_s: float = 30) -> Module:
+        """Return a module, not loaded yet, that is closed after the test."""
+        module = Module(path, isolation, OPTIONS, deadline_s, {CONF_VARIABLE: str(self.conf)})
+        self._closing.callback(module.close)
+        return module
+
+    def info(self, module: Module) -> TokenInfo:
+        """Find the token: slot numbers are SoftHSM2's choice."""
+        return next(slot.token for slot in module.slots() if slot.token and slot.token.serial == self.serial)
+
+    def link(self, module: Module, driver: Driver = DRIVER) -> Link:
+        """Return the token as the session module knows it."""
+        settings = replace(SETTINGS, state_dir=self.state)
+        return Link(module, self.info(module).slot_id, self.serial, driver, settings)
+
+    def close(self) -> None:
+        """Close every module."""
+        self._closing.close()
+
+
+def pin_driver(driver: Driver = DRIVER, **pin: Any) -> Driver:
+    """Return SoftHSM2's driver with another ``[pin]``."""
+    return replace(driver, pin=replace(driver.pin, **pin))
+
+
+def key(module: Module, slot_id: int, label: str) -> KeyRecord:
+    """Return the private key of a label; needs a login."""
+    return next(key for key in module.keys(slot_id) if key.private and key.label == label)
+
+
+@pytest.fixture(scope="session")
+def provisioned(tmp_path_factory: pytest.TempPathFactory) -> Provisioned:
+    """The tokens that are copied, with :data:`KEYS` on the first."""
+    made = provision(tmp_path_factory.mktemp("provisioned"), SETTINGS)
+    module = Module(SOFTHSM, Isolation.PROCESS, OPTIONS, 60, {CONF_VARIABLE: str(made.conf)})
+    slot_id = next(slot.slot_id for slot in module.slots() if slot.token and slot.token.serial == made.tokens[0].serial)
+    login = module.login(slot_id, User.USER, made.tokens[0].pin_file.read_text().strip())
+    for number, (label, kind) in enumerate(KEYS.items(), start=1):
+        module.generate(login, kind, 2048, bytes([number]), label, always_authenticate=label == "each")
+    module.close()
+    return made
+
+
+@pytest.fixture
+def soft(provisioned: Provisioned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Soft]:
+    """This test's own copy of the tokens; SOFTHSM2_CONF names it."""
+    source, folder = provisioned.conf.parent, tmp_path / "soft"
+    shutil.copytree(source, folder)
+    conf = folder / "softhsm2.conf"
+    conf.write_text(conf.read_text().replace(str(source), str(folder)))
+    token = provisioned.tokens[0]
+    pins = [file.read_text().strip() for file in (token.pin_file, token.so_pin_file)]
+    monkeypatch.setenv(CONF_VARIABLE, str(conf))
+    close_modules()
+    copy = Soft(folder, token.label, token.serial, *pins, tmp_path / "state")
+    yield copy
+    copy.close()
+    close_modules()
+
+
+class Script:
+    """A person who answers from a list. A prompt without an answer fails the test.
+
+    Args:
+        pins: one for each PIN prompt; None cancels.
+        consents: one for each question whether to use the last try.
+        confirms: one for each order to confirm.
+
+    Attributes:
+        prompts: the conversation, a line a prompt, such as ``user PIN to sign, 6 left``.
+        asked: the PIN requests in full.
+    """
+
+    def __init__(self, *pins: str | None, consents: Sequence[bool] = (), confirms: Sequence[bool] = ()) -> None:
+        self.prompts: list[str] = []
+        self.asked: list[PinRequest] = []
+        self._pins, self._consents, self._confirms = list(pins), list(consents), list(confirms)
+
+    def request_pin(self, ask: PinRequest) -> str | None:
+        left = ask.state.retries_left
+        self.asked.append(ask)
+        return self._answer(
+            f"{ask.kind.value} PIN to {ask.purpose}" + (f", {left} left" if left is not None else ""), self._pins
+        )
+
+    def confirm_last_try(self, ask: PinRequest) -> bool:
+        return self._answer("use the last try?", self._consents)
+
+    def confirm_order(self, ask: ConfirmRequest) -> bool:
+        return self._answer(f"confirm {ask.type}?", self._confirms)
+
+    def compare_on_token(self, ask: ConfirmRequest) -> None:
+        self.prompts.append(f"compare {ask.type} on the token")
+
+    def waiting_for_token(self, action: TokenAction) -> None:
+        self.prompts.append(f"waiting: {action.kind}")
+
+    def _answer(self, prompt: str, answers: list[T]) -> T:
+        self.prompts.append(prompt)
+        assert answers, f"nobody answers: {self.prompts}"
+        return answers.pop(0)

@@ -1,0 +1,301 @@
+"""Certificates that were revoked, and CRLs that prove nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TypedDict
+
+import pytest
+from asn1crypto import crl as asn1_crl
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from tests.unit.cms import pki
+from tests.unit.cms.conftest import P256
+from tests.unit.verifier.conftest import DAY, NOW, Scene
+from tests.unit.verifier.test_verify import told
+from ushield_hw.cms import CertificateFacts
+from ushield_hw.errors import InputError, Revoked, VerificationError
+from ushield_hw.verifier import Revocation, TrustStore, verify
+
+SECOND = timedelta(seconds=1)
+
+
+class Dates(TypedDict):
+    this_update: datetime
+    next_update: datetime
+
+
+def serial_of(scene: Scene) -> int:
+    return CertificateFacts.read(scene.certificate).serial
+
+
+def good(scene: Scene, crls: Sequence[bytes], at: object = NOW) -> None:
+    verified = verify(scene.sign(), trust=scene.trust(*crls), at=at)  # type: ignore[arg-type]
+    assert verified.revocation is Revocation.GOOD
+
+
+def revoked(scene: Scene, crls: Sequence[bytes], at: object = NOW) -> Revoked:
+    with pytest.raises(Revoked) as caught:
+        verify(scene.sign(), trust=scene.trust(*crls), at=at)  # type: ignore[arg-type]
+    told(caught.value)
+    return caught.value
+
+
+def unknown(scene: Scene, crls: Sequence[bytes], at: object = NOW) -> str:
+    with pytest.raises(VerificationError) as caught:
+        verify(scene.sign(), trust=scene.trust(*crls), at=at)  # type: ignore[arg-type]
+    assert (type(caught.value), caught.value.code) == (VerificationError, "REVOCATION_UNKNOWN")
+    told(caught.value)
+    return str(caught.value.problem)
+
+
+def openssl(scene: Scene, crls: Sequence[bytes], folder: Path) -> bool:
+    lists = b"".join(x509.load_der_x509_crl(one).public_bytes(Encoding.PEM) for one in crls)
+    return pki.openssl_accepts(scene.sign(), scene.bank.root.pem + lists, folder, options=["-crl_check_all"])
+
+
+def scope(**only: object) -> tuple[x509.ExtensionType, bool]:
+    fields = {
+        "full_name": None,
+        "relative_name": None,
+        "only_contains_user_certs": False,
+        "only_contains_ca_certs": False,
+        "only_some_reasons": None,
+        "indirect_crl": False,
+        "only_contains_attribute_certs": False,
+        **only,
+    }
+    return x509.IssuingDistributionPoint(**fields), True  # type: ignore[arg-type]
+
+
+def test_every_certificate_on_record_is_good_as_with_openssl(scene: Scene, tmp_path: Path) -> None:
+    crls = [scene.bank.root.crl(), scene.bank.issuing.crl({12345: NOW - DAY})]
+
+    good(scene, crls)
+    assert openssl(scene, crls, tmp_path)
+
+
+def test_without_crls_nothing_is_checked(scene: Scene) -> None:
+    assert verify(scene.sign(), trust=scene.trust(), at=NOW).revocation is Revocation.NOT_CHECKED
+
+
+@pytest.mark.parametrize(
+    ("reason", "told_reason"), [(x509.ReasonFlags.key_compromise, "keyCompromise"), (None, "unspecified")]
+)
+def test_a_revoked_signer_is_told_with_time_and_reason(
+    scene: Scene, reason: x509.ReasonFlags | None, told_reason: str, tmp_path: Path
+) -> None:
+    when = NOW - 2 * DAY
+    crls = [scene.bank.root.crl(), scene.bank.issuing.crl({serial_of(scene): when}, reason=reason)]
+
+    error = revoked(scene, crls)
+
+    assert (error.at, error.reason, error.problem) == ("2026-11-22T02:01:00Z", told_reason, "revoked_signer")
+    assert error.serial == f"{serial_of(scene):x}"
+    assert not openssl(scene, crls, tmp_path)
+
+
+def test_a_revoked_ca_is_told(scene: Scene, tmp_path: Path) -> None:
+    issuing = scene.bank.issuing
+    crls = [scene.bank.root.crl({issuing.certificate.serial_number: NOW - DAY}), issuing.crl()]
+
+    assert revoked(scene, crls).problem == "revoked_ca"
+    assert not openssl(scene, crls, tmp_path)
+
+
+@pytest.mark.parametrize("reason", [x509.ReasonFlags.certificate_hold, x509.ReasonFlags.superseded])
+def test_every_reason_counts(scene: Scene, reason: x509.ReasonFlags) -> None:
+    crls = [scene.bank.root.crl(), scene.bank.issuing.crl({serial_of(scene): NOW - DAY}, reason=reason)]
+
+    assert revoked(scene, crls).reason == reason.value
+
+
+@pytest.mark.parametrize(("at", "is_revoked"), [(NOW - SECOND, False), (NOW, True), (NOW + SECOND, True)])
+def test_a_certificate_is_good_up_to_the_moment_it_is_revoked(scene: Scene, at: object, is_revoked: bool) -> None:
+    crls = [scene.bank.root.crl(), scene.bank.issuing.crl({serial_of(scene): NOW})]
+
+    if is_revoked:
+        revoked(scene, crls, at)
+    else:
+        good(scene, crls, at)
+
+
+def test_a_crl_may_be_younger_than_the_moment(scene: Scene) -> None:
+    later: Dates = {"this_update": NOW + 10 * DAY, "next_update": NOW + 11 * DAY}
+    root = scene.bank.root.crl(**later)
+
+    good(scene, [root, scene.bank.issuing.crl(**later)])
+    good(scene, [root, scene.bank.issuing.crl({serial_of(scene): NOW + 5 * DAY}, **later)])
+    revoked(scene, [root, scene.bank.issuing.crl({serial_of(scene): NOW - 5 * DAY}, **later)])
+
+
+def test_a_crl_for_each_issuer_is_needed_as_with_openssl(scene: Scene, tmp_path: Path) -> None:
+    for crls in ([scene.bank.root.crl()], [scene.bank.issuing.crl()]):
+        assert unknown(scene, crls) == "revocation_no_crl"
+        assert not openssl(scene, crls, tmp_path)
+
+
+@pytest.mark.parametrize("which", ["root", "issuing"])
+def test_a_stale_crl_proves_nothing(scene: Scene, which: str, tmp_path: Path) -> None:
+    stale: Dates = {"this_update": NOW - 3 * DAY, "next_update": NOW - SECOND}
+    crls = [
+        scene.bank.root.crl(**stale) if which == "root" else scene.bank.root.crl(),
+        scene.bank.issuing.crl(**stale) if which == "issuing" else scene.bank.issuing.crl(),
+    ]
+
+    assert unknown(scene, crls) == "revocation_stale"
+    assert not openssl(scene, crls, tmp_path)
+
+
+def test_a_crl_holds_up_to_its_next_update(scene: Scene) -> None:
+    until_now: Dates = {"this_update": NOW - DAY, "next_update": NOW}
+
+    good(scene, [scene.bank.root.crl(**until_now), scene.bank.issuing.crl(**until_now)])
+
+
+def test_a_revocation_on_a_stale_crl_is_not_enough_for_a_verdict(scene: Scene) -> None:
+    stale = scene.bank.issuing.crl(
+        {serial_of(scene): NOW - 4 * DAY}, this_update=NOW - 3 * DAY, next_update=NOW - 2 * DAY
+    )
+
+    assert unknown(scene, [scene.bank.root.crl(), stale]) == "revocation_stale"
+
+
+@pytest.mark.parametrize("youngest_first", [True, False])
+def test_the_youngest_crl_counts(scene: Scene, youngest_first: bool) -> None:
+    """A hold that was lifted, and a revocation that an old CRL does not know of yet."""
+    on_it = {serial_of(scene): NOW - 2 * DAY}
+    old: Dates = {"this_update": NOW - 2 * DAY, "next_update": NOW + DAY}
+    lifted = [scene.bank.issuing.crl(on_it, reason=x509.ReasonFlags.certificate_hold, **old), scene.bank.issuing.crl()]
+    fresh = [scene.bank.issuing.crl(**old), scene.bank.issuing.crl(on_it)]
+
+    def ordered(crls: list[bytes]) -> list[bytes]:
+        return [scene.bank.root.crl(), *(crls[::-1] if youngest_first else crls)]
+
+    good(scene, ordered(lifted))
+    revoked(scene, ordered(fresh))
+
+
+def test_a_crl_from_after_the_certificate_s_end_proves_nothing(scene: Scene) -> None:
+    """Revoked certificates may be dropped from CRLs once they have run out."""
+    short = scene.with_certificate(not_after=NOW + 2 * DAY)
+    root = scene.bank.root.crl(next_update=NOW + 30 * DAY)
+    late: Dates = {"this_update": NOW + 3 * DAY, "next_update": NOW + 30 * DAY}
+
+    assert unknown(short, [root, scene.bank.issuing.crl(**late)]) == "revocation_unusable"
+    revoked(short, [root, scene.bank.issuing.crl({serial_of(short): NOW - DAY}, **late)])
+    good(short, [root, scene.bank.issuing.crl(this_update=NOW + 2 * DAY, next_update=NOW + 30 * DAY)])
+
+
+def test_a_crl_somebody_else_signed_proves_nothing(scene: Scene, tmp_path: Path) -> None:
+    imitation = pki.authority("CN=Demo Issuing CA,O=Demo Bank", number=150)
+    crls = [scene.bank.root.crl(), imitation.crl()]
+
+    assert unknown(scene, crls) == "revocation_unusable"
+    assert not openssl(scene, crls, tmp_path)
+
+
+def test_a_sister_ca_s_crl_proves_nothing(scene: Scene) -> None:
+    """certvalidator takes it for the root's."""
+    sister = scene.bank.root.subordinate("CN=Sister CA,O=Demo Bank", number=151)
+    crls = [sister.crl(), scene.bank.issuing.crl()]
+    trust = TrustStore([scene.bank.root.der], [sister.der], crls)
+
+    with pytest.raises(VerificationError) as caught:
+        verify(scene.sign(), trust=trust, at=NOW)
+    assert caught.value.problem == "revocation_no_crl"
+
+
+def test_a_crl_signed_with_sha1_proves_nothing(scene: Scene) -> None:
+    weak = pki.signed_with_sha1(scene.bank.issuing.crl(), asn1_crl.CertificateList, scene.bank.issuing.key)
+
+    assert unknown(scene, [scene.bank.root.crl(), weak]) == "revocation_unusable"
+
+
+def test_a_ca_must_be_allowed_to_sign_crls(scene: Scene) -> None:
+    issuing = scene.bank.root.subordinate("CN=Issuing", number=152, key_usage=("keyCertSign",))
+    certificate = pki.der(issuing.issue("CN=A", scene.private.public_key()))
+    signed = pki.sign_order(scene.order.canonical, scene.private, certificate, P256, intermediates=[issuing.der])
+
+    with pytest.raises(VerificationError) as caught:
+        verify(signed, trust=scene.trust(scene.bank.root.crl(), issuing.crl()), at=NOW)
+    assert caught.value.problem == "revocation_unusable"
+
+
+UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.9"), b"\x05\x00")
+
+
+@pytest.mark.parametrize(
+    ("extension", "counts"),
+    [
+        ((x509.CRLNumber(7), False), True),
+        ((UNKNOWN, False), True),
+        ((UNKNOWN, True), False),
+        ((x509.DeltaCRLIndicator(6), True), False),
+        ((x509.DeltaCRLIndicator(6), False), False),
+        (scope(only_contains_user_certs=True), True),
+        (scope(only_contains_ca_certs=True), False),
+        (scope(only_contains_attribute_certs=True), False),
+        (scope(indirect_crl=True), False),
+        (scope(only_some_reasons=frozenset([x509.ReasonFlags.key_compromise])), False),
+    ],
+)
+def test_only_full_crls_count(scene: Scene, extension: tuple[x509.ExtensionType, bool], counts: bool) -> None:
+    crls = [scene.bank.root.crl(), scene.bank.issuing.crl(extensions=[extension])]
+
+    if counts:
+        good(scene, crls)
+    else:
+        assert unknown(scene, crls) == "revocation_unusable"
+
+
+@pytest.mark.parametrize(("only", "counts"), [("only_contains_ca_certs", True), ("only_contains_user_certs", False)])
+def test_a_crl_for_cas_counts_for_cas(scene: Scene, only: str, counts: bool) -> None:
+    crls = [scene.bank.root.crl(extensions=[scope(**{only: True})]), scene.bank.issuing.crl()]
+
+    if counts:
+        good(scene, crls)
+    else:
+        assert unknown(scene, crls) == "revocation_unusable"
+
+
+def test_of_a_crl_in_parts_the_certificate_s_own_part_counts(scene: Scene) -> None:
+    one, two = ([x509.UniformResourceIdentifier(f"http://bank.example/{n}.crl")] for n in (1, 2))
+    points = x509.CRLDistributionPoints([x509.DistributionPoint(one, None, None, None)])
+    pointed = scene.with_certificate(extensions=[(points, False)])
+    first = scene.bank.issuing.crl(extensions=[scope(full_name=one)])
+    second = scene.bank.issuing.crl(extensions=[scope(full_name=two)])
+
+    good(pointed, [scene.bank.root.crl(), first, second])
+    assert unknown(pointed, [scene.bank.root.crl(), second]) == "revocation_unusable"
+    assert unknown(scene, [scene.bank.root.crl(), first]) == "revocation_unusable"
+
+
+def test_a_trusted_signer_needs_a_crl_too(scene: Scene) -> None:
+    both = pki.authority("CN=A", number=153, key_usage=None)
+    signed = pki.sign_order(scene.order.canonical, both.key, both.der, P256)
+
+    assert verify(signed, trust=TrustStore([both.der], crls=[both.crl()]), at=NOW)
+    with pytest.raises(VerificationError):
+        verify(signed, trust=TrustStore([both.der], crls=[scene.bank.root.crl()]), at=NOW)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x30\x00", b"no CRL"])
+def test_what_is_no_crl_is_refused_at_once(scene: Scene, data: bytes) -> None:
+    with pytest.raises(InputError) as caught:
+        scene.trust(scene.bank.root.crl(), data)
+    assert (caught.value.code, caught.value.file) == ("CRL_FILE_INVALID", "crls[1]")
+    told(caught.value)
+
+
+def test_a_crl_without_next_update_proves_nothing(scene: Scene) -> None:
+    endless = asn1_crl.CertificateList.load(scene.bank.issuing.crl())
+    inside = endless["tbs_cert_list"]
+    del inside["next_update"]
+    key = scene.bank.issuing.key
+    endless["signature"] = pki.sign_der(key, inside.dump(force=True))
+
+    assert unknown(scene, [scene.bank.root.crl(), endless.dump(force=True)]) == "revocation_unusable"
