@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -93,10 +94,9 @@ def key(module: Module, slot_id: int, label: str) -> KeyRecord:
     return next(key for key in module.keys(slot_id) if key.private and key.label == label)
 
 
-@pytest.fixture(scope="session")
-def provisioned(tmp_path_factory: pytest.TempPathFactory) -> Provisioned:
-    """The tokens that are copied, with :data:`KEYS` on the first."""
-    made = provision(tmp_path_factory.mktemp("provisioned"), SETTINGS)
+@cache  # two conftests that import the fixture make it twice
+def _provision(folder: Path) -> Provisioned:
+    made = provision(folder, SETTINGS)
     module = Module(SOFTHSM, Isolation.PROCESS, OPTIONS, 60, {CONF_VARIABLE: str(made.conf)})
     slot_id = next(slot.slot_id for slot in module.slots() if slot.token and slot.token.serial == made.tokens[0].serial)
     login = module.login(slot_id, User.USER, made.tokens[0].pin_file.read_text().strip())
@@ -104,6 +104,12 @@ def provisioned(tmp_path_factory: pytest.TempPathFactory) -> Provisioned:
         module.generate(login, kind, 2048, bytes([number]), label, always_authenticate=label == "each")
     module.close()
     return made
+
+
+@pytest.fixture(scope="session")
+def provisioned(tmp_path_factory: pytest.TempPathFactory) -> Provisioned:
+    """The tokens that are copied, with :data:`KEYS` on the first."""
+    return _provision(tmp_path_factory.getbasetemp() / "provisioned")
 
 
 @pytest.fixture
@@ -114,10 +120,10 @@ def soft(provisioned: Provisioned, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     conf = folder / "softhsm2.conf"
     conf.write_text(conf.read_text().replace(str(source), str(folder)))
     token = provisioned.tokens[0]
-    pins = [file.read_text().strip() for file in (token.pin_file, token.so_pin_file)]
+    pin, so_pin = (file.read_text().strip() for file in (token.pin_file, token.so_pin_file))
     monkeypatch.setenv(CONF_VARIABLE, str(conf))
     close_modules()
-    copy = Soft(folder, token.label, token.serial, *pins, tmp_path / "state")
+    copy = Soft(folder, token.label, token.serial, pin, so_pin, tmp_path / "state")
     yield copy
     copy.close()
     close_modules()

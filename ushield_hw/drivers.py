@@ -266,7 +266,8 @@ class Catalogue:
         return self._parsed[driver_id]
 
     def __iter__(self) -> Iterator[Driver]:
-        return (self.get(driver_id) for driver_id in self.ids())
+        """Yield every driver, those of the first folder first: for a file that two name, the user's wins."""
+        return (self.get(driver_id) for driver_id in self._raw)
 
     def for_module(self, path: Path) -> Driver | None:
         """Return the driver that names this module file, by path or, failing that, by file name."""

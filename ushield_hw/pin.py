@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from ushield_hw.interaction import CountSource, Interaction, PinKind, PinRequest
 T = TypeVar("T")
 
 _UNUSABLE: Final = "PIN_COUNTER_UNUSABLE"
+_LONGEST: Final = 255  # bytes; no token takes more
 _PROTECTED: Final = TokenFlag.PROTECTED_AUTHENTICATION_PATH
 
 
@@ -87,25 +89,41 @@ class PinGuard:
             LastTryNotConfirmed, PinCancelled, PinFormatError: nothing was sent.
             StorageError: the count cannot be kept; nothing was sent.
         """
+        ask = self.request(kind, purpose)
+        info = self._info()
+        pin = None if info.has(_PROTECTED) else self._ask(interaction, ask, info)
+        if ask.state.final_try and not interaction.confirm_last_try(ask):
+            raise LastTryNotConfirmed(state=ask.state, serial=ask.serial)
+        return self._send(ask, pin, send)
+
+    def request(self, kind: PinKind, purpose: str) -> PinRequest:
+        """Return what a person must know who is asked for the PIN, if it can be used at all.
+
+        Raises:
+            PinLocked: it is locked.
+            TokenNotInitialized: ``PIN_NOT_SET``.
+            StorageError: the host's counter cannot be read.
+        """
         info = self._info()
         if not info.has(TokenFlag.USER_PIN_INITIALIZED) and info.has(TokenFlag.TOKEN_INITIALIZED):
             raise TokenNotInitialized("PIN_NOT_SET", serial=info.serial)
         state = self.state()
-        ask = PinRequest(kind, info.serial, info.label, state, purpose)
-        self._refuse_locked(state)
-        pin = None if info.has(_PROTECTED) else self._ask(interaction, ask, info)
-        if state.final_try and not interaction.confirm_last_try(ask):
-            raise LastTryNotConfirmed(state=state, serial=info.serial)
-        return self._send(state, pin, send)
+        if state.locked:
+            raise self._locked(state, {})
+        return PinRequest(kind, info.serial, info.label, state, purpose)
+
+    def limits(self) -> PinState:
+        """Return the lengths that a PIN may have and nothing else: all there is to know of one that is to be set."""
+        return self._blank(self._info())
 
     def check_format(self, pin: str, info: TokenInfo) -> None:
         """Refuse a PIN that cannot be right, before the token is asked."""
         least, most = self._lengths(info)
-        length = len(pin.encode("utf-8"))
-        if (least and length < least) or (most and length > most) or length == 0:
-            raise PinFormatError(min=least, max=most)
-        if any(ord(character) < 0x20 or ord(character) == 0x7F for character in pin):  # noqa: PLR2004
-            raise PinFormatError("PIN_CHARACTERS", min=least, max=most)
+        limits = {"min": least or 1, "max": most or _LONGEST}
+        if any(unicodedata.category(character) in {"Cc", "Cs"} for character in pin):  # controls, and what is no UTF-8
+            raise PinFormatError("PIN_CHARACTERS", **limits)
+        if not limits["min"] <= len(pin.encode("utf-8")) <= limits["max"]:
+            raise PinFormatError(**limits)
 
     def _ask(self, interaction: Interaction, ask: PinRequest, info: TokenInfo) -> str:
         pin = interaction.request_pin(ask)
@@ -114,13 +132,15 @@ class PinGuard:
         self.check_format(pin, info)
         return pin
 
-    def _send(self, before: PinState, pin: str | None, send: Callable[[str | None], T]) -> T:
+    def _send(self, ask: PinRequest, pin: str | None, send: Callable[[str | None], T]) -> T:
         counter = self.counter
         try:
             if counter is None:
                 return send(pin)
-            with counter.trying(consented=bool(before.final_try)):
+            with counter.trying(consented=bool(ask.state.final_try)):
                 return send(pin)
+        except LastTryNotConfirmed as error:
+            raise LastTryNotConfirmed(state=self.state(), serial=ask.serial) from error
         except PinIncorrect as error:
             state = self.state()
             if state.locked:
@@ -131,18 +151,13 @@ class PinGuard:
         except PinChangeRequired as error:
             raise PinChangeRequired(**_facts(error)) from error
 
-    def _refuse_locked(self, state: PinState) -> None:
-        if state.locked:
-            raise self._locked(state, {})
-
     def _locked(self, state: PinState, details: dict[str, object]) -> PinLocked:
         ckr = {name: details[name] for name in ("ckr", "function") if name in details}
         return PinLocked(state=replace(state, locked=True), unblock=self._driver.pin.unblock.value, **ckr)
 
     def _state(self, failures: int | None) -> PinState:
         info = self._info()
-        least, most = self._lengths(info)
-        blank = PinState(min_length=least or None, max_length=most or None)
+        blank = self._blank(info)
         if failures is not None:
             left = max(0, (self._driver.pin.policy_tries or 0) - failures)
             return replace(
@@ -176,9 +191,15 @@ class PinGuard:
             low=low,
         )
 
+    def _blank(self, info: TokenInfo) -> PinState:
+        least, most = self._lengths(info)
+        return PinState(min_length=least or None, max_length=most or None)
+
     def _lengths(self, info: TokenInfo) -> tuple[int, int]:
+        """Return the shortest and the longest PIN in bytes; 0 where neither the token nor its driver says."""
         pin = self._driver.pin
-        return max(info.min_pin, pin.min_length or 0), min(info.max_pin or 255, pin.max_length or 255)
+        longest = [most for most in (info.max_pin, pin.max_length) if most]
+        return max(info.min_pin, pin.min_length or 0), min(longest, default=0)
 
 
 def _facts(error: PinError) -> dict[str, object]:
@@ -212,7 +233,7 @@ class TryCounter:
             if failed >= self._tries:
                 raise PinLocked
             if failed == self._tries - 1 and not consented:  # another process used a try meanwhile
-                raise LastTryNotConfirmed(state=None, serial=None)
+                raise LastTryNotConfirmed
             self._write(file, failed + 1)
             yield
             self._write(file, 0)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -64,6 +65,10 @@ class _Owner:
     lock: threading.RLock = field(default_factory=threading.RLock)
     login_id: int | None = None
     users: int = 0
+
+    def stands(self, link: Link) -> bool:
+        """Tell whether this process is logged in, as far as the module's side knows."""
+        return self.login_id is not None and link.module.logged_in(self.login_id)
 
 
 _owners: Final[dict[tuple[Path, str, int], _Owner]] = {}
@@ -163,10 +168,9 @@ def open_session(link: Link, interaction: Interaction, purpose: str) -> Session:
         PinError: nothing was opened; what the person must know is in it.
         TokenError, DriverError, StorageError: likewise.
     """
-    with _owners_lock:
-        owner = _owners.setdefault(link.key, _Owner())
+    owner = _owner(link)
     with owner.lock:
-        if owner.login_id is None or not link.module.logged_in(owner.login_id):
+        if not owner.stands(link):
             owner.login_id, owner.users = _login(link, interaction, purpose), 0
         owner.users += 1
         return Session(link, interaction, owner)
@@ -179,9 +183,9 @@ def verify_pin(link: Link, interaction: Interaction) -> PinState:
         TokenBusy: this process is logged in; the token would not check the PIN.
         PinError: as :meth:`PinGuard.use`.
     """
-    _refuse_if_open(link)
-    _logout(link, _login(link, interaction, "verify"))
-    return link.pin.state()
+    with _alone(link):
+        _logout(link, _login(link, interaction, "verify"))
+        return link.pin.state()
 
 
 def change_pin(link: Link, interaction: Interaction) -> PinState:
@@ -191,20 +195,19 @@ def change_pin(link: Link, interaction: Interaction) -> PinState:
         TokenBusy: this process is logged in.
         PinError: nothing was changed.
     """
-    _refuse_if_open(link)
-    guard, info = link.pin, link.info()
+    with _alone(link):
+        guard, new = link.pin, None
+        ask = guard.request(PinKind.USER, "change")
+        info = link.info()
+        if not info.has(TokenFlag.PROTECTED_AUTHENTICATION_PATH):
+            interaction = _AskedOnce(interaction, ask, guard, info)
+            new = _new_pin(link, interaction, info)
 
-    def send(old: str | None) -> None:
-        link.module.set_pin(link.slot_id, old, None if old is None else new)
+        def send(old: str | None) -> None:
+            link.module.set_pin(link.slot_id, old, new, deadline_s=_patience_s(link, old, entries=3))
 
-    new = ""
-    if not info.has(TokenFlag.PROTECTED_AUTHENTICATION_PATH):
-        old_first = _AskedOnce(interaction)
-        old_first.ask(PinRequest(PinKind.USER, info.serial, info.label, guard.state(), "change"), guard, info)
-        new = _new_pin(link, interaction, info)
-        interaction = old_first
-    guard.use(interaction, PinKind.USER, "change", send)
-    return guard.state()
+        guard.use(interaction, PinKind.USER, "change", send)
+        return guard.state()
 
 
 def unblock_pin(link: Link, interaction: Interaction) -> PinState:
@@ -214,34 +217,34 @@ def unblock_pin(link: Link, interaction: Interaction) -> PinState:
         PinError: ``PIN_UNBLOCK_UNAVAILABLE``: this token cannot be unblocked through PKCS#11; or as the token says.
         TokenBusy: this process is logged in.
     """
-    _refuse_if_open(link)
     via = link.driver.pin.unblock
     if via is Unblock.NONE:
         raise errors.PinError("PIN_UNBLOCK_UNAVAILABLE", serial=link.serial)
-    info = link.info()
-    kind = PinKind.SO if via is Unblock.SO_INIT_PIN else PinKind.PUK
-    secret = interaction.request_pin(PinRequest(kind, info.serial, info.label, PinState(), "unblock"))
-    if secret is None:
-        raise errors.PinCancelled(serial=info.serial)
-    new = _new_pin(link, interaction, info)
-    if via is Unblock.SO_INIT_PIN:
-        _init_pin(link, secret, new)
-    else:
-        link.module.set_pin(link.slot_id, secret, new)
-    if counter := link.pin.counter:
-        counter.reset()
-    return link.pin.state()
+    with _alone(link):
+        info = link.info()
+        secret = new = None
+        if not info.has(TokenFlag.PROTECTED_AUTHENTICATION_PATH):
+            kind = PinKind.SO if via is Unblock.SO_INIT_PIN else PinKind.PUK
+            secret = _answer(interaction, PinRequest(kind, info.serial, info.label, PinState(), "unblock"))
+            new = _new_pin(link, interaction, info)
+        if via is Unblock.SO_INIT_PIN:
+            _init_pin(link, secret, new)
+        else:
+            link.module.set_pin(link.slot_id, secret, new, deadline_s=_patience_s(link, secret, entries=3))
+        if counter := link.pin.counter:
+            counter.reset()
+        return link.pin.state()
 
 
-def _init_pin(link: Link, so_pin: str, new: str) -> None:
+def _init_pin(link: Link, so_pin: str | None, new: str | None) -> None:
     try:
-        login_id = link.module.login(link.slot_id, User.SO, so_pin)
+        login_id = link.module.login(link.slot_id, User.SO, so_pin, deadline_s=_patience_s(link, so_pin))
     except errors.PinIncorrect as error:
         raise errors.PinIncorrect("SO_PIN_INCORRECT", state=PinState(), **error.details) from error
     except errors.PinLocked as error:
         raise errors.PinLocked("SO_PIN_LOCKED", unblock=Unblock.NONE.value, **error.details) from error
     try:
-        link.module.init_pin(login_id, new)
+        link.module.init_pin(login_id, new, deadline_s=_patience_s(link, new, entries=2))
     finally:
         _logout(link, login_id)
 
@@ -249,29 +252,35 @@ def _init_pin(link: Link, so_pin: str, new: str) -> None:
 class _AskedOnce:
     """The person, asked for the old PIN ahead of the new one so that both are checked before anything is sent."""
 
-    def __init__(self, person: Interaction) -> None:
+    def __init__(self, person: Interaction, ask: PinRequest, guard: PinGuard, info: TokenInfo) -> None:
         self._person = person
-        self._pin: str | None = None
-
-    def ask(self, ask: PinRequest, guard: PinGuard, info: TokenInfo) -> None:
-        self._pin = self._person.request_pin(ask)
-        if self._pin is None:
-            raise errors.PinCancelled(serial=ask.serial)
+        self._pin = _answer(person, ask)
         guard.check_format(self._pin, info)
 
     def request_pin(self, ask: PinRequest) -> str | None:
-        return self._pin
+        return self._pin if ask.kind is PinKind.USER else self._person.request_pin(ask)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._person, name)
 
 
+def _answer(interaction: Interaction, ask: PinRequest) -> str:
+    pin = interaction.request_pin(ask)
+    if pin is None:
+        raise errors.PinCancelled(serial=ask.serial)
+    return pin
+
+
 def _new_pin(link: Link, interaction: Interaction, info: TokenInfo) -> str:
-    new = interaction.request_pin(PinRequest(PinKind.NEW, info.serial, info.label, link.pin.state(), "change"))
-    if new is None:
-        raise errors.PinCancelled(serial=info.serial)
+    # Nothing is said of tries: a new PIN has none to spend, and the count may be what the unblocking is to repair.
+    new = _answer(interaction, PinRequest(PinKind.NEW, info.serial, info.label, link.pin.limits(), "change"))
     link.pin.check_format(new, info)
     return new
+
+
+def _patience_s(link: Link, pin: str | None, *, entries: int = 1) -> float | None:
+    """Return how long to wait for a person who types at the token so many times; None: the PIN comes from here."""
+    return float(link.driver.confirm.timeout_s * entries) if pin is None else None
 
 
 def _login(link: Link, interaction: Interaction, purpose: str) -> int:
@@ -279,8 +288,7 @@ def _login(link: Link, interaction: Interaction, purpose: str) -> int:
     logins: list[int] = []
 
     def send(pin: str | None) -> None:
-        timeout = float(link.driver.confirm.timeout_s) if pin is None else None
-        logins.append(link.module.login(link.slot_id, User.USER, pin, deadline_s=timeout))
+        logins.append(link.module.login(link.slot_id, User.USER, pin, deadline_s=_patience_s(link, pin)))
 
     try:
         link.pin.use(interaction, PinKind.USER, purpose, send)
@@ -304,7 +312,16 @@ def _logout(link: Link, login_id: int | None) -> None:
             raise
 
 
-def _refuse_if_open(link: Link) -> None:
-    owner = _owners.get(link.key)
-    if owner is not None and owner.login_id is not None and link.module.logged_in(owner.login_id):
-        raise errors.TokenBusy(holder="this process")
+def _owner(link: Link) -> _Owner:
+    with _owners_lock:
+        return _owners.setdefault(link.key, _Owner())
+
+
+@contextmanager
+def _alone(link: Link) -> Iterator[None]:
+    """Refuse if this process is logged in to the token, and keep it from logging in meanwhile."""
+    owner = _owner(link)
+    with owner.lock:
+        if owner.stands(link):
+            raise errors.TokenBusy(holder="this process")
+        yield

@@ -12,7 +12,7 @@ from enum import Enum, auto
 from typing import Final, TypeVar
 
 from tests.soft import SOFTHSM, Soft, key
-from ushield_hw.cryptoki.model import KeyRecord, TokenInfo, User
+from ushield_hw.cryptoki.model import KeyRecord, TokenFlag, TokenInfo, User
 from ushield_hw.cryptoki.module import Isolation, Module
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -30,8 +30,6 @@ class Can(Enum):
     INIT_PIN = auto()  # C_InitPIN by the SO
     INIT_TOKEN = auto()
     COUNT_LOW = auto()  # a wrong PIN shows as USER_PIN_COUNT_LOW
-    TWO_PROCESSES = auto()  # both may be logged in at once
-    CLOSE_ENDS_LOGIN = auto()
 
 
 @dataclass
@@ -61,6 +59,11 @@ class Subject:
     def slot(self) -> int:
         """Its slot, as the way under test numbers it."""
         return self.info().slot_id
+
+    def empty_slot(self, module: Module) -> int:
+        """Return a slot whose token was never set up."""
+        tokens = (slot.token for slot in module.slots() if slot.token)
+        return next(token.slot_id for token in tokens if not token.has(TokenFlag.TOKEN_INITIALIZED))
 
     def login(self, pin: str | None = None) -> int:
         """Log in as the user."""

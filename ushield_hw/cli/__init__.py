@@ -5,6 +5,7 @@ Commands are imported when they are called: a person waits.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -15,4 +16,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         from ushield_hw.cli.app import run
     except KeyboardInterrupt:  # nothing has been done yet
         sys.exit(130)
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # closed by whoever started us
     sys.exit(run(list(sys.argv[1:] if argv is None else argv)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -71,10 +70,10 @@ def run(argv: Sequence[str]) -> int:
     try:
         return _run(arguments)
     except UShieldError as error:
-        output.failure(error, as_json=as_json)
+        output.failure(error, as_json=as_json and not isinstance(error, output.StdoutLost))
         return exits.code_of(error)
     except click.ClickException as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # a command that needs a word after it: its text is the help page
+        if type(error).__name__ == "NoArgsIsHelpError":  # its text is the help page
             output.note(error.format_message())
         else:
             output.failure(_usage(error), as_json=as_json)
@@ -83,7 +82,7 @@ def run(argv: Sequence[str]) -> int:
         output.failure(UShieldError("INTERRUPTED"), as_json=as_json)
         return exits.INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: say nothing at exit either
+        output.silence()
         return 0
     except Exception:
         logging.getLogger("ushield_hw").debug("internal error", exc_info=True)
@@ -102,7 +101,7 @@ def _run(arguments: list[str]) -> int:
             result = root.invoke(context)
     except click.exceptions.Exit as end:
         result = end.exit_code
-    sys.stdout.flush()
+    output.finish()
     return result if isinstance(result, int) else 0
 
 

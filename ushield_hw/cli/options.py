@@ -52,7 +52,7 @@ def pin_source() -> Callable[[F], F]:
 def out(*, required: bool = False) -> Callable[[F], F]:
     """``-o``."""
     kind = click.Path(path_type=Path, dir_okay=False)
-    return click.option("-o", "--out", type=kind, default=None, required=required, help=say("out"))
+    return click.option("-o", "--out", type=kind, required=required, help=say("out"))
 
 
 def last_try() -> Callable[[F], F]:

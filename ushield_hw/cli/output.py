@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,9 +11,15 @@ from contextlib import contextmanager
 from typing import Final
 
 from ushield_hw import messages
-from ushield_hw.errors import UShieldError, jsonable
+from ushield_hw.errors import StorageError, UShieldError, jsonable
 
 _PATIENCE_S: Final = 1.0
+
+
+class StdoutLost(StorageError):
+    """Stdout takes no more: its disk is full. There is only stderr left to say so."""
+
+    code = "OUTPUT_NOT_WRITTEN"
 
 
 def document(content: Mapping[str, object]) -> None:
@@ -33,8 +40,9 @@ def hint(message_id: str, **values: object) -> None:
 
 
 def note(text: str) -> None:
-    """Print a finished text on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a finished text on stderr, if there is one."""
+    if sys.stderr:
+        print(text, file=sys.stderr, flush=True)
 
 
 def table(rows: Iterable[tuple[str, object]], indent: str = "") -> list[str]:
@@ -55,15 +63,24 @@ def columns(text: str) -> int:
 
 
 def failure(error: UShieldError, *, as_json: bool) -> None:
-    """Print an error: its sentence, its code, and what to do."""
-    if as_json:
-        document({"error": error.to_json()})
+    """Print an error: its sentence, its code, and what to do; on stderr too where stdout takes no document."""
+    if as_json and _printed({"error": error.to_json()}):
         return
     note(messages.text("cli.error", message=error.message, code=error.code))
     if known := _pin_known(error):
         note(f"  {known}")
     if error.remedy != f"{error.code}.remedy":
         note(messages.text("cli.remedy", remedy=error.remedy))
+
+
+def _printed(content: Mapping[str, object]) -> bool:
+    try:
+        document(content)
+        finish()
+    except (StdoutLost, BrokenPipeError):
+        silence()
+        return False
+    return True
 
 
 def _pin_known(error: UShieldError) -> str:
@@ -78,7 +95,7 @@ def _pin_known(error: UShieldError) -> str:
 @contextmanager
 def progress(message_id: str, **values: object) -> Iterator[None]:
     """Say what is going on if it takes more than a second and somebody is watching."""
-    if not sys.stderr.isatty():
+    if not sys.stderr or not sys.stderr.isatty():
         yield
         return
     timer = threading.Timer(_PATIENCE_S, hint, (message_id,), values)
@@ -90,8 +107,35 @@ def progress(message_id: str, **values: object) -> Iterator[None]:
         timer.cancel()
 
 
+def finish() -> None:
+    """Hand everything that was printed to whoever reads it.
+
+    Raises:
+        StdoutLost, BrokenPipeError: it cannot be handed over.
+    """
+    with _stdout():
+        sys.stdout.flush()
+
+
+def silence() -> None:
+    """Print nothing any more, at exit either: stdout leads nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _write(text: str) -> None:
+    with _stdout():
+        try:
+            sys.stdout.write(text)
+        except UnicodeEncodeError:  # a locale that cannot hold it
+            sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
+
+
+@contextmanager
+def _stdout() -> Iterator[None]:
     try:
-        sys.stdout.write(text)
-    except UnicodeEncodeError:  # a locale that cannot hold it
-        sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        silence()
+        raise StdoutLost(path="stdout", reason=error.strerror) from error

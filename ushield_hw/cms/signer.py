@@ -37,6 +37,8 @@ def in_order(signer: CertificateFacts, others: Sequence[CertificateFacts]) -> tu
         DerError: ``certificate_not_on_path``: one of them is not a CA on that path, there are two for one place, or
             there are more than a path has places.
     """
+    if not others:
+        return ()
     left, path, child = list(others), [], signer
     if len(left) > MOST_INTERMEDIATES:
         raise DerError("certificate_not_on_path")

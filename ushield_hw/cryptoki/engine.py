@@ -18,7 +18,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import pkcs11
 from pkcs11 import _pkcs11
 
 from ushield_hw.cryptoki import abi, objects
@@ -84,6 +83,7 @@ class _SlotState:
     idle: dict[bool, list[Any]] = field(default_factory=lambda: {False: [], True: []})  # by read-write
     anchor: Any = None
     login_id: int | None = None
+    era: int = 0  # how often all its sessions were closed at once: a session of an earlier era is dead
 
 
 class Engine:
@@ -98,13 +98,11 @@ class Engine:
         try:
             self._functions = abi.Functions(path)
             self._serial = self._initialize()
-            self._lib = _Lib(path)
+            self._lib = self._opened(path)
         except (OSError, AttributeError) as error:
             raise LoadFailed(str(error)) from error
         except CkrError as error:
             raise LoadFailed(error.name) from error
-        except pkcs11.PKCS11Error as error:
-            raise LoadFailed(str(error) or type(error).__name__) from error
         self._path = path
         self._gate = _Gate()
         self._states: dict[int, _SlotState] = {}
@@ -128,11 +126,16 @@ class Engine:
         """Return every slot with its token; a slot that cannot be read keeps the CKR name as its problem."""
         self._relist()
         with self._gate.shared(), self._serial:
-            return tuple(self._slot(slot_id) for slot_id in self._slot_ids())
+            found = tuple(self._slot(slot_id) for slot_id in self._slot_ids())
+            for slot in found:
+                state = self._states.get(slot.slot_id)
+                if slot.token is None and slot.problem is None and state is not None and state.login_id is not None:
+                    self._forget(slot.slot_id, state)
+        return found
 
     def token(self, slot_id: int) -> TokenInfo:
         """Return CK_TOKEN_INFO as it is now: flags change with every try of a PIN."""
-        with self._gate.shared(), self._serial:
+        with self._gate.shared(), self._serial, self._noticing(slot_id):
             return self._token_info(slot_id)
 
     def mechanisms(self, slot_id: int) -> tuple[str, ...]:
@@ -158,7 +161,7 @@ class Engine:
                 session = self._open(slot_id, rw=user is User.SO)
                 try:
                     self._c_login(session.handle, _USER_TYPES[user], pin)
-                except CkrError:
+                except BaseException:
                     self._close_quietly(session)
                     raise
             state.anchor, state.login_id = session, secrets.randbits(62)
@@ -177,7 +180,7 @@ class Engine:
 
     def logged_in(self, login_id: int) -> bool:
         """Tell whether a login still stands, as far as this side knows."""
-        return any(state.login_id == login_id for state in self._states.values())
+        return any(state.login_id == login_id for state in list(self._states.values()))
 
     # -- objects ------------------------------------------------------------------------------------------------
 
@@ -228,6 +231,7 @@ class Engine:
 
     def set_pin(self, slot_id: int, old: str | None, new: str | None) -> None:
         """Change the user PIN, not logged in; both None uses the token's own PIN entry."""
+        self._relist()
         with self._session(slot_id, rw=True) as session:
             self._functions.call("C_SetPIN", session.handle, *_pin(old), *_pin(new))
 
@@ -246,11 +250,12 @@ class Engine:
             self._tokens.clear()
 
     def close(self) -> None:
-        """End all logins and finalise the module."""
-        with self._gate.alone(wait_s=1.0):
+        """End all logins and finalise the module, unless a call is under way or the module is somebody else's too."""
+        with self._gate.alone(wait_s=1.0) as nobody, self._serial:
             for slot_id, state in list(self._states.items()):
                 self._forget(slot_id, state)
-            self._functions.call("C_Finalize", None)
+            if nobody and self._ours:
+                self._functions.call("C_Finalize", None)
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -258,11 +263,13 @@ class Engine:
         """C_Initialize with OS locks; return the lock that every call must hold, a real one if the module has none."""
         reserved = self._options.init_reserved
         arguments = abi.InitializeArgs(flags=abi.OS_LOCKING_OK, pReserved=reserved.encode() if reserved else None)
+        self._ours = True
         try:
             self._functions.call("C_Initialize", ctypes.byref(arguments))
             locking: AbstractContextManager[object] = nullcontext()
         except CkrError as error:
             if error.among("CRYPTOKI_ALREADY_INITIALIZED"):  # by somebody else in this process: its locking is unknown
+                self._ours = False
                 locking = threading.RLock()
             elif error.among("CANT_LOCK", "NEED_TO_CREATE_THREADS"):
                 self._functions.call("C_Initialize", None)
@@ -272,9 +279,19 @@ class Engine:
         self._initialized_at = time.monotonic()
         return locking
 
+    def _opened(self, path: str) -> _Lib:
+        try:
+            with objects.translated("C_GetInfo"):
+                return _Lib(path)
+        except CkrError:
+            with suppress(CkrError):
+                self._functions.call("C_Finalize", None)
+            raise
+
     def _relist(self) -> None:
         """Make a module see what other processes changed, if it needs that and nobody is logged in."""
-        if not self._options.relist or time.monotonic() - self._initialized_at < _FRESH_S:
+        fresh = time.monotonic() - self._initialized_at < _FRESH_S
+        if fresh or not self._options.relist or not self._ours:
             return
         with self._gate.alone() as nobody:
             if nobody and all(state.login_id is None for state in self._states.values()):
@@ -297,7 +314,8 @@ class Engine:
         about = abi.SlotInfoStruct()
         try:
             self._functions.call("C_GetSlotInfo", slot_id, ctypes.byref(about))
-            token = self._token_info(slot_id) if about.flags & 1 else None
+            with self._noticing(slot_id):
+                token = self._token_info(slot_id) if about.flags & 1 else None
         except CkrError as error:
             return SlotInfo(slot_id, _text(about.slotDescription), bool(about.flags & 2), None, error.name)
         return SlotInfo(slot_id, _text(about.slotDescription), bool(about.flags & 2), token)
@@ -346,7 +364,7 @@ class Engine:
             return self._states.setdefault(slot_id, _SlotState())
 
     def _find_login(self, login_id: int) -> tuple[int, _SlotState]:
-        for slot_id, state in self._states.items():
+        for slot_id, state in list(self._states.items()):
             if state.login_id == login_id:
                 return slot_id, state
         raise StaleLogin
@@ -363,19 +381,32 @@ class Engine:
     def _session(self, slot_id: int, *, rw: bool = False) -> Iterator[Any]:
         """Lease a session for one operation. One that saw an error is closed, so no half-done operation stays."""
         state = self._state(slot_id)
-        with self._gate.shared(), self._serial:
+        with self._gate.shared(), self._serial, self._noticing(slot_id):
             with state.lock:
-                session = state.idle[rw].pop() if state.idle[rw] else None
-            session = session or self._open(slot_id, rw=rw)
+                session = state.idle[rw].pop() if state.idle[rw] else self._open(slot_id, rw=rw)
+                era = state.era
+            whole = False
             try:
                 yield session
-            except BaseException as error:
-                self._close_quietly(session)
-                if isinstance(error, CkrError) and _ends_login(error):
-                    self._forget(slot_id, state)
-                raise
-            with state.lock:
-                state.idle[rw].append(session)
+                whole = True
+            finally:
+                with state.lock:
+                    if era == state.era and whole:
+                        state.idle[rw].append(session)
+                    elif era == state.era:
+                        self._close_quietly(session)
+
+    @contextmanager
+    def _noticing(self, slot_id: int) -> Iterator[None]:
+        """End the login on an error that says that the token did; not a later login than that of the block."""
+        state = self._state(slot_id)
+        era = state.era
+        try:
+            yield
+        except CkrError as error:
+            if era == state.era and _ends_login(error):
+                self._forget(slot_id, state)
+            raise
 
     def _close_idle(self, state: _SlotState) -> None:
         with state.lock:
@@ -387,12 +418,12 @@ class Engine:
 
     def _forget(self, slot_id: int, state: _SlotState) -> None:
         """Drop the login and every session of a slot; the token may be gone, so errors say nothing new."""
-        state.login_id, state.anchor = None, None
         with state.lock:
+            state.login_id, state.anchor, state.era = None, None, state.era + 1
             state.idle[False].clear()
             state.idle[True].clear()
-        with suppress(CkrError):
-            self._functions.call("C_CloseAllSessions", slot_id)
+            with suppress(CkrError):
+                self._functions.call("C_CloseAllSessions", slot_id)
         self._tokens.pop(slot_id, None)
 
     def _close_quietly(self, session: Any) -> None:

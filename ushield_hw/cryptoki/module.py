@@ -121,6 +121,8 @@ class Module:
 
     def logout(self, login_id: int) -> None:
         """End a login and every session under it."""
+        if not self._alive():  # it ended with its worker: no reason to start another
+            raise errors.TokenError("LOGIN_ENDED", ckr=None, function="logout")
         self._call(Doing.READING, "logout", login_id)
 
     def logged_in(self, login_id: int) -> bool:
@@ -145,13 +147,13 @@ class Module:
         """Remove one object from the token."""
         self._call(Doing.WRITING, "destroy", login_id, handle)
 
-    def set_pin(self, slot_id: int, old: str | None, new: str | None) -> None:
-        """Change the user PIN; one C_SetPIN, nobody logged in."""
-        self._call(Doing.LOGIN, "set_pin", slot_id, old, new)
+    def set_pin(self, slot_id: int, old: str | None, new: str | None, *, deadline_s: float | None = None) -> None:
+        """Change the user PIN; one C_SetPIN, nobody logged in. PINs None: the token asks for both itself."""
+        self._call(Doing.LOGIN, "set_pin", slot_id, old, new, deadline_s=deadline_s)
 
-    def init_pin(self, login_id: int, new: str | None) -> None:
-        """Set the user PIN as the SO."""
-        self._call(Doing.LOGIN, "init_pin", login_id, new)
+    def init_pin(self, login_id: int, new: str | None, *, deadline_s: float | None = None) -> None:
+        """Set the user PIN as the SO. ``new`` None: the token asks for it itself."""
+        self._call(Doing.LOGIN, "init_pin", login_id, new, deadline_s=deadline_s)
 
     def init_token(self, slot_id: int, so_pin: str, label: str) -> None:
         """Set up a token; everything on it is lost."""
@@ -189,8 +191,10 @@ class Module:
         if self._pid != os.getpid():
             raise errors.DriverError("USED_AFTER_FORK", path=str(self.path))
         with self._lock:
-            if self._transport is None or not self._transport.alive():
-                self._transport = self._load()
+            if self._transport is not None and not self._transport.alive():
+                self._transport.close()
+                self._transport = None
+            self._transport = self._transport or self._load()
             return self._transport
 
     def _load(self) -> Transport:

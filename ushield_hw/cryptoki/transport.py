@@ -9,10 +9,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
+from weakref import WeakSet
 
 from ushield_hw.cryptoki import wire
 from ushield_hw.cryptoki.ckr import CkrError, LoadFailed, StaleLogin
@@ -111,7 +112,9 @@ class Worker:
         with theirs:
             self._process = _start(theirs, environment)
         self._idle: list[socket.socket] = []
+        self._open = True
         self._lock = threading.Lock()
+        _workers.add(self)
         try:
             wire.send(self._control, (str(path), options))
             answer = wire.receive(self._control, time.monotonic() + deadline_s)
@@ -131,21 +134,19 @@ class Worker:
         """See :class:`Transport`."""
         entered = False
         try:
-            channel = self._lease()
-            wire.send(channel, (operation, arguments))
-            answer = wire.receive(channel, time.monotonic() + deadline_s)
-            if "began" in answer:
-                entered = True
-                if began:
-                    began()
+            with self._channel() as channel:
+                wire.send(channel, (operation, arguments))
                 answer = wire.receive(channel, time.monotonic() + deadline_s)
+                if "began" in answer:
+                    entered = True
+                    if began:
+                        began()
+                    answer = wire.receive(channel, time.monotonic() + deadline_s)
         except wire.TimedOut as error:
             self._kill()
             raise Lost("hung", f"no answer in {deadline_s:g} s", began=entered) from error
         except wire.Closed as error:
             raise Lost("crashed", self._epitaph(), began=entered) from error
-        with self._lock:
-            self._idle.append(channel)
         return _result(answer)
 
     def alive(self) -> bool:
@@ -164,6 +165,25 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._kill()
 
+    def disown(self) -> None:
+        """In a forked child: let go of what would keep the parent's worker alive after the parent."""
+        self._control.close()
+
+    @contextmanager
+    def _channel(self) -> Iterator[socket.socket]:
+        """Lease a channel for one call. One that saw an error is closed: a late answer may still come on it."""
+        channel = self._lease()
+        whole = False
+        try:
+            yield channel
+            whole = True
+        finally:
+            with self._lock:
+                if whole and self._open:
+                    self._idle.append(channel)
+                else:
+                    channel.close()
+
     def _lease(self) -> socket.socket:
         with self._lock:
             if self._idle:
@@ -173,6 +193,7 @@ class Worker:
             try:
                 socket.send_fds(self._control, [b"c"], [theirs.fileno()])
             except OSError as error:
+                ours.close()
                 raise wire.Closed(str(error)) from error
         return ours
 
@@ -184,6 +205,7 @@ class Worker:
     def _close_sockets(self) -> None:
         self._control.close()
         with self._lock:
+            self._open = False
             for channel in self._idle:
                 channel.close()
             self._idle.clear()
@@ -197,6 +219,17 @@ class Worker:
             code = self._process.wait()
         self._close_sockets()
         return f"signal {-code}" if code < 0 else f"exit {code}"
+
+
+_workers: Final[WeakSet[Worker]] = WeakSet()
+
+
+def _disown_all() -> None:
+    for worker in list(_workers):
+        worker.disown()
+
+
+os.register_at_fork(after_in_child=_disown_all)
 
 
 def _result(answer: dict[str, Any]) -> Any:

@@ -53,7 +53,9 @@ def text(message_id: str, lang: Language | None = None, /, **values: object) -> 
     """
     catalogue = _catalogue(lang or language())
     n = values.get("n")
-    template = catalogue.ngettext(message_id, message_id, n) if isinstance(n, int) else catalogue.gettext(message_id)
+    template = catalogue.ngettext(message_id, message_id, n) if isinstance(n, int) else message_id
+    if template == message_id:  # no number, or a text that is the same for every number
+        template = catalogue.gettext(message_id)
     return template.format_map(_Shown(values)) if template != message_id else message_id
 
 

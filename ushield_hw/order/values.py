@@ -77,6 +77,7 @@ def _is_loopback(origin: str) -> bool:
     return found is not None and int(found[1] or 0) <= _HIGHEST_PORT
 
 
+# The hour is bounded here because newer Pythons read 24:00:00 as the next day.
 _TIME: Final = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})T((?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9])Z")
 _TIME_SHOWN: Final = re.compile(r"(\S+) (\S+) UTC")
 
@@ -144,7 +145,7 @@ AMOUNT: Final = _form("ORDER_AMOUNT_FORM", r"(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 def check_amount(amount: Mapping[str, str], place: str) -> None:
     """Accept ``currency`` and ``value``, each right by itself, if they fit each other and something is to be paid.
 
-    Every digit as written counts towards the 18, but not the zero before the point of an amount below one.
+    Every digit as written counts towards the 18.
 
     Raises:
         InputError: ``ORDER_AMOUNT_DIGITS``, ``ORDER_AMOUNT_TOO_LONG`` or ``ORDER_AMOUNT_ZERO``.
@@ -154,7 +155,7 @@ def check_amount(amount: Mapping[str, str], place: str) -> None:
     places = DECIMAL_PLACES[amount["currency"]]
     if len(fraction) != places:
         raise InputError("ORDER_AMOUNT_DIGITS", place=place, currency=amount["currency"], digits=places)
-    digits = whole.lstrip("0") + fraction
+    digits = whole + fraction
     if len(digits) > TOTAL_DIGITS:
         raise InputError("ORDER_AMOUNT_TOO_LONG", place=place, longest=TOTAL_DIGITS)
     if not digits.strip("0"):

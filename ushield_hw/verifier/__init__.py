@@ -16,7 +16,8 @@ from ushield_hw import cms
 from ushield_hw.cms import Confirmation, Profile, SignedOrderParts
 from ushield_hw.errors import BadSignature, InputError, Mismatch, UntrustedSigner
 from ushield_hw.order import Order, Rules, decode
-from ushield_hw.suites import SUITES, Padding
+from ushield_hw.suites import SUITES, Padding, Suite
+from ushield_hw.verifier.status import judge
 from ushield_hw.verifier.trust import Signer, TrustStore
 
 if TYPE_CHECKING:
@@ -111,8 +112,6 @@ def verify(
     path = trust.path(parts, moment)
     _check_key_usage(parts, "digitalSignature", "nonRepudiation")
     if trust.checks_revocation:
-        from ushield_hw.verifier.revocation import judge
-
         judge(path.statuses, moment)
     name, order = _order(parts.content, expected, rules)
     _check_key_usage(parts, order.purpose_of_key.value)
@@ -139,31 +138,45 @@ def check_signature(signed: bytes) -> SignedOrderParts:
         InputError: ``SIGNED_ORDER_MALFORMED``.
         BadSignature: ``.problem`` is the rule that is broken.
     """
-    from cryptography.exceptions import InvalidSignature
-
     parts = cms.parse(signed)
     try:
-        _checker(parts.signer.spki, parts.suite.name)(parts.signature, parts.signed_bytes)
-    except (InvalidSignature, ValueError) as wrong:  # ValueError: the key is no point of its curve, or the like
+        is_right = _checker(parts.signer.spki, parts.suite.name)(parts.signature, parts.signed_bytes)
+    except ValueError as wrong:  # the key is no point of its curve, or the like
         raise BadSignature(problem="cms_signature_wrong") from wrong
+    if not is_right:
+        raise BadSignature(problem="cms_signature_wrong")
     return parts
 
 
 @lru_cache(maxsize=4096)
-def _checker(spki: bytes, suite_name: str) -> Callable[[bytes, bytes], None]:
+def _checker(spki: bytes, suite_name: str) -> Callable[[bytes, bytes], bool]:
     """Return what checks signatures by the key ``spki``; loading a key costs as much as a check."""
+    from cryptography.exceptions import InvalidSignature
+
+    check = _raising_checker(spki, next(suite for suite in SUITES if suite.name == suite_name))
+
+    def is_right(signature: bytes, message: bytes) -> bool:
+        try:
+            check(signature, message)
+        except InvalidSignature:
+            return False
+        return True
+
+    return is_right
+
+
+def _raising_checker(spki: bytes, suite: Suite) -> Callable[[bytes, bytes], None]:
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
     from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-    suite = next(suite for suite in SUITES if suite.name == suite_name)
     digest: hashes.HashAlgorithm = getattr(hashes, suite.digest.upper())()
     key = load_der_public_key(spki)
     if isinstance(key, ec.EllipticCurvePublicKey):
         curve = ec.ECDSA(digest)
         return lambda signature, message: key.verify(signature, message, curve)
     if not isinstance(key, rsa.RSAPublicKey):
-        raise ValueError(f"no key for {suite_name}")
+        raise ValueError(f"no key for {suite.name}")
     pss = padding.PSS(padding.MGF1(digest), digest.digest_size)
     filled = pss if suite.padding is Padding.PSS else padding.PKCS1v15()
     return lambda signature, message: key.verify(signature, message, filled, digest)

@@ -1,20 +1,17 @@
-"""Was a certificate revoked? CRLs, and the question asked of them at a moment (RFC 5280 sections 5 and 6.3, in part).
+"""What CRLs say about the certificates of a path (RFC 5280 sections 5 and 6.3, in part).
 
 What counts is a full CRL by the certificate's own issuer, signed with the very key that signed the certificate. What
 does not count, so that the answer is "could not be checked": delta CRLs, CRLs by somebody else (indirect), for some
 reasons only, or with a weak digest. That is less than pyhanko-certvalidator takes, on purpose: for a certificate of the
 root it takes a CRL by any CA below the root, it takes CRLs signed with SHA-1, and it is slow with long CRLs.
 
-The moment may lie in the past: a certificate that was revoked later was good then. A CRL may be younger than the
-moment. One that was issued after the certificate ran out proves nothing if the certificate is not on it, because
-expired ones are dropped.
+A CRL that was issued after the certificate ran out proves nothing if the certificate is not on it, because expired ones
+are dropped. What the CRLs say is judged at a moment in :mod:`ushield_hw.verifier.status`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from itertools import pairwise
 from typing import Final
 
@@ -23,44 +20,11 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from ushield_hw.cms import CertificateFacts
-from ushield_hw.errors import InputError, Revoked, VerificationError
+from ushield_hw.errors import InputError
+from ushield_hw.verifier.status import Finding, Status
 
 _WEAK: Final = frozenset({"md5", "sha1"})
 _KNOWN_EXTENSIONS: Final = (x509.AuthorityKeyIdentifier, x509.CRLNumber, x509.IssuingDistributionPoint)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one CRL says about one certificate.
-
-    Attributes:
-        this_update: when the CRL was issued.
-        next_update: until when it holds.
-        revoked: when the certificate was revoked, or None.
-        reason: why, named as in RFC 5280 (``keyCompromise``); ``unspecified`` if the CRL does not say.
-    """
-
-    this_update: datetime
-    next_update: datetime
-    revoked: datetime | None
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What all CRLs together say about one certificate of a path, whatever the moment.
-
-    Attributes:
-        certificate: the certificate.
-        is_signer: the signer's own, not a CA's.
-        findings: what the CRLs that count say, the youngest first.
-        refused: there are CRLs by the issuer that do not count.
-    """
-
-    certificate: CertificateFacts
-    is_signer: bool
-    findings: tuple[Finding, ...]
-    refused: bool
 
 
 class RevocationList:
@@ -135,32 +99,6 @@ def statuses(path: Sequence[CertificateFacts], crls: Iterable[RevocationList]) -
     return tuple(_status(certificate, issuer, known, certificate is path[0]) for certificate, issuer in pairs)
 
 
-def judge(found: Iterable[Status], moment: datetime) -> None:
-    """Decide at ``moment``.
-
-    Raises:
-        Revoked: ``.at``: when (RFC 3339), ``.reason``: why, ``.serial`` of the certificate.
-        VerificationError: ``REVOCATION_UNKNOWN``: for one of the certificates no CRL counts.
-    """
-    for status in found:
-        usable = [finding for finding in status.findings if moment <= finding.next_update]
-        if not usable:
-            raise _unknown(status)
-        youngest = usable[0]
-        if youngest.revoked is not None and youngest.revoked <= moment:
-            raise Revoked(
-                at=time_text(youngest.revoked),
-                reason=youngest.reason,
-                serial=status.certificate.serial_hex,
-                problem="revoked_signer" if status.is_signer else "revoked_ca",
-            )
-
-
-def time_text(moment: datetime) -> str:
-    """Return the moment as RFC 3339 writes it."""
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
-
-
 def _status(
     certificate: CertificateFacts, issuer: CertificateFacts, crls: list[RevocationList], is_signer: bool
 ) -> Status:
@@ -169,22 +107,6 @@ def _status(
     findings = [found for crl in by_issuer if (found := crl.finding(certificate, issuer)) is not None]
     findings.sort(key=lambda finding: finding.this_update, reverse=True)
     return Status(certificate, is_signer, tuple(findings), refused=len(by_issuer) > len(findings))
-
-
-def _unknown(status: Status) -> VerificationError:
-    problem, details = "revocation_no_crl", {}
-    if status.findings:
-        problem, details = "revocation_stale", {"next_update": time_text(status.findings[0].next_update)}
-    elif status.refused:
-        problem = "revocation_unusable"
-    certificate = status.certificate
-    return VerificationError(
-        "REVOCATION_UNKNOWN",
-        problem=problem,
-        issuer=certificate.issuer_text(),
-        serial=certificate.serial_hex,
-        **details,
-    )
 
 
 def _reason(entry: x509.RevokedCertificate) -> str:

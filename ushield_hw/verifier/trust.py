@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Final, Self
 
 from ushield_hw.cms import CertificateFacts, SignedOrderParts
 from ushield_hw.errors import BadSignature, InputError
+from ushield_hw.verifier.status import Status
 
 if TYPE_CHECKING:
-    from ushield_hw.verifier.revocation import RevocationList, Status
+    from ushield_hw.verifier.revocation import RevocationList
 
 PATHS_KEPT: Final = 4096
 

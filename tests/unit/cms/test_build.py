@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from tests.unit.cms import pki
-from tests.unit.cms.conftest import CONTENT, P256, P384, RSA, Bank, Openssl
+from tests.unit.cms.conftest import Openssl
+from tests.unit.cms.people import CONTENT, P256, P384, RSA, Bank
 from ushield_hw import messages
 from ushield_hw.cms import CONFIRMATION_OID, MOST_OCTETS, CertificateFacts, Confirmation, Profile, Template, parse
 from ushield_hw.errors import BadSignature, CertificateError, InputError
@@ -195,6 +196,7 @@ def test_what_is_written_is_never_too_large_to_read(bank: Bank) -> None:
     signed = template.assemble(bytes(most), b"\x01" * 64)
 
     assert parse(signed).content == bytes(most)
+    assert template.to_be_signed(bytes(most))
     with pytest.raises(InputError) as caught:
         template.to_be_signed(bytes(most + 1))
     assert caught.value.code == "SIGNED_ORDER_TOO_LARGE"

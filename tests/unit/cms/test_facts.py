@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.cms import pki
-from tests.unit.cms.conftest import Bank
+from tests.unit.cms.people import Bank
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.cms.der import SEQUENCE, integer, oid, tlv
 from ushield_hw.errors import InputError

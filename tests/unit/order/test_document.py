@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -101,8 +102,9 @@ def test_brackets_in_strings_are_no_nesting() -> None:
 
 
 def test_long_unterminated_strings_take_no_time() -> None:
-    assert refused('["' + '\\"' * 32_000).code == "ORDER_NOT_JSON"
-    assert refused("[{" * 5 + '"' * 60_001).code == "ORDER_TOO_DEEP"
+    started = time.process_time()
+    assert refused("[" + "[]," * 9 + '"' + '\\"' * 32_000).code == "ORDER_NOT_JSON"
+    assert time.process_time() - started < 1
 
 
 def test_numbers_are_not_computed() -> None:

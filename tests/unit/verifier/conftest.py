@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.unit.cms import pki
-from tests.unit.cms.conftest import P256, Bank, make_bank
+from tests.unit.cms.people import P256, Bank, make_bank
 from tests.unit.order.samples import payment
 from ushield_hw.order import Order
 from ushield_hw.verifier import TrustStore

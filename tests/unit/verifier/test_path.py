@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 
 from tests.unit.cms import pki
-from tests.unit.cms.conftest import P256, P384
+from tests.unit.cms.people import P256, P384
 from tests.unit.verifier.conftest import DAY, NOW, Scene
 from tests.unit.verifier.test_verify import told
 from ushield_hw.errors import BadSignature, UntrustedSigner

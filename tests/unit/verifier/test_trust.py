@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.unit.cms import pki
-from tests.unit.cms.conftest import P256
+from tests.unit.cms.people import P256
 from tests.unit.verifier.conftest import DAY, NOW, Scene
 from tests.unit.verifier.test_verify import told
 from ushield_hw.errors import InputError, Revoked, UntrustedSigner

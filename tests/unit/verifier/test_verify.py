@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.cms import forge, pki
-from tests.unit.cms.conftest import P256
+from tests.unit.cms.people import P256
 from tests.unit.order.samples import login, payment
 from tests.unit.verifier.conftest import DAY, NOW, Scene, make_scene
 from ushield_hw import cms, messages

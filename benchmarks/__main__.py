@@ -1,0 +1,43 @@
+"""``python -m benchmarks [--write]``: run everything, print it, and with ``--write`` keep it in ``docs/``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks import report
+from benchmarks.groups import GROUPS
+from benchmarks.rows import Group
+from benchmarks.stage import set_up
+
+
+def main() -> None:
+    """Run the benchmarks."""
+    parser = argparse.ArgumentParser(prog="make bench", description="Compare speed with the peers.")
+    parser.add_argument("--write", action="store_true", help="also write docs/benchmarks.md and docs/benchmarks.svg")
+    write = parser.parse_args().write
+    started, before = time.monotonic(), report.load()
+    with tempfile.TemporaryDirectory(prefix="run-", dir=sys.prefix) as folder:  # beside the checkout: on a disk
+        groups = _run(Path(folder))
+    facts = report.machine(before)
+    print(report.terminal(groups, facts))
+    print(f"\n{time.monotonic() - started:.0f} s")
+    if write:
+        for file in report.write(groups, facts, Path("docs")):
+            print(file)
+
+
+def _run(folder: Path) -> list[Group]:
+    stage = set_up(folder)
+    groups = []
+    for number, measure in enumerate(GROUPS, start=1):
+        print(f"bench: {number}/{len(GROUPS)} {measure.__name__.replace('_', ' ')}", file=sys.stderr)
+        groups.append(measure(stage))
+    return groups
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""What is compared with what, and what the project wants to reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from benchmarks import commands, ours, peers
+from benchmarks.race import Make, race, race_apart
+from benchmarks.rows import Better, Group, Row, Times, compare
+from benchmarks.stage import Stage
+
+_SLICE_S: Final = 0.06
+_ROUNDS: Final = 41
+_ROUNDS_OF_COMMANDS: Final = 25
+_RAW: Final = "raw python-pkcs11 C_Sign"
+_RAW_VERIFY: Final = "raw cryptography ECDSA verify"
+_YKMAN: Final = "ykman --version"
+_PYTHON: Final = "python -c pass"
+
+
+def signing(stage: Stage) -> Group:
+    """Orders a second, against the bare loop and beside the peers."""
+    makers: dict[str, Make] = {
+        "raw": peers.raw,
+        "in-process": ours.in_process,
+        "worker": ours.in_worker,
+        "pykcs11": peers.pykcs11,
+        "pyca": peers.pyca,
+        "pyhanko": peers.pyhanko,
+    }
+    times = race_apart(makers, stage, _ROUNDS, _SLICE_S)
+    rows = (
+        Row("order to signed CAdES order", _RAW, compare(times, "in-process", "raw"), target=0.7),
+        Row("the same, module in a worker", _RAW, compare(times, "worker", "raw"), target=0.35),
+        Row("PyKCS11, digest only", _RAW, compare(times, "pykcs11", "raw"), ours=False),
+        Row("cryptography PKCS7 builder", _RAW, compare(times, "pyca", "raw"), ours=False),
+        Row("pyHanko CAdES", _RAW, compare(times, "pyhanko", "raw"), ours=False),
+    )
+    note = (
+        "EC P-256 on SoftHSM2, session open. The bare loop and PyKCS11 sign a digest; the others make a whole CMS of "
+        "an order, hashing and encoding included."
+    )
+    return Group("Signing", note, rows)
+
+
+def threads(stage: Stage) -> Group:
+    """What a second thread is worth."""
+    makers: dict[str, Make] = {
+        "one": ours.one_thread,
+        "two": ours.two_threads,
+        "one-worker": ours.one_thread_in_worker,
+        "two-worker": ours.two_threads_in_worker,
+        "one-core": peers.one_core,
+        "two-cores": peers.two_cores,
+    }
+    times = race_apart(makers, stage, _ROUNDS, _SLICE_S)
+    rows = (
+        Row("two threads, module in this process", "one thread", compare(times, "two", "one"), target=1.8),
+        Row("two threads, module in a worker", "one thread", compare(times, "two-worker", "one-worker"), target=1.8),
+        Row("two threads of PBKDF2", "one thread", compare(times, "two-cores", "one-core"), ours=False),
+    )
+    note = "RSA-2048 on SoftHSM2, order to signed order. PBKDF2 shows what a second core was worth in the same rounds."
+    return Group("Threads", note, rows)
+
+
+def verifying(stage: Stage) -> Group:
+    """Signed orders a second on the bank's side."""
+    makers: dict[str, Make] = {
+        "raw": peers.raw_verify,
+        "expected": ours.verify_expected,
+        "unknown": ours.verify_unknown,
+        "first": ours.verify_first,
+    }
+    times = race_apart(makers, stage, _ROUNDS, _SLICE_S)
+    rows = (
+        Row("verify, order expected, path known", _RAW_VERIFY, compare(times, "expected", "raw"), target=0.6),
+        Row("verify, order read from it, path known", _RAW_VERIFY, compare(times, "unknown", "raw")),
+        Row("verify with a new trust store", _RAW_VERIFY, compare(times, "first", "raw")),
+    )
+    return Group("Verifying", "EC P-256. The bare loop checks the same signatures over the same bytes.", rows)
+
+
+def journal(stage: Stage) -> Group:
+    """What the record on the disk costs."""
+    makers: dict[str, Make] = {"with": ours.with_journal, "without": ours.in_process}
+    times = race_apart(makers, stage, _ROUNDS, _SLICE_S)
+    rows = (Row("with the journal on the disk", "without", compare(times, "with", "without")),)
+    note = "EC P-256, module in this process. The record is on the disk before C_Sign, and again after it."
+    return Group("Journal", note, rows)
+
+
+def whole_commands(stage: Stage) -> Group:
+    """From start to exit: here less is better."""
+    runners = {
+        "sign": commands.ushield_sign(stage),
+        "sign-worker": commands.ushield_sign_in_worker(stage),
+        "pkcs11-tool": commands.pkcs11_tool(stage),
+        "ykman": commands.ykman_version(stage),
+    }
+    times = race(runners, _ROUNDS_OF_COMMANDS, 0)
+    rows = (
+        _command("ushield sign", _YKMAN, times, ("sign", "ykman"), 1.0),
+        _command("ushield sign, module in a worker", _YKMAN, times, ("sign-worker", "ykman")),
+        _command("pkcs11-tool --sign, digest only", _YKMAN, times, ("pkcs11-tool", "ykman"), ours=False),
+    )
+    note = "Time, so less is better. Cold: a fresh order each time, PIN from a file, one login, journal on the disk."
+    return Group("Whole commands", note, rows)
+
+
+def starting(stage: Stage) -> Group:
+    """How long a person waits for the first line: here too less is better."""
+    runners = {
+        "help": commands.ushield_help(stage),
+        "click": commands.python_with_click(stage),
+        "python": commands.bare_python(stage),
+    }
+    times = race(runners, _ROUNDS_OF_COMMANDS, 0)
+    rows = (
+        _command("ushield --help", _PYTHON, times, ("help", "python"), 6.0),
+        _command("python -c 'import click'", _PYTHON, times, ("click", "python"), ours=False),
+    )
+    return Group("Starting", "Time, so less is better.", rows)
+
+
+def _command(
+    what: str, against: str, times: Times, names: tuple[str, str], target: float | None = None, *, ours: bool = True
+) -> Row:
+    return Row(what, against, compare(times, *names, Better.LOWER), Better.LOWER, target, ours)
+
+
+GROUPS: Final[tuple[Callable[[Stage], Group], ...]] = (signing, threads, verifying, journal, whole_commands, starting)

@@ -1,0 +1,117 @@
+"""This project's contestants. Each function gets ready and returns the work that is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
+from typing import Final
+
+import ushield_hw as us
+from benchmarks.stage import Stage, open_token, orders
+from ushield_hw.config import Settings
+from ushield_hw.journal import Journal
+from ushield_hw.signing import Journaling
+from ushield_hw.softhsm import SoftToken
+
+Work = Callable[[], object]
+
+BLOCK: Final = 64
+"""Signatures in one piece of work of those who use threads."""
+
+_ORDERS: Final = 200  # signed in turn; the same one again is not what anybody does
+_JOURNALED: Final = 12_000  # each can be signed once
+
+
+def in_process(stage: Stage) -> Work:
+    """Order to signed order, the module in this process."""
+    return _signing(stage.ec, stage.in_process)
+
+
+def in_worker(stage: Stage) -> Work:
+    """Order to signed order, the module in a worker."""
+    return _signing(stage.ec, stage.in_worker)
+
+
+def with_journal(stage: Stage) -> Work:
+    """Order to signed order, each recorded on the disk before and after C_Sign."""
+    session = open_token(stage.ec, stage.in_process)
+    book, fresh = Journal.of(stage.in_process), iter(orders(_JOURNALED))
+    return lambda: us.sign(next(fresh), session, attendance=us.Attendance.NOBODY, journal=book)
+
+
+def one_thread(stage: Stage) -> Work:
+    """A block of RSA signatures by one thread, the module in this process."""
+    return _in_threads(1, _signing(stage.rsa, stage.in_process))
+
+
+def two_threads(stage: Stage) -> Work:
+    """A block of RSA signatures by two threads, the module in this process."""
+    return _in_threads(2, _signing(stage.rsa, stage.in_process))
+
+
+def one_thread_in_worker(stage: Stage) -> Work:
+    """A block of RSA signatures by one thread, the module in a worker."""
+    return _in_threads(1, _signing(stage.rsa, stage.in_worker))
+
+
+def two_threads_in_worker(stage: Stage) -> Work:
+    """A block of RSA signatures by two threads, the module in a worker."""
+    return _in_threads(2, _signing(stage.rsa, stage.in_worker))
+
+
+def verify_expected(stage: Stage) -> Work:
+    """Verify signed orders that are known to the bank, with one trust store."""
+    trust, pairs = us.TrustStore([stage.ca]), cycle(signed_orders(stage))
+
+    def verify() -> us.Verified:
+        order, der = next(pairs)
+        return us.verify(der, trust=trust, expected=order)
+
+    return verify
+
+
+def verify_unknown(stage: Stage) -> Work:
+    """Verify signed orders and read the order from them, with one trust store."""
+    trust, pairs = us.TrustStore([stage.ca]), cycle(signed_orders(stage))
+    return lambda: us.verify(next(pairs)[1], trust=trust)
+
+
+def verify_first(stage: Stage) -> Work:
+    """Verify with a new trust store: the path to the CA is built and checked."""
+    pairs = cycle(signed_orders(stage))
+
+    def verify() -> us.Verified:
+        order, der = next(pairs)
+        return us.verify(der, trust=us.TrustStore([stage.ca]), expected=order)
+
+    return verify
+
+
+def signed_orders(stage: Stage) -> list[tuple[us.Order, bytes]]:
+    """Return orders with their signed orders."""
+    with open_token(stage.ec, stage.in_process) as session:
+        return [(order, _sign(order, session).der) for order in orders(_ORDERS)]
+
+
+def _signing(token: SoftToken, settings: Settings) -> Work:
+    session, endless = open_token(token, settings), cycle(orders(_ORDERS))
+    return lambda: _sign(next(endless), session)
+
+
+def _sign(order: us.Order, session: us.Session) -> us.SignedOrder:
+    return us.sign(order, session, attendance=us.Attendance.NOBODY, journal=Journaling.CALLER)
+
+
+def _in_threads(count: int, work: Work) -> Work:
+    pool = ThreadPoolExecutor(count)
+
+    def some() -> None:
+        for _ in range(BLOCK // count):
+            work()
+
+    def block() -> None:
+        for future in [pool.submit(some) for _ in range(count)]:
+            future.result()
+
+    return block

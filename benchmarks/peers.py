@@ -1,0 +1,136 @@
+"""What this project is compared with: bare loops and other libraries, on the same token.
+
+PyKCS11 and pyHanko are installed in .venv-bench alone, so they are imported by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from itertools import cycle
+from typing import Any, Final
+
+import pkcs11
+from asn1crypto import x509 as asn1_x509
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key, pkcs7
+
+from benchmarks.ours import signed_orders
+from benchmarks.stage import Stage, orders, pin
+from ushield_hw.cms import CertificateFacts, parse
+from ushield_hw.cryptoki.model import PublicKey
+from ushield_hw.suites import KeyKind, suites_for
+from ushield_hw.token_key import token_private_key
+
+Work = Callable[[], object]
+
+_DIGESTS: Final = [hashlib.sha256(bytes([number])).digest() for number in range(200)]
+_ORDERS: Final = 200
+_ROUNDS_OF_PBKDF2: Final = 20_000
+_P256_POINT: Final = 65
+
+
+def raw(stage: Stage) -> Work:
+    """python-pkcs11, nothing but C_SignInit and C_Sign over a digest: the bare loop."""
+    sign, digests = _Raw(stage).sign, cycle(_DIGESTS)
+    return lambda: sign(next(digests))
+
+
+def pykcs11(stage: Stage) -> Work:
+    """PyKCS11, the same."""
+    api: Any = import_module("PyKCS11")
+    module = api.PyKCS11Lib()
+    module.load(str(stage.module))
+    slots = module.getSlotList(tokenPresent=True)
+    slot = next(slot for slot in slots if module.getTokenInfo(slot).label.strip() == stage.ec.label)
+    session = module.openSession(slot, api.CKF_SERIAL_SESSION)
+    session.login(pin(stage.ec))
+    (key,) = session.findObjects([(api.CKA_CLASS, api.CKO_PRIVATE_KEY)])
+    mechanism, digests = api.Mechanism(api.CKM_ECDSA, None), cycle(_DIGESTS)
+    return lambda: bytes(session.sign(key, next(digests), mechanism))
+
+
+def pyca(stage: Stage) -> Work:
+    """Order to CMS by cryptography's PKCS7SignatureBuilder, with a private key object that signs on the token."""
+    token = _Raw(stage)
+    certificate = x509.load_der_x509_certificate(token.certificate)
+    public = PublicKey(KeyKind.EC_P256, point=CertificateFacts.read(token.certificate).spki[-_P256_POINT:])
+    suite = suites_for(KeyKind.EC_P256)[0]
+    key: Any = token_private_key(public, suite, lambda message: token.sign(hashlib.sha256(message).digest()))
+    endless, options = cycle(orders(_ORDERS)), [pkcs7.PKCS7Options.Binary]
+
+    def sign() -> bytes:
+        builder = pkcs7.PKCS7SignatureBuilder().set_data(next(endless).canonical)
+        return builder.add_signer(certificate, key, hashes.SHA256()).sign(Encoding.DER, options)
+
+    return sign
+
+
+def pyhanko(stage: Stage) -> Work:
+    """Order to CAdES by pyHanko's own PKCS#11 signer."""
+    api: Any = import_module("pyhanko.sign.pkcs11")
+    token = _Raw(stage)
+    certificate = asn1_x509.Certificate.load(token.certificate)
+    signer = api.PKCS11Signer(token.session, signing_cert=certificate, key_id=token.key.id, use_raw_mechanism=True)
+    endless, loop = cycle(orders(_ORDERS)), asyncio.new_event_loop()
+
+    def sign() -> bytes:
+        signing = signer.async_sign_general_data(next(endless).canonical, "sha256", detached=False, use_cades=True)
+        signed: bytes = loop.run_until_complete(signing).dump()
+        return signed
+
+    return sign
+
+
+def raw_verify(stage: Stage) -> Work:
+    """The same signatures over the same bytes, checked by cryptography with a key that is loaded already."""
+    parts = [parse(der) for _, der in signed_orders(stage)]
+    key, endless, how = load_der_public_key(parts[0].signer.spki), cycle(parts), ec.ECDSA(hashes.SHA256())
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise TypeError(type(key).__name__)
+
+    def verify() -> None:
+        one = next(endless)
+        key.verify(one.signature, one.signed_bytes, how)
+
+    return verify
+
+
+def one_core(stage: Stage) -> Work:
+    """Two runs of PBKDF2 in OpenSSL, one after the other."""
+    return _pbkdf2(1)
+
+
+def two_cores(stage: Stage) -> Work:
+    """Two runs of PBKDF2 in OpenSSL, side by side: what the machine's second core is worth just now."""
+    return _pbkdf2(2)
+
+
+def _pbkdf2(threads: int) -> Work:
+    pool = ThreadPoolExecutor(threads)
+
+    def one(number: int) -> bytes:
+        return hashlib.pbkdf2_hmac("sha256", b"password", bytes([number]), _ROUNDS_OF_PBKDF2)
+
+    return lambda: list(pool.map(one, range(2)))
+
+
+class _Raw:
+    """The token by python-pkcs11 alone."""
+
+    def __init__(self, stage: Stage) -> None:
+        token = pkcs11.lib(str(stage.module)).get_token(token_label=stage.ec.label)
+        self.session: Any = token.open(user_pin=pin(stage.ec))
+        self.key: Any = self.session.get_key(pkcs11.ObjectClass.PRIVATE_KEY)
+        found = self.session.get_objects({pkcs11.Attribute.CLASS: pkcs11.ObjectClass.CERTIFICATE})
+        self.certificate = bytes(next(iter(found))[pkcs11.Attribute.VALUE])
+
+    def sign(self, digest: bytes) -> bytes:
+        """Return r||s."""
+        signature: bytes = self.key.sign(digest, mechanism=pkcs11.Mechanism.ECDSA)
+        return signature

@@ -1,0 +1,99 @@
+"""Measuring: contestants run in turn, round after round."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from typing import Final
+
+from benchmarks.rows import Times
+from benchmarks.stage import Stage
+
+Timed = Callable[[int], float]
+"""Does the work so many times and returns the seconds it took."""
+
+Make = Callable[[Stage], Callable[[], object]]
+"""Gets everything ready, in a process of its own, and returns the work: a module-level function."""
+
+_GIVE_UP_S: Final = 60.0
+
+
+def race(contestants: Mapping[str, Timed], rounds: int, slice_s: float) -> Times:
+    """Let everybody run for about ``slice_s`` in each round, every other round in the opposite order."""
+    counts = {name: _count(timed, slice_s) for name, timed in contestants.items()}
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(rounds):
+        for name in list(contestants)[:: -1 if number % 2 else 1]:
+            times[name].append(contestants[name](counts[name]) / counts[name])
+    return times
+
+
+def race_apart(makers: Mapping[str, Make], stage: Stage, rounds: int, slice_s: float) -> Times:
+    """Run :func:`race` with every contestant in a process of its own: each loads the module in its own way."""
+    runners: dict[str, Runner] = {}
+    try:
+        for name, make in makers.items():  # one by one: SoftHSM2 rewrites the token's file at every login
+            runners[name] = Runner(make, stage)
+        return race(runners, rounds, slice_s)
+    finally:
+        for runner in runners.values():
+            runner.close()
+
+
+def _count(timed: Timed, slice_s: float) -> int:
+    """Warm up, and find out how much work fills a slice."""
+    count, took = 1, timed(1)
+    while took < slice_s / 4:
+        count *= 2
+        took = timed(count)
+    return max(1, math.ceil(count * slice_s / took))
+
+
+class Runner:
+    """A contestant in a process of its own; waits while the others run."""
+
+    def __init__(self, make: Make, stage: Stage) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._name = make.__name__
+        self._channel, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, make, stage), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._answer()
+
+    def __call__(self, count: int) -> float:
+        """Do the work so many times; return the seconds it took there."""
+        self._channel.send(count)
+        return self._answer()
+
+    def close(self) -> None:
+        """End the process."""
+        self._channel.close()
+        self._process.join(5)
+        self._process.kill()
+
+    def _answer(self) -> float:
+        if not self._channel.poll(_GIVE_UP_S):
+            raise RuntimeError(f"{self._name}: no answer in {_GIVE_UP_S:g} s")
+        try:
+            seconds: float = self._channel.recv()
+        except EOFError as error:
+            raise RuntimeError(f"{self._name} has ended; see above") from error
+        return seconds
+
+
+def _serve(channel: Connection, make: Make, stage: Stage) -> None:
+    work = make(stage)
+    channel.send(0.0)
+    try:
+        while True:
+            count = channel.recv()
+            started = time.perf_counter()
+            for _ in range(count):
+                work()
+            channel.send(time.perf_counter() - started)
+    except (EOFError, OSError):
+        return

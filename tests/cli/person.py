@@ -1,0 +1,79 @@
+"""A person at a terminal of their own: a pty that is the command's controlling terminal."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import termios
+import time
+from typing import Final
+
+from tests.cli.world import TIMEOUT_S, USHIELD, Done, Home, checked
+
+CTRL_C: Final = b"\x03"
+CTRL_D: Final = b"\x04"
+_PATIENCE_S: Final = 30.0
+
+
+class Person:
+    """Runs a command at a terminal, sees what it shows there and types. Stdout is a file of its own."""
+
+    def __init__(self, home: Home, *words: object, **environment: str) -> None:
+        self._ours, self._theirs = os.openpty()
+        self._words = words
+        self._shown = b""
+        self.child = subprocess.Popen(
+            ["setsid", "--ctty", USHIELD, *map(str, words)],  # stdin becomes the controlling terminal
+            cwd=home.folder,
+            env=home.environment | environment,
+            stdin=self._theirs,
+            stdout=subprocess.PIPE,
+            stderr=self._theirs,
+        )
+
+    @property
+    def screen(self) -> str:
+        """Everything that the terminal has shown."""
+        return self._shown.decode("utf-8", "replace")
+
+    def sees(self, text: str) -> None:
+        """Wait until the terminal shows a text."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while text not in self.screen:
+            assert time.monotonic() < deadline, f"{text!r} was not shown:\n{self.screen}"
+            self._look(0.1)
+
+    def types(self, text: str) -> None:
+        """Type a line."""
+        os.write(self._ours, text.encode() + b"\n")
+
+    def presses(self, key: bytes) -> None:
+        """Press a key."""
+        os.write(self._ours, key)
+
+    def ends(self, exits: int) -> Done:
+        """Wait until the command has ended; what holds for every call holds here too."""
+        out, _ = self.child.communicate(timeout=TIMEOUT_S)
+        self._look(0.1)
+        return checked(Done(self.child.returncode, out.decode(), self.screen), self._words, exits)
+
+    @property
+    def echo(self) -> bool:
+        """Whether the terminal shows what is typed."""
+        return bool(termios.tcgetattr(self._theirs)[3] & termios.ECHO)
+
+    def leaves(self) -> None:
+        """End the command if it is still there, and give the terminal back."""
+        if self.child.poll() is None:
+            self.child.kill()
+            self.child.wait()
+        if self.child.stdout is not None:
+            self.child.stdout.close()
+        for descriptor in (self._ours, self._theirs):
+            os.close(descriptor)
+
+    def _look(self, patience_s: float) -> None:
+        while select.select([self._ours], [], [], patience_s)[0]:
+            self._shown += os.read(self._ours, 4096)
+            patience_s = 0

@@ -1,0 +1,163 @@
+"""Where a PIN comes from, and where it never goes (design 3.1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.world import Home
+
+NEW = "24681357"
+
+
+@pytest.fixture
+def fresh(blank: Home, tmp_path: Path) -> Home:
+    """Two tokens, no keys, no tries used, of a test's own."""
+    return blank.copy(tmp_path / "fresh")
+
+
+def pin_of(home: Home) -> str:
+    return home.content(home.token.pin_file).decode().strip()
+
+
+def verify(home: Home, source: str) -> tuple[str, ...]:
+    return ("pin", "verify", "--token", home.token.uri, "--pin-source", source)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644, 0o601])
+def test_a_file_that_others_may_open_is_refused(fresh: Home, mode: int) -> None:
+    details = fresh.fails(2, "PIN_FILE_MODE", *verify(fresh, fresh.pin("99999", mode=mode)))
+    assert details == {"file": "typed.pin", "mode": f"{mode:o}"}
+    assert fresh.tries_left() == 6
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("pin", "change", "--pin-source"),
+        ("pin", "change", "--new-pin-source"),
+        ("pin", "unblock", "--so-pin-source"),
+        ("pin", "unblock", "--puk-source"),
+        ("cert", "request", "--subject", "CN=x", "-o", "x.csr", "--pin-source"),
+        ("sign", "order.json", "--unattended", "-o", "x.p7m", "--pin-source"),
+    ],
+    ids=" ".join,
+)
+def test_every_command_refuses_it(fresh: Home, words: tuple[str, ...]) -> None:
+    fresh.order()
+    fresh.fails(2, "PIN_FILE_MODE", *words, fresh.pin(mode=0o644), "--token", fresh.token.uri)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400])
+def test_a_file_of_ones_own(fresh: Home, mode: int) -> None:
+    fresh.ushield(*verify(fresh, fresh.pin(pin_of(fresh), mode=mode)))
+
+
+@pytest.mark.parametrize("layout", ["{}", "{}\n", "{}\r\n", "{}\nnot the PIN\n", "\ufeff{}\n"])
+def test_the_pin_is_the_first_line(fresh: Home, layout: str) -> None:
+    fresh.ushield(*verify(fresh, fresh.pin(layout.format(pin_of(fresh)))))
+
+
+@pytest.mark.parametrize("content", ["", "\n", "\n123456\n"])
+def test_a_file_without_a_pin(blank: Home, content: str, tmp_path: Path) -> None:
+    pin = tmp_path / "pin"
+    pin.write_text(content)
+    pin.chmod(0o600)
+    blank.fails(2, "PIN_MISSING", *verify(blank, str(pin)))
+
+
+def test_a_file_that_is_not_there(blank: Home) -> None:
+    assert blank.fails(2, "PIN_FILE_UNREADABLE", *verify(blank, "nowhere"))["file"] == "nowhere"
+
+
+def test_a_pin_in_another_encoding_is_not_sent(fresh: Home) -> None:
+    fresh.fails(4, "PIN_CHARACTERS", *verify(fresh, fresh.pin("密码密码".encode("gbk"))))
+    fresh.fails(4, "PIN_CHARACTERS", *verify(fresh, "-"), stdin="密码密码".encode("gbk"))
+    assert fresh.tries_left() == 6
+
+
+# --- stdin ------------------------------------------------------------------------------------------------------------
+
+
+def test_stdin(blank: Home) -> None:
+    blank.ushield(*verify(blank, "-"), stdin=pin_of(blank) + "\n")
+
+
+def test_two_from_stdin_are_the_old_one_and_the_new_one(fresh: Home) -> None:
+    change = ("pin", "change", "--token", fresh.token.uri, "--new-pin-source", "-", "--pin-source", "-")
+    fresh.ushield(*change, stdin=f"{pin_of(fresh)}\n{NEW}\n")
+    fresh.ushield(*verify(fresh, "-"), stdin=NEW)
+
+
+def test_the_so_pin_and_the_new_one_from_stdin(fresh: Home) -> None:
+    so_pin = fresh.content(fresh.token.so_pin_file).decode().strip()
+    unblock = ("pin", "unblock", "--token", fresh.token.uri, "--new-pin-source", "-", "--so-pin-source", "-")
+    fresh.ushield(*unblock, stdin=f"{so_pin}\n{NEW}\n")
+    fresh.ushield(*verify(fresh, "-"), stdin=NEW)
+
+
+@pytest.mark.parametrize("typed", ["", "99999"])
+def test_stdin_with_too_few_lines(blank: Home, typed: str) -> None:
+    change = ("pin", "change", "--token", blank.token.uri, "--pin-source", "-", "--new-pin-source", "-")
+    assert blank.fails(2, "PIN_MISSING", *change, stdin=typed)["n"] == 2
+
+
+# --- nowhere else -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", ["--pin", "--new-pin", "--so-pin", "--puk", "-p"])
+def test_there_is_no_option_for_a_pin(blank: Home, option: str) -> None:
+    done = blank.ushield("pin", "change", "--token", blank.token.uri, option, "918273", "--json", exits=2)
+    assert done.document["error"]["code"] == "USAGE_NO_SUCH_OPTION"
+    assert "918273" not in done.out + done.err
+
+
+@pytest.mark.parametrize("name", ["PIN", "USHIELD_PIN", "USHIELD_PIN_SOURCE", "USHIELD_PIN_VERIFY_PIN_SOURCE"])
+def test_there_is_no_variable_for_a_pin(blank: Home, name: str) -> None:
+    value = blank.token.pin_file if "SOURCE" in name else pin_of(blank)
+    blank.fails(7, "PIN_CANCELLED", "pin", "verify", "--token", blank.token.uri, **{name: value})
+
+
+class Canaries:
+    """PINs that would be seen wherever they went."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.said = ""
+        self.planted = {name: home.pin(pin, f"{name}.canary") for name, pin in self.pins.items()}
+
+    pins = {"wrong": "70717273747", "first": "80818283848", "second": "90919293949", "short": "607"}
+
+    def run(self, *words: str, exits: int = 0, stdin: str = "") -> None:
+        done = self.home.ushield("-vv", "--log-file", "log.txt", *words, "--json", exits=exits, stdin=stdin)
+        self.said += done.out + done.err
+
+    def sung(self) -> list[str]:
+        """Return where a PIN was found that should not be there."""
+        secrets = [*self.pins.values(), pin_of(self.home)]
+        keep = {self.home.file(name) for token in self.home.tokens for name in (token.pin_file, token.so_pin_file)}
+        keep |= set(map(self.home.file, self.planted.values()))
+        files = [path for path in self.home.folder.rglob("*") if path.is_file() and path not in keep]
+        held = [str(path) for path in files for pin in secrets[:3] if pin.encode() in path.read_bytes()]
+        return held + [pin for pin in secrets if pin in self.said]
+
+
+def test_a_pin_is_in_no_file_and_no_output(home: Home) -> None:
+    birds = Canaries(home)
+    own = ("--token", home.token.uri)
+    order = home.order()
+    first, second = birds.pins["first"], birds.pins["second"]
+    birds.run("pin", "verify", *own, "--pin-source", birds.planted["wrong"], exits=4)
+    birds.run("pin", "verify", *own, "--pin-source", birds.planted["short"], exits=4)
+    birds.run("pin", "change", *own, "--pin-source", home.token.pin_file, "--new-pin-source", birds.planted["first"])
+    birds.run("sign", order, *own, "--pin-source", "-", "--unattended", "-o", "signed.p7m", stdin=first)
+    birds.run("cert", "request", *own, "--subject", "CN=x", "--pin-source", birds.planted["first"], "-o", "x.csr")
+    birds.run("pin", "change", *own, "--pin-source", "-", "--new-pin-source", "-", stdin=f"{first}\n{second}\n")
+    officer = ("--so-pin-source", birds.planted["wrong"], "--new-pin-source", birds.planted["second"])
+    birds.run("pin", "unblock", *own, *officer, exits=4)
+    assert birds.sung() == []
+    assert home.file("log.txt").exists()

@@ -1,0 +1,107 @@
+"""What the tests of the PKCS#11 room do with a token, and what they read from the record of its calls."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import select
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from tests.soft import Soft, key
+from ushield_hw.cryptoki.model import SignCall, User
+from ushield_hw.cryptoki.module import PATIENCE, Module, Patience
+from ushield_hw.session import Link
+from ushield_hw.testing.faulty import Action, Call, Fault, FaultyModule
+
+DIGEST: Final = hashlib.sha256(b"CNY 128.50").digest()
+USER, CONTEXT = 1, 2  # CK_USER_TYPE
+
+
+@dataclass
+class Bench:
+    """A soft token, the faulty module in front of it, and the library's way to it."""
+
+    soft: Soft
+    faulty: FaultyModule
+    module: Module
+
+    @cached_property
+    def link(self) -> Link:
+        """The token, with SoftHSM2's driver: six tries, counted on this host."""
+        return self.soft.link(self.module)
+
+    @cached_property
+    def slot(self) -> int:
+        """The token's slot."""
+        return self.link.slot_id
+
+    def login(self, pin: str | None = None, user: User = User.USER) -> int:
+        """Log in; by default with the right PIN."""
+        return self.module.login(self.slot, user, pin or (self.soft.pin if user is User.USER else self.soft.so_pin))
+
+    def call(self, label: str = "pay", **how: Any) -> SignCall:
+        """Return a signature to make with a key; needs a login."""
+        return SignCall(key(self.module, self.slot, label).handle, "ECDSA", DIGEST, **how)
+
+    def sign(self, login: int, patience: Patience = PATIENCE, **how: Any) -> bytes:
+        """Sign a digest with the key of a label."""
+        return self.module.sign(login, self.call(**how), patience)
+
+    def plan(self, function: str, call: int | None, action: Action) -> None:
+        """From here on nothing is recorded yet, calls count from 1, and this one goes wrong."""
+        self.faulty.clear()
+        self.faulty.plan([Fault(function, call, action)])
+
+    def names(self, *functions: str) -> list[str]:
+        """Return the names of the recorded calls, in order; only these functions if any are given."""
+        return [call.function for call in self.faulty.calls if not functions or call.function in functions]
+
+    def count(self, function: str) -> int:
+        """Return how often a function was called."""
+        return self.faulty.count(function)
+
+    def worker(self) -> int:
+        """Return the process id of the worker that was last called."""
+        return self.faulty.calls[-1].pid
+
+
+def open_sessions(calls: Iterable[Call]) -> set[int | None]:
+    """Return the handles of the sessions that were opened and not closed. Slots are not told apart."""
+    found: set[int | None] = set()
+    for call in calls:
+        if call.function == "C_OpenSession" and call.rv == 0:
+            found.add(call.session)
+        elif call.function == "C_CloseSession":
+            found.discard(call.session)
+        elif call.function in {"C_CloseAllSessions", "C_Finalize", "C_Initialize"}:
+            found.clear()
+    return found
+
+
+def overlapping(calls: Iterable[Call]) -> bool:
+    """Tell whether a call was entered before the one before it had come back."""
+    latest = 0.0
+    for call in calls:
+        if call.t_ms < latest - 0.01:  # took_ms is rounded
+            return True
+        latest = max(latest, call.t_ms + (call.took_ms or 0))
+    return False
+
+
+@contextmanager
+def ends(pid: int, within_s: float = 10) -> Iterator[None]:
+    """Assert that a process, which need not be our child, ends soon after the block if it had not before."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        yield
+        return
+    try:
+        yield
+        assert select.select([descriptor], [], [], within_s)[0], f"process {pid} lives on"
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,20 @@
+"""A soft token behind the faulty module, reached as a session reaches it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.soft import SOFTHSM, Soft, provisioned, soft
+from tests.stack.bench import Bench
+from ushield_hw.testing.faulty import faulty_module
+
+__all__ = ["provisioned", "soft"]
+
+
+@pytest.fixture
+def bench(soft: Soft, tmp_path: Path) -> Bench:
+    """The token behind a faulty module without a plan, in a worker; nothing is recorded yet."""
+    faulty = faulty_module(tmp_path / "faulty", SOFTHSM)
+    return Bench(soft, faulty, soft.module(path=faulty.path))

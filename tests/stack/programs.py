@@ -1,0 +1,82 @@
+"""Programs that use a token in a process of their own, for tests of forks, kills and two processes at once.
+
+``python -m tests.stack.programs NAME MODULE SERIAL PIN …``
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from tests.soft import DRIVER, OPTIONS, SETTINGS, Script, key
+from tests.stack.bench import DIGEST
+from ushield_hw.cryptoki.model import SignCall, User
+from ushield_hw.cryptoki.module import Isolation, Module, open_module
+from ushield_hw.errors import UShieldError
+from ushield_hw.session import Link, verify_pin
+
+
+def outcome(work: Callable[[], object]) -> str:
+    """Do something and return the code of the error that came of it, if any."""
+    try:
+        work()
+    except UShieldError as error:
+        return error.code
+    return "ok"
+
+
+def opened(path: str, serial: str, pin: str, isolation: Isolation = Isolation.PROCESS) -> tuple[Module, int, SignCall]:
+    """Log in; return the module, the login and a signature to make."""
+    module = open_module(Path(path), isolation, OPTIONS)
+    slot_id = next(slot.slot_id for slot in module.slots() if slot.token and slot.token.serial == serial)
+    login = module.login(slot_id, User.USER, pin)
+    return module, login, SignCall(key(module, slot_id, "pay").handle, "ECDSA", DIGEST)
+
+
+def fork(path: str, serial: str, pin: str, isolation: str) -> None:
+    """Use one module on both sides of a fork."""
+    module, login, call = opened(path, serial, pin, Isolation(isolation))
+    child = os.fork()
+    if not child:
+        print("child", outcome(lambda: module.sign(login, call)), flush=True)
+        print("child-again", outcome(open_module(Path(path), Isolation(isolation), OPTIONS).slots), flush=True)
+        module.give_up()
+        module.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    print("parent", outcome(lambda: module.sign(login, call)))
+
+
+def own(path: str, serial: str, pin: str) -> None:
+    """Hold a login until killed, with a forked child that does nothing; print the child's process id."""
+    opened(path, serial, pin)
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+    time.sleep(60)
+
+
+def sign(path: str, serial: str, pin: str) -> None:
+    """Sign once."""
+    module, login, call = opened(path, serial, pin)
+    module.sign(login, call)
+
+
+def guess(path: str, serial: str, state: str, *pins: str) -> None:
+    """Verify PINs when told by a line, each consented to if it is the last try; print what came of each."""
+    module = Module(Path(path), Isolation.PROCESS, OPTIONS, 30)
+    slot_id = next(slot.slot_id for slot in module.slots() if slot.token and slot.token.serial == serial)
+    link = Link(module, slot_id, serial, DRIVER, replace(SETTINGS, state_dir=Path(state)))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for pin in pins:
+        print(outcome(partial(verify_pin, link, Script(pin, consents=[True]))), flush=True)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])

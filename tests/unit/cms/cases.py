@@ -1,0 +1,372 @@
+"""Signed orders that break one rule each: how they are made, what the strict reader says, and what openssl does."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.unit.cms import forge, pki
+from tests.unit.cms.forge import Forgery, attribute
+from tests.unit.cms.people import CONTENT, P256, P384, RSA, Bank, Customer
+from ushield_hw.cms import CertificateFacts
+from ushield_hw.cms.der import OCTET_STRING, SEQUENCE, UTF8_STRING, integer, oid, tlv
+from ushield_hw.suites import CURVE_ORDER, KeyKind
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a forger has at hand: genuine orders of two customers of one bank."""
+
+    bank: Bank
+    one: Customer
+    other: Customer
+    cades: Forgery
+    plain: Forgery
+
+    def attributes(self, *, without: bytes = b"", **replaced: bytes) -> list[bytes]:
+        """The right attributes, sorted, some replaced (named as in ``forge``) or left out."""
+        right = forge.attributes(P256, self.one.certificate, CONTENT)
+        right.update({getattr(forge, name.upper()): value for name, value in replaced.items()})
+        return sorted(value for name, value in right.items() if name != without)
+
+    def with_attributes(self, **replaced: bytes) -> Forgery:
+        return self.cades.but(attributes=self.attributes(**replaced))
+
+    def and_attribute(self, *added: bytes) -> Forgery:
+        return self.cades.but(attributes=sorted([*self.attributes(), *added]))
+
+
+def make_scene(bank: Bank) -> Scene:
+    one, other = bank.customer(), bank.customer(number=1)
+    return Scene(
+        bank,
+        one,
+        other,
+        forge.cades(one.private, one.certificate, P256, CONTENT),
+        forge.plain(one.private, one.certificate, P256, CONTENT),
+    )
+
+
+SHA1 = tlv(SEQUENCE, oid("1.3.14.3.2.26"))
+SHA384 = P384.digest_algorithm
+ECDSA_SHA1 = tlv(SEQUENCE, oid("1.2.840.10045.4.1"))
+SHA256_NULL = tlv(SEQUENCE, oid("2.16.840.1.101.3.4.2.1"), b"\x05\x00")
+TIME = attribute(forge.SIGNING_TIME, tlv(0x17, b"261124020000Z"))
+PRIVATE = attribute(oid("1.3.6.1.4.1.99999.1"), tlv(UTF8_STRING, b"pay twice"))
+
+
+def sha1(scene: Scene) -> Forgery:
+    private = scene.one.private
+    assert isinstance(private, ec.EllipticCurvePrivateKey)
+    return scene.plain.but(
+        digest_algorithms=[SHA1],
+        digest_algorithm=SHA1,
+        signature_algorithm=ECDSA_SHA1,
+        sign=lambda message: private.sign(message, ec.ECDSA(hashes.SHA1())),  # noqa: S303 - what must be refused
+    )
+
+
+def by_key_identifier(scene: Scene) -> Forgery:
+    named = x509.SubjectKeyIdentifier(hashlib.sha1(b"any", usedforsecurity=False).digest())
+    issued = scene.bank.issuing.issue("CN=A", scene.one.private.public_key(), extensions=[(named, False)])
+    signer_id = tlv(0x80, named.digest)
+    forgery = forge.cades(scene.one.private, pki.der(issued), P256, CONTENT)
+    return forgery.but(version=integer(3), signer_version=integer(3), signer_id=signer_id)
+
+
+def same_names(scene: Scene) -> bytes:
+    """Another key's certificate with issuer and serial number of the signer's; longer, so that it sorts behind."""
+    serial = CertificateFacts.read(scene.one.certificate).serial
+    return pki.der(scene.bank.issuing.issue("CN=" + "B" * 60, scene.other.private.public_key(), serial=serial))
+
+
+def short_rsa(scene: Scene) -> Forgery:
+    short = scene.bank.customer(KeyKind.RSA, bits=1024)
+    return forge.plain(short.private, short.certificate, RSA, CONTENT)
+
+
+# Each: what is done, the problem that the reader names, and whether `openssl cms -verify` takes it, without and with
+# -cades. Where openssl takes it, ours is the stricter reader, and meant to be.
+CASES: list[tuple[str, Callable[[Scene], Forgery], str, bool, bool]] = [
+    # signed attributes
+    (
+        "the contentType attribute differs",
+        lambda s: s.with_attributes(content_type=attribute(forge.CONTENT_TYPE, forge.ID_SIGNED_DATA)),
+        "attribute_content_type",
+        True,
+        True,
+    ),
+    (
+        "an attribute twice",
+        lambda s: s.and_attribute(forge.attributes(P256, s.one.certificate, CONTENT)[forge.CONFIRMATION]),
+        "attribute_repeated",
+        True,
+        True,
+    ),
+    (
+        "two confirmations",
+        lambda s: s.and_attribute(attribute(forge.CONFIRMATION, tlv(UTF8_STRING, b"button"))),
+        "attribute_repeated",
+        True,
+        True,
+    ),
+    (
+        "two values in an attribute",
+        lambda s: s.with_attributes(
+            confirmation=attribute(forge.CONFIRMATION, tlv(UTF8_STRING, b"host"), tlv(UTF8_STRING, b"none"))
+        ),
+        "attribute_values",
+        True,
+        True,
+    ),
+    (
+        "unsorted attributes signed as sent",
+        lambda s: s.cades.but(attributes=s.attributes()[::-1]),
+        "attributes_unsorted",
+        True,
+        True,
+    ),
+    (
+        "the hash of another certificate",
+        lambda s: s.with_attributes(
+            signing_certificate_v2=forge.attributes(P256, s.other.certificate, CONTENT)[forge.SIGNING_CERTIFICATE_V2]
+        ),
+        "certificate_hash",
+        True,
+        False,
+    ),
+    ("an attribute too many", lambda s: s.and_attribute(TIME), "attribute_unknown", True, True),
+    (
+        "no confirmation",
+        lambda s: s.cades.but(attributes=s.attributes(without=forge.CONFIRMATION)),
+        "attribute_missing",
+        True,
+        True,
+    ),
+    (
+        "no signing certificate",
+        lambda s: s.cades.but(attributes=s.attributes(without=forge.SIGNING_CERTIFICATE_V2)),
+        "attribute_missing",
+        True,
+        False,
+    ),
+    (
+        "no content type",
+        lambda s: s.cades.but(attributes=s.attributes(without=forge.CONTENT_TYPE)),
+        "attribute_missing",
+        False,
+        False,
+    ),
+    (
+        "no message digest",
+        lambda s: s.cades.but(attributes=s.attributes(without=forge.MESSAGE_DIGEST)),
+        "attribute_missing",
+        False,
+        False,
+    ),
+    (
+        "the digest of something else",
+        lambda s: s.with_attributes(message_digest=attribute(forge.MESSAGE_DIGEST, tlv(OCTET_STRING, bytes(32)))),
+        "message_digest",
+        False,
+        False,
+    ),
+    (
+        "an unknown confirmation",
+        lambda s: s.with_attributes(confirmation=attribute(forge.CONFIRMATION, tlv(UTF8_STRING, b"yes"))),
+        "confirmation_unknown",
+        True,
+        True,
+    ),
+    (
+        "a confirmation that is no UTF8String",
+        lambda s: s.with_attributes(confirmation=attribute(forge.CONFIRMATION, tlv(0x13, b"host"))),
+        "confirmation_unknown",
+        True,
+        True,
+    ),
+    (
+        "an attribute that holds something after its values",
+        lambda s: s.with_attributes(
+            confirmation=tlv(SEQUENCE, forge.CONFIRMATION, tlv(0x31, b"\x05\x00"), b"\x05\x00")
+        ),
+        "attributes_malformed",
+        False,
+        False,
+    ),
+    ("no attributes, but a place for them", lambda s: s.cades.but(attributes=[]), "attribute_missing", False, False),
+    ("unsigned attributes", lambda s: s.cades.but(unsigned=tlv(0xA1, PRIVATE)), "unsigned_attributes", True, True),
+    # signers and certificates
+    (
+        "two signers",
+        lambda s: s.cades.but(
+            more_signers=[forge.cades(s.other.private, s.other.certificate, P256, CONTENT).signer_info()],
+            certificates=sorted([s.one.certificate, s.other.certificate]),
+        ),
+        "several_signers",
+        True,
+        True,
+    ),
+    ("one signer twice", lambda s: s.cades.but(more_signers=[s.cades.signer_info()]), "several_signers", True, True),
+    (
+        "another's certificate instead",
+        lambda s: s.cades.but(certificates=[s.other.certificate]),
+        "signer_certificate",
+        False,
+        False,
+    ),
+    (
+        "another key's certificate of the same issuer and serial number",
+        lambda s: s.cades.but(certificates=[same_names(s)]),
+        "certificate_hash",
+        False,
+        False,
+    ),
+    (
+        "two certificates of one issuer and serial number",
+        lambda s: s.cades.but(certificates=sorted([s.one.certificate, same_names(s)])),
+        "signer_certificate",
+        True,  # it comes upon the right one first
+        True,
+    ),
+    ("no certificate", lambda s: s.cades.but(certificates=[]), "no_certificate", False, False),
+    (
+        "a stranger's certificate besides",
+        lambda s: s.cades.but(certificates=sorted([s.one.certificate, s.other.certificate])),
+        "certificate_not_on_path",
+        True,
+        True,
+    ),
+    (
+        "the certificate twice",
+        lambda s: s.cades.but(certificates=[s.one.certificate] * 2),
+        "certificates_unsorted",
+        True,
+        True,
+    ),
+    (
+        "unsorted certificates",
+        lambda s: s.cades.but(certificates=sorted([s.one.certificate, s.bank.issuing.der])[::-1]),
+        "certificates_unsorted",
+        True,
+        True,
+    ),
+    (
+        "an attribute certificate",
+        lambda s: s.cades.but(certificates=[s.one.certificate, tlv(0xA1, b"\x05\x00")]),
+        "certificate_kind",
+        True,
+        True,
+    ),
+    (
+        "a certificate that is none",
+        lambda s: s.cades.but(certificates=[b"\x30\x00", s.one.certificate]),
+        "certificate_malformed",
+        False,
+        False,
+    ),
+    ("revocation lists inside", lambda s: s.cades.but(crls=tlv(0xA1, s.bank.issuing.crl())), "crls", True, True),
+    ("the signer named by key identifier", by_key_identifier, "version", True, True),
+    (
+        "the same, in a container of version 1",
+        lambda s: by_key_identifier(s).but(version=integer(1), signer_version=integer(1)),
+        "signer_id",
+        True,
+        True,
+    ),
+    ("container version 3", lambda s: s.cades.but(version=integer(3)), "version", True, True),
+    ("signer version 3", lambda s: s.cades.but(signer_version=integer(3)), "version", True, True),
+    # algorithms
+    ("SHA-1", sha1, "digest_algorithm", True, True),
+    (
+        "two digest algorithms",
+        lambda s: s.plain.but(digest_algorithms=[P256.digest_algorithm, SHA384]),
+        "digest_algorithm",
+        True,
+        True,
+    ),
+    ("another digest announced", lambda s: s.plain.but(digest_algorithms=[SHA384]), "digest_algorithm", False, False),
+    (
+        "digest parameters NULL",
+        lambda s: s.cades.but(digest_algorithms=[SHA256_NULL], digest_algorithm=SHA256_NULL),
+        "digest_algorithm",
+        True,
+        True,
+    ),
+    (
+        "a signature algorithm nobody knows",
+        lambda s: s.plain.but(signature_algorithm=ECDSA_SHA1),
+        "signature_algorithm",
+        True,
+        True,
+    ),
+    (
+        "the signature algorithm of another curve",
+        lambda s: s.plain.but(signature_algorithm=P384.signature_algorithm),
+        "key_kind",
+        True,
+        True,
+    ),
+    ("a short RSA key", short_rsa, "key_too_short", True, True),
+    # the signature value
+    (
+        "r is zero",
+        lambda s: s.plain.but(signature=tlv(SEQUENCE, integer(0), integer(1))),
+        "signature_form",
+        False,
+        False,
+    ),
+    (
+        "s is zero",
+        lambda s: s.plain.but(signature=tlv(SEQUENCE, integer(1), integer(0))),
+        "signature_form",
+        False,
+        False,
+    ),
+    (
+        "r is negative",
+        lambda s: s.plain.but(signature=tlv(SEQUENCE, b"\x02\x01\xff", integer(1))),
+        "signature_form",
+        False,
+        False,
+    ),
+    (
+        "r is the curve's order",
+        lambda s: s.plain.but(signature=tlv(SEQUENCE, integer(CURVE_ORDER[KeyKind.EC_P256]), integer(1))),
+        "signature_form",
+        False,
+        False,
+    ),
+    ("r and s side by side", lambda s: s.plain.but(signature=b"\x01" * 64), "signature_form", False, False),
+    (
+        "something after r and s",
+        lambda s: s.plain.but(signature=tlv(SEQUENCE, integer(1), integer(1), integer(1))),
+        "signature_form",
+        False,
+        False,
+    ),
+    # the content
+    ("detached", lambda s: s.cades.but(wrapped_content=b""), "detached", False, False),
+    ("another content type", lambda s: s.plain.but(content_type=forge.ID_SIGNED_DATA), "content_type", True, True),
+    (
+        "content in pieces",
+        lambda s: s.plain.but(
+            wrapped_content=tlv(0x24, tlv(OCTET_STRING, CONTENT[:9]), tlv(OCTET_STRING, CONTENT[9:]))
+        ),
+        "not_der",
+        True,
+        True,
+    ),
+    (
+        "two contents",
+        lambda s: s.plain.but(wrapped_content=tlv(OCTET_STRING, CONTENT) + tlv(OCTET_STRING, CONTENT)),
+        "structure",
+        False,
+        False,
+    ),
+]
