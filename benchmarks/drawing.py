@@ -1,4 +1,7 @@
-"""The bars as SVG: one file, no script, no font of its own; its colours follow the reader's light or dark mode."""
+"""The bars as SVG: one file, no script, no font of its own.
+
+Its colours follow the reader's light or dark mode, and can be read in both where a viewer does not know which.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +19,14 @@ _TITLE: Final = 40
 
 _STYLE: Final = """\
 <style>
-  text { font: 13px system-ui, sans-serif; fill: #1f2328; }
+  text { font: 13px system-ui, sans-serif; fill: #707a85; }
   .title { font-weight: 600; }
-  .quiet { fill: #59636e; }
-  .ours { fill: #2f6fd0; }
-  .peer { fill: #9aa4af; }
-  .whisker, .target { stroke: #1f2328; }
-  .target { stroke-width: 2; stroke: #c4432b; }
-  @media (prefers-color-scheme: dark) {
-    text { fill: #e6edf3; }
-    .quiet { fill: #9198a1; }
-    .ours { fill: #5a96f0; }
-    .peer { fill: #6b7580; }
-    .whisker { stroke: #e6edf3; }
-    .target { stroke: #ff8a70; }
-  }
+  .ours { fill: #3d7bd9; }
+  .peer { fill: #8a94a0; }
+  .whisker { stroke: #707a85; }
+  .target { stroke: #d9533a; stroke-width: 2; }
+  @media (prefers-color-scheme: light) { text { fill: #1f2328; } .whisker { stroke: #1f2328; } }
+  @media (prefers-color-scheme: dark) { text { fill: #e6edf3; } .whisker { stroke: #e6edf3; } }
 </style>"""
 
 
@@ -41,7 +37,7 @@ def svg(groups: Sequence[Group]) -> str:
     for group in groups:
         parts += _group(group, top)
         top += _TITLE + _ROW * len(group.rows)
-    parts.append(f'<text class="quiet" x="8" y="{top + 28}">Red: the target. Thin line: the quartiles.</text>')
+    parts.append(f'<text x="8" y="{top + 28}">Red: the target. Thin line: the quartiles.</text>')
     height = top + _TITLE
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" role="img">'
     return "\n".join([head, "<title>Benchmarks: ratios, with targets</title>", _STYLE, *parts, "</svg>"]) + "\n"
@@ -50,7 +46,7 @@ def svg(groups: Sequence[Group]) -> str:
 def _group(group: Group, top: int) -> Iterator[str]:
     kind = "time, less is better" if group.rows[0].better is Better.LOWER else "speed, more is better"
     yield f'<text class="title" x="8" y="{top + 28}">{escape(group.title)}</text>'
-    yield f'<text class="quiet" x="{_LEFT}" y="{top + 28}">{kind}</text>'
+    yield f'<text x="{_LEFT}" y="{top + 28}">{kind}</text>'
     step = _BAR / group.scale
     for place, row in enumerate(group.rows):
         yield from _row(row, top + _TITLE + _ROW * place, step)
@@ -67,4 +63,4 @@ def _row(row: Row, top: int, step: float) -> Iterator[str]:
     if row.target is not None:
         at = _LEFT + row.target * step
         yield f'<line class="target" x1="{at:.1f}" y1="{top - 2}" x2="{at:.1f}" y2="{top + 18}"/>'
-    yield f'<text class="quiet" x="{_LEFT + _BAR + 12}" y="{top + 12}">{row.ratio}</text>'
+    yield f'<text x="{_LEFT + _BAR + 12}" y="{top + 12}">{row.ratio}</text>'

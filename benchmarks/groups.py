@@ -11,8 +11,8 @@ from benchmarks.rows import Better, Group, Row, Times, compare
 from benchmarks.stage import Stage
 
 _SLICE_S: Final = 0.06
-_ROUNDS: Final = 41
-_ROUNDS_OF_COMMANDS: Final = 25
+_ROUNDS: Final = 31
+_ROUNDS_OF_COMMANDS: Final = 21
 _RAW: Final = "raw python-pkcs11 C_Sign"
 _RAW_VERIFY: Final = "raw cryptography ECDSA verify"
 _YKMAN: Final = "ykman --version"

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 from typing import Final
 
 import ushield_hw as us
+from benchmarks.race import Work
 from benchmarks.stage import Stage, open_token, orders
 from ushield_hw.config import Settings
 from ushield_hw.journal import Journal
 from ushield_hw.signing import Journaling
 from ushield_hw.softhsm import SoftToken
 
-Work = Callable[[], object]
-
-BLOCK: Final = 64
+BLOCK: Final = 32
 """Signatures in one piece of work of those who use threads."""
 
-_ORDERS: Final = 200  # signed in turn; the same one again is not what anybody does
-_JOURNALED: Final = 12_000  # each can be signed once
+_JOURNALED: Final = 2_000  # so many are parsed ahead: each can be signed once
 
 
 def in_process(stage: Stage) -> Work:
@@ -36,7 +34,8 @@ def in_worker(stage: Stage) -> Work:
 def with_journal(stage: Stage) -> Work:
     """Order to signed order, each recorded on the disk before and after C_Sign."""
     session = open_token(stage.ec, stage.in_process)
-    book, fresh = Journal.of(stage.in_process), iter(orders(_JOURNALED))
+    book, fresh = Journal.of(stage.in_process), _fresh_orders()
+    next(fresh)  # parses the first ones now
     return lambda: us.sign(next(fresh), session, attendance=us.Attendance.NOBODY, journal=book)
 
 
@@ -91,11 +90,16 @@ def verify_first(stage: Stage) -> Work:
 def signed_orders(stage: Stage) -> list[tuple[us.Order, bytes]]:
     """Return orders with their signed orders."""
     with open_token(stage.ec, stage.in_process) as session:
-        return [(order, _sign(order, session).der) for order in orders(_ORDERS)]
+        return [(order, _sign(order, session).der) for order in orders()]
+
+
+def _fresh_orders() -> Iterator[us.Order]:
+    while True:
+        yield from orders(_JOURNALED)
 
 
 def _signing(token: SoftToken, settings: Settings) -> Work:
-    session, endless = open_token(token, settings), cycle(orders(_ORDERS))
+    session, endless = open_token(token, settings), cycle(orders())
     return lambda: _sign(next(endless), session)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from itertools import cycle
@@ -21,16 +20,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key, pkcs7
 
 from benchmarks.ours import signed_orders
+from benchmarks.race import Work
 from benchmarks.stage import Stage, orders, pin
 from ushield_hw.cms import CertificateFacts, parse
 from ushield_hw.cryptoki.model import PublicKey
 from ushield_hw.suites import KeyKind, suites_for
 from ushield_hw.token_key import token_private_key
 
-Work = Callable[[], object]
-
 _DIGESTS: Final = [hashlib.sha256(bytes([number])).digest() for number in range(200)]
-_ORDERS: Final = 200
 _ROUNDS_OF_PBKDF2: Final = 20_000
 _P256_POINT: Final = 65
 
@@ -62,7 +59,7 @@ def pyca(stage: Stage) -> Work:
     public = PublicKey(KeyKind.EC_P256, point=CertificateFacts.read(token.certificate).spki[-_P256_POINT:])
     suite = suites_for(KeyKind.EC_P256)[0]
     key: Any = token_private_key(public, suite, lambda message: token.sign(hashlib.sha256(message).digest()))
-    endless, options = cycle(orders(_ORDERS)), [pkcs7.PKCS7Options.Binary]
+    endless, options = cycle(orders()), [pkcs7.PKCS7Options.Binary]
 
     def sign() -> bytes:
         builder = pkcs7.PKCS7SignatureBuilder().set_data(next(endless).canonical)
@@ -77,7 +74,7 @@ def pyhanko(stage: Stage) -> Work:
     token = _Raw(stage)
     certificate = asn1_x509.Certificate.load(token.certificate)
     signer = api.PKCS11Signer(token.session, signing_cert=certificate, key_id=token.key.id, use_raw_mechanism=True)
-    endless, loop = cycle(orders(_ORDERS)), asyncio.new_event_loop()
+    endless, loop = cycle(orders()), asyncio.new_event_loop()
 
     def sign() -> bytes:
         signing = signer.async_sign_general_data(next(endless).canonical, "sha256", detached=False, use_cades=True)

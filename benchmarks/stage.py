@@ -113,8 +113,8 @@ def order_document() -> bytes:
     return json.dumps(document, ensure_ascii=False, indent=2).encode()
 
 
-def orders(count: int) -> Sequence[Order]:
-    """Return so many different orders."""
+def orders(count: int = 200) -> Sequence[Order]:
+    """Return so many different orders; the default is enough for signing or checking them in turn."""
     return [Order.parse(order_document()) for _ in range(count)]
 
 

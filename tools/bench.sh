@@ -10,7 +10,7 @@ readonly stamp=.venv-bench/bench.stamp
 say() { printf 'bench: %s\n' "$*" >&2; }
 
 wanted_stamp() {
-  { cat .venv/setup.stamp requirements/build.lock requirements/bench.lock; } | sha256sum
+  cat .venv/setup.stamp requirements/build.lock requirements/bench.lock | sha256sum
 }
 
 pip_install() {
@@ -18,7 +18,7 @@ pip_install() {
 }
 
 build_venv() {
-  say "making .venv-bench with the packages of requirements/bench.lock (about a minute)"
+  say "making .venv-bench with the packages of requirements/bench.lock (half a minute)"
   rm -rf .venv-bench # and the stamp in it
   .venv/bin/python -m venv .venv-bench
   pip_install --require-hashes -r requirements/build.lock

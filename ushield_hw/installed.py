@@ -41,7 +41,7 @@ class Installed:
 def installed(
     catalogue: Catalogue, settings: Settings, p11_kit: Sequence[Path] = P11_KIT_FOLDERS
 ) -> tuple[Installed, ...]:
-    """Return every installed module once, by real path; descriptors first, in the order of their ids."""
+    """Return every installed module once, by real path; those of descriptors first, in the catalogue's order."""
     found: dict[Path, Installed] = {}
     for entry in (*_from_descriptors(catalogue), *_from_files(catalogue, settings, p11_kit)):
         found.setdefault(entry.path.resolve(), entry)

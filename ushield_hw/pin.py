@@ -118,12 +118,19 @@ class PinGuard:
 
     def check_format(self, pin: str, info: TokenInfo) -> None:
         """Refuse a PIN that cannot be right, before the token is asked."""
-        least, most = self._lengths(info)
-        limits = {"min": least or 1, "max": most or _LONGEST}
+        limits = self._bounds(info)
         if any(unicodedata.category(character) in {"Cc", "Cs"} for character in pin):  # controls, and what is no UTF-8
             raise PinFormatError("PIN_CHARACTERS", **limits)
         if not limits["min"] <= len(pin.encode("utf-8")) <= limits["max"]:
             raise PinFormatError(**limits)
+
+    @contextlib.contextmanager
+    def naming_limits(self) -> Iterator[None]:
+        """Add to the token's own refusal of a PIN what lengths it takes."""
+        try:
+            yield
+        except PinFormatError as error:
+            raise PinFormatError(**self._bounds(self._info()), **_facts(error)) from error
 
     def _ask(self, interaction: Interaction, ask: PinRequest, info: TokenInfo) -> str:
         pin = interaction.request_pin(ask)
@@ -134,10 +141,9 @@ class PinGuard:
 
     def _send(self, ask: PinRequest, pin: str | None, send: Callable[[str | None], T]) -> T:
         counter = self.counter
+        trying = counter.trying(consented=bool(ask.state.final_try)) if counter else contextlib.nullcontext()
         try:
-            if counter is None:
-                return send(pin)
-            with counter.trying(consented=bool(ask.state.final_try)):
+            with trying, self.naming_limits():
                 return send(pin)
         except LastTryNotConfirmed as error:
             raise LastTryNotConfirmed(state=self.state(), serial=ask.serial) from error
@@ -195,6 +201,10 @@ class PinGuard:
         least, most = self._lengths(info)
         return PinState(min_length=least or None, max_length=most or None)
 
+    def _bounds(self, info: TokenInfo) -> dict[str, int]:
+        least, most = self._lengths(info)
+        return {"min": least or 1, "max": most or _LONGEST}
+
     def _lengths(self, info: TokenInfo) -> tuple[int, int]:
         """Return the shortest and the longest PIN in bytes; 0 where neither the token nor its driver says."""
         pin = self._driver.pin
@@ -249,7 +259,7 @@ class TryCounter:
             count = json.loads(file.read_bytes())["failures"]
         except FileNotFoundError:
             return 0
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise StorageError(_UNUSABLE, path=str(file), reason=str(error)) from error
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise StorageError(_UNUSABLE, path=str(file), reason="not a count")

@@ -227,10 +227,11 @@ def unblock_pin(link: Link, interaction: Interaction) -> PinState:
             kind = PinKind.SO if via is Unblock.SO_INIT_PIN else PinKind.PUK
             secret = _answer(interaction, PinRequest(kind, info.serial, info.label, PinState(), "unblock"))
             new = _new_pin(link, interaction, info)
-        if via is Unblock.SO_INIT_PIN:
-            _init_pin(link, secret, new)
-        else:
-            link.module.set_pin(link.slot_id, secret, new, deadline_s=_patience_s(link, secret, entries=3))
+        with link.pin.naming_limits():
+            if via is Unblock.SO_INIT_PIN:
+                _init_pin(link, secret, new)
+            else:
+                link.module.set_pin(link.slot_id, secret, new, deadline_s=_patience_s(link, secret, entries=3))
         if counter := link.pin.counter:
             counter.reset()
         return link.pin.state()

@@ -121,8 +121,6 @@ def sign(
         StorageError: the journal; nothing was signed, unless ``.signed_order`` holds it.
     """
     driver = session.link.driver
-    order.check_live(datetime.now(UTC))
-    check_fits(order, driver.display)
     prepared = _prepare(order, session, _profile(driver, profile), attendance, key)
     book = _journal(journal, session.link.settings)
     held = (
@@ -133,8 +131,11 @@ def sign(
     with held as entry:
         if entry is not None and entry.signed is not None:
             return stored(entry.signed, order)
-        content = message_format(driver.display.format).encode(order, messages.language())
-        _confirm(order, content, session, attendance)
+        order.check_live(datetime.now(UTC))
+        check_fits(order, driver.display)
+        lang = messages.language()  # once: what is shown must be in the language of what is signed
+        content = message_format(driver.display.format).encode(order, lang)
+        _confirm(order, content, session, attendance, lang)
         return _sign(order, content, session, prepared, entry)
 
 
@@ -181,13 +182,13 @@ def _confirmation(driver: Driver, attendance: Attendance) -> Confirmation:
     return own or (Confirmation.HOST if attendance is Attendance.PERSON else Confirmation.NONE)
 
 
-def _confirm(order: Order, content: bytes, session: Session, attendance: Attendance) -> None:
+def _confirm(order: Order, content: bytes, session: Session, attendance: Attendance, lang: messages.Language) -> None:
     """Have the person agree on the host, or tell them what must stand on the token's screen."""
     confirm = session.link.driver.confirm
     if confirm.text is ConfirmText.HOST and attendance is Attendance.NOBODY:
         return
     rules = Rules(demo=session.link.settings.demo)
-    ask = ConfirmRequest(order.type, screen_lines(content, messages.language(), rules=rules))
+    ask = ConfirmRequest(order.type, screen_lines(content, lang, rules=rules))
     if confirm.text is ConfirmText.MESSAGE:
         session.interaction.compare_on_token(ask)
     elif not session.interaction.confirm_order(ask):

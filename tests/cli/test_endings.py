@@ -8,7 +8,9 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from fcntl import ioctl
 from pathlib import Path
+from termios import FIONREAD
 
 import pytest
 
@@ -82,9 +84,12 @@ def waiting(blank: Home) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_interrupted(waiting: subprocess.Popen[bytes]) -> None:
-    reads = Path(f"/proc/{waiting.pid}/wchan"), Path(f"/proc/{waiting.pid}/syscall")
+    assert waiting.stdin is not None
+    waiting.stdin.write(b"1")
+    waiting.stdin.flush()
     deadline = time.monotonic() + TIMEOUT_S
-    while not reading_stdin(reads[1]) and time.monotonic() < deadline:
+    while unread(waiting.stdin.fileno()):
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     waiting.send_signal(signal.SIGINT)
     out, err = waiting.communicate(timeout=TIMEOUT_S)
@@ -92,9 +97,9 @@ def test_interrupted(waiting: subprocess.Popen[bytes]) -> None:
     assert done.document["error"]["code"] == "INTERRUPTED"
 
 
-def reading_stdin(syscall: Path) -> bool:
-    """Tell whether a process waits in read(0, …)."""
-    return syscall.read_text().split()[:2] == ["0", "0x0"]
+def unread(pipe: int) -> bool:
+    """Tell whether a pipe still holds what was written to it."""
+    return ioctl(pipe, FIONREAD, bytes(4)) != bytes(4)
 
 
 # --- stdout -----------------------------------------------------------------------------------------------------------
@@ -127,7 +132,9 @@ def test_a_full_disk_behind_stdout(desk: Home, words: tuple[str, ...]) -> None:
     assert len(err.splitlines()) == 2
 
 
-@pytest.mark.parametrize(("words", "exits"), [(("driver", "list", "--json"), 0), (("driver", "show", "x", "--json"), 3)])
+@pytest.mark.parametrize(
+    ("words", "exits"), [(("driver", "list", "--json"), 0), (("driver", "show", "x", "--json"), 3)]
+)
 def test_nobody_reads_stdout(desk: Home, words: tuple[str, ...], exits: int) -> None:
     ours, theirs = os.pipe()
     os.close(ours)
@@ -164,6 +171,11 @@ def test_what_is_shown_cannot_move_the_cursor(desk: Home, name: bytes) -> None:
     assert not set(done.err) & set("\x1b\u202e\udcff")
     document = json.loads(desk.ushield("show", os.fsdecode(name), "--json", exits=2).out)
     assert document["error"]["details"]["file"] == os.fsdecode(name)
+
+
+def test_a_document_is_utf_8_in_every_locale(blank: Home) -> None:
+    done = blank.ushield("--lang", "zh", "driver", "show", "没有", "--json", exits=3, PYTHONIOENCODING="gbk")
+    assert done.document["error"]["details"]["id"] == "没有"
 
 
 # --- the demo ---------------------------------------------------------------------------------------------------------

@@ -45,7 +45,9 @@ def rows(page: str, heading: str) -> list[tuple[str, str]]:
     _, found, section = page.partition(f"\n{heading}:\n")
     table = re.split(r"\n\n", section)[0] if found else ""
     joined = re.sub(r"\n {10,}", "  ", table)  # a row that is too long goes on in the next line
-    return [(left, right) for left, _, right in (re.sub(r"^ +", "", row).partition("  ") for row in joined.splitlines())]
+    return [
+        (left, right) for left, _, right in (re.sub(r"^ +", "", row).partition("  ") for row in joined.splitlines())
+    ]
 
 
 def test_every_command_is_there(pages: Pages) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import CHECKER, DEMO
 from tests.cli.world import Home
+
+ROOT = Path(__file__).parents[2]
 
 # What SoftHSM2's tokens say of themselves: nothing wasted, counted on this host (design 3.5).
 FRESH_PIN = {
@@ -80,3 +83,21 @@ def test_info_of_one_token(shared: Home, named_by: str) -> None:
 def test_info_for_a_person(shared: Home) -> None:
     out = shared.ushield("info", "--token", shared.token.serial).out
     assert all(word in out for word in (shared.token.label, shared.token.uri, "SoftHSM", "ECDSA"))
+
+
+def test_a_token_that_is_not_set_up_does_not_hide_the_others(home: Home) -> None:
+    """SoftHSM2 always shows one more slot; for any other family that is a token fresh from its maker."""
+    shipped = (ROOT / "drivers/softhsm2.toml").read_text()
+    home.write("drivers/softhsm2.toml", shipped.replace('kind = "software"', 'kind = "token"'))
+    tokens = home.json("--drivers", "drivers", "list")["tokens"]
+    ready, fresh = tokens[:2], tokens[2]
+    assert {token["serial"] for token in ready} == {token.serial for token in home.tokens}
+    assert fresh["certificates"] == []
+    assert [problem["error"] for problem in fresh["problems"]] == ["TOKEN_NOT_INITIALIZED"]
+    assert "not set up" in home.ushield("--drivers", "drivers", "list").err
+
+
+def test_a_count_of_tries_that_cannot_be_kept_does_not_hide_a_token(blank: Home) -> None:
+    tokens = blank.json("list", XDG_STATE_HOME="/proc/nowhere")["tokens"]
+    assert [token["pin"]["retries_left"] for token in tokens] == [None, None]
+    assert [problem["error"] for token in tokens for problem in token["problems"]] == ["STATE_FOLDER_UNUSABLE"] * 2

@@ -122,42 +122,28 @@ def test_there_is_no_variable_for_a_pin(blank: Home, name: str) -> None:
     blank.fails(7, "PIN_CANCELLED", "pin", "verify", "--token", blank.token.uri, **{name: value})
 
 
-class Canaries:
-    """PINs that would be seen wherever they went."""
-
-    def __init__(self, home: Home) -> None:
-        self.home = home
-        self.said = ""
-        self.planted = {name: home.pin(pin, f"{name}.canary") for name, pin in self.pins.items()}
-
-    pins = {"wrong": "70717273747", "first": "80818283848", "second": "90919293949", "short": "607"}
-
-    def run(self, *words: str, exits: int = 0, stdin: str = "") -> None:
-        done = self.home.ushield("-vv", "--log-file", "log.txt", *words, "--json", exits=exits, stdin=stdin)
-        self.said += done.out + done.err
-
-    def sung(self) -> list[str]:
-        """Return where a PIN was found that should not be there."""
-        secrets = [*self.pins.values(), pin_of(self.home)]
-        keep = {self.home.file(name) for token in self.home.tokens for name in (token.pin_file, token.so_pin_file)}
-        keep |= set(map(self.home.file, self.planted.values()))
-        files = [path for path in self.home.folder.rglob("*") if path.is_file() and path not in keep]
-        held = [str(path) for path in files for pin in secrets[:3] if pin.encode() in path.read_bytes()]
-        return held + [pin for pin in secrets if pin in self.said]
+# PINs that would be seen wherever they went; the last one is too long to be sent.
+CANARIES = {"wrong": "70717273747", "first": "80818283848", "second": "90919293949", "long": "60616263646" * 30}
 
 
 def test_a_pin_is_in_no_file_and_no_output(home: Home) -> None:
-    birds = Canaries(home)
-    own = ("--token", home.token.uri)
-    order = home.order()
-    first, second = birds.pins["first"], birds.pins["second"]
-    birds.run("pin", "verify", *own, "--pin-source", birds.planted["wrong"], exits=4)
-    birds.run("pin", "verify", *own, "--pin-source", birds.planted["short"], exits=4)
-    birds.run("pin", "change", *own, "--pin-source", home.token.pin_file, "--new-pin-source", birds.planted["first"])
-    birds.run("sign", order, *own, "--pin-source", "-", "--unattended", "-o", "signed.p7m", stdin=first)
-    birds.run("cert", "request", *own, "--subject", "CN=x", "--pin-source", birds.planted["first"], "-o", "x.csr")
-    birds.run("pin", "change", *own, "--pin-source", "-", "--new-pin-source", "-", stdin=f"{first}\n{second}\n")
-    officer = ("--so-pin-source", birds.planted["wrong"], "--new-pin-source", birds.planted["second"])
-    birds.run("pin", "unblock", *own, *officer, exits=4)
-    assert birds.sung() == []
-    assert home.file("log.txt").exists()
+    own, order, said = ("--token", home.token.uri), home.order(), []
+    wrong, first, second, too_long = (home.pin(pin, f"{name}.canary") for name, pin in CANARIES.items())
+
+    def run(*words: str, exits: int = 0, stdin: str = "") -> None:
+        done = home.ushield("-vv", "--log-file", "log.txt", *words, *own, "--json", exits=exits, stdin=stdin)
+        said.append(done.out + done.err)
+
+    run("pin", "verify", "--pin-source", wrong, exits=4)
+    run("pin", "verify", "--pin-source", too_long, exits=4)
+    run("pin", "change", "--pin-source", home.token.pin_file, "--new-pin-source", first)
+    run("sign", order, "--pin-source", "-", "--unattended", "-o", "signed.p7m", stdin=CANARIES["first"])
+    run("cert", "request", "--subject", "CN=x", "--pin-source", first, "-o", "x.csr")
+    run("pin", "change", "--pin-source", "-", "--new-pin-source", "-", stdin="{first}\n{second}\n".format(**CANARIES))
+    run("pin", "unblock", "--so-pin-source", wrong, "--new-pin-source", second, exits=4)
+
+    files = [path for path in home.folder.rglob("*") if path.is_file() and path.suffix != ".canary"]
+    assert home.file("log.txt") in files
+    for pin in CANARIES.values():
+        assert [path for path in files if pin.encode() in path.read_bytes()] == []
+        assert pin not in "".join(said)

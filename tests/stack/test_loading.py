@@ -101,8 +101,11 @@ def test_a_module_that_hangs_while_it_is_loaded_is_given_up_in_time(compiled: Co
     assert refused(compiled(CONSTRUCTOR.format("for (;;) pause();")), deadline_s=1).problem == "load_hung"
 
 
-def test_a_module_that_writes_into_our_channel_is_not_believed(compiled: Compile) -> None:
-    babble = 'for (int fd = 3; fd < 64; fd++) write(fd, "\\\\377\\\\377\\\\377\\\\377 nonsense", 13);'
+@pytest.mark.parametrize("frame", [b"", b"nonsense", b"[]", b"5", b"{}", b'{"c":"Popen","v":[]}', b'{"d":{"ckr":7}}'])
+def test_a_module_that_writes_into_our_channel_is_not_believed(compiled: Compile, frame: bytes) -> None:
+    written = len(frame).to_bytes(4) + frame if frame else b"\xff" * 8  # a frame of 4 GiB
+    octets = ",".join(map(str, written))
+    babble = f"char b[] = {{{octets}}}; for (int f = 3; f < 64; f++) write(f, b, sizeof b); for (;;) pause();"
     assert refused(compiled(CONSTRUCTOR.format(babble))).problem == "load_crashed"
 
 

@@ -11,13 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.project.tree import ROOT
-from tests.soft import SOFTHSM, WRONG_PIN, Script, Soft
+from tests.soft import SOFTHSM, WRONG_PIN, Script, Soft, pin_driver
 from tests.stack.bench import CONTEXT, USER, Bench, open_sessions, overlapping
 from ushield_hw.cryptoki.abi import OS_LOCKING_OK, Functions
+from ushield_hw.cryptoki.ckr import NUMBERS
 from ushield_hw.cryptoki.model import TokenFlag, User
-from ushield_hw.cryptoki.module import Isolation
+from ushield_hw.cryptoki.module import Isolation, Patience
 from ushield_hw.errors import (
     CertificateNotFound,
+    PinFormatError,
     PinIncorrect,
     TokenBusy,
     TokenError,
@@ -30,6 +32,8 @@ from ushield_hw.testing.faulty import Fault, cant_lock, faulty_module, late, mec
 pytestmark = pytest.mark.stack
 
 PINPAD = Fault("C_GetTokenInfo", None, token_info(set_flags=TokenFlag.PROTECTED_AUTHENTICATION_PATH))
+
+PIN_FORMS = ("PIN_LEN_RANGE", "PIN_INVALID", "PIN_TOO_WEAK")  # what a token says of a PIN's form
 
 
 def in_threads(work: Callable[[], object], count: int = 4) -> list[object]:
@@ -344,19 +348,43 @@ def test_a_code_nobody_knows_keeps_its_number(bench: Bench, function: str, rv: i
     assert caught.value.ckr == name
 
 
-def test_every_code_from_c_sign_is_our_own_error(bench: Bench) -> None:
-    from ushield_hw.cryptoki.ckr import NUMBERS
+def assert_told(error: UShieldError, name: str) -> None:
+    """Assert that an error names the code, and that its sentences are whole."""
+    assert error.ckr == f"CKR_{name}"
+    assert "{" not in error.message + error.remedy
 
-    gone = 0
-    for name in NUMBERS:
-        if name == "BUFFER_TOO_SMALL":
-            continue
-        login = gone or bench.login()
+
+@pytest.mark.parametrize("codes", [{}, {f"CKR_{name}": "unknown" for name in NUMBERS}], ids=["standard", "declared"])
+def test_every_code_from_c_sign_is_an_error_of_our_own(bench: Bench, codes: dict[str, str]) -> None:
+    login = bench.login()
+    for name in NUMBERS.keys() - {"BUFFER_TOO_SMALL", *PIN_FORMS}:
+        if not bench.module.logged_in(login):
+            login = bench.login()
         bench.plan("C_Sign", None, returns(name))
         with pytest.raises(UShieldError) as caught:
-            bench.sign(login)
-        assert caught.value.ckr == f"CKR_{name}"
-        gone = login if bench.module.logged_in(login) else 0
+            bench.sign(login, Patience(codes))
+        assert_told(caught.value, name)
+
+
+def test_every_code_from_c_login_is_an_error_of_our_own(bench: Bench) -> None:
+    link = bench.soft.link(bench.module, pin_driver(policy_tries=None))
+    for name in NUMBERS:
+        bench.plan("C_Login", None, returns(name))
+        with pytest.raises(UShieldError) as caught:
+            verify_pin(link, Script(bench.soft.pin))
+        assert_told(caught.value, name)
+
+
+@pytest.mark.parametrize("name", PIN_FORMS)
+@pytest.mark.parametrize("function", ["C_SetPIN", "C_InitPIN"])
+def test_a_new_pin_that_the_token_refuses_is_an_error_of_our_own(bench: Bench, function: str, name: str) -> None:
+    job, first = (change_pin, bench.soft.pin) if function == "C_SetPIN" else (unblock_pin, bench.soft.so_pin)
+    link = bench.link
+    bench.plan(function, None, returns(name))
+    with pytest.raises(PinFormatError) as caught:
+        job(link, Script(first, "654321"))
+    assert_told(caught.value, name)
+    assert (caught.value.min, caught.value.max) == (4, 255)
 
 
 # -- a module that somebody else in this process uses ----------------------------------------------------------------

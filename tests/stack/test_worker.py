@@ -236,11 +236,12 @@ def test_a_worker_goes_when_its_owner_is_killed_even_with_a_forked_child_left(be
             os.kill(child, signal.SIGKILL)
 
 
-def test_a_worker_goes_when_its_owner_is_killed_even_in_the_middle_of_a_hung_call(bench: Bench) -> None:
-    bench.plan("C_Sign", 1, hangs())
+@pytest.mark.parametrize("function", ["C_Sign", "C_Finalize", "C_CloseAllSessions"])
+def test_a_worker_goes_when_its_owner_is_killed_even_if_the_module_hangs(bench: Bench, function: str) -> None:
+    bench.plan(function, 1, hangs())
     with owner(bench, "sign") as process:
-        hung = bench.faulty.wait_for("C_Sign")
-        with ends(hung.pid):
+        at_work = bench.faulty.wait_for("C_Sign")
+        with ends(at_work.pid):
             process.kill()
 
 

@@ -23,9 +23,10 @@ class StdoutLost(StorageError):
 
 
 def document(content: Mapping[str, object]) -> None:
-    """Print one JSON document on stdout."""
-    text = json.dumps(jsonable(dict(content)), ensure_ascii=False, indent=2)
-    _write(text + "\n")
+    """Print one JSON document on stdout; valid JSON whatever the locale and the names of files."""
+    plain = sys.stdout.encoding.lower() != "utf-8"
+    text = json.dumps(jsonable(dict(content)), ensure_ascii=plain, indent=2)
+    _write(text.encode("utf-8", "backslashreplace").decode() + "\n")
 
 
 def lines(rows: Iterable[str]) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import click
 
@@ -11,13 +14,39 @@ from ushield_hw.cli import options, output
 from ushield_hw.cli.help import Command
 from ushield_hw.cli.terminal import pin_state_text
 from ushield_hw.discovery import Problem, Token, survey
+from ushield_hw.errors import UShieldError
+from ushield_hw.interaction import PinState
 from ushield_hw.keys import Pair
 
+T = TypeVar("T")
 _DAY_S = 86400
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What could be read of a token, and what could not: one that is not set up yet still shows."""
+
+    pin: PinState
+    pairs: tuple[Pair, ...]
+    problems: tuple[Problem, ...]
+
+    @classmethod
+    def of(cls, token: Token) -> _Seen:
+        problems: list[Problem] = []
+
+        def tried(read: Callable[[], T], otherwise: T) -> T:
+            try:
+                return read()
+            except UShieldError as error:
+                problems.append(Problem(token.module, error.code, error.message))
+                return otherwise
+
+        return cls(tried(token.pin_state, PinState()), tried(token.pairs, ()), tuple(problems))
 
 
 def token_document(token: Token) -> dict[str, object]:
     """Return what ``--json`` says of a token."""
+    seen = _Seen.of(token)
     return {
         "serial": token.serial,
         "label": token.label,
@@ -27,8 +56,9 @@ def token_document(token: Token) -> dict[str, object]:
         "driver": token.driver.id,
         "module": str(token.module),
         "also_in": [str(path) for path in token.also_in],
-        "pin": token.pin_state(),
-        "certificates": [pair.to_json() for pair in token.pairs()],
+        "pin": seen.pin,
+        "certificates": [pair.to_json() for pair in seen.pairs],
+        "problems": seen.problems,
     }
 
 
@@ -51,22 +81,21 @@ def _certificate_text(pair: Pair) -> str:
 
 
 def _token_rows(token: Token) -> list[tuple[str, object]]:
-    info = token.info
+    info, seen = token.info, _Seen.of(token)
+    _hints(seen.problems)
     return [
         (messages.text("list.serial"), token.serial),
         (messages.text("list.model"), f"{info.manufacturer} {info.model}".strip()),
         (messages.text("list.driver"), f"{token.driver.id} ({token.module})"),
         (messages.text("list.also_in"), ", ".join(map(str, token.also_in))),
-        (messages.text("list.pin"), pin_state_text(token.pin_state()) or messages.text("pin.unknown")),
-        *certificate_rows(token.pairs()),
+        (messages.text("list.pin"), pin_state_text(seen.pin) or messages.text("pin.unknown")),
+        *certificate_rows(seen.pairs),
     ]
 
 
-def _hints(tokens: tuple[Token, ...], problems: tuple[Problem, ...]) -> None:
+def _hints(problems: tuple[Problem, ...]) -> None:
     for problem in problems:
         output.hint("list.problem", module=problem.module, error=problem.error, message=problem.message)
-    if not tokens:
-        output.hint("list.none")
 
 
 @click.command("list", cls=Command, help=messages.text("help.list"))
@@ -80,7 +109,9 @@ def list_command(as_json: bool) -> None:
         return
     for token in seen.tokens:
         output.lines([token.label or token.serial, *output.table(_token_rows(token), "  "), f"  {token.uri}", ""])
-    _hints(seen.tokens, seen.problems)
+    _hints(seen.problems)
+    if not seen.tokens:
+        output.hint("list.none")
 
 
 @click.command("info", cls=Command, help=messages.text("help.info"))

@@ -240,17 +240,21 @@ def to_error(
         codes: the descriptor's ``confirm.codes``: CKR name with its prefix -> outcome. They win for C_Sign.
         waited_s: how long C_Sign took.
     """
-    facts = {"ckr": error.name, "function": error.function}
+    facts: dict[str, object] = {"ckr": error.name, "function": error.function}
     name = error.name.removeprefix("CKR_")
     if doing is Doing.SIGNING and error.function == "C_Sign":
         declared = (codes or {}).get(error.name)
         outcome = Outcome(declared) if declared else _STANDARD_OUTCOMES.get(name)
         if outcome is Outcome.CONTENT_REFUSED:
             return errors.ConfirmationRejected("CONTENT_REFUSED", **facts)
+        if outcome is Outcome.UNKNOWN:
+            facts["tx_id"] = None  # not known in this room
         if outcome is not None:
             return _OUTCOMES[outcome](waited_s=round(waited_s, 1), **facts)
     if doing is Doing.SIGNING and name == "USER_NOT_LOGGED_IN":
         return errors.TokenError("LOGIN_ENDED", **facts)
     if name in {"TOKEN_WRITE_PROTECTED", "SESSION_READ_ONLY"}:
         return errors.TokenError("TOKEN_WRITE_PROTECTED", **facts)
+    if _SIMPLE.get(name) is errors.TokenBusy:  # logins and their kind are per process; the count of sessions is not
+        facts["holder"] = "another program" if name == "SESSION_COUNT" else "this process"
     return _SIMPLE.get(name, errors.TokenError)(**facts)

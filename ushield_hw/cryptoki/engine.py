@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from pkcs11 import _pkcs11
 
-from ushield_hw.cryptoki import abi, objects
+from ushield_hw.cryptoki import abi, objects, slots
 from ushield_hw.cryptoki.ckr import GONE, NUMBERS, CkrError, LoadFailed, StaleLogin
 from ushield_hw.cryptoki.model import (
     CertificateRecord,
@@ -37,7 +37,6 @@ from ushield_hw.suites import KeyKind
 
 _CONTEXT_SPECIFIC: Final = 2
 _USER_TYPES: Final = {User.SO: 0, User.USER: 1}
-_MOST_SLOTS: Final = 256
 # A module that must be re-initialised to see the world is, unless it was initialised this recently.
 _FRESH_S: Final = 0.5
 
@@ -65,7 +64,8 @@ class _Gate:
         finally:
             with self._changed:
                 self._inside -= 1
-                self._changed.notify_all()
+                if not self._inside:
+                    self._changed.notify_all()
 
     @contextmanager
     def alone(self, wait_s: float = 0) -> Iterator[bool]:
@@ -126,17 +126,18 @@ class Engine:
         """Return every slot with its token; a slot that cannot be read keeps the CKR name as its problem."""
         self._relist()
         with self._gate.shared(), self._serial:
-            found = tuple(self._slot(slot_id) for slot_id in self._slot_ids())
+            found = tuple(slots.slot(self._functions, slot_id) for slot_id in slots.slot_ids(self._functions))
             for slot in found:
                 state = self._states.get(slot.slot_id)
-                if slot.token is None and slot.problem is None and state is not None and state.login_id is not None:
+                gone = slot.token is None and (slot.problem or "").removeprefix("CKR_") in {"", *GONE}
+                if gone and state is not None and state.login_id is not None:
                     self._forget(slot.slot_id, state)
         return found
 
     def token(self, slot_id: int) -> TokenInfo:
         """Return CK_TOKEN_INFO as it is now: flags change with every try of a PIN."""
         with self._gate.shared(), self._serial, self._noticing(slot_id):
-            return self._token_info(slot_id)
+            return slots.token(self._functions, slot_id)
 
     def mechanisms(self, slot_id: int) -> tuple[str, ...]:
         """Return the names (without CKM_) of the mechanisms the token offers; those unknown here as numbers."""
@@ -301,40 +302,6 @@ class Engine:
                 self._tokens.clear()
                 self._serial = self._initialize()
 
-    def _slot_ids(self) -> list[int]:
-        count = ctypes.c_ulong(0)
-        self._functions.call("C_GetSlotList", 0, None, ctypes.byref(count))
-        found = (ctypes.c_ulong * min(count.value, _MOST_SLOTS))()
-        count.value = len(found)
-        if found:
-            self._functions.call("C_GetSlotList", 0, found, ctypes.byref(count))
-        return list(found[: count.value])
-
-    def _slot(self, slot_id: int) -> SlotInfo:
-        about = abi.SlotInfoStruct()
-        try:
-            self._functions.call("C_GetSlotInfo", slot_id, ctypes.byref(about))
-            with self._noticing(slot_id):
-                token = self._token_info(slot_id) if about.flags & 1 else None
-        except CkrError as error:
-            return SlotInfo(slot_id, _text(about.slotDescription), bool(about.flags & 2), None, error.name)
-        return SlotInfo(slot_id, _text(about.slotDescription), bool(about.flags & 2), token)
-
-    def _token_info(self, slot_id: int) -> TokenInfo:
-        about = abi.TokenInfoStruct()
-        self._functions.call("C_GetTokenInfo", slot_id, ctypes.byref(about))
-        return TokenInfo(
-            slot_id,
-            _text(about.label),
-            _text(about.manufacturerID),
-            _text(about.model),
-            _text(about.serialNumber),
-            about.flags,
-            _length(about.ulMinPinLen),
-            _length(about.ulMaxPinLen),
-            tuple(about.firmwareVersion),
-        )
-
     def _pkcs11_token(self, slot_id: int) -> Any:
         """Return python-pkcs11's token. After a re-insertion many modules answer only once the slots were listed."""
         token = self._tokens.get(slot_id)
@@ -355,7 +322,7 @@ class Engine:
             if not error.among(*GONE, "DEVICE_ERROR"):
                 raise
         self._tokens.clear()
-        self._slot_ids()
+        slots.slot_ids(self._functions)
         with objects.translated("C_OpenSession"):
             return self._pkcs11_token(slot_id).open(rw=rw, attribute_mapper=objects.MAPPER)
 
@@ -381,32 +348,40 @@ class Engine:
     def _session(self, slot_id: int, *, rw: bool = False) -> Iterator[Any]:
         """Lease a session for one operation. One that saw an error is closed, so no half-done operation stays."""
         state = self._state(slot_id)
-        with self._gate.shared(), self._serial, self._noticing(slot_id):
-            with state.lock:
-                session = state.idle[rw].pop() if state.idle[rw] else self._open(slot_id, rw=rw)
-                era = state.era
-            whole = False
+        with self._gate.shared(), self._serial:
+            session, era = None, state.era
             try:
-                yield session
-                whole = True
-            finally:
                 with state.lock:
-                    if era == state.era and whole:
-                        state.idle[rw].append(session)
-                    elif era == state.era:
-                        self._close_quietly(session)
+                    session = state.idle[rw].pop() if state.idle[rw] else self._open(slot_id, rw=rw)
+                    era = state.era
+                yield session
+            except BaseException as error:
+                self._failed(slot_id, state, era, error, session)
+                raise
+            with state.lock:
+                if era == state.era:
+                    state.idle[rw].append(session)
 
     @contextmanager
     def _noticing(self, slot_id: int) -> Iterator[None]:
-        """End the login on an error that says that the token did; not a later login than that of the block."""
+        """End the login if a call that needs no session says that the token is gone."""
         state = self._state(slot_id)
         era = state.era
         try:
             yield
         except CkrError as error:
-            if era == state.era and _ends_login(error):
-                self._forget(slot_id, state)
+            self._failed(slot_id, state, era, error)
             raise
+
+    def _failed(
+        self, slot_id: int, state: _SlotState, era: int, error: BaseException, session: Any | None = None
+    ) -> None:
+        """Drop what an error has spoilt: the session, or the login too. What is of a later era is left alone."""
+        with state.lock:
+            if session is not None and era == state.era:
+                self._close_quietly(session)
+        if era == state.era and isinstance(error, CkrError) and _ends_login(error):
+            self._forget(slot_id, state)
 
     def _close_idle(self, state: _SlotState) -> None:
         with state.lock:
@@ -460,11 +435,3 @@ def _pin(pin: str | None) -> tuple[bytes | None, int]:
         return None, 0
     data = pin.encode()
     return data, len(data)
-
-
-def _text(padded: Any) -> str:
-    return bytes(padded).decode("utf-8", "replace").rstrip(" \0")
-
-
-def _length(value: int) -> int:
-    return 0 if value == abi.UNAVAILABLE else min(value, 1 << 16)

@@ -117,7 +117,7 @@ class Worker:
         _workers.add(self)
         try:
             wire.send(self._control, (str(path), options))
-            answer = wire.receive(self._control, time.monotonic() + deadline_s)
+            answer = _receive(self._control, deadline_s)
         except wire.TimedOut as error:
             self._kill()
             raise LoadFailed(f"no answer in {deadline_s:g} s", "hung") from error
@@ -136,12 +136,12 @@ class Worker:
         try:
             with self._channel() as channel:
                 wire.send(channel, (operation, arguments))
-                answer = wire.receive(channel, time.monotonic() + deadline_s)
+                answer = _receive(channel, deadline_s)
                 if "began" in answer:
                     entered = True
                     if began:
                         began()
-                    answer = wire.receive(channel, time.monotonic() + deadline_s)
+                    answer = _receive(channel, deadline_s)
         except wire.TimedOut as error:
             self._kill()
             raise Lost("hung", f"no answer in {deadline_s:g} s", began=entered) from error
@@ -232,14 +232,23 @@ def _disown_all() -> None:
 os.register_at_fork(after_in_child=_disown_all)
 
 
+def _receive(channel: socket.socket, deadline_s: float) -> dict[str, Any]:
+    """Return a worker's answer; the module in there could write to the channel too, so it may be anything."""
+    answer: dict[str, Any] = wire.receive(channel, time.monotonic() + deadline_s)
+    match answer:
+        case {"ok": _} | {"ckr": (str(), int())} | {"stale": True} | {"began": True} | {"load": str()} | {"bug": str()}:
+            return answer
+    raise wire.Closed("not an answer")
+
+
 def _result(answer: dict[str, Any]) -> Any:
-    if "ok" in answer:
-        return answer["ok"]
     if "ckr" in answer:
         raise CkrError(*answer["ckr"])
     if "stale" in answer:
         raise StaleLogin
-    raise RuntimeError(answer.get("bug", "the worker sent no answer"))
+    if "ok" not in answer:
+        raise RuntimeError(answer.get("bug", "the worker sent no answer"))
+    return answer["ok"]
 
 
 def _start(theirs: socket.socket, extra: Mapping[str, str]) -> subprocess.Popen[bytes]:

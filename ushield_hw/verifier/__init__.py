@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, SupportsBytes
 
 from ushield_hw import cms
 from ushield_hw.cms import Confirmation, Profile, SignedOrderParts
@@ -70,7 +70,7 @@ class Verified:
 
 
 def verify(
-    signed: bytes,
+    signed: bytes | SupportsBytes,
     *,
     trust: TrustStore,
     expected: Order | None = None,
@@ -92,7 +92,7 @@ def verify(
     Whether the order's own time is over is not looked at: that is judged when it is signed.
 
     Args:
-        signed: the file's bytes, CMS in DER.
+        signed: the file's bytes, CMS in DER, or what :func:`ushield_hw.sign` returned.
         trust: CAs and CRLs.
         expected: what should have been signed.
         at: the moment to judge at, aware: when the bank received it. Now, if not given.
@@ -108,7 +108,7 @@ def verify(
         ValueError: ``at`` has no time zone.
     """
     moment = _moment(at)
-    parts = check_signature(signed)
+    parts = check_signature(bytes(signed))
     path = trust.path(parts, moment)
     _check_key_usage(parts, "digitalSignature", "nonRepudiation")
     if trust.checks_revocation:

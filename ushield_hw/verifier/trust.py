@@ -6,9 +6,10 @@ import base64
 import binascii
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from os import PathLike
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Final, Self
@@ -57,6 +58,10 @@ class TrustedPath:
         return self.not_before <= moment <= self.not_after
 
 
+Given = bytes | str | PathLike[str]
+"""PEM (any number in one) or DER (one), or the path of a file of them."""
+
+
 class TrustStore:
     """Trusted CAs with the CRLs at hand. Immutable, for any number of threads.
 
@@ -64,10 +69,10 @@ class TrustStore:
     store as long as its CRLs are the newest; then make another.
 
     Args:
-        anchors: the trusted CAs' certificates, DER. Trusted as they are, self-signed or not.
-        intermediates: certificates of CAs below them, DER; for signed orders that come without.
-        crls: CRLs, DER. With one or more, every certificate of a path must be on record in a CRL by its issuer; without
-            any, revocation is not checked.
+        anchors: the trusted CAs' certificates: PEM, DER, or files. Trusted as they are, self-signed or not.
+        intermediates: certificates of CAs below them; for signed orders that come without.
+        crls: CRLs: PEM, DER, or files. With one or more, every certificate of a path must be on record in a CRL by its
+            issuer; without any, revocation is not checked.
 
     Raises:
         InputError: ``CERTIFICATE_MALFORMED``, ``CA_NOT_A_CA``, ``CA_FILE_INVALID`` (no trusted CA at all) or
@@ -75,18 +80,19 @@ class TrustStore:
     """
 
     def __init__(
-        self, anchors: Sequence[bytes], intermediates: Sequence[bytes] = (), crls: Sequence[bytes] = ()
+        self, anchors: Sequence[Given], intermediates: Sequence[Given] = (), crls: Sequence[Given] = ()
     ) -> None:
-        self._anchors = tuple(_ca(der, f"anchors[{n}]") for n, der in enumerate(anchors))
-        self._intermediates = tuple(_ca(der, f"intermediates[{n}]").der for n, der in enumerate(intermediates))
+        self._anchors = tuple(_ca(der, place) for place, der in _given(anchors, _CERTIFICATE, "anchors"))
+        others = _given(intermediates, _CERTIFICATE, "intermediates")
+        self._intermediates = tuple(_ca(der, place).der for place, der in others)
         if not self._anchors:
             raise InputError("CA_FILE_INVALID", file="anchors", problem="trust_no_root")
-        self._crls = tuple(_revocation_lists((f"crls[{n}]", der) for n, der in enumerate(crls)))
+        self._crls = tuple(_revocation_lists(_given(crls, _CRL, "crls")))
         self._paths: OrderedDict[tuple[bytes, tuple[bytes, ...]], TrustedPath] = OrderedDict()
         self._lock = Lock()
 
     @classmethod
-    def from_files(cls, ca: Sequence[Path], crl: Sequence[Path] = ()) -> Self:
+    def from_files(cls, ca: Sequence[Given], crl: Sequence[Given] = ()) -> Self:
         """Read CA and CRL files, PEM (any number in a file) or DER (one).
 
         As with openssl's ``-CAfile``, a self-signed certificate is trusted; any other only leads to one that is.
@@ -94,15 +100,13 @@ class TrustStore:
         Raises:
             InputError: ``CA_FILE_INVALID``, ``CA_NOT_A_CA`` or ``CRL_FILE_INVALID``, with ``.file``.
         """
-        given = [_ca(der, str(path)) for path in ca for der in _blocks(path, _CERTIFICATE)]
+        given = [_ca(der, place) for place, der in _given(ca, _CERTIFICATE, "ca")]
         trusted = [one.der for one in given if _is_self_signed(one)]
         others = [one.der for one in given if one.der not in trusted]
         if not trusted:
             names = ", ".join(str(path) for path in ca)
             raise InputError("CA_FILE_INVALID", file=names, problem="trust_no_root")
-        store = cls(trusted, others)
-        store._crls = tuple(_revocation_lists((str(path), der) for path in crl for der in _blocks(path, _CRL)))
-        return store
+        return cls(trusted, others, crl)
 
     @property
     def checks_revocation(self) -> bool:
@@ -185,7 +189,7 @@ def _is_self_signed(certificate: CertificateFacts) -> bool:
     return True
 
 
-def _revocation_lists(crls: Iterator[tuple[str, bytes]]) -> Iterator[RevocationList]:
+def _revocation_lists(crls: Iterable[tuple[str, bytes]]) -> Iterator[RevocationList]:
     for place, der in crls:
         from ushield_hw.verifier.revocation import RevocationList
 
@@ -206,19 +210,28 @@ _CERTIFICATE: Final = _Kind("CA_FILE_INVALID", "CERTIFICATE", "trust_no_certific
 _CRL: Final = _Kind("CRL_FILE_INVALID", "X509 CRL", "trust_no_crl", _MOST_CRL_OCTETS)
 
 
-def _blocks(file: Path, kind: _Kind) -> list[bytes]:
-    """Return what ``file`` holds, DER: every PEM block of the kind, or the whole file."""
-    content = _content(file, kind)
+def _given(items: Sequence[Given], kind: _Kind, name: str) -> list[tuple[str, bytes]]:
+    """Return what was given, DER, each with its place: the file, or where it stood in the argument."""
+    found = []
+    for n, item in enumerate(items):
+        place = f"{name}[{n}]" if isinstance(item, bytes) else str(item)
+        content = item if isinstance(item, bytes) else _content(Path(item), kind)
+        found += [(place, der) for der in _blocks(content, place, kind)]
+    return found
+
+
+def _blocks(content: bytes, place: str, kind: _Kind) -> list[bytes]:
+    """Return every PEM block of the kind, DER, or the content as it is."""
     if content[:1] == b"\x30":
         return [content]
     pattern = rb"-----BEGIN %b-----\s+([A-Za-z0-9+/=\s]*?)-----END %b-----"
     found = re.findall(pattern.replace(b"%b", kind.label.encode()), content)
     if not found:
-        raise InputError(kind.code, file=str(file), problem=kind.none)
+        raise InputError(kind.code, file=place, problem=kind.none)
     try:
         return [base64.b64decode(b"".join(block.split()), validate=True) for block in found]
     except binascii.Error as broken:
-        raise InputError(kind.code, file=str(file), problem=kind.none) from broken
+        raise InputError(kind.code, file=place, problem=kind.none) from broken
 
 
 def _content(file: Path, kind: _Kind) -> bytes:

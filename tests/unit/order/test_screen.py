@@ -13,7 +13,7 @@ from tests.unit.order.samples import BIC_BANK, login, payment
 from tests.unit.order.strategies import orders, texts
 from ushield_hw.errors import InputError
 from ushield_hw.messages import LANGUAGES, Language, text
-from ushield_hw.order import TYPES, DisplayProfile, Line, Order, check_fits, message_format, pages, screen_lines
+from ushield_hw.order import TYPES, DisplayProfile, Line, Order, Rules, check_fits, message_format, pages, screen_lines
 from ushield_hw.order.order import kind_of
 
 pytestmark = pytest.mark.unit
@@ -102,6 +102,15 @@ def test_lines_come_from_the_bytes_alone() -> None:
     assert screen_lines(content.replace(b"128.50", b"928.50"), "zh")[2].value == "CNY 928.50"
     with pytest.raises(InputError):
         screen_lines(content.replace(b"128.50", b"928.5"), "zh")
+
+
+def test_rules_reach_the_screen() -> None:
+    demo = Rules(demo=True)
+    content = payment(demo, bank__origin="http://localhost:8080").canonical
+    assert ("Bank and website", "demo-bank http://localhost:8080") in screen_lines(content, "en", rules=demo)
+    with pytest.raises(InputError) as refusal:
+        screen_lines(content, "en")
+    assert refusal.value.code == "ORDER_ORIGIN"
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)

@@ -1,0 +1,269 @@
+"""At a terminal: the PIN is typed and not shown, the order is shown and confirmed, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.person import CTRL_C, CTRL_D, Person
+from tests.cli.world import Bank, Home
+
+ROOT = Path(__file__).parents[2]
+NEW = "24681357"
+
+SitsDown = Callable[..., Person]
+
+
+@pytest.fixture
+def sits_down(people: list[Person]) -> SitsDown:
+    """Have somebody run a command at a terminal."""
+
+    def start(home: Home, *words: object, **environment: str) -> Person:
+        people.append(Person(home, *words, **environment))
+        return people[-1]
+
+    return start
+
+
+def pin_of(home: Home) -> str:
+    return home.content(home.token.pin_file).decode().strip()
+
+
+def verify(home: Home) -> tuple[str, ...]:
+    return ("pin", "verify", "--token", home.token.uri)
+
+
+def sign(home: Home, order: str, *words: str) -> tuple[str, ...]:
+    return ("sign", order, "--token", home.token.uri, "-o", "signed.p7m", *words)
+
+
+# --- the PIN ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_pin_is_asked_for_and_never_shown(home: Home, sits_down: SitsDown) -> None:
+    person = sits_down(home, *verify(home))
+    person.sees("PIN of ushield-demo")
+    assert not person.echo
+    person.types(pin_of(home))
+    done = person.ends(0)
+    assert done.out.startswith("The PIN is correct.")
+    assert pin_of(home) not in person.screen
+    assert person.echo
+
+
+def test_the_prompt_names_the_token_and_the_tries_that_are_left(home: Home, sits_down: SitsDown) -> None:
+    home.ushield(*verify(home), "--pin-source", home.pin(), exits=4)
+    person = sits_down(home, "--lang", "zh", *verify(home))
+    person.sees("还剩 5 次")
+    assert home.token.serial in person.screen
+
+
+def test_what_was_typed_ahead_is_not_the_pin(home: Home, sits_down: SitsDown) -> None:
+    person = sits_down(home, *verify(home))
+    person.types("99999")
+    person.sees("PIN of")
+    person.types(pin_of(home))
+    person.ends(0)
+
+
+def test_a_wrong_pin_is_asked_for_once(home: Home, sits_down: SitsDown) -> None:
+    person = sits_down(home, *verify(home))
+    person.sees("PIN of")
+    person.types("999999")
+    done = person.ends(4)
+    assert done.err.count("PIN of") == 1
+    assert "5 tries left" in done.err
+
+
+@pytest.mark.parametrize("key", [b"\n", CTRL_D], ids=["nothing", "end of file"])
+def test_no_pin(home: Home, sits_down: SitsDown, key: bytes) -> None:
+    person = sits_down(home, *verify(home), "--json")
+    person.sees("PIN of")
+    person.presses(key)
+    assert person.ends(7).document["error"]["code"] == "PIN_CANCELLED"
+
+
+def test_ctrl_c_at_the_prompt(home: Home, sits_down: SitsDown) -> None:
+    person = sits_down(home, *verify(home), "--json")
+    person.sees("PIN of")
+    assert not person.echo
+    person.presses(CTRL_C)
+    assert person.ends(130).document["error"]["code"] == "INTERRUPTED"
+    assert person.echo
+    assert home.tries_left() == 6
+
+
+def test_a_stop_from_outside_gives_the_echo_back(home: Home, sits_down: SitsDown) -> None:
+    person = sits_down(home, *verify(home))
+    person.sees("PIN of")
+    person.child.terminate()
+    person.ends(130)
+    assert person.echo
+
+
+def test_nobody_types(home: Home, sits_down: SitsDown) -> None:
+    home.write("config/ushield/config.toml", "[timeouts]\npin_s = 5\n")
+    person = sits_down(home, *verify(home), "--json")
+    person.sees("PIN of")
+    assert person.ends(7).document["error"]["code"] == "PIN_CANCELLED"
+    assert person.echo
+
+
+def test_a_new_pin_is_asked_for_twice(home: Home, sits_down: SitsDown) -> None:
+    person = sits_down(home, "pin", "change", "--token", home.token.uri)
+    person.sees("PIN of")
+    person.types(pin_of(home))
+    person.sees("New PIN for")
+    person.types(NEW)
+    person.sees("New PIN once more")
+    person.types(NEW)
+    assert person.ends(0).out.startswith("The PIN was changed.")
+    assert NEW not in person.screen
+    home.ushield(*verify(home), "--pin-source", "-", stdin=NEW)
+
+
+def test_two_new_pins_that_differ(home: Home, sits_down: SitsDown) -> None:
+    person = sits_down(home, "pin", "change", "--token", home.token.uri, "--pin-source", home.token.pin_file)
+    for typed in (NEW, "13572468"):
+        person.sees("New PIN for" if typed == NEW else "New PIN once more")
+        person.types(typed)
+    person.sees("The two differ")
+    person.presses(CTRL_C)
+    person.ends(130)
+    home.ushield(*verify(home), "--pin-source", home.token.pin_file)
+
+
+def test_the_security_officer_types(home: Home, sits_down: SitsDown) -> None:
+    person = sits_down(home, "pin", "unblock", "--token", home.token.uri, "--new-pin-source", home.pin(NEW))
+    person.sees("Security officer's PIN")
+    person.types(home.content(home.token.so_pin_file).decode().strip())
+    assert person.ends(0).out.startswith("The PIN was unblocked.")
+
+
+# --- the last try -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_left(worn: Home, tmp_path: Path) -> Home:
+    """One try is left on the first token."""
+    return worn.copy(tmp_path / "worn")
+
+
+@pytest.mark.parametrize("answer", ["n", ""])
+def test_the_last_try_is_not_used_without_a_yes(one_left: Home, sits_down: SitsDown, answer: str) -> None:
+    person = sits_down(one_left, *verify(one_left), "--json")
+    person.sees("one try left")
+    person.types("999999")
+    person.sees("Use it? [y/N]")
+    person.types(answer)
+    assert person.ends(7).document["error"]["code"] == "LAST_TRY_NOT_CONFIRMED"
+    assert one_left.tries_left() == 1
+
+
+def test_a_yes_uses_the_last_try(one_left: Home, sits_down: SitsDown) -> None:
+    person = sits_down(one_left, *verify(one_left))
+    person.sees("PIN of")
+    person.types(pin_of(one_left))
+    person.sees("Use it? [y/N]")
+    person.types("y")
+    person.ends(0)
+    assert one_left.tries_left() == 6
+
+
+# --- the order --------------------------------------------------------------------------------------------------------
+
+
+def test_the_order_is_shown_and_a_yes_signs_it(home: Home, bank: Bank, sits_down: SitsDown) -> None:
+    person = sits_down(home, *sign(home, home.order(), "--json"))
+    person.sees("PIN of")
+    person.types(pin_of(home))
+    person.sees("Sign it? [y/N]")
+    for must in ("PAYMENT", "杭州某某网络有限公司", "1202021409900012345", "128.50", "网上购物"):
+        assert must in person.screen
+    person.types("y")
+    assert person.ends(0).document["confirmation"] == "host"
+    assert home.json("verify", "signed.p7m", "--ca", bank.ca)["confirmation"] == "host"
+    assert pin_of(home) not in person.screen
+
+
+@pytest.mark.parametrize("answer", ["n", "", "yeah", "1"])
+def test_anything_but_a_yes_does_not_sign(home: Home, sits_down: SitsDown, answer: str) -> None:
+    order = home.order()
+    person = sits_down(home, *sign(home, order, "--pin-source", home.token.pin_file, "--json"))
+    person.sees("Sign it? [y/N]")
+    person.types(answer)
+    assert person.ends(7).document["error"]["code"] == "CONFIRMATION_REJECTED_ON_HOST"
+    assert not home.file("signed.p7m").exists()
+    assert home.sign(order, "signed.p7m")["again"] is False  # the person may still change their mind
+
+
+@pytest.mark.parametrize("answer", ["是", "确认", "Y"])
+def test_yes_in_chinese_too(home: Home, sits_down: SitsDown, answer: str) -> None:
+    person = sits_down(home, "--lang", "zh", *sign(home, home.order(), "--pin-source", home.token.pin_file))
+    person.sees("[y/N]")
+    assert "收款" in person.screen
+    person.types(answer)
+    person.ends(0)
+
+
+def test_nobody_answers(home: Home, sits_down: SitsDown) -> None:
+    home.write("config/ushield/config.toml", "[timeouts]\nconfirm_s = 5\n")
+    person = sits_down(home, *sign(home, home.order(), "--pin-source", home.token.pin_file, "--json"))
+    person.sees("Sign it? [y/N]")
+    error = person.ends(8).document["error"]
+    assert (error["code"], error["details"]["waited_s"]) == ("CONFIRMATION_TIMED_OUT_ON_HOST", 5)
+    assert not home.file("signed.p7m").exists()
+
+
+def test_ctrl_c_at_the_question(home: Home, sits_down: SitsDown) -> None:
+    order = home.order()
+    person = sits_down(home, *sign(home, order, "--pin-source", home.token.pin_file))
+    person.sees("Sign it? [y/N]")
+    person.presses(CTRL_C)
+    person.ends(130)
+    assert home.sign(order, "signed.p7m")["again"] is False
+
+
+def test_unattended_asks_nobody(home: Home, sits_down: SitsDown) -> None:
+    words = sign(home, home.order(), "--pin-source", home.token.pin_file, "--unattended", "--json")
+    person = sits_down(home, *words)
+    assert person.ends(0).document["confirmation"] == "none"
+    assert "[y/N]" not in person.screen
+
+
+def test_what_was_signed_is_handed_out_without_a_question(home: Home, sits_down: SitsDown) -> None:
+    order = home.order()
+    home.sign(order, "first.p7m")
+    person = sits_down(home, *sign(home, order, "--json"))
+    assert person.ends(0).document["again"] is True
+    assert "PIN of" not in person.screen
+
+
+# --- the processes ----------------------------------------------------------------------------------------------------
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and all below it."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(one for child in children for one in family(int(child)))]
+
+
+def test_no_process_carries_the_pin_where_others_see_it(home: Home, sits_down: SitsDown) -> None:
+    shipped = (ROOT / "drivers/softhsm2.toml").read_text()
+    home.write("drivers/softhsm2.toml", shipped.replace('isolation = "in-process"', 'isolation = "process"'))
+    person = sits_down(home, "--drivers", "drivers", *sign(home, home.order(), "--json"))
+    person.sees("PIN of")
+    person.types(pin_of(home))
+    person.sees("Sign it? [y/N]")
+    processes = family(person.child.pid)
+    assert len(processes) == 2
+    for process in processes:
+        for place in ("cmdline", "environ"):
+            assert pin_of(home).encode() not in Path(f"/proc/{process}/{place}").read_bytes()
+    person.types("y")
+    assert json.loads(person.ends(0).out)["confirmation"] == "host"
+    assert [process for process in processes if os.path.exists(f"/proc/{process}")] == []

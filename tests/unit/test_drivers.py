@@ -1,0 +1,380 @@
+"""Driver descriptors: every shipped one is valid, and what is wrong with another is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ushield_hw import messages
+from ushield_hw.config import data_dir
+from ushield_hw.cryptoki.module import Isolation
+from ushield_hw.drivers import (
+    GENERIC,
+    Atr,
+    Catalogue,
+    ConfirmKind,
+    ConfirmText,
+    Discover,
+    Driver,
+    HashOn,
+    Interface,
+    Kind,
+    PinFlags,
+    Unblock,
+    parse,
+)
+from ushield_hw.errors import DescriptorError, DriverNotFound
+from ushield_hw.messages import LANGUAGES
+
+pytestmark = pytest.mark.unit
+
+SHIPPED = sorted(data_dir("drivers").glob("*.toml"))
+
+WHOLE = """\
+id = "shield"
+vendor = "Example"
+product = "Shield 1"
+kind = "token"
+interface = "pkcs11"
+confidence = "high"
+proven_with = ["shield 1.0"]
+notes = ["A note."]
+sources = ["https://bank.example"]
+
+[module]
+linux = ["/opt/shield/libshield*.so"]
+macos = ["/opt/shield/libshield.dylib"]
+windows = ['%WINDIR%\\System32\\shield.dll']
+isolation = "process"
+discover = "named"
+deadline_s = 60
+relist = true
+general = true
+
+[module.config]
+env = "SHIELD_CONF"
+template = "shield.conf"
+init_reserved = "configdir='/etc/shield'"
+
+[confirm]
+kind = "display"
+text = "message"
+timeout_s = 90
+codes = { CKR_FUNCTION_REJECTED = "rejected", "CKR_0x80000001" = "timed-out" }
+
+[pin]
+flags = "trusted"
+policy_tries = 6
+min_length = 6
+max_length = 12
+
+[pin.unblock]
+via = "set-pin-unlogged"
+
+[sign]
+hash_on = "token"
+rsa_padding = "pss"
+
+[display]
+format = "xml-tdm"
+max_text = 60
+columns = 16
+rows = 4
+
+[capabilities]
+generate = false
+write_certificate = false
+
+[[match.usb]]
+vid = "1a2b"
+pid = "3c4d"
+name = "Shield"
+binding = "hid"
+
+[[match.atr]]
+atr = "3b9f95"
+mask = "ffff00"
+also_in = ["opensc"]
+"""
+
+LEAST = """\
+id = "shield"
+vendor = "Example"
+product = "Shield 1"
+kind = "token"
+interface = "pkcs11"
+confidence = "low"
+sources = []
+"""
+
+
+def shield(text: str) -> Driver:
+    return parse(Path("shield.toml"), text.encode())
+
+
+def refused(text: str) -> DescriptorError:
+    with pytest.raises(DescriptorError) as caught:
+        shield(text)
+    return caught.value
+
+
+# --- reading one ------------------------------------------------------------------------------------------------------
+
+
+def test_every_key() -> None:
+    driver = shield(WHOLE)
+    assert driver.module.isolation is Isolation.PROCESS
+    assert driver.module.discover is Discover.NAMED
+    assert (driver.module.config_env, driver.module.config_template) == ("SHIELD_CONF", "shield.conf")
+    assert driver.module.init_reserved == "configdir='/etc/shield'"
+    assert (driver.confirm.kind, driver.confirm.text) == (ConfirmKind.DISPLAY, ConfirmText.MESSAGE)
+    assert driver.confirm.codes == {"CKR_FUNCTION_REJECTED": "rejected", "CKR_0x80000001": "timed-out"}
+    assert (driver.pin.flags, driver.pin.unblock) == (PinFlags.TRUSTED, Unblock.SET_PIN_UNLOGGED)
+    assert driver.sign.hash_on is HashOn.TOKEN
+    assert (driver.display.format, driver.display.columns) == ("xml-tdm", 16)
+    assert not driver.capabilities.generate
+    assert driver.usb[0].binding == "hid"
+    assert driver.atrs[0].also_in == ("opensc",)
+
+
+def test_the_least_there_may_be() -> None:
+    driver = shield(LEAST)
+    assert driver.module.isolation is Isolation.PROCESS
+    assert driver.confirm.kind is ConfirmKind.NONE
+    assert (driver.pin.policy_tries, driver.pin.unblock) == (None, Unblock.NONE)
+    assert driver.module_files() == []
+
+
+@pytest.mark.parametrize("line", [row for row in LEAST.splitlines() if row], ids=lambda row: row.split()[0])
+def test_what_must_be_there(line: str) -> None:
+    error = refused(LEAST.replace(line, ""))
+    assert error.details == {"file": "shield.toml", "key": line.split(maxsplit=1)[0], "problem": "missing_key"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "problem"),
+    [
+        ('id = "shield"', 'id = "Shield"', "id", "bad_form"),
+        ('id = "shield"', 'id = "other"', "id", "not_the_file_name"),
+        ('vendor = "Example"', 'vendor = " "', "vendor", "blank"),
+        ('vendor = "Example"', "vendor = 7", "vendor", "not_a_string"),
+        ('kind = "token"', 'kind = "toaster"', "kind", "not_a_choice"),
+        ('interface = "pkcs11"', 'interface = "usb"', "interface", "not_a_choice"),
+        ('confidence = "high"', 'confidence = "sure"', "confidence", "bad_form"),
+        ('sources = ["https://bank.example"]', 'sources = "x"', "sources", "not_a_list"),
+        ('notes = ["A note."]', "notes = [1]", "notes[0]", "not_a_string"),
+        ("[sign]", "[singing]", "singing", "unknown_key"),
+        ('"/opt/shield/libshield*.so"', '"libshield.so"', "module.paths[0]", "path_relative"),
+        ('isolation = "process"', 'isolation = "none"', "module.isolation", "not_a_choice"),
+        ("deadline_s = 60", "deadline_s = 0", "module.deadline_s", "out_of_range"),
+        ("deadline_s = 60", "deadline_s = 6.5", "module.deadline_s", "not_an_integer"),
+        ("relist = true", "relist = 1", "module.relist", "not_a_boolean"),
+        ("relist = true", "reload = true", "module.reload", "unknown_key"),
+        ('env = "SHIELD_CONF"', 'env = "shield conf"', "module.config.env", "bad_form"),
+        ('template = "shield.conf"', 'temp = "x"', "module.config.temp", "unknown_key"),
+        ('kind = "display"', 'kind = "button"', "confirm.text", "needs_display"),
+        ("CKR_FUNCTION_REJECTED", "CKR_NONSENSE", "confirm.codes.CKR_NONSENSE", "not_a_ckr"),
+        ('"rejected"', '"refused"', "confirm.codes.CKR_FUNCTION_REJECTED", "not_a_choice"),
+        ('flags = "trusted"', 'flags = "yes"', "pin.flags", "not_a_choice"),
+        ("policy_tries = 6", "policy_tries = 101", "pin.policy_tries", "out_of_range"),
+        ('via = "set-pin-unlogged"', 'via = "magic"', "pin.unblock.via", "not_a_choice"),
+        ('rsa_padding = "pss"', 'rsa_padding = "oaep"', "sign.rsa_padding", "not_a_choice"),
+        ("columns = 16", "columns = 1", "display.columns", "out_of_range"),
+        ("generate = false", 'generate = "no"', "capabilities.generate", "not_a_boolean"),
+        ('vid = "1a2b"', 'vid = "0x1a2b"', "match.usb[0].vid", "bad_form"),
+        ('binding = "hid"', 'binding = "usb"', "match.usb[0].binding", "bad_form"),
+        ('atr = "3b9f95"', 'atr = "3b9f9"', "match.atr[0].atr", "bad_form"),
+        ('mask = "ffff00"', 'mask = "ffff"', "match.atr[0].mask", "length_differs"),
+        ("[[match.usb]]", "[[match.pci]]", "match.pci", "unknown_key"),
+    ],
+)
+def test_what_is_wrong_is_named(old: str, new: str, key: str, problem: str) -> None:
+    assert old in WHOLE
+    error = refused(WHOLE.replace(old, new))
+    assert (error.details["file"], error.details["key"], error.details["problem"]) == ("shield.toml", key, problem)
+    for language in LANGUAGES:
+        assert messages.known(f"problem.{problem}", language)
+
+
+@pytest.mark.parametrize("raw", [b"[", b"\xff\xfe", b'id = "a"\nid = "b"'])
+def test_what_is_no_toml(raw: bytes) -> None:
+    with pytest.raises(DescriptorError) as caught:
+        parse(Path("shield.toml"), raw)
+    assert (caught.value.details["file"], caught.value.details["problem"]) == ("shield.toml", "not_toml")
+
+
+# --- the shipped ones -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: str(file.stem))
+def test_every_shipped_descriptor_is_valid(file: Path) -> None:
+    driver = parse(file, file.read_bytes())
+    assert driver.module.paths
+    assert driver.sources, "says where it is from"
+
+
+def test_softhsm_is_there() -> None:
+    driver = Catalogue([data_dir("drivers")]).get("softhsm2")
+    assert (driver.kind, driver.pin.policy_tries) == (Kind.SOFTWARE, 6)
+    assert driver.module_files()
+
+
+def test_only_what_is_proven_runs_in_this_process() -> None:
+    inside = [driver for driver in Catalogue([data_dir("drivers")]) if driver.module.isolation is Isolation.IN_PROCESS]
+    assert all(driver.proven_with for driver in inside)
+
+
+# --- the catalogue ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """One's own folder and the shipped one: ``shield`` is in both, ``base`` in the second only."""
+    own, shipped = tmp_path / "own", tmp_path / "shipped"
+    own.mkdir()
+    shipped.mkdir()
+    (own / "shield.toml").write_text(LEAST.replace("Shield 1", "Mine"))
+    (shipped / "shield.toml").write_text(LEAST.replace("Shield 1", "Theirs"))
+    (shipped / "base.toml").write_text(LEAST.replace('"shield"', '"base"'))
+    return own, shipped
+
+
+def test_the_first_folder_wins(folders: tuple[Path, Path]) -> None:
+    assert Catalogue(folders).get("shield").product == "Mine"
+    assert Catalogue(folders[::-1]).get("shield").product == "Theirs"
+    assert Catalogue(folders).ids() == ["base", "shield"]
+
+
+def test_the_loser_need_not_be_valid(folders: tuple[Path, Path]) -> None:
+    (folders[1] / "shield.toml").write_text("[")
+    assert {driver.id for driver in Catalogue(folders)} == {"base", "shield"}
+
+
+def test_ones_own_come_first(folders: tuple[Path, Path]) -> None:
+    assert [driver.id for driver in Catalogue(folders)] == ["shield", "base"]
+
+
+def test_a_wrong_one_is_found_when_it_is_needed(folders: tuple[Path, Path]) -> None:
+    (folders[0] / "shield.toml").write_text("[")
+    catalogue = Catalogue(folders)
+    assert catalogue.get("base").id == "base"
+    with pytest.raises(DescriptorError):
+        catalogue.get("shield")
+
+
+def test_one_that_cannot_be_read(folders: tuple[Path, Path]) -> None:
+    (folders[0] / "lost.toml").symlink_to("nowhere")
+    with pytest.raises(DescriptorError) as caught:
+        Catalogue(folders).ids()
+    assert (caught.value.details["file"], caught.value.details["problem"]) == (
+        str(folders[0] / "lost.toml"),
+        "unreadable",
+    )
+
+
+def test_a_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
+    assert Catalogue([tmp_path / "nowhere"]).ids() == []
+
+
+def test_an_id_nobody_has(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(DriverNotFound) as caught:
+        Catalogue(folders).get("nonsense")
+    assert caught.value.details["searched"] == [str(folder) for folder in folders]
+
+
+# --- whose module, whose USB id, whose ATR ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path) -> Catalogue:
+    """Three families; the module of ``shield`` is there under two names."""
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/libshield.so.1").touch()
+    (tmp_path / "lib/libshield.so").symlink_to("libshield.so.1")
+    described = {
+        "shield": f'["{tmp_path}/lib/libshield.so"]',
+        "star": f'["{tmp_path}/lib/star-*.so"]',
+        "other": '["/opt/other/libother.so"]',
+    }
+    for name, paths in described.items():
+        text = LEAST.replace('"shield"', f'"{name}"') + f"[module]\nlinux = {paths}\n"
+        (tmp_path / f"{name}.toml").write_text(text)
+    return Catalogue([tmp_path])
+
+
+def owner(catalogue: Catalogue, path: Path) -> str | None:
+    driver = catalogue.for_module(path)
+    return driver.id if driver else None
+
+
+def test_for_module_by_path(catalogue: Catalogue, tmp_path: Path) -> None:
+    assert owner(catalogue, tmp_path / "lib/libshield.so") == "shield"
+
+
+def test_for_module_by_where_a_link_leads(catalogue: Catalogue, tmp_path: Path) -> None:
+    assert owner(catalogue, tmp_path / "lib/libshield.so.1") == "shield"
+
+
+def test_for_module_by_name_wherever_it_lies(catalogue: Catalogue) -> None:
+    assert owner(catalogue, Path("/elsewhere/libother.so")) == "other"
+    assert owner(catalogue, Path("/elsewhere/star-7.so")) == "star"
+
+
+def test_for_module_of_nobody(catalogue: Catalogue) -> None:
+    assert owner(catalogue, Path("/elsewhere/nothing.so")) is None
+    assert GENERIC.module.isolation is Isolation.PROCESS
+
+
+def test_for_module_that_two_name_is_ones_own(tmp_path: Path) -> None:
+    for folder, name in (("own", "z-mine"), ("shipped", "a-theirs")):
+        (tmp_path / folder).mkdir()
+        text = LEAST.replace('"shield"', f'"{name}"') + '[module]\nlinux = ["/opt/lib.so"]\n'
+        (tmp_path / folder / f"{name}.toml").write_text(text)
+    assert owner(Catalogue([tmp_path / "own", tmp_path / "shipped"]), Path("/opt/lib.so")) == "z-mine"
+
+
+def test_module_files_each_once(catalogue: Catalogue, tmp_path: Path) -> None:
+    (tmp_path / "lib/star-1.so").touch()
+    (tmp_path / "lib/star-2.so").symlink_to("star-1.so")
+    (tmp_path / "lib/star-3.so").mkdir()
+    (found,) = catalogue.get("star").module_files()
+    assert found.resolve() == tmp_path / "lib/star-1.so"
+
+
+@pytest.mark.parametrize("interface", [Interface.SKF, Interface.CSP])
+def test_only_pkcs11_is_driven(tmp_path: Path, interface: Interface) -> None:
+    (tmp_path / "lib.so").touch()
+    text = LEAST.replace('"pkcs11"', f'"{interface.value}"') + f'[module]\nlinux = ["{tmp_path}/lib.so"]\n'
+    assert shield(text).module_files() == []
+
+
+@pytest.fixture
+def recognised(tmp_path: Path) -> Catalogue:
+    def family(name: str, match: str) -> None:
+        (tmp_path / f"{name}.toml").write_text(LEAST.replace('"shield"', f'"{name}"') + match)
+
+    family("a", '[[match.usb]]\nvid = "1a2b"\npid = "0001"\n[[match.atr]]\natr = "3b9f95"\n')
+    family("b", '[[match.usb]]\nvid = "1a2b"\npid = "0001"\n[[match.atr]]\natr = "3b9f00"\nmask = "ffff00"\n')
+    family("c", '[[match.usb]]\nvid = "1a2b"\npid = "0002"\n')
+    return Catalogue([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("vid", "pid", "ids"), [("1a2b", "0001", ["a", "b"]), ("1A2B", "0002", ["c"]), ("1a2b", "0003", [])]
+)
+def test_for_usb(recognised: Catalogue, vid: str, pid: str, ids: list[str]) -> None:
+    assert [driver.id for driver in recognised.for_usb(vid, pid)] == ids
+
+
+@pytest.mark.parametrize(
+    ("atr", "ids"), [("3b9f95", ["a", "b"]), ("3b9f55", ["b"]), ("3b9e95", []), ("3b9f9500", []), ("", [])]
+)
+def test_for_atr(recognised: Catalogue, atr: str, ids: list[str]) -> None:
+    assert [driver.id for driver in recognised.for_atr(bytes.fromhex(atr))] == ids
+
+
+def test_a_mask_says_which_bits_count() -> None:
+    known = Atr("3b0f", mask="ff0f")
+    assert known.matches(bytes.fromhex("3baf"))
+    assert not known.matches(bytes.fromhex("3ba0"))

@@ -1,0 +1,63 @@
+"""Slots and tokens as a module describes them. What it says is bounded and never trusted."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, Final
+
+from ushield_hw.cryptoki import abi
+from ushield_hw.cryptoki.ckr import CkrError
+from ushield_hw.cryptoki.model import SlotInfo, TokenInfo
+
+_MOST_SLOTS: Final = 256
+_TOKEN_PRESENT: Final = 1
+_REMOVABLE_DEVICE: Final = 2
+
+
+def slot_ids(functions: abi.Functions) -> list[int]:
+    """Return the ids of all slots; listing them makes many modules see what was plugged in or pulled out."""
+    count = ctypes.c_ulong(0)
+    functions.call("C_GetSlotList", 0, None, ctypes.byref(count))
+    found = (ctypes.c_ulong * min(count.value, _MOST_SLOTS))()
+    count.value = len(found)
+    if found:
+        functions.call("C_GetSlotList", 0, found, ctypes.byref(count))
+    return list(found[: count.value])
+
+
+def slot(functions: abi.Functions, slot_id: int) -> SlotInfo:
+    """Return a slot with its token; one that cannot be read keeps the CKR name as its problem."""
+    about = abi.SlotInfoStruct()
+    present, problem = None, None
+    try:
+        functions.call("C_GetSlotInfo", slot_id, ctypes.byref(about))
+        if about.flags & _TOKEN_PRESENT:
+            present = token(functions, slot_id)
+    except CkrError as error:
+        problem = error.name
+    return SlotInfo(slot_id, _text(about.slotDescription), bool(about.flags & _REMOVABLE_DEVICE), present, problem)
+
+
+def token(functions: abi.Functions, slot_id: int) -> TokenInfo:
+    """Return CK_TOKEN_INFO."""
+    about = abi.TokenInfoStruct()
+    functions.call("C_GetTokenInfo", slot_id, ctypes.byref(about))
+    return TokenInfo(
+        slot_id,
+        _text(about.label),
+        _text(about.manufacturerID),
+        _text(about.model),
+        _text(about.serialNumber),
+        about.flags,
+        _length(about.ulMinPinLen),
+        _length(about.ulMaxPinLen),
+        tuple(about.firmwareVersion),
+    )
+
+
+def _text(padded: Any) -> str:
+    return bytes(padded).decode("utf-8", "replace").rstrip(" \0")
+
+
+def _length(value: int) -> int:
+    return 0 if value == abi.UNAVAILABLE else min(value, 1 << 16)
