@@ -201,6 +201,9 @@ def signature(
         PinError, TokenError, ConfirmationError, OutcomeUnknown: as :meth:`Module.sign`.
     """
     link, entered = session.link, False
+    call = SignCall(key.handle, how.way.mechanism, how.feed(message), how.suite.digest, key.always_authenticate)
+    if not key.always_authenticate:
+        return link.module.sign(session.login_id, call, patience)
 
     def began() -> None:
         nonlocal entered
@@ -208,7 +211,6 @@ def signature(
         patience.began()
 
     waiting = replace(patience, began=began)
-    call = SignCall(key.handle, how.way.mechanism, how.feed(message), how.suite.digest, key.always_authenticate)
 
     def send(pin: str | None) -> bytes | UShieldError:
         try:
@@ -218,8 +220,6 @@ def signature(
                 raise
             return error  # the PIN was right: what failed after it must not count as a failed try
 
-    if not key.always_authenticate:
-        return link.module.sign(session.login_id, call, patience)
     done = link.pin.use(session.interaction, PinKind.CONTEXT, purpose, send)
     if isinstance(done, UShieldError):
         raise done

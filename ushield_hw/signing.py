@@ -41,6 +41,14 @@ _QUIET_S: Final = 0.5
 _PATIENCE_S: Final = 30.0
 
 
+_OWN_CONFIRMATION: Final = {
+    ConfirmKind.TOUCH: Confirmation.TOUCH,
+    ConfirmKind.BUTTON: Confirmation.BUTTON,
+    ConfirmKind.DISPLAY: Confirmation.BUTTON,
+    ConfirmKind.PINPAD: Confirmation.PINPAD,
+}
+
+
 class Attendance(Enum):
     """Whether somebody is at the host."""
 
@@ -173,12 +181,7 @@ def _prepare(order: Order, session: Session, profile: Profile, attendance: Atten
 
 def _confirmation(driver: Driver, attendance: Attendance) -> Confirmation:
     """State what the token's own confirmation is; a token that asks nobody is as good as who sits at the host."""
-    own = {
-        ConfirmKind.TOUCH: Confirmation.TOUCH,
-        ConfirmKind.BUTTON: Confirmation.BUTTON,
-        ConfirmKind.DISPLAY: Confirmation.BUTTON,
-        ConfirmKind.PINPAD: Confirmation.PINPAD,
-    }.get(driver.confirm.kind)
+    own = _OWN_CONFIRMATION.get(driver.confirm.kind)
     return own or (Confirmation.HOST if attendance is Attendance.PERSON else Confirmation.NONE)
 
 

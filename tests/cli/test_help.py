@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 HEADINGS = {"en": ("Usage:", "Options", "Commands"), "zh": ("用法：", "选项", "命令")}
 Pages = dict[str, str]
 
+pytestmark = pytest.mark.xdist_group("help")  # one process walks the pages
+
 
 @pytest.fixture(scope="session")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Home:

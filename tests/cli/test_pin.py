@@ -184,7 +184,6 @@ def test_a_count_that_cannot_be_read_sends_nothing(fresh: Home) -> None:
     assert count.read_text() == "{"
 
 
-@pytest.mark.xfail(reason="session._new_pin reads the count before the security officer can reset it")
 def test_unblocking_mends_the_count(fresh: Home) -> None:
     fresh.ushield("pin", "verify", *own(fresh, fresh.pin()), exits=4)
     state_files(fresh)[0].write_text("{")

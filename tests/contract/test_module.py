@@ -2,66 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
-from enum import Enum
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
-from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.hashes import SHA256
 
+from tests.contract.checks import (
+    MESSAGE,
+    digest_of,
+    public_ec,
+    public_rsa,
+    sign_and_verify,
+    verify_ecdsa,
+)
 from tests.contract.subjects import Can, Subject, needs
 from tests.contract.witness import attributes
 from tests.soft import KEYS, WRONG_PIN
 from ushield_hw.cryptoki.engine import _FRESH_S
-from ushield_hw.cryptoki.model import KeyRecord, PublicKey, SignCall, TokenFlag, User
-from ushield_hw.errors import PinIncorrect, TokenBusy, TokenError, UShieldError
-from ushield_hw.suites import DIGEST_INFO_PREFIX, KeyKind
+from ushield_hw.cryptoki.model import SignCall, TokenFlag, User
+from ushield_hw.errors import PinIncorrect, TokenBusy, TokenError
+from ushield_hw.suites import KeyKind
 
 pytestmark = pytest.mark.contract
-
-MESSAGE = b"CNY 128.50"
-HASHES: dict[str, HashAlgorithm] = {"sha256": SHA256(), "sha384": SHA384(), "sha512": SHA512()}
-CURVES: dict[KeyKind, ec.EllipticCurve] = {KeyKind.EC_P256: ec.SECP256R1(), KeyKind.EC_P384: ec.SECP384R1()}
-EACH_DIGEST = pytest.mark.parametrize("digest", HASHES)
-EACH_EC_LABEL = pytest.mark.parametrize("label", ["pay", "p384"])
-
-
-def digest_of(message: bytes, name: str = "sha256") -> bytes:
-    return hashlib.new(name, message).digest()
-
-
-def public_ec(kind: KeyKind, point: bytes) -> ec.EllipticCurvePublicKey:
-    return ec.EllipticCurvePublicKey.from_encoded_point(CURVES[kind], point)
-
-
-def public_half(subject: Subject, private: KeyRecord) -> bytes:
-    found = next(key for key in subject.module.keys(subject.slot) if not key.private and key.key_id == private.key_id)
-    assert found.public is not None
-    return found.public
-
-
-def public_rsa(modulus: bytes) -> rsa.RSAPublicKey:
-    return rsa.RSAPublicNumbers(65537, int.from_bytes(modulus)).public_key()
-
-
-def verify_ecdsa(key: ec.EllipticCurvePublicKey, raw: bytes, digest: bytes, name: str = "sha256") -> None:
-    half = len(raw) // 2
-    signature = encode_dss_signature(int.from_bytes(raw[:half]), int.from_bytes(raw[half:]))
-    key.verify(signature, digest, ec.ECDSA(Prehashed(HASHES[name])))
-
-
-def sign_and_verify(subject: Subject, login: int, message: bytes) -> None:
-    private = subject.key("pay")
-    raw = subject.module.sign(login, SignCall(private.handle, "ECDSA", digest_of(message)))
-    verify_ecdsa(public_ec(KeyKind.EC_P256, public_half(subject, private)), raw, digest_of(message))
 
 
 # -- module, slots, token ------------------------------------------------------------------------------------------
@@ -223,104 +186,6 @@ def test_a_key_that_is_destroyed_is_gone(subject: Subject) -> None:
     assert "pay" not in {key.label for key in subject.module.keys(subject.slot) if key.private}
 
 
-# -- signing -------------------------------------------------------------------------------------------------------
-
-
-@EACH_EC_LABEL
-def test_ecdsa_over_the_hosts_digest_verifies(subject: Subject, label: str) -> None:
-    login, private = subject.login(), subject.key(label)
-    raw = subject.module.sign(login, SignCall(private.handle, "ECDSA", digest_of(MESSAGE, "sha384")))
-    assert private.kind is not None
-    public = public_ec(private.kind, public_half(subject, private))
-    verify_ecdsa(public, raw, digest_of(MESSAGE, "sha384"), "sha384")
-
-
-@needs(Can.RSA)
-@EACH_DIGEST
-def test_rsa_pkcs1_over_the_hosts_digest_info_verifies(subject: Subject, digest: str) -> None:
-    login, private = subject.login(), subject.key("rsa")
-    data = DIGEST_INFO_PREFIX[digest] + digest_of(MESSAGE, digest)
-    raw = subject.module.sign(login, SignCall(private.handle, "RSA_PKCS", data))
-    public_rsa(private.public or b"").verify(raw, MESSAGE, padding.PKCS1v15(), HASHES[digest])
-
-
-@needs(Can.RSA)
-@EACH_DIGEST
-def test_rsa_pss_verifies_with_a_salt_as_long_as_the_digest(subject: Subject, digest: str) -> None:
-    login, private = subject.login(), subject.key("rsa")
-    raw = subject.module.sign(
-        login, SignCall(private.handle, "RSA_PKCS_PSS", digest_of(MESSAGE, digest), digest=digest)
-    )
-    pss = padding.PSS(padding.MGF1(HASHES[digest]), HASHES[digest].digest_size)
-    public_rsa(private.public or b"").verify(raw, MESSAGE, pss, HASHES[digest])
-
-
-@pytest.mark.parametrize("mechanism", ["ECDSA_SHA256", "NO_SUCH_MECHANISM"])
-def test_a_mechanism_the_token_lacks_is_a_token_error_and_the_login_stands(subject: Subject, mechanism: str) -> None:
-    login = subject.login()
-    with pytest.raises(TokenError) as caught:
-        subject.module.sign(login, SignCall(subject.key("pay").handle, mechanism, MESSAGE))
-    assert caught.value.ckr == "CKR_MECHANISM_INVALID"
-    sign_and_verify(subject, login, MESSAGE)
-
-
-def test_the_mechanisms_are_listed_by_name(subject: Subject) -> None:
-    assert "ECDSA" in subject.module.mechanisms(subject.slot)
-
-
-def test_nothing_is_signed_after_the_login_has_ended(subject: Subject) -> None:
-    login = subject.login()
-    call = SignCall(subject.key("pay").handle, "ECDSA", digest_of(MESSAGE))
-    subject.module.logout(login)
-    with pytest.raises(TokenError) as caught:
-        subject.module.sign(login, call)
-    assert caught.value.code == "LOGIN_ENDED"
-
-
-def test_four_threads_sign_with_one_login(subject: Subject) -> None:
-    login, private = subject.login(), subject.key("pay")
-    public = public_ec(KeyKind.EC_P256, public_half(subject, private))
-
-    def sign(number: int) -> None:
-        digest = digest_of(str(number).encode())
-        verify_ecdsa(public, subject.module.sign(login, SignCall(private.handle, "ECDSA", digest)), digest)
-
-    with ThreadPoolExecutor(4) as pool:
-        assert len(list(pool.map(sign, range(200)))) == 200
-
-
-# -- keys that want the PIN for each signature -----------------------------------------------------------------------
-
-
-@needs(Can.CONTEXT_LOGIN)
-def test_the_pin_for_each_signature_lets_one_signature_through(subject: Subject) -> None:
-    login, private = subject.login(), subject.key("each")
-    call = SignCall(private.handle, "ECDSA", digest_of(MESSAGE), context=True, pin=subject.pin)
-    raw = subject.module.sign(login, call)
-    verify_ecdsa(public_ec(KeyKind.EC_P256, public_half(subject, private)), raw, digest_of(MESSAGE))
-    assert subject.module.logged_in(login)
-
-
-@needs(Can.CONTEXT_LOGIN)
-def test_a_wrong_pin_for_a_signature_ends_the_login(subject: Subject) -> None:
-    login, private = subject.login(), subject.key("each")
-    call = SignCall(private.handle, "ECDSA", digest_of(MESSAGE), context=True, pin=WRONG_PIN)
-    with pytest.raises(PinIncorrect):
-        subject.module.sign(login, call)
-    assert not subject.module.logged_in(login)
-    with pytest.raises(TokenError) as caught:
-        subject.module.sign(login, dataclasses.replace(call, pin=subject.pin))
-    assert caught.value.code == "LOGIN_ENDED"
-
-
-@needs(Can.CONTEXT_LOGIN)
-def test_after_a_wrong_pin_for_a_signature_a_new_login_works(subject: Subject) -> None:
-    login, private = subject.login(), subject.key("each")
-    with pytest.raises(PinIncorrect):
-        subject.module.sign(login, SignCall(private.handle, "ECDSA", digest_of(MESSAGE), context=True, pin=WRONG_PIN))
-    sign_and_verify(subject, subject.login(), MESSAGE)
-
-
 # -- PINs ------------------------------------------------------------------------------------------------------------
 
 
@@ -374,98 +239,3 @@ def test_a_token_made_by_another_process_is_seen(subject: Subject) -> None:
     subject.elsewhere.init_token(subject.empty_slot(subject.elsewhere), "12345678", "theirs")
     time.sleep(_FRESH_S)
     assert "theirs" in {slot.token.label for slot in subject.module.slots() if slot.token}
-
-
-# -- certificates ----------------------------------------------------------------------------------------------------
-
-
-def certificate() -> x509.Certificate:
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "张三")])
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), 0x1234)
-    return builder.not_valid_before(now).not_valid_after(now + timedelta(days=1)).sign(key, SHA256())
-
-
-def write(subject: Subject, login: int, certificate: x509.Certificate) -> int:
-    return subject.module.write_certificate(
-        *(login, certificate.public_bytes(Encoding.DER)),
-        key_id=b"\x01",
-        label="pay",
-        subject=certificate.subject.public_bytes(),
-        issuer=certificate.issuer.public_bytes(),
-        serial=bytes.fromhex("02021234"),
-    )
-
-
-@needs(Can.WRITE_CERTIFICATE)
-def test_a_certificate_is_read_back_as_written_also_without_a_login(subject: Subject) -> None:
-    made, login = certificate(), subject.login()
-    write(subject, login, made)
-    subject.module.logout(login)
-    (found,) = subject.module.certificates(subject.slot)
-    assert (found.der, found.key_id, found.label) == (made.public_bytes(Encoding.DER), b"\x01", "pay")
-
-
-@needs(Can.WRITE_CERTIFICATE)
-def test_a_certificate_is_destroyed_by_the_handle_that_writing_gave(subject: Subject) -> None:
-    login = subject.login()
-    handle = write(subject, login, certificate())
-    subject.module.destroy(login, handle)
-    assert subject.module.certificates(subject.slot) == ()
-
-
-@needs(Can.WRITE_CERTIFICATE)
-def test_a_certificate_needs_the_login_to_be_written(subject: Subject) -> None:
-    login = subject.login()
-    subject.module.logout(login)
-    with pytest.raises(TokenError) as caught:
-        write(subject, login, certificate())
-    assert caught.value.code == "LOGIN_ENDED"
-
-
-# -- the edge of the room --------------------------------------------------------------------------------------------
-
-
-def parts(value: object) -> Iterator[object]:
-    yield value
-    if dataclasses.is_dataclass(value):
-        value = tuple(getattr(value, field.name) for field in dataclasses.fields(value))
-    if isinstance(value, tuple):
-        for item in value:
-            yield from parts(item)
-    if isinstance(value, dict):
-        yield from parts((*value, *value.values()))
-
-
-def assert_ours(*values: object) -> None:
-    plain = {bool, int, str, bytes, tuple, dict, type(None)}
-    for part in parts(values):
-        kind = type(part)
-        assert kind in plain or kind.__module__.startswith("ushield_hw."), kind
-        assert not isinstance(part, Enum) or kind.__module__.startswith("ushield_hw.")
-
-
-@needs(Can.GENERATE, Can.WRITE_CERTIFICATE)
-def test_only_our_own_types_come_out(subject: Subject) -> None:
-    module, slot, login = subject.module, subject.slot, subject.login()
-    handle = write(subject, login, certificate())
-    made = module.generate(login, KeyKind.EC_P256, 0, b"\x77", "new", always_authenticate=False)
-    signature = module.sign(login, SignCall(subject.key("pay").handle, "ECDSA", digest_of(MESSAGE)))
-    assert_ours(login, handle, made, signature, module.info(), module.slots(), module.token(slot))
-    assert_ours(module.mechanisms(slot), module.keys(slot), module.certificates(slot), module.logged_in(login))
-    assert isinstance(made, PublicKey)
-
-
-def test_only_our_own_errors_come_out_and_they_carry_plain_facts(subject: Subject) -> None:
-    slot, login = subject.slot, subject.login()
-    attempts = (
-        lambda: subject.module.keys(slot + 1),
-        lambda: subject.module.mechanisms(slot + 1),
-        lambda: subject.module.destroy(login, 999999),
-        lambda: subject.module.sign(login, SignCall(999999, "ECDSA", b"")),
-        lambda: subject.module.generate(login, KeyKind.RSA, 7, b"", "", always_authenticate=False),
-    )
-    for attempt in attempts:
-        with pytest.raises(UShieldError) as caught:
-            attempt()
-        assert_ours(caught.value.details)

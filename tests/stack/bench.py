@@ -5,20 +5,37 @@ from __future__ import annotations
 import hashlib
 import os
 import select
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final
 
-from tests.soft import Soft, key
+import pytest
+
+from tests.soft import WRONG_PIN, Script, Soft, key
 from ushield_hw.cryptoki.model import SignCall, User
 from ushield_hw.cryptoki.module import PATIENCE, Module, Patience
-from ushield_hw.session import Link
+from ushield_hw.errors import PinIncorrect, PinLocked
+from ushield_hw.session import Link, Session, change_pin, open_session, verify_pin
 from ushield_hw.testing.faulty import Action, Call, Fault, FaultyModule
 
 DIGEST: Final = hashlib.sha256(b"CNY 128.50").digest()
 USER, CONTEXT = 1, 2  # CK_USER_TYPE
+POLICY_TRIES = 6  # what SoftHSM2's driver allows
+LAST_TRY: Final = "use the last try?"
+
+Job = Callable[[Link, Script], object]
+
+
+def opening(link: Link, person: Script) -> Session:
+    """Open a session to sign."""
+    return open_session(link, person, "sign")
+
+
+# The three ways to use a user PIN.
+EACH_JOB: Final = pytest.mark.parametrize("job", [opening, verify_pin, change_pin])
 
 
 @dataclass
@@ -63,6 +80,23 @@ class Bench:
     def count(self, function: str) -> int:
         """Return how often a function was called."""
         return self.faulty.count(function)
+
+    def pins_sent(self) -> list[str]:
+        """Return the recorded calls that carry a PIN."""
+        return self.names("C_Login", "C_SetPIN", "C_InitPIN")
+
+    def fail(self, tries: int) -> None:
+        """Spend so many of the six tries with a wrong PIN; nothing is recorded afterwards."""
+        for number in range(1, tries + 1):
+            with suppress(PinIncorrect, PinLocked):
+                verify_pin(self.link, Script(WRONG_PIN, consents=[True] if number == POLICY_TRIES else []))
+        assert self.link.pin.state().retries_left == POLICY_TRIES - tries
+        self.faulty.clear()
+
+    def counter(self) -> Path:
+        """Return the file that counts this token's failed tries."""
+        (file,) = (self.soft.state / "pin").glob("*.json")
+        return file
 
     def worker(self) -> int:
         """Return the process id of the worker that was last called."""

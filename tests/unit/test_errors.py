@@ -163,7 +163,7 @@ def test_every_class_has_an_exit_code(kind: type[UShieldError]) -> None:
         "CONFIRMATION_TIMED_OUT": 8,
         "OUTCOME_UNKNOWN": 9,
     }
-    by_parent = [
+    by_parent: list[tuple[type[UShieldError], int]] = [
         (errors.InputError, 2),
         (errors.DriverError, 3),
         (errors.TokenError, 3),

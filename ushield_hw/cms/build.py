@@ -17,6 +17,7 @@ from ushield_hw.suites import Suite
 ID_SIGNED_DATA: Final = oid("1.2.840.113549.1.7.2")
 VERSION: Final = integer(1)
 EXPLICIT_0: Final = 0xA0
+_EXPLICIT_0_TAG: Final = bytes((EXPLICIT_0,))
 
 MOST_OCTETS: Final = 1 << 20
 """The longest signed order that is written or read."""
@@ -86,9 +87,10 @@ class Template:
         """
         if len(content) > _MOST_CONTENT:
             raise InputError("SIGNED_ORDER_TOO_LARGE", most=_MOST_CONTENT)
-        if self._attributes is None:
-            return content
-        return tlv(SET, self._attributes.encode(self._suite.hash(content)))
+        return content if self._attributes is None else self._signed_attributes(content)
+
+    def _signed_attributes(self, content: bytes) -> bytes:
+        return tlv(SET, self._attributes.encode(self._suite.hash(content))) if self._attributes else b""
 
     def assemble(self, content: bytes, signature: bytes) -> bytes:
         """Return the signed order, DER.
@@ -104,9 +106,9 @@ class Template:
             value = to_wire(signature, self._signer)
         except DerError as refused:
             raise BadSignature(problem=f"cms_{refused.problem}") from refused
-        attributes = b""
-        if self._attributes is not None:
-            attributes = tlv(EXPLICIT_0, self._attributes.encode(self._suite.hash(content)))
+        attributes = self._signed_attributes(content)
+        if attributes:  # in the container they are an implicit [0], for the signature a SET OF (RFC 5652 section 5.4)
+            attributes = _EXPLICIT_0_TAG + attributes[1:]
         signer = tlv(SEQUENCE, self._signer_head, attributes, self._suite.signature_algorithm, tlv(OCTET_STRING, value))
         wrapped = tlv(SEQUENCE, ID_DATA, tlv(EXPLICIT_0, tlv(OCTET_STRING, content)))
         signed_data = tlv(SEQUENCE, self._head, wrapped, self._certificates, tlv(SET, signer))

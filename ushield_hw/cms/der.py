@@ -34,10 +34,19 @@ def tlv(tag: int, *parts: bytes) -> bytes:
     """Return the element with ``tag`` whose content is ``parts``, joined."""
     content = b"".join(parts)
     size = len(content)
+    return _TAGS[tag] + (_LENGTHS[size] if size < len(_LENGTHS) else _length(size)) + content
+
+
+def _length(size: int) -> bytes:
     if size < _LONG_FORM:
-        return bytes((tag, size)) + content
+        return bytes((size,))
     octets = size.to_bytes((size.bit_length() + 7) // 8, "big")
-    return bytes((tag, _LONG_FORM | len(octets))) + octets + content
+    return bytes((_LONG_FORM | len(octets),)) + octets
+
+
+# A signed order has a dozen elements, nearly all of them short: their heads are made once.
+_TAGS: Final = tuple(bytes((tag,)) for tag in range(256))
+_LENGTHS: Final = tuple(_length(size) for size in range(2048))
 
 
 def set_of(elements: Iterable[bytes], tag: int = SET) -> bytes:

@@ -307,11 +307,11 @@ class Engine:
         token = self._tokens.get(slot_id)
         if token is None:
             with objects.translated("C_GetSlotList"):
-                slots = {slot.slot_id: slot for slot in self._lib.get_slots()}
-            if slot_id not in slots:
+                found = {slot.slot_id: slot for slot in self._lib.get_slots()}
+            if slot_id not in found:
                 raise CkrError("C_GetSlotList", NUMBERS["SLOT_ID_INVALID"])
             with objects.translated("C_GetTokenInfo"):
-                token = self._tokens[slot_id] = slots[slot_id].get_token()
+                token = self._tokens[slot_id] = found[slot_id].get_token()
         return token
 
     def _open(self, slot_id: int, *, rw: bool) -> Any:

@@ -36,8 +36,11 @@ def set_language(language: Language | None) -> None:
 
 def language() -> Language:
     """Return the language in force: the chosen one, else the locale's, else English."""
-    if _chosen is not None:
-        return _chosen
+    return _chosen or _of_environment()
+
+
+@cache
+def _of_environment() -> Language:
     for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
         value = os.environ.get(name)
         if value:

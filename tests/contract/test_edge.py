@@ -1,0 +1,67 @@
+"""What comes out of the PKCS#11 room: plain data and errors of this library."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from enum import Enum
+
+import pytest
+
+from tests.contract.checks import (
+    MESSAGE,
+    digest_of,
+    self_signed,
+    write,
+)
+from tests.contract.subjects import Can, Subject, needs
+from ushield_hw.cryptoki.model import PublicKey, SignCall
+from ushield_hw.errors import UShieldError
+from ushield_hw.suites import KeyKind
+
+pytestmark = pytest.mark.contract
+
+
+def parts(value: object) -> Iterator[object]:
+    yield value
+    if dataclasses.is_dataclass(value):
+        value = tuple(getattr(value, field.name) for field in dataclasses.fields(value))
+    if isinstance(value, tuple):
+        for item in value:
+            yield from parts(item)
+    if isinstance(value, dict):
+        yield from parts((*value, *value.values()))
+
+
+def assert_ours(*values: object) -> None:
+    plain = {bool, int, str, bytes, tuple, dict, type(None)}
+    for part in parts(values):
+        kind = type(part)
+        assert kind in plain or kind.__module__.startswith("ushield_hw."), kind
+        assert not isinstance(part, Enum) or kind.__module__.startswith("ushield_hw.")
+
+
+@needs(Can.GENERATE, Can.WRITE_CERTIFICATE)
+def test_only_our_own_types_come_out(subject: Subject) -> None:
+    module, slot, login = subject.module, subject.slot, subject.login()
+    handle = write(subject, login, self_signed())
+    made = module.generate(login, KeyKind.EC_P256, 0, b"\x77", "new", always_authenticate=False)
+    signature = module.sign(login, SignCall(subject.key("pay").handle, "ECDSA", digest_of(MESSAGE)))
+    assert_ours(login, handle, made, signature, module.info(), module.slots(), module.token(slot))
+    assert_ours(module.mechanisms(slot), module.keys(slot), module.certificates(slot), module.logged_in(login))
+    assert isinstance(made, PublicKey)
+
+
+def test_only_our_own_errors_come_out_and_they_carry_plain_facts(subject: Subject) -> None:
+    slot, login = subject.slot, subject.login()
+    attempts = (
+        lambda: subject.module.keys(slot + 1),
+        lambda: subject.module.mechanisms(slot + 1),
+        lambda: subject.module.destroy(login, 999999),
+        lambda: subject.module.sign(login, SignCall(999999, "ECDSA", b"")),
+        lambda: subject.module.generate(login, KeyKind.RSA, 7, b"", "", always_authenticate=False),
+    )
+    for attempt in attempts:
+        with pytest.raises(UShieldError) as caught:
+            attempt()
+        assert_ours(caught.value.details)
