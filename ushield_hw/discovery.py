@@ -120,17 +120,16 @@ def survey(settings: Settings | None = None, only: Path | None = None) -> Survey
         only: a module's path: no other one is loaded.
 
     Raises:
-        DriverNotFound: ``only`` is none of the modules that would be loaded.
+        DriverError, TokenError: ``only`` is none of the modules that would be loaded, or cannot be read.
         DescriptorError: a descriptor is wrong.
     """
     settings = settings or load()
     catalogue = Catalogue(settings.drivers)
-    entries = (chosen(catalogue, settings, only),) if only else discoverable(installed(catalogue, settings))
-    if len(entries) == 1:
-        looks = [_look(entries[0], settings)]
-    else:
-        with ThreadPoolExecutor(max_workers=max(1, len(entries))) as pool:
-            looks = list(pool.map(lambda entry: _look(entry, settings), entries))
+    if only is not None:
+        return _read(chosen(catalogue, settings, only), settings)
+    entries = discoverable(installed(catalogue, settings))
+    with ThreadPoolExecutor(max_workers=max(1, len(entries))) as pool:
+        looks = list(pool.map(lambda entry: _look(entry, settings), entries))
     tokens = _once([token for look in looks for token in look.tokens])
     return Survey(tokens, tuple(problem for look in looks for problem in look.problems))
 
@@ -167,17 +166,18 @@ def find_token(
         for token in seen.tokens
         if (serial is None or token.serial == serial)
         and (label is None or token.label == label)
-        and (selector is None or (_fits(uri, token) if uri else selector in {token.serial, token.label}))
+        and (selector is None or (_fits(uri, token) if uri else selector in {token.serial, token.label} - {""}))
     ]
     if len(wanted) == 1:
         return wanted[0]
     if wanted:
         raise TokenMultiple(candidates=[token.uri for token in wanted], n=len(wanted))
-    asked = selector or serial or label or ""
+    asked = next((word for word in (selector, serial, label) if word is not None), None)
     findings = [token.uri for token in seen.tokens] + [
         f"{problem.module}: {problem.error}" for problem in seen.problems
     ]
-    raise TokenNotFound("TOKEN_NONE_MATCHES" if asked and seen.tokens else None, wanted=asked, findings=findings)
+    code = "TOKEN_NONE_MATCHES" if asked is not None and seen.tokens else None
+    raise TokenNotFound(code, wanted=asked, findings=findings)
 
 
 def key_choice(selector: str | None, key_id: str | None) -> KeyChoice:
@@ -207,12 +207,16 @@ def _fits(uri: TokenUri, token: Token) -> bool:
 
 
 def _look(entry: Installed, settings: Settings) -> Survey:
-    module = entry.module()
     try:
-        slots = module.slots()
+        return _read(entry, settings)
     except UShieldError as error:
         _log.warning("module %s: %s", entry.path, error.code)
         return Survey((), (Problem(entry.path, error.code, error.message),))
+
+
+def _read(entry: Installed, settings: Settings) -> Survey:
+    module = entry.module()
+    slots = module.slots()
     tokens = [
         Token(slot.token, Link(module, slot.slot_id, slot.token.serial, entry.driver, settings), entry.named_by)
         for slot in slots

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
 from tests.cli.world import Home
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_says_where_everything_is(blank: Home) -> None:
@@ -63,6 +66,13 @@ def test_lives_in_the_state_folder_unless_told(tmp_path: Path) -> None:
     made = Home(tmp_path).json("softhsm", "init")
     assert made["softhsm2_conf"] == str(tmp_path / "state/ushield/softhsm/softhsm2.conf")
     assert made["test_only"] is True
+
+
+def test_softhsm_is_not_installed(bare: Home) -> None:
+    shipped = (ROOT / "drivers/softhsm2.toml").read_text()
+    bare.write("own/softhsm2.toml", re.sub(r"(?s)linux = \[.*?\]", 'linux = ["/nowhere/libsofthsm2.so"]', shipped))
+    details = bare.fails(3, "SOFTHSM_NOT_INSTALLED", "--drivers", "own", "softhsm", "init", "--dir", "softhsm")
+    assert details["searched"] == ["/nowhere/libsofthsm2.so"]
 
 
 def test_a_folder_that_cannot_be_made(bare: Home) -> None:

@@ -48,7 +48,7 @@ def test_two_tokens_with_one_label(bare: Home) -> None:
     assert len(serials) == 2
 
 
-@pytest.mark.parametrize("word", ["no-such-token", "pkcs11:serial=0000", "pkcs11:token=ushield-demo;serial=0000"])
+@pytest.mark.parametrize("word", ["no-such-token", "", "pkcs11:serial=0000", "pkcs11:token=ushield-demo;serial=0000"])
 def test_no_token_matches(blank: Home, word: str) -> None:
     details = blank.fails(3, "TOKEN_NONE_MATCHES", "info", "--token", word)
     assert sorted(details["findings"]) == sorted(token.uri for token in blank.tokens)
@@ -122,13 +122,34 @@ def test_a_module_that_is_not_there(blank: Home) -> None:
     blank.fails(3, "MODULE_NOT_INSTALLED", "info", "--token", "pkcs11:?module-path=/nowhere/lib.so")
 
 
-def test_only_the_module_named_is_loaded(home: Home) -> None:
-    broken = home.file("broken.so")
-    home.write("broken.so", "this is no library")
+@pytest.fixture
+def broken(home: Home) -> str:
+    """A module that cannot be loaded, named by a descriptor in the folder ``own``."""
+    module = home.file(home.write("broken.so", "this is no library"))
     descriptor = ['id = "broken"', 'vendor = "V"', 'product = "P"', 'kind = "token"', 'interface = "pkcs11"']
-    descriptor += ['confidence = "low"', "sources = []", "[module]", f'linux = ["{broken}"]']
+    descriptor += ['confidence = "low"', "sources = []", "[module]", f'linux = ["{module}"]']
     home.write("own/broken.toml", "\n".join(descriptor))
-    problems = home.json("--drivers", "own", "list")["problems"]
-    assert [(problem["module"], problem["error"]) for problem in problems] == [(str(broken), "DRIVER_LOAD_FAILED")]
-    done = home.ushield("-v", "--drivers", "own", "info", "--token", home.token.uri)
-    assert str(broken) not in done.err
+    return str(module)
+
+
+def test_only_the_module_named_is_loaded(home: Home, broken: str) -> None:
+    assert broken in home.ushield("-v", "--drivers", "own", "info", "--token", home.token.serial).err
+    assert broken not in home.ushield("-v", "--drivers", "own", "info", "--token", home.token.uri).err
+
+
+def test_a_module_that_cannot_be_loaded_does_not_hide_tokens(home: Home, broken: str) -> None:
+    listed = home.json("--drivers", "own", "list")
+    assert [(one["module"], one["error"]) for one in listed["problems"]] == [(broken, "DRIVER_LOAD_FAILED")]
+    assert len(listed["tokens"]) == 2
+
+
+def test_a_module_that_is_named_and_cannot_be_loaded(home: Home, broken: str) -> None:
+    words = ("--drivers", "own", "info", "--token", f"pkcs11:?module-path={broken}")
+    assert home.fails(3, "DRIVER_LOAD_FAILED", *words)["path"] == broken
+
+
+def test_a_module_that_others_may_change_is_not_loaded(home: Home, broken: str) -> None:
+    Path(broken).chmod(0o666)
+    words = ("--drivers", "own", "info", "--token", f"pkcs11:?module-path={broken}")
+    details = home.fails(3, "DRIVER_UNTRUSTED", *words)
+    assert (details["path"], details["reason"]) == (broken, "writable")

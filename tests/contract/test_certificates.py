@@ -5,10 +5,7 @@ from __future__ import annotations
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests.contract.checks import (
-    self_signed,
-    write,
-)
+from tests.contract.checks import self_signed, write
 from tests.contract.subjects import Can, Subject, needs
 from ushield_hw.errors import TokenError
 

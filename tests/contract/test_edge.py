@@ -8,12 +8,7 @@ from enum import Enum
 
 import pytest
 
-from tests.contract.checks import (
-    MESSAGE,
-    digest_of,
-    self_signed,
-    write,
-)
+from tests.contract.checks import MESSAGE, digest_of, self_signed, write
 from tests.contract.subjects import Can, Subject, needs
 from ushield_hw.cryptoki.model import PublicKey, SignCall
 from ushield_hw.errors import UShieldError

@@ -8,14 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from tests.contract.checks import (
-    MESSAGE,
-    digest_of,
-    public_ec,
-    public_rsa,
-    sign_and_verify,
-    verify_ecdsa,
-)
+from tests.contract.checks import MESSAGE, digest_of, public_ec, public_rsa, sign_and_verify, verify_ecdsa
 from tests.contract.subjects import Can, Subject, needs
 from tests.contract.witness import attributes
 from tests.soft import KEYS, WRONG_PIN

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,14 @@ from tests.stack.bench import Bench
 from ushield_hw.testing.faulty import faulty_module
 
 __all__ = ["provisioned", "soft"]
+
+
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    """A module in a folder that a group can write is not loaded, and that is what a umask of 002 makes."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture

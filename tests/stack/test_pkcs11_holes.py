@@ -17,14 +17,7 @@ from ushield_hw.cryptoki.abi import OS_LOCKING_OK, Functions
 from ushield_hw.cryptoki.ckr import NUMBERS
 from ushield_hw.cryptoki.model import TokenFlag, User
 from ushield_hw.cryptoki.module import Isolation, Patience
-from ushield_hw.errors import (
-    CertificateNotFound,
-    PinFormatError,
-    PinIncorrect,
-    TokenBusy,
-    TokenError,
-    UShieldError,
-)
+from ushield_hw.errors import CertificateNotFound, PinFormatError, PinIncorrect, TokenBusy, TokenError, UShieldError
 from ushield_hw.session import change_pin, open_session, unblock_pin, verify_pin
 from ushield_hw.suites import KeyKind
 from ushield_hw.testing.faulty import Fault, cant_lock, faulty_module, late, mechanisms, pinpad, returns, token_info
@@ -304,6 +297,15 @@ def test_a_pin_pad_unblocks_the_pin_without_a_prompt(bench: Bench) -> None:
     unblock_pin(bench.link, Script())
     asked = [(call.function, call.pin_null) for call in bench.faulty.calls if call.function in {"C_Login", "C_InitPIN"}]
     assert asked == [("C_Login", True), ("C_InitPIN", True)]
+
+
+@pytest.mark.parametrize("function", ["C_Login", "C_SetPIN"])
+def test_a_pin_pad_has_the_time_the_driver_gives_a_person(pad: Bench, function: str) -> None:
+    link = pad.link
+    pad.module.deadline_s = 0.3
+    slow = late(0.6)
+    pad.faulty.plan([PINPAD, Fault(function, None, pinpad(pad.soft.pin, "654321")), Fault(function, None, slow)])
+    (verify_pin if function == "C_Login" else change_pin)(link, Script())
 
 
 # -- what python-pkcs11 does not offer -------------------------------------------------------------------------------
