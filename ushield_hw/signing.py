@@ -251,31 +251,28 @@ def _check(der: bytes, driver: Driver) -> None:
 
 
 def _ask_token(order: Order, session: Session, prepared: _Prepared, message: bytes) -> bytes:
-    confirm = session.link.driver.confirm
-    with _waiting(session) as (began, action):
+    driver, key = session.link.driver, prepared.pair.key
+    confirm, asks = driver.confirm, driver.confirm.kind is not ConfirmKind.NONE
+    assert key is not None  # noqa: S101 - a chosen pair has its key
+    if driver.kind is Kind.SOFTWARE and not asks:  # nobody waits for it
+        return signature(session, key, prepared.how, message, purpose="sign")
+    with _waiting(session, timeout_s=float(confirm.timeout_s) if asks else None) as (began, action):
+        patience = Patience(confirm.codes, confirm.timeout_s + _PATIENCE_S if asks else None, began)
         try:
-            deadline_s = confirm.timeout_s + _PATIENCE_S if confirm.kind is not ConfirmKind.NONE else None
-            patience = Patience(confirm.codes, deadline_s, began)
-            key = prepared.pair.key
-            assert key is not None  # noqa: S101 - a chosen pair has its key
             return signature(session, key, prepared.how, message, purpose="sign", patience=patience)
         except ConfirmationError:
             raise
         except UShieldError as error:
-            if action is not None and action.cancelled:
+            if action.cancelled:
                 raise ConfirmationCancelled(tx_id=order.tx_id) from error
             raise
 
 
 @contextmanager
-def _waiting(session: Session) -> Iterator[tuple[Callable[[], None], TokenAction | None]]:
+def _waiting(session: Session, *, timeout_s: float | None) -> Iterator[tuple[Callable[[], None], TokenAction]]:
     """Tell the person, once and after half a second, that the token is waiting for them."""
     link = session.link
-    if link.driver.kind is Kind.SOFTWARE and link.driver.confirm.kind is ConfirmKind.NONE:
-        yield lambda: None, None
-        return
-    timeout = float(link.driver.confirm.timeout_s) if link.driver.confirm.kind is not ConfirmKind.NONE else None
-    action = TokenAction(link.driver.confirm.kind.value, timeout, False, link.module.give_up)
+    action = TokenAction(link.driver.confirm.kind.value, timeout_s, False, link.module.give_up)
     timer = threading.Timer(_QUIET_S, session.interaction.waiting_for_token, (action,))
     timer.daemon = True
     try:
