@@ -43,6 +43,7 @@
           Revoked
           Replayed
       StorageError           journal, state or output; says what was kept where
+        SignedNotKept        .signed_order
 
 None of them is a ``ValueError``: what a token or a person did is not a programming mistake.
 """
@@ -362,3 +363,17 @@ class StorageError(UShieldError):
     """The journal, the state folder or the output file. ``.path``; says what was kept where."""
 
     code = "STORAGE_FAILED"
+
+
+class SignedNotKept(StorageError):
+    """The token has signed, but the journal could not be written.
+
+    Attributes:
+        signed_order: the ``SignedOrder``: the only copy there is. Not among the details, which may be printed.
+    """
+
+    code = "SIGNED_NOT_KEPT"
+
+    def __init__(self, signed_order: object, **details: object) -> None:
+        super().__init__(None, **details)
+        self.signed_order = signed_order

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -27,6 +27,7 @@ from ushield_hw.errors import (
     ConfirmationRejected,
     InputError,
     OutcomeUnknown,
+    SignedNotKept,
     StorageError,
     UShieldError,
 )
@@ -126,7 +127,7 @@ def sign(
         CertificateError: no key fits, or several do.
         ConfirmationError: the six outcomes other than yes, each its own class.
         PinError, TokenError: as the token says; nothing was signed.
-        StorageError: the journal; nothing was signed, unless ``.signed_order`` holds it.
+        StorageError: the journal; nothing was signed. ``SignedNotKept``: it was; ``.signed_order`` holds it.
     """
     driver = session.link.driver
     prepared = _prepare(order, session, _profile(driver, profile), attendance, key)
@@ -208,7 +209,7 @@ def _sign(order: Order, content: bytes, session: Session, prepared: _Prepared, e
     message = prepared.template.to_be_signed(content)
     order.check_live(datetime.now(UTC))  # the person may have taken their time
     if entry is not None:
-        entry.move(State.SIGN_CALLED)
+        _call_in(entry)
     try:
         raw = _ask_token(order, session, prepared, message)
         der = prepared.template.assemble(content, raw)
@@ -222,11 +223,21 @@ def _sign(order: Order, content: bytes, session: Session, prepared: _Prepared, e
     return signed
 
 
+def _call_in(entry: Entry) -> None:
+    """Record that the token is about to be asked. If that fails it is not asked, and the record should not say so."""
+    try:
+        entry.move(State.SIGN_CALLED)
+    except StorageError:
+        with suppress(StorageError):
+            entry.move(State.REJECTED)
+        raise
+
+
 def _keep(entry: Entry, signed: SignedOrder) -> None:
     try:
         entry.move(State.SIGNED, signed.der)
     except StorageError as error:
-        raise StorageError("SIGNED_NOT_KEPT", signed_order=signed, **error.details) from error
+        raise SignedNotKept(signed, **error.details) from error
 
 
 def _profile_of(prepared: _Prepared) -> Profile:
@@ -239,7 +250,8 @@ def _note_failure(error: UShieldError, order: Order, entry: Entry | None) -> Non
     if unknown:
         error.details["tx_id"] = order.tx_id
     if entry is not None:
-        entry.move(State.UNKNOWN if unknown else State.REJECTED)
+        with suppress(StorageError):  # the first error is the one to see; the record stays at sign-called: unknown
+            entry.move(State.UNKNOWN if unknown else State.REJECTED)
 
 
 def _check(der: bytes, driver: Driver) -> None:

@@ -1,7 +1,7 @@
-"""``kill -9`` at every step of ``sign``: the journal knows afterwards whether the token may have signed.
+"""``kill -9`` and a full disk at every step of ``sign``: the journal knows afterwards whether the token may have signed.
 
-A driver program runs the real command in one process and kills it before or after the n-th thing that lasts: a sync, a
-rename, a link, a login, a signature. The token is behind the recording module, which counts every C_Sign that was made,
+A driver program runs the real command in one process and kills it before or after the n-th thing that lasts (a sync, a
+rename, a link, a login, a signature), or lets the disk be full there. The token is behind the recording module, which counts every C_Sign that was made,
 also by a process that is dead.
 """
 
@@ -26,24 +26,26 @@ SIGN_CALLED: Final = 3
 SOFTHSM: Final = Path("/usr/lib/softhsm/libsofthsm2.so").resolve()
 
 PROGRAM: Final = """
-import os, signal, sys
-point, log, words = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+import errno, os, signal, sys
+end, point, log, words = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:]
 steps = 0
 
-def step(name):
+def step(name, owner):
     global steps
     steps += 1
     with open(log, "a") as file:
         file.write(name + "\\n")
-    if steps == point:
+    if steps == point and end == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if steps == point and owner is os:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 def watched(owner, name):
     real = getattr(owner, name)
     def call(*arguments, **options):
-        step("before " + name)
+        step("before " + name, owner)
         answer = real(*arguments, **options)
-        step("after " + name)
+        step("after " + name, owner)
         return answer
     setattr(owner, name, call)
 
@@ -100,11 +102,11 @@ class Counted:
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
-    def killed_at(self, point: int) -> tuple[int, list[str]]:
-        """Run ``sign`` and kill it at a point; return its exit code and the steps it made."""
+    def ended_at(self, point: int, end: str = "kill") -> tuple[int, list[str]]:
+        """Run ``sign`` and end it at a point; return its exit code and the steps it made."""
         log = self.home.folder / "steps"
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(point), str(log), *self.words("signed.p7m")],
+            [sys.executable, "-c", PROGRAM, end, str(point), str(log), *self.words("signed.p7m")],
             cwd=self.home.folder,
             env=self.home.environment,
             stdin=subprocess.DEVNULL,
@@ -140,7 +142,7 @@ def test_whatever_is_killed_nothing_is_signed_twice_and_nothing_signed_is_lost(
 ) -> None:
     for point in count(1):
         case = fresh(shared, tmp_path / f"at-{point}")
-        code, steps = case.killed_at(point)
+        code, steps = case.ended_at(point)
         if code == 0:
             break
         assert code == -9, (point, steps)
@@ -167,9 +169,37 @@ def after_a_kill(case: Counted, bank: Bank, steps: list[str]) -> None:
     assert not made or written.read_bytes() == (case.home.folder / "signed.p7m").read_bytes(), told
 
 
+def test_wherever_the_disk_is_full_it_is_said_and_nothing_is_signed_twice(
+    shared: Home, bank: Bank, tmp_path: Path
+) -> None:
+    for point in count(1):
+        case = fresh(shared, tmp_path / f"at-{point}")
+        code, steps = case.ended_at(point, "full")
+        if len(steps) < point:
+            break
+        told = (point, steps[point - 1])
+        assert code == (12 if told[1].split()[1] in {"fsync", "replace", "link"} else 0), told
+        signed = signatures(case.module)
+        after_a_full_disk(case, bank, told)
+        assert signatures(case.module) == max(signed, 1), told
+
+
+def after_a_full_disk(case: Counted, bank: Bank, told: object) -> None:
+    """Run the same command again with room on the disk."""
+    out = case.home.folder / "signed.p7m"
+    made, signed = out.exists(), signatures(case.module)
+    if made:  # the journal could not be written, the output could
+        assert bank.accepts(out), told
+        return
+    again = case.run("signed.p7m")
+    assert again.code == 0, (told, again.out)
+    assert again.document["again"] is (signed > 0), told
+    assert bank.accepts(out), told
+
+
 def test_a_signature_whose_answer_is_lost_stays_unknown(counted: Counted, shared: Home, tmp_path: Path) -> None:
-    _, whole = fresh(shared, tmp_path / "probe").killed_at(0)
-    code, steps = counted.killed_at(whole.index("after _c_sign") + 1)
+    _, whole = fresh(shared, tmp_path / "probe").ended_at(0)
+    code, steps = counted.ended_at(whole.index("after _c_sign") + 1)
     assert (code, signatures(counted.module)) == (-9, 1), steps
     again = counted.run("again.p7m")
     assert again.code == 9
@@ -178,7 +208,7 @@ def test_a_signature_whose_answer_is_lost_stays_unknown(counted: Counted, shared
 
 
 def test_the_walk_sees_every_step(counted: Counted) -> None:
-    code, steps = counted.killed_at(0)
+    code, steps = counted.ended_at(0)
     assert code == 0
     assert {step.removeprefix("before ") for step in steps if step.startswith("before")} == {
         *("fsync", "replace", "link"),

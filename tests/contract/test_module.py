@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import padding
@@ -14,7 +16,7 @@ from tests.contract.witness import attributes
 from tests.soft import KEYS, WRONG_PIN
 from ushield_hw.cryptoki.engine import _FRESH_S
 from ushield_hw.cryptoki.model import SignCall, TokenFlag, User
-from ushield_hw.errors import PinIncorrect, TokenBusy, TokenError
+from ushield_hw.errors import PinIncorrect, TokenBusy, TokenError, UShieldError
 from ushield_hw.suites import KeyKind
 
 pytestmark = pytest.mark.contract
@@ -117,6 +119,26 @@ def test_closing_ends_the_login_and_the_module_can_be_used_again(subject: Subjec
     login = subject.login()
     subject.module.close()
     assert not subject.module.logged_in(login)
+    sign_and_verify(subject, subject.login(), MESSAGE)
+
+
+def test_closing_while_threads_sign_ends_their_calls_cleanly_and_the_module_can_be_used_again(subject: Subject) -> None:
+    login = subject.login()
+    call, signed = SignCall(subject.key("pay").handle, "ECDSA", digest_of(MESSAGE)), threading.Event()
+
+    def sign(_: int) -> bool:
+        try:
+            subject.module.sign(login, call)
+        except UShieldError:
+            return False
+        signed.set()
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        signing = pool.map(sign, range(300))
+        assert signed.wait(10)
+        subject.module.close()
+        assert set(signing) == {True, False}
     sign_and_verify(subject, subject.login(), MESSAGE)
 
 

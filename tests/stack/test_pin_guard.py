@@ -214,7 +214,16 @@ def test_a_module_that_is_lost_while_it_checks_the_pin_costs_a_try(bench: Bench)
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"[" * 100_000, b'{"failures": -1}', b'{"failures": true}', b'{"failures": "1"}']
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        pytest.param(b"[" * 100_000, id="nested"),
+        b'{"failures": -1}',
+        b'{"failures": true}',
+        b'{"failures": "1"}',
+    ],
 )
 @EACH_JOB
 def test_a_count_that_makes_no_sense_stops_every_try(bench: Bench, job: Job, content: bytes) -> None:

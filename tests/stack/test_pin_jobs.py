@@ -74,6 +74,16 @@ def test_a_token_whose_pin_was_never_set_is_not_asked(bench: Bench) -> None:
     assert bench.pins_sent() == []
 
 
+@EACH_JOB
+def test_no_error_holds_the_pin(bench: Bench, job: Job) -> None:
+    with pytest.raises(PinError) as caught:
+        job(bench.link, Script(WRONG_PIN, NEW_PIN))
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert WRONG_PIN not in f"{error!r} {error} {vars(error)}"
+        error = error.__cause__ or error.__context__
+
+
 # -- change and unblock ----------------------------------------------------------------------------------------------
 
 

@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.project.tree import ROOT
-from tests.soft import SOFTHSM, WRONG_PIN, Script, Soft, pin_driver
+from tests.soft import OPTIONS, SOFTHSM, WRONG_PIN, Script, Soft, pin_driver
 from tests.stack.bench import CONTEXT, USER, Bench, open_sessions, overlapping
 from ushield_hw.cryptoki.abi import OS_LOCKING_OK, Functions
-from ushield_hw.cryptoki.ckr import NUMBERS
+from ushield_hw.cryptoki.ckr import NUMBERS, CkrError
+from ushield_hw.cryptoki.engine import Engine
 from ushield_hw.cryptoki.model import TokenFlag, User
 from ushield_hw.cryptoki.module import Isolation, Patience
 from ushield_hw.errors import CertificateNotFound, PinFormatError, PinIncorrect, TokenBusy, TokenError, UShieldError
@@ -403,6 +404,18 @@ def test_a_module_that_somebody_else_initialised_is_used_and_left_alone(soft: So
         assert theirs.count("C_Finalize") == 0
     finally:
         Functions(str(theirs.path)).call("C_Finalize", None)
+
+
+def test_an_engine_that_was_closed_never_calls_the_module_again(bench: Bench) -> None:
+    here = faulty_module(bench.faulty.path.parent / "here", SOFTHSM)
+    engine = Engine(str(here.path), OPTIONS)
+    slot = bench.slot
+    engine.close()
+    here.clear()
+    for call in (engine.slots, lambda: engine.token(slot), lambda: engine.keys(slot)):
+        with pytest.raises(CkrError):
+            call()
+    assert here.calls == []
 
 
 # -- fork ------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from tests.stack.bench import Bench, ends
 from ushield_hw.cryptoki.abi import Functions
 from ushield_hw.cryptoki.model import User
 from ushield_hw.cryptoki.module import Isolation, Patience
-from ushield_hw.errors import OutcomeUnknown, TokenError
+from ushield_hw.errors import OutcomeUnknown, TokenError, UShieldError
 from ushield_hw.session import open_session
 from ushield_hw.testing.faulty import Action, crashes, exits, faulty_module, hangs, late, returns
 
@@ -112,12 +112,36 @@ def test_the_login_of_a_lost_worker_is_not_taken_for_one_of_the_new(bench: Bench
     assert caught.value.code == "LOGIN_ENDED"
 
 
-def test_a_session_whose_worker_is_lost_closes_without_an_error(bench: Bench) -> None:
+def test_a_session_whose_worker_is_lost_closes_without_an_error_and_without_a_new_worker(bench: Bench) -> None:
     session = open_session(bench.link, Script(bench.soft.pin), "sign")
     bench.plan("C_Sign", 1, crashes())
     with pytest.raises(OutcomeUnknown):
         bench.sign(session.login_id)
+    assert not bench.module.logged_in(session.login_id)
     session.close()
+    assert bench.count("C_Initialize") == 0
+
+
+def test_threads_that_lose_their_worker_all_get_an_error_of_our_own_and_one_new_worker(bench: Bench) -> None:
+    login = bench.login()
+    call = bench.call()
+    bench.plan("C_Sign", 20, crashes())
+
+    def sign(_: int) -> str:
+        try:
+            bench.module.sign(login, call)
+        except UShieldError as error:
+            return error.code
+        return "signed"
+
+    with ThreadPoolExecutor(4) as pool:
+        said = set(pool.map(sign, range(60)))
+    assert (
+        {"signed", "OUTCOME_UNKNOWN", "LOGIN_ENDED"}
+        <= said
+        <= {*("signed", "OUTCOME_UNKNOWN", "LOGIN_ENDED", "MODULE_CRASHED")}
+    )
+    assert bench.count("C_Initialize") == 1
 
 
 def test_lost_workers_leave_no_open_files(bench: Bench) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.unit.cms import pki
+from ushield_hw.certificate import install
 from ushield_hw.cryptoki.model import CertificateRecord, KeyRecord
-from ushield_hw.errors import CertificateExpired, CertificateMultiple, CertificateNotFound
+from ushield_hw.errors import CertificateExpired, CertificateMultiple, CertificateNotFound, KeyMismatch
 from ushield_hw.keys import ANY, PENDING, KeyChoice, Pair, choose, pairs
 from ushield_hw.order import KeyUse
+from ushield_hw.session import Session
 from ushield_hw.suites import KeyKind
 
 pytestmark = pytest.mark.unit
@@ -367,3 +370,14 @@ def test_a_choice_does_not_make_a_key_fit(shelf: Shelf) -> None:
     with pytest.raises(CertificateNotFound) as caught:
         shelf.choose(choice=KeyChoice(b"\x01"))
     assert caught.value.code == "KEY_USE_NOT_ALLOWED"
+
+
+# --- a certificate finds its key --------------------------------------------------------------------------------------
+
+
+def test_an_equal_id_alone_does_not_prove_that_a_key_is_a_certificates(shelf: Shelf) -> None:
+    shelf.key(pki.key(), shows_public=False)
+    shelf.certificate(pki.key())
+    session = SimpleNamespace(keys=lambda: tuple(shelf.keys))
+    with pytest.raises(KeyMismatch):
+        install(cast(Session, session), shelf.certificates[0].der)

@@ -15,7 +15,7 @@ from ushield_hw.cli.terminal import Terminal
 from ushield_hw.cms import CertificateFacts, Profile
 from ushield_hw.discovery import Token, key_choice
 from ushield_hw.drivers import ConfirmText
-from ushield_hw.errors import ConfirmationRejected, InputError, StorageError
+from ushield_hw.errors import ConfirmationRejected, InputError, SignedNotKept, StorageError
 from ushield_hw.interaction import PinKind
 from ushield_hw.journal import Journal
 from ushield_hw.keys import KeyChoice
@@ -84,10 +84,13 @@ def sign_command(
     elif signed is None:
         order.check_live(datetime.now(UTC))  # nobody types a PIN for an order that is refused anyway
         attendance = _attendance(token, unattended)
-        with token.open(person, purpose="sign") as session:
-            signed = sign(
-                order, session, profile=Profile(profile) if profile else None, attendance=attendance, key=choice
-            )
+        wanted = Profile(profile) if profile else None
+        try:
+            with token.open(person, purpose="sign") as session:
+                signed = sign(order, session, profile=wanted, attendance=attendance, key=choice)
+        except SignedNotKept as error:
+            options.write_new(out, bytes(error.signed_order))  # type: ignore[call-overload] # the only copy there is
+            raise
         _write(out, signed)
     else:
         _write(out, signed)

@@ -54,10 +54,13 @@ class _Gate:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._inside = 0
+        self._shut = False
 
     @contextmanager
     def shared(self) -> Iterator[None]:
         with self._changed:
+            if self._shut:
+                raise CkrError("C_Finalize", NUMBERS["CRYPTOKI_NOT_INITIALIZED"])
             self._inside += 1
         try:
             yield
@@ -72,6 +75,10 @@ class _Gate:
         """Yield whether nobody else is inside, after waiting for that at most ``wait_s``; hold newcomers back."""
         with self._changed:
             yield self._changed.wait_for(lambda: self._inside == 0, timeout=wait_s)
+
+    def shut(self) -> None:
+        """Let nobody in any more: the module may be in other hands from now on."""
+        self._shut = True
 
 
 @dataclass(slots=True)
@@ -253,6 +260,7 @@ class Engine:
     def close(self) -> None:
         """End all logins and finalise the module, unless a call is under way or the module is somebody else's too."""
         with self._gate.alone(wait_s=1.0) as nobody, self._serial:
+            self._gate.shut()
             for slot_id, state in list(self._states.items()):
                 self._forget(slot_id, state)
             if nobody and self._ours:

@@ -179,10 +179,12 @@ class Module:
 
     def close(self) -> None:
         """End every login and let the module go; the next call loads it again."""
-        with self._lock:
+        if self._pid != os.getpid():
+            return
+        with self._lock:  # until it is closed: loaded again before that, it would be let go under the new user
             transport, self._transport = self._transport, None
-        if transport is not None and self._pid == os.getpid():
-            transport.close()
+            if transport is not None:
+                transport.close()
 
     def _alive(self) -> bool:
         return self._transport is not None and self._transport.alive()
