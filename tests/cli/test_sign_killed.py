@@ -1,8 +1,8 @@
-"""``kill -9`` and a full disk at every step of ``sign``: the journal knows afterwards whether the token may have signed.
+"""``kill -9`` and a full disk at every step of ``sign``: afterwards the journal knows whether the token may have signed.
 
 A driver program runs the real command in one process and kills it before or after the n-th thing that lasts (a sync, a
-rename, a link, a login, a signature), or lets the disk be full there. The token is behind the recording module, which counts every C_Sign that was made,
-also by a process that is dead.
+rename, a link, a login, a signature), or lets the disk be full there. The token is behind the recording module, which
+counts every C_Sign that was made, also by a process that is dead.
 """
 
 from __future__ import annotations
