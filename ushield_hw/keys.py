@@ -31,6 +31,7 @@ from ushield_hw.suites import DIGEST_INFO_PREFIX, Feed, KeyKind, Suite, Way, sui
 PENDING: Final = "#pending"
 """Ends the label of a key or certificate that is not in use yet: a renewal that was not finished."""
 
+_LEAST_RSA_BITS: Final = 2048
 _USAGE: Final = {KeyUse.PAYMENT: "nonRepudiation", KeyUse.LOGIN: "digitalSignature"}
 
 
@@ -62,7 +63,9 @@ class Pair:
 
     def fits(self, use: KeyUse) -> bool:
         """Tell whether the certificate allows a job; one without a keyUsage extension allows every job."""
-        return self.facts.key is not None and (self.facts.key_usage is None or _USAGE[use] in self.facts.key_usage)
+        facts = self.facts
+        strong = facts.key is not KeyKind.RSA or facts.key_bits >= _LEAST_RSA_BITS
+        return facts.key is not None and strong and (facts.key_usage is None or _USAGE[use] in facts.key_usage)
 
     def valid_at(self, moment: datetime) -> bool:
         """Tell whether the certificate is within its time."""

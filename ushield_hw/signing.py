@@ -142,6 +142,8 @@ def sign(
             return stored(entry.signed, order)
         order.check_live(datetime.now(UTC))
         check_fits(order, driver.display)
+        if entry is not None:
+            entry.move(State.PREPARED)
         lang = messages.language()  # once: what is shown must be in the language of what is signed
         content = message_format(driver.display.format).encode(order, lang)
         _confirm(order, content, session, attendance, lang)

@@ -201,3 +201,10 @@ def test_a_count_that_others_could_change_is_not_used(fresh: Home) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o777)
     assert fresh.fails(12, "STATE_FOLDER_UNSAFE", "pin", "verify", *own(fresh))["path"] == str(folder)
+
+
+def test_unblocking_by_the_other_secret_names_the_right_one(home: Home) -> None:
+    before = home.tries_left()
+    own = ("--token", home.token.uri, "--puk-source", home.pin(), "--new-pin-source", home.pin(name="new.pin"))
+    assert home.fails(2, "PIN_UNBLOCK_OTHER", "pin", "unblock", *own)["argument"] == "--so-pin-source"
+    assert home.tries_left() == before

@@ -1,4 +1,4 @@
-"""``kill -9`` and a full disk at every step of ``sign``: afterwards the journal knows whether the token may have signed.
+"""``kill -9`` and a full disk at every step of ``sign``: then the journal knows whether the token may have signed.
 
 A driver program runs the real command in one process and kills it before or after the n-th thing that lasts (a sync, a
 rename, a link, a login, a signature), or lets the disk be full there. The token is behind the recording module, which
@@ -22,7 +22,7 @@ from ushield_hw.testing.faulty import FaultyModule, faulty_module
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
-SIGN_CALLED: Final = 3
+SIGN_CALLED: Final = 4
 SOFTHSM: Final = Path("/usr/lib/softhsm/libsofthsm2.so").resolve()
 
 PROGRAM: Final = """
@@ -154,7 +154,7 @@ def test_whatever_is_killed_nothing_is_signed_twice_and_nothing_signed_is_lost(
 def after_a_kill(case: Counted, bank: Bank, steps: list[str]) -> None:
     """Run the same command again after a kill, without any: what it says must be what is true."""
     told = f"killed at {len(steps)}: {steps[-3:]}"
-    renamed = steps.count("after replace")  # try counted, try given back, sign-called, signed
+    renamed = steps.count("after replace")  # try counted, try given back, prepared, sign-called, signed
     before, made = signatures(case.module), (case.home.folder / "signed.p7m").exists()
     again = case.run("again.p7m" if made else "signed.p7m")
     if renamed == SIGN_CALLED:

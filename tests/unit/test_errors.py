@@ -162,6 +162,7 @@ def test_every_class_has_an_exit_code(kind: type[UShieldError]) -> None:
         "PIN_LOCKED": 5,
         "CONFIRMATION_TIMED_OUT": 8,
         "OUTCOME_UNKNOWN": 9,
+        "DESCRIPTOR_INVALID": 2,  # a file somebody wrote
     }
     by_parent: list[tuple[type[UShieldError], int]] = [
         (errors.InputError, 2),
@@ -175,7 +176,7 @@ def test_every_class_has_an_exit_code(kind: type[UShieldError]) -> None:
         (errors.StorageError, 12),
     ]
     general = next((code for parent, code in by_parent if issubclass(kind, parent)), 1)
-    assert exits.code_of(kind()) == special.get(kind.code, general)
+    assert exits.code_of(kind.__new__(kind)) == special.get(kind.code, general)  # however it is made
 
 
 # --- one error --------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ INTERRUPTED: Final = 130
 # The first class that the error is an instance of decides.
 _CODES: Final[tuple[tuple[type[errors.UShieldError], int], ...]] = (
     (errors.InputError, USAGE),
+    (errors.DescriptorError, USAGE),  # a file somebody wrote
     (errors.DriverError, 3),
     (errors.TokenError, 3),
     (errors.PinLocked, 5),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import secrets
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +15,7 @@ import click
 from ushield_hw import messages
 from ushield_hw.cli import output
 from ushield_hw.cli.app import App
-from ushield_hw.cli.pins import Sources
+from ushield_hw.cli.pins import STDIN, Sources
 from ushield_hw.cli.terminal import Terminal
 from ushield_hw.config import Settings
 from ushield_hw.discovery import Token, find_token
@@ -76,7 +80,10 @@ def person(given: dict[PinKind, str | None], *, allow_last_try: bool = False) ->
     """Return who is asked for PINs: the sources given, then the terminal. The sources are checked at once."""
     limits = settings()
     terminal = Terminal(limits.pin_timeout_s, limits.confirm_timeout_s)
-    sources = Sources({kind: name for kind, name in given.items() if name}, terminal, allow_last_try)
+    named = {kind: name for kind, name in given.items() if name}
+    if sys.stdin is not None and sys.stdin.isatty():  # a PIN typed there would be seen: the prompt hides it
+        named = {kind: name for kind, name in named.items() if name != STDIN}
+    sources = Sources(named, terminal, allow_last_try)
     sources.check()
     return sources
 
@@ -138,20 +145,31 @@ def write_new(path: Path, data: bytes) -> None:
         InputError: ``OUTPUT_EXISTS``: it has appeared meanwhile.
         StorageError: ``OUTPUT_NOT_WRITTEN``.
     """
-    import os
-    import secrets
-
-    draft = path.absolute().with_name(f".{path.name}.{secrets.token_hex(4)}")
+    draft = path.absolute().with_name(f".ushield-{secrets.token_hex(8)}")
     try:
         try:
-            with draft.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(draft, path)  # unlike a rename, this never replaces a file
+            _write_whole(draft, data)
+            _link(draft, path, data)
         finally:
             draft.unlink(missing_ok=True)
     except FileExistsError as error:
         raise InputError("OUTPUT_EXISTS", file=str(path)) from error
     except OSError as error:
         raise StorageError("OUTPUT_NOT_WRITTEN", path=str(path), reason=error.strerror) from error
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _link(draft: Path, path: Path, data: bytes) -> None:
+    """Give the draft its name; unlike a rename, a link never replaces a file. A FAT stick knows no links."""
+    try:
+        os.link(draft, path)
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}:
+            raise
+        _write_whole(path, data)

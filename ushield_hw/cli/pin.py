@@ -8,6 +8,8 @@ from ushield_hw import messages
 from ushield_hw.cli import options, output
 from ushield_hw.cli.help import Group
 from ushield_hw.cli.terminal import pin_state_text
+from ushield_hw.drivers import Unblock
+from ushield_hw.errors import InputError
 from ushield_hw.interaction import CountSource, PinKind, PinState
 from ushield_hw.session import change_pin, unblock_pin, verify_pin
 
@@ -69,4 +71,8 @@ def _unblock(
     selector: str | None, so_pin_source: str | None, puk_source: str | None, new_pin_source: str | None, as_json: bool
 ) -> None:
     person = options.person({PinKind.SO: so_pin_source, PinKind.PUK: puk_source, PinKind.NEW: new_pin_source})
-    _print(unblock_pin(options.find(selector).link, person), as_json, "pin.unblocked")
+    token = options.find(selector)
+    takes_puk = token.driver.pin.unblock is Unblock.SET_PIN_UNLOGGED
+    if (so_pin_source if takes_puk else puk_source) is not None and token.driver.pin.unblock is not Unblock.NONE:
+        raise InputError("PIN_UNBLOCK_OTHER", argument="--puk-source" if takes_puk else "--so-pin-source")
+    _print(unblock_pin(token.link, person), as_json, "pin.unblocked")

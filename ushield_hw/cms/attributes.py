@@ -105,7 +105,7 @@ def _what_is_wrong(attributes: bytes, certificate_sha256: bytes, digest: bytes) 
         if name in values:
             return "attribute_repeated"
         values[name] = value
-    return _wrong_set(set(values)) or _wrong_value(values, certificate_sha256, digest) or _wrong_order(listed)
+    return _wrong_set(set(values)) or _wrong_value(values, certificate_sha256, digest) or "attributes_unsorted"
 
 
 def _name_and_value(attribute: bytes) -> tuple[bytes, bytes]:
@@ -143,7 +143,3 @@ def _wrong_value(values: dict[bytes, bytes], certificate_sha256: bytes, digest: 
             return problem
     known = [tlv(UTF8_STRING, kind.value.encode()) for kind in Confirmation]
     return None if values[_CONFIRMATION] in known else "confirmation_unknown"
-
-
-def _wrong_order(listed: list[bytes]) -> str:
-    return "attributes_malformed" if listed == sorted(listed) else "attributes_unsorted"

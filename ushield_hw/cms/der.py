@@ -26,7 +26,6 @@ class DerError(Exception):
     """The bytes are not what was asked for. ``problem`` is a short id."""
 
     def __init__(self, problem: str) -> None:
-        super().__init__(problem)
         self.problem = problem
 
 

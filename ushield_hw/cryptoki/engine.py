@@ -56,19 +56,17 @@ class _Gate:
         self._inside = 0
         self._shut = False
 
-    @contextmanager
-    def shared(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         with self._changed:
             if self._shut:
                 raise CkrError("C_Finalize", NUMBERS["CRYPTOKI_NOT_INITIALIZED"])
             self._inside += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._inside -= 1
-                if not self._inside:
-                    self._changed.notify_all()
+
+    def __exit__(self, *error: object) -> None:
+        with self._changed:
+            self._inside -= 1
+            if not self._inside:
+                self._changed.notify_all()
 
     @contextmanager
     def alone(self, wait_s: float = 0) -> Iterator[bool]:
@@ -132,7 +130,7 @@ class Engine:
     def slots(self) -> tuple[SlotInfo, ...]:
         """Return every slot with its token; a slot that cannot be read keeps the CKR name as its problem."""
         self._relist()
-        with self._gate.shared(), self._serial:
+        with self._gate, self._serial:
             found = tuple(slots.slot(self._functions, slot_id) for slot_id in slots.slot_ids(self._functions))
             for slot in found:
                 state = self._states.get(slot.slot_id)
@@ -143,12 +141,12 @@ class Engine:
 
     def token(self, slot_id: int) -> TokenInfo:
         """Return CK_TOKEN_INFO as it is now: flags change with every try of a PIN."""
-        with self._gate.shared(), self._serial, self._noticing(slot_id):
+        with self._gate, self._serial, self._noticing(slot_id):
             return slots.token(self._functions, slot_id)
 
     def mechanisms(self, slot_id: int) -> tuple[str, ...]:
         """Return the names (without CKM_) of the mechanisms the token offers; those unknown here as numbers."""
-        with self._gate.shared(), self._serial, objects.translated("C_GetMechanismList"):
+        with self._gate, self._serial, objects.translated("C_GetMechanismList"):
             found = self._pkcs11_token(slot_id).slot.get_mechanisms()
         return tuple(sorted(getattr(mechanism, "name", hex(mechanism)) for mechanism in found))
 
@@ -164,7 +162,7 @@ class Engine:
             if state.login_id is not None:
                 raise CkrError("C_Login", NUMBERS["USER_ALREADY_LOGGED_IN"])
             self._relist()
-            with self._gate.shared(), self._serial:
+            with self._gate, self._serial:
                 self._close_idle(state)  # the SO cannot log in beside read-only sessions
                 session = self._open(slot_id, rw=user is User.SO)
                 try:
@@ -178,7 +176,7 @@ class Engine:
     def logout(self, login_id: int) -> None:
         """End a login: C_Logout, then every session of the slot. The first error is raised after both were done."""
         slot_id, state = self._find_login(login_id)
-        with state.login_lock, self._gate.shared(), self._serial:
+        with state.login_lock, self._gate, self._serial:
             if state.login_id != login_id:
                 return
             try:
@@ -228,12 +226,22 @@ class Engine:
 
         ``began`` is called just before C_Sign: from then on the token may have signed.
         """
-        with self._login_session(login_id) as session:
-            self._sign_init(session.handle, call.handle, objects.mechanism(call.mechanism, call.digest))
-            if call.context:
-                self._c_login(session.handle, _CONTEXT_SPECIFIC, call.pin)
-            began()
-            return self._c_sign(session.handle, call.data)
+        slot_id, state = self._find_login(login_id)
+        with self._gate, self._serial:  # as _login_session, without the cost of generators
+            session, era = self._lease(slot_id, state)
+            try:
+                if state.login_id != login_id:
+                    raise StaleLogin
+                self._sign_init(session.handle, call.handle, objects.mechanism(call.mechanism, call.digest))
+                if call.context:
+                    self._c_login(session.handle, _CONTEXT_SPECIFIC, call.pin)
+                began()
+                signature = self._c_sign(session.handle, call.data)
+            except BaseException as error:
+                self._failed(slot_id, state, era, error, session)
+                raise
+            self._give_back(state, era, session)
+            return signature
 
     # -- PINs ---------------------------------------------------------------------------------------------------
 
@@ -251,7 +259,7 @@ class Engine:
     def init_token(self, slot_id: int, so_pin: str, label: str) -> None:
         """Set up a token. Everything on it is lost."""
         state = self._state(slot_id)
-        with self._gate.shared(), self._serial:
+        with self._gate, self._serial:
             self._close_idle(state)
             padded = label.encode()[:32].ljust(32)
             self._functions.call("C_InitToken", slot_id, *_pin(so_pin), padded)
@@ -356,19 +364,30 @@ class Engine:
     def _session(self, slot_id: int, *, rw: bool = False) -> Iterator[Any]:
         """Lease a session for one operation. One that saw an error is closed, so no half-done operation stays."""
         state = self._state(slot_id)
-        with self._gate.shared(), self._serial:
-            session, era = None, state.era
+        with self._gate, self._serial:
+            session, era = self._lease(slot_id, state, rw=rw)
             try:
-                with state.lock:
-                    session = state.idle[rw].pop() if state.idle[rw] else self._open(slot_id, rw=rw)
-                    era = state.era
                 yield session
             except BaseException as error:
                 self._failed(slot_id, state, era, error, session)
                 raise
+            self._give_back(state, era, session, rw=rw)
+
+    def _lease(self, slot_id: int, state: _SlotState, *, rw: bool = False) -> tuple[Any, int]:
+        """Return a session for one operation, and the era it is of."""
+        era = state.era
+        try:
             with state.lock:
-                if era == state.era:
-                    state.idle[rw].append(session)
+                session = state.idle[rw].pop() if state.idle[rw] else self._open(slot_id, rw=rw)
+                return session, state.era
+        except CkrError as error:
+            self._failed(slot_id, state, era, error)
+            raise
+
+    def _give_back(self, state: _SlotState, era: int, session: Any, *, rw: bool = False) -> None:
+        with state.lock:
+            if era == state.era:
+                state.idle[rw].append(session)
 
     @contextmanager
     def _noticing(self, slot_id: int) -> Iterator[None]:

@@ -100,7 +100,8 @@ def verify(
 
     Raises:
         InputError: ``SIGNED_ORDER_MALFORMED``: this is not a signed order at all.
-        BadSignature: steps 1, 2 and 5; ``.problem`` is the rule that is broken.
+        BadSignature: steps 1, 2 and 5; ``.problem`` is the rule that is broken; in step 5, ``.why`` is the order's own
+            ``InputError``.
         UntrustedSigner: steps 3 and 5; ``.reason``.
         Revoked: step 4; ``.at`` (RFC 3339), ``.reason``.
         VerificationError: ``REVOCATION_UNKNOWN``: step 4 could not be done; ``.problem``.
@@ -111,8 +112,7 @@ def verify(
     parts = check_signature(bytes(signed))
     path = trust.path(parts, moment)
     _check_key_usage(parts, "digitalSignature", "nonRepudiation")
-    if trust.checks_revocation:
-        judge(path.statuses, moment)
+    judge(path.statuses, moment)
     name, order = _order(parts.content, expected, rules)
     _check_key_usage(parts, order.purpose_of_key.value)
     if expected is not None and order is not expected:
@@ -200,9 +200,7 @@ def _order(content: bytes, expected: Order | None, rules: Rules) -> tuple[str, O
     try:
         return decode(content, rules=rules)
     except InputError as refused:
-        raise BadSignature(
-            problem="cms_not_an_order", why=refused.code, place=refused.details.get("place")
-        ) from refused
+        raise BadSignature(problem="cms_not_an_order", why=refused) from refused
 
 
 def _check_expected(order: Order, expected: Order) -> None:

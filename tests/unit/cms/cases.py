@@ -270,6 +270,13 @@ CASES: list[tuple[str, Callable[[Scene], Forgery], str, bool, bool]] = [
         False,
         False,
     ),
+    (
+        "more certificates than a path has",
+        lambda s: s.cades.but(certificates=[*(tlv(SEQUENCE, integer(n)) for n in range(5)), s.one.certificate]),
+        "certificate_not_on_path",
+        False,
+        False,
+    ),
     ("revocation lists inside", lambda s: s.cades.but(crls=tlv(0xA1, s.bank.issuing.crl())), "crls", True, True),
     ("the signer named by key identifier", by_key_identifier, "version", True, True),
     (
@@ -291,6 +298,13 @@ CASES: list[tuple[str, Callable[[Scene], Forgery], str, bool, bool]] = [
         True,
     ),
     ("another digest announced", lambda s: s.plain.but(digest_algorithms=[SHA384]), "digest_algorithm", False, False),
+    (
+        "a digest the signature algorithm does not go with",
+        lambda s: s.plain.but(digest_algorithms=[SHA384], digest_algorithm=SHA384),
+        "algorithms_differ",
+        False,
+        False,
+    ),
     (
         "digest parameters NULL",
         lambda s: s.cades.but(digest_algorithms=[SHA256_NULL], digest_algorithm=SHA256_NULL),
@@ -350,7 +364,17 @@ CASES: list[tuple[str, Callable[[Scene], Forgery], str, bool, bool]] = [
         False,
         False,
     ),
+    (
+        "something after the ECDSA value",
+        lambda s: s.plain.but(signature=tlv(SEQUENCE, integer(1), integer(1)) + b"\x05\x00"),
+        "signature_form",
+        False,
+        False,
+    ),
+    ("something after the signature", lambda s: s.cades.but(unsigned=b"\x05\x00"), "structure", False, False),
+    ("something after the signers", lambda s: s.cades.but(after_signers=b"\x05\x00"), "structure", False, False),
     # the content
+    ("something after the content", lambda s: s.cades.but(after_content=b"\x05\x00"), "structure", False, False),
     ("detached", lambda s: s.cades.but(wrapped_content=b""), "detached", False, False),
     ("another content type", lambda s: s.plain.but(content_type=forge.ID_SIGNED_DATA), "content_type", True, True),
     (

@@ -60,6 +60,8 @@ class Forgery:
     signature: bytes | None = None
     sign: Callable[[bytes], bytes] | None = None
     more_signers: Sequence[bytes] = field(default=())
+    after_content: bytes = b""
+    after_signers: bytes = b""
 
     def but(self, **parts: object) -> Forgery:
         return replace(self, **parts)  # type: ignore[arg-type]
@@ -86,10 +88,11 @@ class Forgery:
             SEQUENCE,
             self.version,
             tlv(SET, *algorithms),
-            tlv(SEQUENCE, self.content_type, tlv(0xA0, inside) if inside else b""),
+            tlv(SEQUENCE, self.content_type, tlv(0xA0, inside) if inside else b"", self.after_content),
             tlv(0xA0, *certificates) if certificates else b"",
             self.crls,
             tlv(SET, self.signer_info(), *self.more_signers),
+            self.after_signers,
         )
 
     def der(self) -> bytes:
@@ -115,7 +118,12 @@ def plain(private: pki.Key, certificate: bytes, suite: Suite, content: bytes) ->
 
 def wrapped(signed_data: bytes) -> bytes:
     """ContentInfo around signed data."""
-    return tlv(SEQUENCE, ID_SIGNED_DATA, tlv(0xA0, signed_data))
+    return outermost(signed_data)
+
+
+def outermost(signed_data: bytes, after: bytes = b"") -> bytes:
+    """The same, with something after the wrapper."""
+    return tlv(SEQUENCE, ID_SIGNED_DATA, tlv(0xA0, signed_data), after)
 
 
 def as_ber(forgery: Forgery) -> bytes:

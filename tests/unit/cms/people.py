@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tests.unit.cms import pki
@@ -34,3 +35,11 @@ class Customer:
 def make_bank() -> Bank:
     root = pki.authority()
     return Bank(root, root.subordinate("CN=Demo Issuing CA,O=Demo Bank", number=101))
+
+
+def chain(bank: Bank, length: int) -> Iterator[pki.Authority]:
+    """Yield CAs, each below the one before, the first below the root."""
+    above = bank.root
+    for number in range(length):
+        above = above.subordinate(f"CN=CA {number}", number=110 + number)
+        yield above

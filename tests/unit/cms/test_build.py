@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from tests.unit.cms import pki
 from tests.unit.cms.conftest import Openssl
-from tests.unit.cms.people import CONTENT, P256, P384, RSA, Bank
+from tests.unit.cms.people import CONTENT, P256, P384, RSA, Bank, chain
 from ushield_hw import messages
 from ushield_hw.cms import CONFIRMATION_OID, MOST_OCTETS, CertificateFacts, Confirmation, Profile, Template, parse
 from ushield_hw.errors import BadSignature, CertificateError, InputError
@@ -173,6 +173,16 @@ def test_intermediates_that_lead_elsewhere_are_refused(bank: Bank) -> None:
 
     with pytest.raises(CertificateError) as caught:
         Template(someone.certificate, P256, Profile.PLAIN, None, [bank.issuing.der, stranger.der])
+    assert caught.value.problem == "cms_certificate_not_on_path"
+
+
+def test_more_intermediates_than_a_reader_takes_are_refused(bank: Bank) -> None:
+    authorities = list(chain(bank, 5))
+    certificate = pki.der(authorities[-1].issue("CN=A", pki.key().public_key()))
+
+    assert Template(certificate, P256, Profile.PLAIN, None, [one.der for one in authorities[1:]])
+    with pytest.raises(CertificateError) as caught:
+        Template(certificate, P256, Profile.PLAIN, None, [one.der for one in authorities])
     assert caught.value.problem == "cms_certificate_not_on_path"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,10 +11,10 @@ from tests.unit.cms import forge, pki
 from tests.unit.cms.cases import CASES, Scene, make_scene
 from tests.unit.cms.conftest import Openssl
 from tests.unit.cms.forge import Forgery
-from tests.unit.cms.people import CONTENT, P256, Bank
+from tests.unit.cms.people import CONTENT, P256, Bank, chain
 from ushield_hw import messages
 from ushield_hw.cms import MOST_OCTETS, parse
-from ushield_hw.cms.der import SEQUENCE, oid, tlv
+from ushield_hw.cms.der import SEQUENCE, integer, oid, tlv
 from ushield_hw.errors import BadSignature, InputError, UShieldError
 
 
@@ -86,6 +86,8 @@ WHOLE: list[tuple[str, Callable[[Scene], bytes], str, bool]] = [
         False,
     ),
     ("no signed data", lambda s: forge.wrapped(b""), "structure", False),
+    ("something after the wrapper", lambda s: forge.outermost(s.cades.signed_data(), b"\x05\x00"), "structure", False),
+    ("a short one cut off", lambda s: b"\x30\x40" + forge.ID_SIGNED_DATA, "cut_off", False),
 ]
 
 
@@ -97,6 +99,15 @@ def test_the_bytes_as_a_whole(
 
     assert problem(der) == expected
     assert openssl(der) is openssl_takes
+
+
+def test_the_longest_signed_order_is_read(scene: Scene) -> None:
+    fixed = scene.plain.but(signature=tlv(SEQUENCE, integer(1), integer(1)))
+    longest = MOST_OCTETS - (len(fixed.but(content=bytes(1 << 17)).der()) - (1 << 17))
+
+    assert len(fixed.but(content=bytes(longest)).der()) == MOST_OCTETS
+    assert parse(fixed.but(content=bytes(longest)).der())
+    assert problem(fixed.but(content=bytes(longest + 1)).der()) == "too_large"
 
 
 def test_openssl_checks_a_detached_one_when_it_is_given_the_content(
@@ -118,6 +129,7 @@ def test_openssl_checks_a_detached_one_when_it_is_given_the_content(
         (b"PK\x03\x04", "cms_is_something_else"),
         (b"\x30", "cms_is_something_else"),
         (b"\x30\x80", "cms_is_something_else"),
+        (tlv(0x31, forge.ID_SIGNED_DATA, tlv(0xA0, b"")), "cms_is_something_else"),
         (tlv(SEQUENCE, oid("1.2.840.113549.1.7.3"), tlv(0xA0, b"")), "cms_is_something_else"),  # enveloped data
     ],
 )
@@ -133,13 +145,6 @@ def test_what_is_no_signed_data_at_all_is_a_bad_input_file(data: bytes, expected
 def test_a_certificate_is_a_bad_input_file_too(bank: Bank) -> None:
     with pytest.raises(InputError):
         parse(bank.root.der)
-
-
-def chain(bank: Bank, length: int) -> Iterable[pki.Authority]:
-    above = bank.root
-    for number in range(length):
-        above = above.subordinate(f"CN=CA {number}", number=110 + number)
-        yield above
 
 
 @pytest.mark.parametrize(("length", "fits"), [(4, True), (5, False)])

@@ -133,12 +133,22 @@ def test_an_order_signed_in_another_form_than_the_canonical_is_refused(
     assert bad(scene.sign(content), scene.trust(), expected=scene.order) == "cms_not_an_order"
 
 
-def test_the_order_room_s_reason_is_kept(scene: Scene) -> None:
+def test_what_is_wrong_with_the_order_is_told(scene: Scene) -> None:
     with pytest.raises(BadSignature) as caught:
         verify(scene.sign(b"{}"), trust=scene.trust(), at=NOW)
 
-    assert caught.value.why == "ORDER_MISSING_KEY" or str(caught.value.why).startswith("ORDER_")
-    assert isinstance(caught.value.__cause__, InputError)
+    why = caught.value.why
+    assert isinstance(why, InputError)
+    assert why.message in caught.value.message
+    assert caught.value.to_json()["details"] == {"problem": "cms_not_an_order", "why": why.to_json()}
+    told(caught.value)
+
+
+def test_an_expected_order_comes_back_as_it_is(scene: Scene) -> None:
+    expected = payment()
+    assert expected is not scene.order
+
+    assert verify(scene.sign(), trust=scene.trust(), expected=expected, at=NOW).order is expected
 
 
 def test_an_order_in_a_bank_s_own_format_verifies(scene: Scene) -> None:
@@ -191,6 +201,13 @@ def test_key_usage_must_fit_the_type_of_order(
                 verify(signed, trust=scene.trust(), expected=expected, at=NOW)
             assert caught.value.reason == "key_usage"
             told(caught.value)
+
+
+def test_a_key_for_something_else_is_refused_whatever_it_signed(scene: Scene) -> None:
+    signed = scene.with_certificate(key_usage=("keyAgreement",)).sign(b"no order")
+
+    with pytest.raises(UntrustedSigner, match="keyAgreement"):
+        verify(signed, trust=scene.trust(), at=NOW)
 
 
 def test_an_expired_order_still_verifies(scene: Scene) -> None:
