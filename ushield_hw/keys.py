@@ -20,6 +20,7 @@ from ushield_hw.errors import (
     CertificateMultiple,
     CertificateNotFound,
     InputError,
+    OutcomeUnknown,
     TokenError,
     UShieldError,
 )
@@ -203,25 +204,18 @@ def signature(
     Raises:
         PinError, TokenError, ConfirmationError, OutcomeUnknown: as :meth:`Module.sign`.
     """
-    link, entered = session.link, False
+    link = session.link
     call = SignCall(key.handle, how.way.mechanism, how.feed(message), how.suite.digest, key.always_authenticate)
     if not key.always_authenticate:
         return link.module.sign(session.login_id, call, patience)
 
-    def began() -> None:
-        nonlocal entered
-        entered = True
-        patience.began()
-
-    waiting = replace(patience, began=began)
-
     def send(pin: str | None) -> bytes | UShieldError:
         try:
-            return link.module.sign(session.login_id, replace(call, pin=pin), waiting)
+            return link.module.sign(session.login_id, replace(call, pin=pin), patience)
         except UShieldError as error:
-            if not entered:
-                raise
-            return error  # the PIN was right: what failed after it must not count as a failed try
+            if isinstance(error, OutcomeUnknown) or error.details.get("function") == "C_Sign":
+                return error  # the PIN was right: what failed after it must not count as a failed try
+            raise
 
     done = link.pin.use(session.interaction, PinKind.CONTEXT, purpose, send)
     if isinstance(done, UShieldError):

@@ -130,7 +130,7 @@ class PinGuard:
         try:
             yield
         except PinFormatError as error:
-            raise PinFormatError(**self._bounds(self._info()), **_facts(error)) from error
+            raise PinFormatError(error.code, **self._bounds(self._info()), **_facts(error)) from error
 
     def _ask(self, interaction: Interaction, ask: PinRequest, info: TokenInfo) -> str:
         pin = interaction.request_pin(ask)

@@ -231,10 +231,19 @@ def unblock_pin(link: Link, interaction: Interaction) -> PinState:
             if via is Unblock.SO_INIT_PIN:
                 _init_pin(link, secret, new)
             else:
-                link.module.set_pin(link.slot_id, secret, new, deadline_s=_patience_s(link, secret, entries=3))
+                _set_pin_by_puk(link, secret, new)
         if counter := link.pin.counter:
             counter.reset()
         return link.pin.state()
+
+
+def _set_pin_by_puk(link: Link, puk: str | None, new: str | None) -> None:
+    try:
+        link.module.set_pin(link.slot_id, puk, new, deadline_s=_patience_s(link, puk, entries=3))
+    except errors.PinIncorrect as error:
+        raise errors.PinIncorrect("PUK_INCORRECT", state=PinState(), **error.details) from error
+    except errors.PinLocked as error:
+        raise errors.PinLocked("PUK_LOCKED", unblock=Unblock.NONE.value, **error.details) from error
 
 
 def _init_pin(link: Link, so_pin: str | None, new: str | None) -> None:

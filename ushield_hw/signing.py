@@ -8,6 +8,7 @@ C_Sign.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -37,6 +38,7 @@ from ushield_hw.keys import ANY, KeyChoice, Pair, Plan, choose, plan, session_pa
 from ushield_hw.order import Order, Rules, check_fits, message_format, screen_lines
 from ushield_hw.session import Session
 
+_log: Final = logging.getLogger("ushield_hw")
 _QUIET_S: Final = 0.5
 # The module's own time-out comes first; this one is for a module that hangs.
 _PATIENCE_S: Final = 30.0
@@ -219,6 +221,7 @@ def _sign(order: Order, content: bytes, session: Session, prepared: _Prepared, e
     except UShieldError as error:
         _note_failure(error, order, entry)
         raise
+    _log.info("%s: signed, %s", order.tx_id, prepared.pair.key_id)
     signed = SignedOrder(der, _profile_of(prepared), prepared.confirmation, prepared.template.signer.der, order.tx_id)
     if entry is not None:
         _keep(entry, signed)
@@ -248,6 +251,7 @@ def _profile_of(prepared: _Prepared) -> Profile:
 
 def _note_failure(error: UShieldError, order: Order, entry: Entry | None) -> None:
     """Close the record: unknown if the token may have signed, else rejected: it may be asked again by the person."""
+    _log.info("%s: not signed, %s", order.tx_id, error.code)
     unknown = isinstance(error, OutcomeUnknown)
     if unknown:
         error.details["tx_id"] = order.tx_id
@@ -270,8 +274,8 @@ def _ask_token(order: Order, session: Session, prepared: _Prepared, message: byt
     assert key is not None  # noqa: S101 - a chosen pair has its key
     if driver.kind is Kind.SOFTWARE and not asks:  # nobody waits for it
         return signature(session, key, prepared.how, message, purpose="sign")
-    with _waiting(session, timeout_s=float(confirm.timeout_s) if asks else None) as (began, action):
-        patience = Patience(confirm.codes, confirm.timeout_s + _PATIENCE_S if asks else None, began)
+    with _waiting(session, timeout_s=float(confirm.timeout_s) if asks else None) as (asked, action):
+        patience = Patience(confirm.codes, confirm.timeout_s + _PATIENCE_S if asks else None, asked)
         try:
             return signature(session, key, prepared.how, message, purpose="sign", patience=patience)
         except ConfirmationError:

@@ -67,6 +67,11 @@ def sign(path: str, serial: str, pin: str) -> None:
     module.sign(login, call)
 
 
+def load(path: str) -> None:
+    """Load a module."""
+    Module(Path(path), Isolation.PROCESS, OPTIONS, 60).info()
+
+
 def guess(path: str, serial: str, state: str, *pins: str) -> None:
     """Verify PINs when told by a line, each consented to if it is the last try; print what came of each."""
     module = Module(Path(path), Isolation.PROCESS, OPTIONS, 30)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.project.tree import ROOT
 from tests.soft import OPTIONS, SOFTHSM, Soft
 from tests.stack.bench import Bench, ends
+from ushield_hw.cryptoki import wire
 from ushield_hw.cryptoki.model import ModuleOptions
 from ushield_hw.cryptoki.module import Isolation, Module
 from ushield_hw.errors import DriverLoadError, DriverNotFound, DriverUntrusted
@@ -103,7 +106,7 @@ def test_a_module_that_hangs_while_it_is_loaded_is_given_up_in_time(compiled: Co
 
 @pytest.mark.parametrize("frame", [b"", b"nonsense", b"[]", b"5", b"{}", b'{"c":"Popen","v":[]}', b'{"d":{"ckr":7}}'])
 def test_a_module_that_writes_into_our_channel_is_not_believed(compiled: Compile, frame: bytes) -> None:
-    written = len(frame).to_bytes(4) + frame if frame else b"\xff" * 8  # a frame of 4 GiB
+    written = wire._HEAD.pack(len(frame), wire._JSON) + frame if frame else b"\xff" * 8  # a frame of 4 GiB
     octets = ",".join(map(str, written))
     babble = f"char b[] = {{{octets}}}; for (int f = 3; f < 64; f++) write(f, b, sizeof b); for (;;) pause();"
     assert refused(compiled(CONSTRUCTOR.format(babble))).problem == "load_crashed"
@@ -148,3 +151,31 @@ def test_a_file_that_others_could_change_is_not_loaded(compiled: Compile, tmp_pa
     with pytest.raises(DriverUntrusted):
         Module(file, Isolation.PROCESS, OPTIONS, 20).info()
     assert not witness.exists()
+
+
+@pytest.mark.parametrize("where", ["constructor", "C_Initialize"])
+def test_a_worker_that_hangs_while_it_loads_goes_when_its_owner_is_killed(
+    bench: Bench, compiled: Compile, tmp_path: Path, where: str
+) -> None:
+    said = tmp_path / "pid"
+    # Renamed when it is whole, so that nobody reads half of it.
+    tell = f'FILE *f = fopen("{said}.new", "w"); fprintf(f, "%d", getpid()); fclose(f); rename("{said}.new", "{said}");'
+    hanging = compiled("#include <stdio.h>\n" + CONSTRUCTOR.format(tell + " for (;;) pause();"))
+    bench.faulty.plan([Fault("C_Initialize", None, hangs())])
+    path = hanging if where == "constructor" else bench.faulty.path
+    command = [sys.executable, "-m", "tests.stack.programs", "load", str(path)]
+    with subprocess.Popen(command, cwd=ROOT) as owner:
+        try:
+            pid = wait_for_pid(said) if where == "constructor" else bench.faulty.wait_for("C_Initialize").pid
+            with ends(pid):
+                owner.kill()
+        finally:
+            owner.kill()
+
+
+def wait_for_pid(file: Path) -> int:
+    deadline = time.monotonic() + 10
+    while not file.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return int(file.read_text())

@@ -255,6 +255,8 @@ def to_error(
         return errors.TokenError("LOGIN_ENDED", **facts)
     if name in {"TOKEN_WRITE_PROTECTED", "SESSION_READ_ONLY"}:
         return errors.TokenError("TOKEN_WRITE_PROTECTED", **facts)
+    if _SIMPLE.get(name) is errors.PinFormatError:
+        return errors.PinFormatError("PIN_REFUSED", **facts)
     if _SIMPLE.get(name) is errors.TokenBusy:  # logins and their kind are per process; the count of sessions is not
         facts["holder"] = "another program" if name == "SESSION_COUNT" else "this process"
     return _SIMPLE.get(name, errors.TokenError)(**facts)

@@ -22,6 +22,7 @@ from pkcs11 import _pkcs11
 
 from ushield_hw.cryptoki import abi, objects, slots
 from ushield_hw.cryptoki.ckr import GONE, NUMBERS, CkrError, LoadFailed, StaleLogin
+from ushield_hw.cryptoki.gate import Gate
 from ushield_hw.cryptoki.model import (
     CertificateRecord,
     KeyRecord,
@@ -46,37 +47,6 @@ class _Lib(_pkcs11.lib):
 
     def initialize(self) -> None:
         """Do nothing: the engine has initialised the module with CKF_OS_LOCKING_OK."""
-
-
-class _Gate:
-    """Many callers or one re-initialisation, never both: C_Finalize pulls the floor from under a running call."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._inside = 0
-        self._shut = False
-
-    def __enter__(self) -> None:
-        with self._changed:
-            if self._shut:
-                raise CkrError("C_Finalize", NUMBERS["CRYPTOKI_NOT_INITIALIZED"])
-            self._inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._changed:
-            self._inside -= 1
-            if not self._inside:
-                self._changed.notify_all()
-
-    @contextmanager
-    def alone(self, wait_s: float = 0) -> Iterator[bool]:
-        """Yield whether nobody else is inside, after waiting for that at most ``wait_s``; hold newcomers back."""
-        with self._changed:
-            yield self._changed.wait_for(lambda: self._inside == 0, timeout=wait_s)
-
-    def shut(self) -> None:
-        """Let nobody in any more: the module may be in other hands from now on."""
-        self._shut = True
 
 
 @dataclass(slots=True)
@@ -109,7 +79,7 @@ class Engine:
         except CkrError as error:
             raise LoadFailed(error.name) from error
         self._path = path
-        self._gate = _Gate()
+        self._gate = Gate()
         self._states: dict[int, _SlotState] = {}
         self._states_lock = threading.Lock()
         self._tokens: dict[int, Any] = {}

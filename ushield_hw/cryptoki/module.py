@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 import time
@@ -29,6 +30,8 @@ from ushield_hw.cryptoki.transport import InProcess, Lost, Transport, Worker
 from ushield_hw.cryptoki.trust import trusted_module
 from ushield_hw.suites import KeyKind
 
+_log: Final = logging.getLogger("ushield_hw")
+
 
 class Isolation(Enum):
     """Where a module runs."""
@@ -44,12 +47,12 @@ class Patience:
     Attributes:
         codes: the descriptor's meaning of CKR codes from C_Sign.
         deadline_s: how long the token may take, the person's time to confirm included; None: as any call.
-        began: called when C_Sign is about to be entered.
+        asked: called just before the module is asked.
     """
 
     codes: Mapping[str, str] = field(default_factory=dict)
     deadline_s: float | None = None
-    began: Callable[[], None] = lambda: None
+    asked: Callable[[], None] = lambda: None
 
 
 PATIENCE: Final = Patience()
@@ -220,19 +223,27 @@ class Module:
     ) -> Any:
         transport = self._ready()
         limit = deadline_s or patience.deadline_s or self.deadline_s
-        began = patience.began if doing is Doing.SIGNING else None
-        started = time.monotonic()
+        patience.asked()
+        started, said = time.monotonic(), "ok"
         try:
-            return transport.call(operation, arguments, limit, began)
+            return transport.call(operation, arguments, limit)
         except CkrError as error:
+            said = str(error)
             raise to_error(error, doing, codes=patience.codes, waited_s=time.monotonic() - started) from error
         except StaleLogin as error:
+            said = "login ended"
             raise errors.TokenError("LOGIN_ENDED", ckr=None, function=operation) from error
         except Lost as error:
-            if error.began:
-                raise errors.OutcomeUnknown(tx_id=None, reason=error.kind, detail=error.detail) from error
-            code = "MODULE_HUNG" if error.kind == "hung" else "MODULE_CRASHED"
-            raise errors.TokenError(code, path=str(self.path), function=operation, detail=error.detail) from error
+            said = f"{error.kind}, {error.detail}"
+            raise self._lost(error, operation) from error
+        finally:  # the arguments stay out: a PIN may be among them
+            _log.debug("%s %s: %s, %.1f ms", self.path.name, operation, said, (time.monotonic() - started) * 1000)
+
+    def _lost(self, error: Lost, operation: str) -> errors.UShieldError:
+        if error.began:
+            return errors.OutcomeUnknown(tx_id=None, reason=error.kind, detail=error.detail)
+        code = "MODULE_HUNG" if error.kind == "hung" else "MODULE_CRASHED"
+        return errors.TokenError(code, path=str(self.path), function=operation, detail=error.detail)
 
 
 _modules: Final[dict[Path, Module]] = {}

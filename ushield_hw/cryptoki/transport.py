@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import IO, Any, Final, NamedTuple, Protocol
 from weakref import WeakSet
 
 from ushield_hw.cryptoki import wire
@@ -21,7 +22,7 @@ from ushield_hw.cryptoki.model import ModuleInfo, ModuleOptions
 
 _BOOT: Final = (
     "import sys,json,socket;sys.path[:0]=json.loads(sys.argv[1]);"
-    "from ushield_hw.cryptoki.worker import serve;serve(socket.socket(fileno=int(sys.argv[2])))"
+    "from ushield_hw.cryptoki.worker import serve;serve(socket.socket(fileno=int(sys.argv[2])),int(sys.argv[3]))"
 )
 
 
@@ -40,16 +41,13 @@ class Transport(Protocol):
 
     info: ModuleInfo
 
-    def call(
-        self, operation: str, arguments: tuple[Any, ...], deadline_s: float, began: Callable[[], None] | None = None
-    ) -> Any:
+    def call(self, operation: str, arguments: tuple[Any, ...], deadline_s: float) -> Any:
         """Run one operation.
 
         Args:
             operation: the name of a public method of ``engine.Engine``.
             arguments: its arguments, as plain data.
-            deadline_s: how long it may take; a signature gets this again once C_Sign has begun.
-            began: called when C_Sign is about to be entered.
+            deadline_s: how long it may take.
 
         Raises:
             CkrError: the module answered with an error.
@@ -80,12 +78,9 @@ class InProcess:
         self._engine = Engine(str(path), options)
         self.info = self._engine.info()
 
-    def call(
-        self, operation: str, arguments: tuple[Any, ...], deadline_s: float, began: Callable[[], None] | None = None
-    ) -> Any:
+    def call(self, operation: str, arguments: tuple[Any, ...], deadline_s: float) -> Any:
         """See :class:`Transport`; ``deadline_s`` is not kept."""
-        method = getattr(self._engine, operation)
-        return method(*arguments, began) if began else method(*arguments)
+        return getattr(self._engine, operation)(*arguments)
 
     def alive(self) -> bool:
         """See :class:`Transport`."""
@@ -100,6 +95,13 @@ class InProcess:
             self._engine.close()
 
 
+class _Leased(NamedTuple):
+    """A channel, and which of the shared marks its worker thread sets when it enters C_Sign."""
+
+    channel: wire.Channel
+    number: int
+
+
 class Worker:
     """The module in a process of its own.
 
@@ -109,15 +111,18 @@ class Worker:
 
     def __init__(self, path: Path, options: ModuleOptions, deadline_s: float, environment: Mapping[str, str]) -> None:
         self._control, theirs = socket.socketpair()
-        with theirs:
-            self._process = _start(theirs, environment)
-        self._idle: list[socket.socket] = []
+        with theirs, _shared_file() as shared:
+            self._marks = mmap.mmap(shared.fileno(), wire.MARKS)
+            self._process = _start(theirs, shared.fileno(), environment)
+        self._idle: list[_Leased] = []
+        self._made = 0
         self._open = True
         self._lock = threading.Lock()
         _workers.add(self)
         try:
-            wire.send(self._control, (str(path), options))
-            answer = _receive(self._control, deadline_s)
+            talk = wire.Channel(self._control)
+            talk.send((str(path), options))
+            answer = _receive(talk, deadline_s)
         except wire.TimedOut as error:
             self._kill()
             raise LoadFailed(f"no answer in {deadline_s:g} s", "hung") from error
@@ -128,25 +133,25 @@ class Worker:
             raise LoadFailed(answer["load"])
         self.info: ModuleInfo = answer["ok"]
 
-    def call(
-        self, operation: str, arguments: tuple[Any, ...], deadline_s: float, began: Callable[[], None] | None = None
-    ) -> Any:
+    def call(self, operation: str, arguments: tuple[Any, ...], deadline_s: float) -> Any:
         """See :class:`Transport`."""
-        entered = False
+        leased = None
         try:
-            with self._channel() as channel:
-                wire.send(channel, (operation, arguments))
-                answer = _receive(channel, deadline_s)
-                if "began" in answer:
-                    entered = True
-                    if began:
-                        began()
-                    answer = _receive(channel, deadline_s)
-        except wire.TimedOut as error:
-            self._kill()
-            raise Lost("hung", f"no answer in {deadline_s:g} s", began=entered) from error
-        except wire.Closed as error:
-            raise Lost("crashed", self._epitaph(), began=entered) from error
+            leased = self._lease()
+            self._marks[leased.number] = 0
+            leased.channel.send((operation, arguments))
+            answer = _receive(leased.channel, deadline_s)
+        except BaseException as error:
+            began = leased is not None and bool(self._marks[leased.number])
+            if leased is not None:  # a late answer may still come on it
+                leased.channel.close()
+            if isinstance(error, wire.TimedOut):
+                self._kill()
+                raise Lost("hung", f"no answer in {deadline_s:g} s", began=began) from error
+            if isinstance(error, wire.Closed):
+                raise Lost("crashed", self._epitaph(), began=began) from error
+            raise
+        self._give_back(leased)
         return _result(answer)
 
     def alive(self) -> bool:
@@ -169,33 +174,29 @@ class Worker:
         """In a forked child: let go of what would keep the parent's worker alive after the parent."""
         self._control.close()
 
-    @contextmanager
-    def _channel(self) -> Iterator[socket.socket]:
-        """Lease a channel for one call. One that saw an error is closed: a late answer may still come on it."""
-        channel = self._lease()
-        whole = False
-        try:
-            yield channel
-            whole = True
-        finally:
-            with self._lock:
-                if whole and self._open:
-                    self._idle.append(channel)
-                else:
-                    channel.close()
+    def _give_back(self, leased: _Leased) -> None:
+        with self._lock:
+            if self._open:
+                self._idle.append(leased)
+                return
+        leased.channel.close()
 
-    def _lease(self) -> socket.socket:
+    def _lease(self) -> _Leased:
+        """Return a channel for one call: an idle one, else a new one, which the worker serves by a new thread."""
         with self._lock:
             if self._idle:
                 return self._idle.pop()
+            number, self._made = self._made, self._made + 1
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                socket.send_fds(self._control, [b"c"], [theirs.fileno()])
+                if number >= wire.MARKS:
+                    raise OSError("too many channels")
+                socket.send_fds(self._control, [wire.NUMBER.pack(number)], [theirs.fileno()])
             except OSError as error:
                 ours.close()
                 raise wire.Closed(str(error)) from error
-        return ours
+        return _Leased(wire.Channel(ours), number)
 
     def _kill(self) -> None:
         self._process.kill()
@@ -206,8 +207,8 @@ class Worker:
         self._control.close()
         with self._lock:
             self._open = False
-            for channel in self._idle:
-                channel.close()
+            for leased in self._idle:
+                leased.channel.close()
             self._idle.clear()
 
     def _epitaph(self) -> str:
@@ -232,11 +233,11 @@ def _disown_all() -> None:
 os.register_at_fork(after_in_child=_disown_all)
 
 
-def _receive(channel: socket.socket, deadline_s: float) -> dict[str, Any]:
+def _receive(channel: wire.Channel, deadline_s: float) -> dict[str, Any]:
     """Return a worker's answer; the module in there could write to the channel too, so it may be anything."""
-    answer: dict[str, Any] = wire.receive(channel, time.monotonic() + deadline_s)
+    answer: dict[str, Any] = channel.receive(deadline_s)
     match answer:
-        case {"ok": _} | {"ckr": (str(), int())} | {"stale": True} | {"began": True} | {"load": str()} | {"bug": str()}:
+        case {"ok": _} | {"ckr": (str(), int())} | {"stale": True} | {"load": str()} | {"bug": str()}:
             return answer
     raise wire.Closed("not an answer")
 
@@ -251,13 +252,23 @@ def _result(answer: dict[str, Any]) -> Any:
     return answer["ok"]
 
 
-def _start(theirs: socket.socket, extra: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _shared_file() -> IO[bytes]:
+    """Return a file without a name, of ``wire.MARKS`` zero bytes, for both processes to map."""
+    if hasattr(os, "memfd_create"):
+        file: IO[bytes] = os.fdopen(os.memfd_create("ushield-marks"), "w+b", buffering=0)
+    else:
+        file = tempfile.TemporaryFile(buffering=0)
+    file.truncate(wire.MARKS)
+    return file
+
+
+def _start(theirs: socket.socket, shared: int, extra: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start the interpreter without site or user settings; a vendor module's own output goes nowhere."""
     search = [entry for entry in sys.path if entry] + [str(Path(__file__).parents[2])]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {**extra}
     return subprocess.Popen(  # noqa: S603 - our own interpreter
-        [sys.executable, "-I", "-S", "-c", _BOOT, json.dumps(search), str(theirs.fileno())],
-        pass_fds=[theirs.fileno()],
+        [sys.executable, "-I", "-S", "-c", _BOOT, json.dumps(search), str(theirs.fileno()), str(shared)],
+        pass_fds=[theirs.fileno(), shared],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

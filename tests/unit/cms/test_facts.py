@@ -6,6 +6,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
+from asn1crypto import keys as asn1_keys
+from asn1crypto import x509 as asn1_x509
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -21,6 +23,7 @@ from ushield_hw.suites import KeyKind
 
 ROOT = pki.authority()
 PUBLIC = pki.key().public_key()
+NULL = b"\x05\x00"
 
 
 def facts_of(certificate: x509.Certificate) -> CertificateFacts:
@@ -158,7 +161,7 @@ _TRUE = b"\x01\x01\xff"
         pytest.param(_USAGE + _TRUE, _USAGE + b"\x01\x01\x01", id="true written otherwise"),
         pytest.param(_USAGE + _TRUE, _USAGE + b"\x01\x01\x00", id="false spelt out"),
         pytest.param(_USAGE, _CONSTRAINTS, id="an extension twice"),
-        pytest.param(b"\x03\x02\x06\x40", b"\x03\x02\x08\x40", id="eight unused bits"),
+        pytest.param(b"\x03\x02\x06\x40", b"\x03\x02\x08\x00", id="eight unused bits"),
         pytest.param(b"\x03\x02\x06\x40", b"\x03\x02\x07\x40", id="an unused bit set"),
         pytest.param(b"\x03\x02\x06\x40", b"\x03\x01\x00", id="no bits"),
         pytest.param(b"\x03\x02\x06\x40", b"\x03\x00", id="empty bit string"),
@@ -171,6 +174,66 @@ def test_refuses_fields_in_another_form(old: bytes, new: bytes) -> None:
     assert _resized(der, old, old) == der
 
     refused(_resized(der, old, new))
+
+
+def test_refuses_anything_after_the_last_field() -> None:
+    """NULL at the end of each element that is read, one after the other, all lengths right."""
+    customer = pki.der(ROOT.issue("CN=A", pki.key(KeyKind.RSA).public_key(), ca=True))
+    assert CertificateFacts.read(customer).key is KeyKind.RSA
+    certificate = asn1_x509.Certificate.load(customer)
+    tbs = certificate["tbs_certificate"]
+    dates, spki, listed = tbs["validity"].contents, tbs["subject_public_key_info"].contents, tbs["extensions"]
+    values = [one["extn_value"].contents for one in listed]
+    read = [dates, spki, listed[0].contents, *values, listed.untag().dump(), b"\x02\x01\x02"]
+
+    refused(tlv(SEQUENCE, certificate.contents, NULL))
+    refused(tlv(SEQUENCE, tlv(SEQUENCE, tbs.contents, NULL), customer[4 + len(tbs.dump()) :]))
+    for content in read:
+        assert _resized(customer, content, content) == customer
+        refused(_resized(customer, content, content + NULL))
+
+
+def test_refuses_a_key_in_another_form() -> None:
+    public = pki.key(KeyKind.RSA).public_key()
+    customer = pki.der(ROOT.issue("CN=A", public))
+    numbers = public.public_bytes(Encoding.DER, PublicFormat.PKCS1)
+    inside = asn1_keys.RSAPublicKey.load(numbers).contents
+    assert _resized(customer, numbers, numbers) == customer
+
+    refused(_resized(customer, numbers, numbers + NULL))
+    refused(_resized(customer, numbers, tlv(SEQUENCE, inside, NULL)))
+    refused(_resized(customer, b"\x00" + numbers, b"\x01" + numbers))
+
+
+@pytest.mark.parametrize(("prefix", "suffix"), [(b"\x06", b""), (b"\x04", b"\x00")], ids=["hybrid", "too long"])
+def test_a_point_in_another_form_is_no_key_for_orders(prefix: bytes, suffix: bytes) -> None:
+    der = pki.der(ROOT.issue("CN=A", PUBLIC))
+    point = PUBLIC.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+
+    assert CertificateFacts.read(_resized(der, point, prefix + point[1:] + suffix)).key is None
+
+
+@pytest.mark.parametrize("version", [0, 3])
+def test_refuses_other_versions_without_extensions_too(version: int) -> None:
+    der = pki.der(ROOT.issue("CN=A", PUBLIC, key_usage=None))
+
+    refused(_resized(der, b"\xa0\x03\x02\x01\x02", b"\xa0\x03" + integer(version)))
+
+
+def test_unique_identifiers_are_stepped_over_but_not_in_version_1() -> None:
+    der = pki.der(ROOT.issue("CN=A", PUBLIC))
+    bare = pki.der(ROOT.issue("CN=A", PUBLIC, key_usage=None))
+    spki = PUBLIC.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    identifiers = b"\x81\x02\x00\x01" + b"\x82\x02\x00\x02"
+
+    assert CertificateFacts.read(_resized(der, spki, spki + identifiers)).key_usage == frozenset({"nonRepudiation"})
+    refused(_resized(_resized(bare, spki, spki + identifiers), b"\xa0\x03\x02\x01\x02", b""))
+
+
+def test_empty_basic_constraints_are_no_ca_s() -> None:
+    der = pki.der(ROOT.issue("CN=A", PUBLIC, ca=True))
+
+    assert CertificateFacts.read(_resized(der, b"\x30\x03" + _TRUE, b"\x30\x00")).is_ca is False
 
 
 @pytest.mark.parametrize(

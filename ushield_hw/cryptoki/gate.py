@@ -1,0 +1,40 @@
+"""Who may call a module now: many callers at once, or one that pulls the floor from under them all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ushield_hw.cryptoki.ckr import NUMBERS, CkrError
+
+
+class Gate:
+    """Many callers or one re-initialisation, never both: C_Finalize pulls the floor from under a running call."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._shut = False
+
+    def __enter__(self) -> None:
+        with self._changed:
+            if self._shut:
+                raise CkrError("C_Finalize", NUMBERS["CRYPTOKI_NOT_INITIALIZED"])
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._changed:
+            self._inside -= 1
+            if not self._inside:
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self, wait_s: float = 0) -> Iterator[bool]:
+        """Yield whether nobody else is inside, after waiting for that at most ``wait_s``; hold newcomers back."""
+        with self._changed:
+            yield self._changed.wait_for(lambda: self._inside == 0, timeout=wait_s)
+
+    def shut(self) -> None:
+        """Let nobody in any more: the module may be in other hands from now on."""
+        self._shut = True
