@@ -210,13 +210,12 @@ def _journal(journal: Journal | Journaling, settings: Settings) -> Journal | Non
 
 
 def _sign(order: Order, content: bytes, session: Session, prepared: _Prepared, entry: Entry | None) -> SignedOrder:
-    message = prepared.template.to_be_signed(content)
+    draft = prepared.template.draft(content)
     order.check_live(datetime.now(UTC))  # the person may have taken their time
     if entry is not None:
         _call_in(entry)
     try:
-        raw = _ask_token(order, session, prepared, message)
-        der = prepared.template.assemble(content, raw)
+        der = draft.assemble(_ask_token(order, session, prepared, draft.message))
         _check(der, session.link.driver)
     except UShieldError as error:
         _note_failure(error, order, entry)

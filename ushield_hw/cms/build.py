@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from ushield_hw.cms.attributes import ID_DATA, Confirmation, signed_attributes
 from ushield_hw.cms.der import OCTET_STRING, SEQUENCE, SET, DerError, integer, oid, set_of, tlv
@@ -79,37 +79,67 @@ class Template:
         """What the signer's certificate says."""
         return self._signer
 
-    def to_be_signed(self, content: bytes) -> bytes:
-        """Return the message that the token signs: attributes as a SET OF, or the content itself.
+    def draft(self, content: bytes) -> Draft:
+        """Return the signed order of ``content`` without its signature: everything that can be made before C_Sign.
 
         Raises:
             InputError: ``SIGNED_ORDER_TOO_LARGE``.
         """
         if len(content) > _MOST_CONTENT:
             raise InputError("SIGNED_ORDER_TOO_LARGE", most=_MOST_CONTENT)
-        return content if self._attributes is None else self._signed_attributes(content)
+        message, attributes = content, b""
+        if self._attributes is not None:
+            message = tlv(SET, self._attributes.encode(self._suite.hash(content)))
+            attributes = _EXPLICIT_0_TAG + message[1:]  # in the container an implicit [0] (RFC 5652 section 5.4)
+        wrapped = tlv(SEQUENCE, ID_DATA, tlv(EXPLICIT_0, tlv(OCTET_STRING, content)))
+        return Draft(
+            message,
+            self._signer,
+            self._head + wrapped + self._certificates,
+            self._signer_head + attributes + self._suite.signature_algorithm,
+        )
 
-    def _signed_attributes(self, content: bytes) -> bytes:
-        return tlv(SET, self._attributes.encode(self._suite.hash(content))) if self._attributes else b""
+    def to_be_signed(self, content: bytes) -> bytes:
+        """Return the message that the token signs: attributes as a SET OF, or the content itself.
+
+        Raises:
+            InputError: ``SIGNED_ORDER_TOO_LARGE``.
+        """
+        return self.draft(content).message
 
     def assemble(self, content: bytes, signature: bytes) -> bytes:
+        """Return the signed order, DER; see :meth:`Draft.assemble`."""
+        return self.draft(content).assemble(signature)
+
+
+class Draft(NamedTuple):
+    """A signed order that lacks its signature.
+
+    Attributes:
+        message: what the token signs: attributes as a SET OF, or the content itself.
+        signer: whose certificate it is.
+        before: all of SignedData but the signer's part.
+        of_signer: the signer's part up to the signature.
+    """
+
+    message: bytes
+    signer: CertificateFacts
+    before: bytes
+    of_signer: bytes
+
+    def assemble(self, signature: bytes) -> bytes:
         """Return the signed order, DER.
 
         Args:
-            content: what :meth:`to_be_signed` was called with.
             signature: as C_Sign returned it: r and s side by side for ECDSA, the octets for RSA.
 
         Raises:
             BadSignature: it has a form that no key of this kind makes. Whether it is right is not checked.
         """
         try:
-            value = to_wire(signature, self._signer)
+            value = to_wire(signature, self.signer)
         except DerError as refused:
             raise BadSignature(problem=f"cms_{refused.problem}") from refused
-        attributes = self._signed_attributes(content)
-        if attributes:  # in the container they are an implicit [0], for the signature a SET OF (RFC 5652 section 5.4)
-            attributes = _EXPLICIT_0_TAG + attributes[1:]
-        signer = tlv(SEQUENCE, self._signer_head, attributes, self._suite.signature_algorithm, tlv(OCTET_STRING, value))
-        wrapped = tlv(SEQUENCE, ID_DATA, tlv(EXPLICIT_0, tlv(OCTET_STRING, content)))
-        signed_data = tlv(SEQUENCE, self._head, wrapped, self._certificates, tlv(SET, signer))
+        signer = tlv(SEQUENCE, self.of_signer, tlv(OCTET_STRING, value))
+        signed_data = tlv(SEQUENCE, self.before, tlv(SET, signer))
         return tlv(SEQUENCE, ID_SIGNED_DATA, tlv(EXPLICIT_0, signed_data))

@@ -40,6 +40,7 @@ _CONTEXT_SPECIFIC: Final = 2
 _USER_TYPES: Final = {User.SO: 0, User.USER: 1}
 # A module that must be re-initialised to see the world is, unless it was initialised this recently.
 _FRESH_S: Final = 0.5
+_SIGNATURE_ROOM: Final = 1024  # RSA of 8192 bits
 
 
 class _Lib(_pkcs11.lib):
@@ -47,6 +48,14 @@ class _Lib(_pkcs11.lib):
 
     def initialize(self) -> None:
         """Do nothing: the engine has initialised the module with CKF_OS_LOCKING_OK."""
+
+
+class _Buffers(threading.local):
+    """Where C_Sign of one thread puts its signature."""
+
+    def __init__(self) -> None:
+        self.out = ctypes.create_string_buffer(_SIGNATURE_ROOM)
+        self.length = ctypes.c_ulong(_SIGNATURE_ROOM)
 
 
 @dataclass(slots=True)
@@ -80,6 +89,7 @@ class Engine:
             raise LoadFailed(error.name) from error
         self._path = path
         self._gate = Gate()
+        self._buffers = _Buffers()
         self._states: dict[int, _SlotState] = {}
         self._states_lock = threading.Lock()
         self._tokens: dict[int, Any] = {}
@@ -409,15 +419,15 @@ class Engine:
         self._functions.call("C_SignInit", session, ctypes.byref(mechanism), handle)
 
     def _c_sign(self, session: int, data: bytes) -> bytes:
-        out = ctypes.create_string_buffer(1024)
-        length = ctypes.c_ulong(len(out))
+        out, length = self._buffers.out, self._buffers.length  # a thread's own, made once
+        length.value = _SIGNATURE_ROOM
         rv = self._functions.raw("C_Sign")(session, data, len(data), out, ctypes.byref(length))
         if rv == NUMBERS["BUFFER_TOO_SMALL"] and length.value <= 1 << 16:  # the operation is still active, unsigned
             out = ctypes.create_string_buffer(length.value)
             rv = self._functions.raw("C_Sign")(session, data, len(data), out, ctypes.byref(length))
         if rv:
             raise CkrError("C_Sign", rv)
-        return out.raw[: length.value]
+        return ctypes.string_at(out, min(length.value, len(out)))
 
 
 def _ends_login(error: CkrError) -> bool:
