@@ -1,232 +1,65 @@
-"""Driver descriptors: what is different about each family of tokens, as data (``drivers/*.toml``).
+"""The catalogue of token families: what is different about each, as data (``drivers/*.toml``).
 
-One file a family; ``drivers/README.md`` explains every key. A descriptor in a user's folder wins over a shipped one
-with the same id. Files are read at once but parsed only when asked for: a signature needs one of them.
+A descriptor in a user's folder wins over a shipped one with the same id. Files are read at once but parsed only when
+asked for: a signature needs one of them.
 """
 
 from __future__ import annotations
 
-import sys
-import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
 from fnmatch import fnmatch
 from functools import cached_property
-from glob import glob
 from pathlib import Path
 from typing import Final
 
-from ushield_hw.cryptoki.ckr import NUMBERS, Outcome
-from ushield_hw.cryptoki.module import Isolation
+from ushield_hw.descriptor import (
+    Atr,
+    Capabilities,
+    ConfirmKind,
+    ConfirmSpec,
+    ConfirmText,
+    Discover,
+    Driver,
+    HashOn,
+    Interface,
+    Kind,
+    ModuleSpec,
+    Padding,
+    PinFlags,
+    PinSpec,
+    SignSpec,
+    Unblock,
+    UsbId,
+    candidates,
+    parse,
+)
 from ushield_hw.errors import DescriptorError, DriverNotFound
-from ushield_hw.order import DisplayProfile
-from ushield_hw.schema import Table
 
-_ID = "[a-z0-9][a-z0-9-]{0,62}"
-_HEX4 = "[0-9a-f]{4}"
-_ATR = "([0-9a-f]{2}){2,33}"
-_PLATFORM: Final = {"linux": "linux", "darwin": "macos", "win32": "windows"}.get(sys.platform, "linux")
-
-
-class Interface(Enum):
-    """What the vendor's library speaks. Only PKCS#11 is driven."""
-
-    PKCS11 = "pkcs11"
-    SKF = "skf"
-    CSP = "csp"
-
-
-class Kind(Enum):
-    """What stands behind the module."""
-
-    TOKEN = "token"  # noqa: S105
-    SOFTWARE = "software"
-    HSM = "hsm"
-    PLATFORM = "platform"  # TPM, the operating system's own
-    AGGREGATOR = "aggregator"  # shows other modules' tokens
-    DIAGNOSTIC = "diagnostic"  # wraps another module
-
-
-class Discover(Enum):
-    """When the module is loaded."""
-
-    ALWAYS = "always"  # whenever tokens are looked for
-    NAMED = "named"  # only when a URI's module-path names it
-
-
-class ConfirmKind(Enum):
-    """How the token asks its owner before it signs."""
-
-    NONE = "none"
-    TOUCH = "touch"
-    BUTTON = "button"
-    DISPLAY = "display"
-    PINPAD = "pinpad"
-
-
-class ConfirmText(Enum):
-    """Who shows the order."""
-
-    HOST = "host"
-    MESSAGE = "message"  # the token parses the message it signs and shows it
-
-
-class PinFlags(Enum):
-    """How far the CKF_USER_PIN_* flags can be believed."""
-
-    TRUSTED = "trusted"  # set and cleared as the standard says
-    PARTIAL = "partial"  # a flag that is set is true; one that is clear says nothing
-    NONE = "none"
-
-
-class Unblock(Enum):
-    """How a locked PIN is unblocked."""
-
-    SO_INIT_PIN = "so-init-pin"
-    SET_PIN_UNLOGGED = "set-pin-unlogged"  # C_SetPIN(PUK, new) in a session that is not logged in
-    NONE = "none"
-
-
-class HashOn(Enum):
-    """Where a message is hashed."""
-
-    HOST = "host"
-    TOKEN = "token"  # noqa: S105
-
-
-class Padding(Enum):
-    """Which RSA signature is made."""
-
-    PKCS1 = "pkcs1"
-    PSS = "pss"
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleSpec:
-    """Where the module is and how it is run.
-
-    Attributes:
-        paths: this platform's candidates; may hold ``*``.
-        isolation: in a worker process or in this one.
-        discover: when it is loaded.
-        deadline_s: how long a call may take.
-        relist: it must be re-initialised to see tokens and PINs that others changed.
-        general: it drives many families; a family's own module is preferred.
-        config_env: the variable that names its configuration file.
-        config_template: the template for that file, in softhsm-config/.
-        init_reserved: a string for C_Initialize.
-    """
-
-    paths: tuple[str, ...] = ()
-    isolation: Isolation = Isolation.PROCESS
-    discover: Discover = Discover.ALWAYS
-    deadline_s: int = 30
-    relist: bool = False
-    general: bool = False
-    config_env: str | None = None
-    config_template: str | None = None
-    init_reserved: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ConfirmSpec:
-    """How the token confirms. ``codes``: CKR name -> outcome, for C_Sign."""
-
-    kind: ConfirmKind = ConfirmKind.NONE
-    text: ConfirmText = ConfirmText.HOST
-    timeout_s: int = 60
-    codes: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class PinSpec:
-    """The PIN. ``policy_tries``: tries this host allows on a token that never locks; None: the token counts."""
-
-    flags: PinFlags = PinFlags.NONE
-    policy_tries: int | None = None
-    min_length: int | None = None
-    max_length: int | None = None
-    unblock: Unblock = Unblock.NONE
-
-
-@dataclass(frozen=True, slots=True)
-class SignSpec:
-    """How signatures are made."""
-
-    hash_on: HashOn = HashOn.HOST
-    padding: Padding = Padding.PKCS1
-
-
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What the module can be asked to do on the token."""
-
-    generate: bool = True
-    write_certificate: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class UsbId:
-    """A USB id, lower-case hex. ``binding``: ccid, hid, mass-storage, vendor."""
-
-    vid: str
-    pid: str
-    name: str = ""
-    binding: str = "ccid"
-
-
-@dataclass(frozen=True, slots=True)
-class Atr:
-    """An answer to reset, lower-case hex. ``mask``: which bits count. ``also_in``: other families that have it."""
-
-    atr: str
-    mask: str | None = None
-    also_in: tuple[str, ...] = ()
-
-    def matches(self, atr: bytes) -> bool:
-        """Tell whether a card's ATR is this one."""
-        ours, mask = bytes.fromhex(self.atr), bytes.fromhex(self.mask or "ff" * (len(self.atr) // 2))
-        return len(atr) == len(ours) and all(a & m == b & m for a, b, m in zip(atr, ours, mask, strict=True))
-
-
-@dataclass(frozen=True, slots=True)
-class Driver:
-    """One family of tokens."""
-
-    id: str
-    vendor: str
-    product: str
-    file: Path
-    kind: Kind = Kind.TOKEN
-    interface: Interface = Interface.PKCS11
-    module: ModuleSpec = field(default_factory=ModuleSpec)
-    confirm: ConfirmSpec = field(default_factory=ConfirmSpec)
-    pin: PinSpec = field(default_factory=PinSpec)
-    sign: SignSpec = field(default_factory=SignSpec)
-    display: DisplayProfile = field(default_factory=DisplayProfile)
-    capabilities: Capabilities = field(default_factory=Capabilities)
-    usb: tuple[UsbId, ...] = ()
-    atrs: tuple[Atr, ...] = ()
-    proven_with: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    sources: tuple[str, ...] = ()
-    confidence: str = "low"
-
-    def module_files(self) -> list[Path]:
-        """Return the candidate module files that exist here, best first, each file once."""
-        if self.interface is not Interface.PKCS11:
-            return []
-        found = (Path(path) for pattern in self.module.paths for path in _expand(pattern))
-        return list({path.resolve(): path for path in reversed(list(found)) if path.is_file()}.values())[::-1]
-
+__all__ = [
+    "GENERIC",
+    "Atr",
+    "Capabilities",
+    "Catalogue",
+    "ConfirmKind",
+    "ConfirmSpec",
+    "ConfirmText",
+    "Discover",
+    "Driver",
+    "HashOn",
+    "Interface",
+    "Kind",
+    "ModuleSpec",
+    "Padding",
+    "PinFlags",
+    "PinSpec",
+    "SignSpec",
+    "Unblock",
+    "UsbId",
+    "parse",
+]
 
 GENERIC: Final = Driver("generic", "", "", Path())
 """For a module that no descriptor names: a worker process, no assumptions."""
-
-
-def _expand(pattern: str) -> Sequence[str]:
-    return sorted(glob(pattern)) if "*" in pattern else (pattern,)
 
 
 class Catalogue:
@@ -277,7 +110,7 @@ class Catalogue:
                 continue  # not worth parsing
             driver = self.get(driver_id)
             for pattern in driver.module.paths:
-                if any(Path(found).resolve() == real for found in _expand(pattern)):
+                if any(Path(found).resolve() == real for found in candidates(pattern)):
                     return driver
                 if fnmatch(path.name, Path(pattern).name):
                     by_name = by_name or driver
@@ -303,163 +136,3 @@ def _content(file: Path) -> bytes:
 def _words(path: Path) -> list[bytes]:
     """Return what a descriptor that names this file must contain: its name, or a pattern that can only be a ``*``."""
     return [path.name.encode(), path.name.split(".")[0].encode(), b"*"]
-
-
-def parse(file: Path, raw: bytes) -> Driver:
-    """Read one descriptor.
-
-    Raises:
-        DescriptorError: it is not TOML, or a key is missing, unknown or wrong; names the file and the key.
-    """
-
-    def refuse(*, key: str, problem: str, **values: object) -> DescriptorError:
-        return DescriptorError(file=str(file), key=key, problem=problem, **values)
-
-    try:
-        data = tomllib.loads(raw.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DescriptorError(file=str(file), key="", problem="not_toml", reason=str(error)) from error
-    table = Table(data, refuse)
-    driver = _driver(file, table)
-    table.close()
-    if driver.id != file.stem:
-        table.fail("id", "not_the_file_name", expected=file.stem)
-    return driver
-
-
-def _driver(file: Path, table: Table) -> Driver:
-    match = table.table("match")
-    driver = Driver(
-        id=table.text("id", pattern=_ID),
-        vendor=table.text("vendor"),
-        product=table.text("product"),
-        file=file,
-        kind=table.choice("kind", Kind),
-        interface=table.choice("interface", Interface),
-        module=_module(table.table("module")),
-        confirm=_confirm(table.table("confirm")),
-        pin=_pin(table.table("pin")),
-        sign=_sign(table.table("sign")),
-        display=_display(table.table("display")),
-        capabilities=_capabilities(table.table("capabilities")),
-        usb=tuple(_usb(row) for row in match.tables("usb")),
-        atrs=tuple(_atr(row) for row in match.tables("atr")),
-        proven_with=table.texts("proven_with", ()),
-        notes=table.texts("notes", ()),
-        sources=table.texts("sources"),
-        confidence=table.text("confidence", pattern="high|medium|low"),
-    )
-    match.close()
-    return driver
-
-
-def _module(table: Table) -> ModuleSpec:
-    default = ModuleSpec()
-    config = table.table("config")
-    everywhere = {name: table.texts(name, ()) for name in ("linux", "macos", "windows")}
-    spec = ModuleSpec(
-        paths=everywhere[_PLATFORM],
-        isolation=table.choice("isolation", Isolation, default.isolation),
-        discover=table.choice("discover", Discover, default.discover),
-        deadline_s=table.integer("deadline_s", default.deadline_s, least=1, most=600),
-        relist=table.boolean("relist", default.relist),
-        general=table.boolean("general", default.general),
-        config_env=config.text("env", None, pattern="[A-Z][A-Z0-9_]*"),
-        config_template=config.text("template", None),
-        init_reserved=config.text("init_reserved", None),
-    )
-    for number, path in enumerate(everywhere["linux"] + everywhere["macos"]):
-        if not path.startswith("/"):
-            table.fail(f"paths[{number}]", "path_relative", path=path)
-    config.close()
-    table.close()
-    return spec
-
-
-def _confirm(table: Table) -> ConfirmSpec:
-    default = ConfirmSpec()
-    spec = ConfirmSpec(
-        kind=table.choice("kind", ConfirmKind, default.kind),
-        text=table.choice("text", ConfirmText, default.text),
-        timeout_s=table.integer("timeout_s", default.timeout_s, least=1, most=3600),
-        codes=table.strings("codes"),
-    )
-    outcomes = [outcome.value for outcome in Outcome]
-    for name, outcome in spec.codes.items():
-        if name.removeprefix("CKR_") not in NUMBERS and not name.startswith(("CKR_0x", "CKR_VENDOR_DEFINED+0x")):
-            table.fail(f"codes.{name}", "not_a_ckr")
-        if outcome not in outcomes:
-            table.fail(f"codes.{name}", "not_a_choice", allowed=" | ".join(outcomes))
-    if spec.text is ConfirmText.MESSAGE and spec.kind is not ConfirmKind.DISPLAY:
-        table.fail("text", "needs_display")
-    table.close()
-    return spec
-
-
-def _pin(table: Table) -> PinSpec:
-    default = PinSpec()
-    unblock = table.table("unblock")
-    spec = PinSpec(
-        flags=table.choice("flags", PinFlags, default.flags),
-        policy_tries=table.integer("policy_tries", None, least=1, most=100),
-        min_length=table.integer("min_length", None, least=1, most=255),
-        max_length=table.integer("max_length", None, least=1, most=255),
-        unblock=unblock.choice("via", Unblock, default.unblock),
-    )
-    unblock.close()
-    table.close()
-    return spec
-
-
-def _sign(table: Table) -> SignSpec:
-    default = SignSpec()
-    spec = SignSpec(
-        hash_on=table.choice("hash_on", HashOn, default.hash_on),
-        padding=table.choice("rsa_padding", Padding, default.padding),
-    )
-    table.close()
-    return spec
-
-
-def _display(table: Table) -> DisplayProfile:
-    profile = DisplayProfile(
-        format=table.text("format", "jcs", pattern=_ID),
-        max_text=table.integer("max_text", None, least=1, most=140),
-        columns=table.integer("columns", None, least=8, most=200),
-        rows=table.integer("rows", None, least=1, most=100),
-    )
-    table.close()
-    return profile
-
-
-def _capabilities(table: Table) -> Capabilities:
-    default = Capabilities()
-    found = Capabilities(
-        generate=table.boolean("generate", default.generate),
-        write_certificate=table.boolean("write_certificate", default.write_certificate),
-    )
-    table.close()
-    return found
-
-
-def _usb(table: Table) -> UsbId:
-    found = UsbId(
-        vid=table.text("vid", pattern=_HEX4),
-        pid=table.text("pid", pattern=_HEX4),
-        name=table.text("name", ""),
-        binding=table.text("binding", "ccid", pattern="ccid|no-ccid|hid|mass-storage|vendor"),
-    )
-    table.close()
-    return found
-
-
-def _atr(table: Table) -> Atr:
-    found = Atr(
-        atr=table.text("atr", pattern=_ATR),
-        mask=table.text("mask", None, pattern=_ATR),
-        also_in=table.texts("also_in", ()),
-    )
-    if found.mask is not None and len(found.mask) != len(found.atr):
-        table.fail("mask", "length_differs")
-    table.close()
-    return found

@@ -35,11 +35,27 @@ def token_private_key(public: PublicKey, suite: Suite, sign: Sign) -> ec.Ellipti
     return _EcKey(ec.EllipticCurvePublicKey.from_encoded_point(curve, public.point), suite, sign)
 
 
-def _stays_on_the_token() -> NoReturn:
+class _OnToken:
+    """What both kinds of key have in common: nothing secret is here to be shown or copied."""
+
+    def private_numbers(self) -> NoReturn:
+        _refuse()
+
+    def private_bytes(self, encoding: Any, format: Any, encryption_algorithm: Any) -> NoReturn:
+        _refuse()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[Any, Any]) -> Self:
+        return self
+
+
+def _refuse() -> NoReturn:
     raise UnsupportedAlgorithm("the key stays on the token")
 
 
-class _EcKey(ec.EllipticCurvePrivateKey):
+class _EcKey(_OnToken, ec.EllipticCurvePrivateKey):
     def __init__(self, public: ec.EllipticCurvePublicKey, suite: Suite, sign: Sign) -> None:
         self._public = public
         self._suite = suite
@@ -65,22 +81,10 @@ class _EcKey(ec.EllipticCurvePrivateKey):
         return self._public.key_size
 
     def exchange(self, algorithm: ec.ECDH, peer_public_key: ec.EllipticCurvePublicKey) -> bytes:
-        _stays_on_the_token()
-
-    def private_numbers(self) -> ec.EllipticCurvePrivateNumbers:
-        _stays_on_the_token()
-
-    def private_bytes(self, encoding: Any, format: Any, encryption_algorithm: Any) -> bytes:
-        _stays_on_the_token()
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[Any, Any]) -> Self:
-        return self
+        _refuse()
 
 
-class _RsaKey(rsa.RSAPrivateKey):
+class _RsaKey(_OnToken, rsa.RSAPrivateKey):
     def __init__(self, public: rsa.RSAPublicKey, suite: Suite, sign: Sign) -> None:
         self._public = public
         self._suite = suite
@@ -100,16 +104,4 @@ class _RsaKey(rsa.RSAPrivateKey):
         return self._public.key_size
 
     def decrypt(self, ciphertext: bytes, padding: Any) -> bytes:
-        _stays_on_the_token()
-
-    def private_numbers(self) -> rsa.RSAPrivateNumbers:
-        _stays_on_the_token()
-
-    def private_bytes(self, encoding: Any, format: Any, encryption_algorithm: Any) -> bytes:
-        _stays_on_the_token()
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[Any, Any]) -> Self:
-        return self
+        _refuse()

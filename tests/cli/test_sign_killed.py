@@ -90,8 +90,17 @@ class Counted:
 
     def run(self, out: str) -> Done:
         """Run ``sign`` as anybody would."""
+        return self._ended([USHIELD, *self.words(out)])
+
+    def ended_at(self, point: int, end: str = "kill") -> tuple[int, list[str]]:
+        """Run ``sign`` and end it at a point; return its exit code and the steps it made."""
+        log = self.home.folder / "steps"
+        done = self._ended([sys.executable, "-c", PROGRAM, end, str(point), str(log), *self.words("signed.p7m")])
+        return done.code, log.read_text().splitlines() if log.exists() else []
+
+    def _ended(self, command: list[str]) -> Done:
         done = subprocess.run(
-            [USHIELD, *self.words(out)],
+            command,
             cwd=self.home.folder,
             env=self.home.environment,
             stdin=subprocess.DEVNULL,
@@ -101,20 +110,6 @@ class Counted:
             text=True,
         )
         return Done(done.returncode, done.stdout, done.stderr)
-
-    def ended_at(self, point: int, end: str = "kill") -> tuple[int, list[str]]:
-        """Run ``sign`` and end it at a point; return its exit code and the steps it made."""
-        log = self.home.folder / "steps"
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, end, str(point), str(log), *self.words("signed.p7m")],
-            cwd=self.home.folder,
-            env=self.home.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
-        return done.returncode, log.read_text().splitlines() if log.exists() else []
 
 
 @pytest.fixture
