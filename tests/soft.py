@@ -1,4 +1,4 @@
-"""A soft token of a test's own, and a person who follows a script.
+"""A soft token of a test's own. The person who follows a script is ``ushield_hw.testing.scripted``.
 
 The tokens are provisioned once a process and copied for each test. SoftHSM2 reads SOFTHSM2_CONF when it is initialised
 and a process has it loaded once: so every module a test got from :class:`Soft` is closed after the test, as are those
@@ -8,7 +8,7 @@ of the library's own registry, and the next test's C_Initialize reads the next t
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -21,7 +21,6 @@ from ushield_hw.config import Settings, data_dir
 from ushield_hw.cryptoki.model import KeyRecord, ModuleOptions, TokenInfo, User
 from ushield_hw.cryptoki.module import Isolation, Module, close_modules
 from ushield_hw.drivers import Catalogue, Driver
-from ushield_hw.interaction import ConfirmRequest, PinRequest, TokenAction
 from ushield_hw.session import Link
 from ushield_hw.softhsm import CONF_VARIABLE, Provisioned, provision
 from ushield_hw.suites import KeyKind
@@ -127,46 +126,3 @@ def soft(provisioned: Provisioned, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     yield copy
     copy.close()
     close_modules()
-
-
-class Script:
-    """A person who answers from a list. A prompt without an answer fails the test.
-
-    Args:
-        pins: one for each PIN prompt; None cancels.
-        consents: one for each question whether to use the last try.
-        confirms: one for each order to confirm.
-
-    Attributes:
-        prompts: the conversation, a line a prompt, such as ``user PIN to sign, 6 left``.
-        asked: the PIN requests in full.
-    """
-
-    def __init__(self, *pins: str | None, consents: Sequence[bool] = (), confirms: Sequence[bool] = ()) -> None:
-        self.prompts: list[str] = []
-        self.asked: list[PinRequest] = []
-        self._pins, self._consents, self._confirms = list(pins), list(consents), list(confirms)
-
-    def request_pin(self, ask: PinRequest) -> str | None:
-        left = ask.state.retries_left
-        self.asked.append(ask)
-        return self._answer(
-            f"{ask.kind.value} PIN to {ask.purpose}" + (f", {left} left" if left is not None else ""), self._pins
-        )
-
-    def confirm_last_try(self, ask: PinRequest) -> bool:
-        return self._answer("use the last try?", self._consents)
-
-    def confirm_order(self, ask: ConfirmRequest) -> bool:
-        return self._answer(f"confirm {ask.type}?", self._confirms)
-
-    def compare_on_token(self, ask: ConfirmRequest) -> None:
-        self.prompts.append(f"compare {ask.type} on the token")
-
-    def waiting_for_token(self, action: TokenAction) -> None:
-        self.prompts.append(f"waiting: {action.kind}")
-
-    def _answer(self, prompt: str, answers: list[T]) -> T:
-        self.prompts.append(prompt)
-        assert answers, f"nobody answers: {self.prompts}"
-        return answers.pop(0)

@@ -14,22 +14,23 @@ from typing import Any, Final
 
 import pytest
 
-from tests.soft import WRONG_PIN, Script, Soft, key
+from tests.soft import WRONG_PIN, Soft, key
 from ushield_hw.cryptoki.model import SignCall, User
 from ushield_hw.cryptoki.module import PATIENCE, Module, Patience
 from ushield_hw.errors import PinIncorrect, PinLocked
 from ushield_hw.session import Link, Session, change_pin, open_session, verify_pin
 from ushield_hw.testing.faulty import Action, Call, Fault, FaultyModule
+from ushield_hw.testing.scripted import Scripted
 
 DIGEST: Final = hashlib.sha256(b"CNY 128.50").digest()
 USER, CONTEXT = 1, 2  # CK_USER_TYPE
 POLICY_TRIES = 6  # what SoftHSM2's driver allows
 LAST_TRY: Final = "use the last try?"
 
-Job = Callable[[Link, Script], object]
+Job = Callable[[Link, Scripted], object]
 
 
-def opening(link: Link, person: Script) -> Session:
+def opening(link: Link, person: Scripted) -> Session:
     """Open a session to sign."""
     return open_session(link, person, "sign")
 
@@ -89,7 +90,7 @@ class Bench:
         """Spend so many of the six tries with a wrong PIN; nothing is recorded afterwards."""
         for number in range(1, tries + 1):
             with suppress(PinIncorrect, PinLocked):
-                verify_pin(self.link, Script(WRONG_PIN, consents=[True] if number == POLICY_TRIES else []))
+                verify_pin(self.link, Scripted(WRONG_PIN, consents=[True] if number == POLICY_TRIES else []))
         assert self.link.pin.state().retries_left == POLICY_TRIES - tries
         self.faulty.clear()
 

@@ -13,12 +13,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from tests.soft import DRIVER, OPTIONS, SETTINGS, Script, key
+from tests.soft import DRIVER, OPTIONS, SETTINGS, key
 from tests.stack.bench import DIGEST
 from ushield_hw.cryptoki.model import SignCall, User
 from ushield_hw.cryptoki.module import Isolation, Module, open_module
 from ushield_hw.errors import UShieldError
 from ushield_hw.session import Link, verify_pin
+from ushield_hw.testing.scripted import Scripted
 
 
 def outcome(work: Callable[[], object]) -> str:
@@ -80,7 +81,7 @@ def guess(path: str, serial: str, state: str, *pins: str) -> None:
     print("ready", flush=True)
     sys.stdin.readline()
     for pin in pins:
-        print(outcome(partial(verify_pin, link, Script(pin, consents=[True]))), flush=True)
+        print(outcome(partial(verify_pin, link, Scripted(pin, consents=[True]))), flush=True)
 
 
 if __name__ == "__main__":

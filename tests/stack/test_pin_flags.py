@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.soft import WRONG_PIN, Script, pin_driver
+from tests.soft import WRONG_PIN, pin_driver
 from tests.stack.bench import Bench
 from ushield_hw.cryptoki.model import TokenFlag, User
 from ushield_hw.drivers import PinFlags, Unblock
@@ -19,6 +19,7 @@ from ushield_hw.errors import (
 from ushield_hw.interaction import CountSource, PinState
 from ushield_hw.session import verify_pin
 from ushield_hw.testing.faulty import Fault, returns, token_info
+from ushield_hw.testing.scripted import Scripted
 
 pytestmark = pytest.mark.stack
 
@@ -65,9 +66,9 @@ def test_the_last_try_by_the_flags_needs_consent(bench: Bench, belief: PinFlags)
     bench.faulty.plan([Fault("C_GetTokenInfo", None, token_info(set_flags=FINAL))])
     link = bench.soft.link(bench.module, pin_driver(flags=belief, policy_tries=None))
     with pytest.raises(LastTryNotConfirmed):
-        verify_pin(link, Script(bench.soft.pin, consents=[False]))
+        verify_pin(link, Scripted(bench.soft.pin, consents=[False]))
     assert bench.pins_sent() == []
-    verify_pin(link, Script(bench.soft.pin, consents=[True]))
+    verify_pin(link, Scripted(bench.soft.pin, consents=[True]))
     assert bench.count("C_Login") == 1
 
 
@@ -76,13 +77,13 @@ def test_a_pin_locked_by_the_flags_is_neither_asked_for_nor_sent(bench: Bench, b
     bench.faulty.plan([Fault("C_GetTokenInfo", None, token_info(set_flags=LOCKED))])
     link = bench.soft.link(bench.module, pin_driver(flags=belief, policy_tries=None))
     with pytest.raises(PinLocked):
-        verify_pin(link, Script())
+        verify_pin(link, Scripted())
     assert bench.pins_sent() == []
 
 
 def test_a_wrong_pin_on_a_token_that_says_nothing_has_no_number(bench: Bench) -> None:
     link = bench.soft.link(bench.module, pin_driver(flags=PinFlags.NONE, policy_tries=None))
-    person = Script(WRONG_PIN)
+    person = Scripted(WRONG_PIN)
     with pytest.raises(PinIncorrect) as caught:
         verify_pin(link, person)
     assert person.prompts == ["user PIN to verify"]
@@ -102,7 +103,7 @@ def test_what_the_token_answers_is_an_error_of_its_own(bench: Bench, code: str, 
     link = bench.soft.link(bench.module, pin_driver(policy_tries=None))
     bench.plan("C_Login", None, returns(code))
     with pytest.raises(error):
-        verify_pin(link, Script(bench.soft.pin))
+        verify_pin(link, Scripted(bench.soft.pin))
     assert bench.count("C_Login") == 1
 
 
@@ -110,7 +111,7 @@ def test_the_tokens_own_lock_says_how_to_unblock_it(bench: Bench) -> None:
     link = bench.soft.link(bench.module, pin_driver(policy_tries=None, unblock=Unblock.SET_PIN_UNLOGGED))
     bench.plan("C_Login", 1, returns("CKR_PIN_LOCKED"))
     with pytest.raises(PinLocked) as caught:
-        verify_pin(link, Script(bench.soft.pin))
+        verify_pin(link, Scripted(bench.soft.pin))
     assert caught.value.unblock == "set-pin-unlogged"
 
 

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 
 from tests.project.tree import ROOT
-from tests.soft import WRONG_PIN, Script
+from tests.soft import WRONG_PIN
 from tests.stack.bench import EACH_JOB, LAST_TRY, Bench, Job, ends
 from ushield_hw import state
 from ushield_hw.errors import LastTryNotConfirmed, PinIncorrect, PinLocked, StorageError, TokenError
 from ushield_hw.interaction import CountSource, PinState
 from ushield_hw.session import Link, change_pin, open_session, verify_pin
 from ushield_hw.testing.faulty import Fault, hangs, token_info
+from ushield_hw.testing.scripted import Scripted
 
 pytestmark = pytest.mark.stack
 
@@ -49,7 +50,7 @@ def guess(bench: Bench, *guesses: str) -> list[str]:
 
 
 def test_a_right_pin_costs_nothing(bench: Bench) -> None:
-    person = Script(bench.soft.pin)
+    person = Scripted(bench.soft.pin)
     state = verify_pin(bench.link, person)
     assert (state.retries_left, state.source, state.low) == (6, CountSource.POLICY, False)
     assert person.prompts == [GUESS.format(6)]
@@ -58,7 +59,7 @@ def test_a_right_pin_costs_nothing(bench: Bench) -> None:
 
 def test_a_wrong_pin_is_sent_once_and_the_error_knows_what_is_left(bench: Bench) -> None:
     with pytest.raises(PinIncorrect) as caught:
-        verify_pin(bench.link, Script(WRONG_PIN))
+        verify_pin(bench.link, Scripted(WRONG_PIN))
     state = caught.value.state
     assert isinstance(state, PinState)
     assert (state.retries_left, state.final_try, state.locked, state.low) == (5, False, False, True)
@@ -68,7 +69,7 @@ def test_a_wrong_pin_is_sent_once_and_the_error_knows_what_is_left(bench: Bench)
 def test_each_prompt_says_how_many_tries_are_left(bench: Bench) -> None:
     prompts = []
     for _ in range(5):
-        person = Script(WRONG_PIN)
+        person = Scripted(WRONG_PIN)
         with pytest.raises(PinIncorrect):
             verify_pin(bench.link, person)
         prompts += person.prompts
@@ -77,7 +78,7 @@ def test_each_prompt_says_how_many_tries_are_left(bench: Bench) -> None:
 
 def test_success_gives_all_tries_back(bench: Bench) -> None:
     bench.fail(4)
-    assert verify_pin(bench.link, Script(bench.soft.pin)).retries_left == 6
+    assert verify_pin(bench.link, Scripted(bench.soft.pin)).retries_left == 6
 
 
 def test_wrong_pins_are_counted_across_processes(bench: Bench) -> None:
@@ -101,9 +102,9 @@ def test_the_count_belongs_to_one_token(bench: Bench) -> None:
 
 def test_a_session_and_a_change_count_like_a_verification(bench: Bench) -> None:
     with pytest.raises(PinIncorrect):
-        open_session(bench.link, Script(WRONG_PIN), "sign")
+        open_session(bench.link, Scripted(WRONG_PIN), "sign")
     with pytest.raises(PinIncorrect):
-        change_pin(bench.link, Script(WRONG_PIN, NEW_PIN))
+        change_pin(bench.link, Scripted(WRONG_PIN, NEW_PIN))
     assert bench.link.pin.state().retries_left == 4
 
 
@@ -112,7 +113,7 @@ def test_a_session_and_a_change_count_like_a_verification(bench: Bench) -> None:
 
 def test_the_last_try_needs_consent_and_is_not_sent_without(bench: Bench) -> None:
     bench.fail(5)
-    person = Script(bench.soft.pin, consents=[False])
+    person = Scripted(bench.soft.pin, consents=[False])
     with pytest.raises(LastTryNotConfirmed) as caught:
         verify_pin(bench.link, person)
     assert person.prompts == [GUESS.format(1), LAST_TRY]
@@ -123,12 +124,12 @@ def test_the_last_try_needs_consent_and_is_not_sent_without(bench: Bench) -> Non
 
 def test_a_right_last_try_gives_all_tries_back(bench: Bench) -> None:
     bench.fail(5)
-    assert verify_pin(bench.link, Script(bench.soft.pin, consents=[True])).retries_left == 6
+    assert verify_pin(bench.link, Scripted(bench.soft.pin, consents=[True])).retries_left == 6
 
 
 def test_the_try_that_locks_says_locked(bench: Bench) -> None:
     bench.fail(5)
-    person = Script(WRONG_PIN, consents=[True])
+    person = Scripted(WRONG_PIN, consents=[True])
     with pytest.raises(PinLocked) as caught:
         verify_pin(bench.link, person)
     assert person.prompts == [GUESS.format(1), LAST_TRY]
@@ -140,7 +141,7 @@ def test_the_try_that_locks_says_locked(bench: Bench) -> None:
 @EACH_JOB
 def test_a_locked_pin_is_neither_asked_for_nor_sent(bench: Bench, job: Job) -> None:
     bench.fail(6)
-    person = Script()
+    person = Scripted()
     with pytest.raises(PinLocked) as caught:
         job(bench.link, person)
     assert person.prompts == []
@@ -153,7 +154,7 @@ def test_a_locked_pin_is_neither_asked_for_nor_sent(bench: Bench, job: Job) -> N
 def test_a_try_that_another_process_used_meanwhile_makes_the_next_one_the_last(bench: Bench) -> None:
     bench.fail(4)
 
-    class Slow(Script):
+    class Slow(Scripted):
         def request_pin(self, ask: Any) -> str | None:
             guess(bench, WRONG_PIN)
             bench.faulty.clear()
@@ -205,7 +206,7 @@ def test_a_module_that_is_lost_while_it_checks_the_pin_costs_a_try(bench: Bench)
     bench.module.deadline_s = 1
     bench.plan("C_Login", 1, hangs())
     with pytest.raises(TokenError):
-        verify_pin(link, Script(bench.soft.pin))
+        verify_pin(link, Scripted(bench.soft.pin))
     bench.module.deadline_s = 30
     assert link.pin.state().retries_left == 5
 
@@ -229,7 +230,7 @@ def test_a_module_that_is_lost_while_it_checks_the_pin_costs_a_try(bench: Bench)
 def test_a_count_that_makes_no_sense_stops_every_try(bench: Bench, job: Job, content: bytes) -> None:
     bench.fail(1)
     bench.counter().write_bytes(content)
-    person = Script()
+    person = Scripted()
     with pytest.raises(StorageError) as caught:
         job(bench.link, person)
     assert caught.value.code == "PIN_COUNTER_UNUSABLE"
@@ -243,7 +244,7 @@ def test_a_count_that_cannot_be_read_stops_every_try(bench: Bench) -> None:
     file.unlink()
     file.mkdir()
     with pytest.raises(StorageError):
-        verify_pin(bench.link, Script())
+        verify_pin(bench.link, Scripted())
     assert bench.pins_sent() == []
 
 
@@ -254,7 +255,7 @@ def test_a_count_that_cannot_be_written_stops_every_try(bench: Bench, monkeypatc
     link = bench.link
     monkeypatch.setattr(state, "write_atomically", full)
     with pytest.raises(StorageError) as caught:
-        verify_pin(link, Script(bench.soft.pin))
+        verify_pin(link, Scripted(bench.soft.pin))
     assert caught.value.reason == "No space left on device"
     assert bench.pins_sent() == []
 
@@ -271,7 +272,7 @@ def test_a_success_that_cannot_be_noted_is_no_success_and_is_logged_out(
 
     monkeypatch.setattr(state, "write_atomically", full_later)
     with pytest.raises(StorageError):
-        open_session(link, Script(bench.soft.pin), "sign")
+        open_session(link, Scripted(bench.soft.pin), "sign")
     assert bench.names("C_Login", "C_Logout") == ["C_Login", "C_Logout"]
     assert link.pin.state().retries_left == 5
 
@@ -280,7 +281,7 @@ def test_a_state_folder_that_others_can_write_stops_every_try(bench: Bench) -> N
     bench.fail(1)
     (bench.soft.state / "pin").chmod(0o777)
     with pytest.raises(StorageError) as caught:
-        verify_pin(bench.link, Script())
+        verify_pin(bench.link, Scripted())
     assert caught.value.code == "STATE_FOLDER_UNSAFE"
     assert bench.pins_sent() == []
 
@@ -288,5 +289,5 @@ def test_a_state_folder_that_others_can_write_stops_every_try(bench: Bench) -> N
 def test_a_file_where_the_state_folder_should_be_stops_every_try(bench: Bench) -> None:
     bench.soft.state.write_text("")
     with pytest.raises(StorageError):
-        verify_pin(bench.link, Script())
+        verify_pin(bench.link, Scripted())
     assert bench.pins_sent() == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.soft import WRONG_PIN, Script, pin_driver
+from tests.soft import WRONG_PIN, pin_driver
 from tests.stack.bench import EACH_JOB, LAST_TRY, Bench, Job
 from ushield_hw.cryptoki.model import TokenFlag
 from ushield_hw.drivers import Unblock
@@ -18,6 +18,7 @@ from ushield_hw.errors import (
 )
 from ushield_hw.session import change_pin, unblock_pin, verify_pin
 from ushield_hw.testing.faulty import Fault, token_info
+from ushield_hw.testing.scripted import Scripted
 
 pytestmark = pytest.mark.stack
 
@@ -44,7 +45,7 @@ NEW_PIN = "654321"
 @EACH_JOB
 def test_a_pin_that_cannot_be_right_is_refused_unsent(bench: Bench, job: Job, pin: str, code: str) -> None:
     bench.faulty.plan([Fault("C_GetTokenInfo", None, token_info(pin_min=4, pin_max=12))])
-    person = Script(pin)
+    person = Scripted(pin)
     with pytest.raises(PinFormatError) as caught:
         job(bench.link, person)
     assert (caught.value.code, caught.value.min, caught.value.max) == (code, 4, 12)
@@ -62,14 +63,14 @@ def test_the_stricter_of_token_and_driver_says_how_long_a_pin_is(bench: Bench) -
 
 def test_a_prompt_that_is_cancelled_sends_nothing(bench: Bench) -> None:
     with pytest.raises(PinCancelled):
-        verify_pin(bench.link, Script(None))
+        verify_pin(bench.link, Scripted(None))
     assert bench.pins_sent() == []
 
 
 def test_a_token_whose_pin_was_never_set_is_not_asked(bench: Bench) -> None:
     bench.faulty.plan([Fault("C_GetTokenInfo", None, token_info(clear_flags=TokenFlag.USER_PIN_INITIALIZED))])
     with pytest.raises(TokenNotInitialized) as caught:
-        verify_pin(bench.link, Script())
+        verify_pin(bench.link, Scripted())
     assert caught.value.code == "PIN_NOT_SET"
     assert bench.pins_sent() == []
 
@@ -77,7 +78,7 @@ def test_a_token_whose_pin_was_never_set_is_not_asked(bench: Bench) -> None:
 @EACH_JOB
 def test_no_error_holds_the_pin(bench: Bench, job: Job) -> None:
     with pytest.raises(PinError) as caught:
-        job(bench.link, Script(WRONG_PIN, NEW_PIN))
+        job(bench.link, Scripted(WRONG_PIN, NEW_PIN))
     error: BaseException | None = caught.value
     while error is not None:
         assert WRONG_PIN not in f"{error!r} {error} {vars(error)}"
@@ -88,22 +89,22 @@ def test_no_error_holds_the_pin(bench: Bench, job: Job) -> None:
 
 
 def test_a_change_asks_for_the_old_and_the_new_pin_and_is_one_call(bench: Bench) -> None:
-    person = Script(bench.soft.pin, NEW_PIN)
+    person = Scripted(bench.soft.pin, NEW_PIN)
     change_pin(bench.link, person)
     assert person.prompts == ["user PIN to change, 6 left", "new PIN to change"]
     assert bench.names("C_Login", "C_SetPIN") == ["C_SetPIN"]
-    verify_pin(bench.link, Script(NEW_PIN))
+    verify_pin(bench.link, Scripted(NEW_PIN))
 
 
 def test_a_new_pin_that_cannot_be_right_leaves_the_old_one_unsent(bench: Bench) -> None:
     with pytest.raises(PinFormatError):
-        change_pin(bench.link, Script(bench.soft.pin, "1"))
+        change_pin(bench.link, Scripted(bench.soft.pin, "1"))
     assert bench.pins_sent() == []
 
 
 def test_a_change_with_the_last_try_needs_consent(bench: Bench) -> None:
     bench.fail(5)
-    person = Script(bench.soft.pin, NEW_PIN, consents=[False])
+    person = Scripted(bench.soft.pin, NEW_PIN, consents=[False])
     with pytest.raises(LastTryNotConfirmed):
         change_pin(bench.link, person)
     assert person.prompts == ["user PIN to change, 1 left", "new PIN to change", LAST_TRY]
@@ -112,23 +113,23 @@ def test_a_change_with_the_last_try_needs_consent(bench: Bench) -> None:
 
 def test_the_so_unblocks_with_a_new_pin(bench: Bench) -> None:
     bench.fail(6)
-    person = Script(bench.soft.so_pin, NEW_PIN)
+    person = Scripted(bench.soft.so_pin, NEW_PIN)
     assert unblock_pin(bench.link, person).retries_left == 6
     assert person.prompts == ["so PIN to unblock", "new PIN to change"]
-    verify_pin(bench.link, Script(NEW_PIN))
+    verify_pin(bench.link, Scripted(NEW_PIN))
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b'{"failures": 99}'])
 def test_the_so_unblocks_whatever_is_in_the_counter(bench: Bench, content: bytes) -> None:
     bench.fail(1)
     bench.counter().write_bytes(content)
-    assert unblock_pin(bench.link, Script(bench.soft.so_pin, NEW_PIN)).retries_left == 6
+    assert unblock_pin(bench.link, Scripted(bench.soft.so_pin, NEW_PIN)).retries_left == 6
 
 
 def test_a_wrong_so_pin_is_sent_once_and_leaves_the_lock(bench: Bench) -> None:
     bench.fail(6)
     with pytest.raises(PinIncorrect) as caught:
-        unblock_pin(bench.link, Script(WRONG_PIN, NEW_PIN))
+        unblock_pin(bench.link, Scripted(WRONG_PIN, NEW_PIN))
     assert caught.value.code == "SO_PIN_INCORRECT"
     assert bench.names("C_Login", "C_InitPIN") == ["C_Login"]
     assert bench.link.pin.state().locked
@@ -136,7 +137,7 @@ def test_a_wrong_so_pin_is_sent_once_and_leaves_the_lock(bench: Bench) -> None:
 
 def test_a_puk_goes_into_one_c_set_pin_without_a_login(bench: Bench) -> None:
     link = bench.soft.link(bench.module, pin_driver(unblock=Unblock.SET_PIN_UNLOGGED, policy_tries=None))
-    person = Script(bench.soft.pin, NEW_PIN)  # to SoftHSM2 it is the old PIN
+    person = Scripted(bench.soft.pin, NEW_PIN)  # to SoftHSM2 it is the old PIN
     unblock_pin(link, person)
     assert person.prompts == ["puk PIN to unblock", "new PIN to change"]
     assert bench.names("C_Login", "C_SetPIN") == ["C_SetPIN"]
@@ -145,5 +146,5 @@ def test_a_puk_goes_into_one_c_set_pin_without_a_login(bench: Bench) -> None:
 def test_a_token_that_cannot_be_unblocked_asks_nobody(bench: Bench) -> None:
     link = bench.soft.link(bench.module, pin_driver(unblock=Unblock.NONE))
     with pytest.raises(PinError) as caught:
-        unblock_pin(link, Script())
+        unblock_pin(link, Scripted())
     assert caught.value.code == "PIN_UNBLOCK_UNAVAILABLE"

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.project.tree import ROOT
-from tests.soft import OPTIONS, SOFTHSM, WRONG_PIN, Script, Soft, pin_driver
+from tests.soft import OPTIONS, SOFTHSM, WRONG_PIN, Soft, pin_driver
 from tests.stack.bench import CONTEXT, USER, Bench, open_sessions, overlapping
 from ushield_hw.cryptoki.abi import OS_LOCKING_OK, Functions
 from ushield_hw.cryptoki.ckr import NUMBERS, CkrError
@@ -22,6 +22,7 @@ from ushield_hw.errors import CertificateNotFound, PinFormatError, PinIncorrect,
 from ushield_hw.session import change_pin, open_session, unblock_pin, verify_pin
 from ushield_hw.suites import KeyKind
 from ushield_hw.testing.faulty import Fault, cant_lock, faulty_module, late, mechanisms, pinpad, returns, token_info
+from ushield_hw.testing.scripted import Scripted
 
 pytestmark = pytest.mark.stack
 
@@ -98,15 +99,15 @@ def test_the_so_logs_in_although_objects_were_read_before(bench: Bench) -> None:
 
 
 def test_a_second_open_neither_prompts_nor_checks_a_pin(bench: Bench) -> None:
-    person = Script(bench.soft.pin)
-    with open_session(bench.link, person, "sign"), open_session(bench.link, Script(), "sign") as second:
+    person = Scripted(bench.soft.pin)
+    with open_session(bench.link, person, "sign"), open_session(bench.link, Scripted(), "sign") as second:
         bench.sign(second.login_id)
     assert person.prompts == ["user PIN to sign, 6 left"]
     assert bench.count("C_Login") == 1
 
 
 def test_threads_that_open_at_once_share_one_prompt_and_one_login(bench: Bench) -> None:
-    person = Script(bench.soft.pin)
+    person = Scripted(bench.soft.pin)
     link = bench.link
     sessions = in_threads(lambda: open_session(link, person, "sign"))
     assert len(sessions) == 4
@@ -115,8 +116,8 @@ def test_threads_that_open_at_once_share_one_prompt_and_one_login(bench: Bench) 
 
 
 def test_the_login_lasts_until_the_last_session_is_closed(bench: Bench) -> None:
-    first = open_session(bench.link, Script(bench.soft.pin), "sign")
-    second = open_session(bench.link, Script(), "sign")
+    first = open_session(bench.link, Scripted(bench.soft.pin), "sign")
+    second = open_session(bench.link, Scripted(), "sign")
     first.close()
     first.close()
     bench.sign(second.login_id)
@@ -134,9 +135,9 @@ def test_a_login_while_logged_in_is_busy_and_sends_no_pin(bench: Bench) -> None:
 
 @pytest.mark.parametrize("job", [verify_pin, change_pin, unblock_pin])
 def test_pin_jobs_while_logged_in_are_busy_without_a_prompt(bench: Bench, job: Callable[..., object]) -> None:
-    with open_session(bench.link, Script(bench.soft.pin), "sign"):
+    with open_session(bench.link, Scripted(bench.soft.pin), "sign"):
         with pytest.raises(TokenBusy) as caught:
-            job(bench.link, Script())
+            job(bench.link, Scripted())
     assert caught.value.holder
     assert bench.count("C_Login") == 1
 
@@ -144,7 +145,7 @@ def test_pin_jobs_while_logged_in_are_busy_without_a_prompt(bench: Bench, job: C
 def test_a_pin_verified_while_a_session_is_being_opened_costs_no_try(bench: Bench) -> None:
     link, prompted, answer = bench.link, threading.Event(), threading.Event()
 
-    class Slow(Script):
+    class Slow(Scripted):
         def request_pin(self, ask: object) -> str | None:
             prompted.set()
             answer.wait(10)
@@ -153,7 +154,7 @@ def test_a_pin_verified_while_a_session_is_being_opened_costs_no_try(bench: Benc
     with ThreadPoolExecutor(2) as pool:
         opening = pool.submit(open_session, link, Slow(), "sign")
         assert prompted.wait(10)
-        verifying = pool.submit(verify_pin, link, Script(bench.soft.pin))
+        verifying = pool.submit(verify_pin, link, Scripted(bench.soft.pin))
         answer.set()
         opening.result(10)
         with pytest.raises(TokenBusy):
@@ -163,13 +164,13 @@ def test_a_pin_verified_while_a_session_is_being_opened_costs_no_try(bench: Benc
 
 
 def test_a_login_ended_by_the_token_is_made_again_with_a_prompt(bench: Bench) -> None:
-    session = open_session(bench.link, Script(bench.soft.pin), "sign")
+    session = open_session(bench.link, Scripted(bench.soft.pin), "sign")
     call = bench.call()
     bench.plan("C_Sign", 1, returns("CKR_USER_NOT_LOGGED_IN"))
     with pytest.raises(TokenError) as caught:
         bench.module.sign(session.login_id, call)
     assert caught.value.code == "LOGIN_ENDED"
-    person = Script(bench.soft.pin)
+    person = Scripted(bench.soft.pin)
     with open_session(bench.link, person, "sign") as again:
         bench.sign(again.login_id)
     assert person.prompts == ["user PIN to sign, 6 left"]
@@ -192,7 +193,7 @@ def test_a_failed_logout_still_closes_every_session(bench: Bench) -> None:
 def test_an_error_in_closing_is_raised_when_it_is_the_only_one(bench: Bench) -> None:
     bench.faulty.plan([Fault("C_Logout", None, returns("CKR_GENERAL_ERROR"))])
     with pytest.raises(TokenError) as caught:
-        with open_session(bench.link, Script(bench.soft.pin), "sign"):
+        with open_session(bench.link, Scripted(bench.soft.pin), "sign"):
             pass
     assert caught.value.function == "C_Logout"
 
@@ -200,7 +201,7 @@ def test_an_error_in_closing_is_raised_when_it_is_the_only_one(bench: Bench) -> 
 def test_an_error_in_closing_does_not_hide_the_first_error(bench: Bench) -> None:
     bench.faulty.plan([Fault("C_Logout", None, returns("CKR_GENERAL_ERROR"))])
     with pytest.raises(CertificateNotFound):
-        with open_session(bench.link, Script(bench.soft.pin), "sign"):
+        with open_session(bench.link, Scripted(bench.soft.pin), "sign"):
             raise CertificateNotFound
     assert bench.count("C_Logout") == 1
 
@@ -274,7 +275,7 @@ def pad(bench: Bench) -> Bench:
 
 
 def test_a_pin_pad_gets_a_null_pin_and_nobody_is_prompted(pad: Bench) -> None:
-    with open_session(pad.link, Script(), "sign") as session:
+    with open_session(pad.link, Scripted(), "sign") as session:
         pad.sign(session.login_id)
     assert [(call.pin_null, call.pin_length) for call in pad.faulty.calls if call.function == "C_Login"] == [(True, 0)]
 
@@ -287,7 +288,7 @@ def test_a_pin_pad_is_asked_again_for_one_signature(pad: Bench) -> None:
 
 
 def test_a_pin_pad_changes_the_pin_without_a_prompt(pad: Bench) -> None:
-    change_pin(pad.link, Script())
+    change_pin(pad.link, Scripted())
     (call,) = (call for call in pad.faulty.calls if call.function == "C_SetPIN")
     assert (call.pin_null, call.new_pin_null) == (True, True)
 
@@ -295,7 +296,7 @@ def test_a_pin_pad_changes_the_pin_without_a_prompt(pad: Bench) -> None:
 def test_a_pin_pad_unblocks_the_pin_without_a_prompt(bench: Bench) -> None:
     typed = pinpad(bench.soft.so_pin, "654321", only=True)
     bench.faulty.plan([PINPAD, Fault("C_Login", None, typed), Fault("C_InitPIN", None, typed)])
-    unblock_pin(bench.link, Script())
+    unblock_pin(bench.link, Scripted())
     asked = [(call.function, call.pin_null) for call in bench.faulty.calls if call.function in {"C_Login", "C_InitPIN"}]
     assert asked == [("C_Login", True), ("C_InitPIN", True)]
 
@@ -306,7 +307,7 @@ def test_a_pin_pad_has_the_time_the_driver_gives_a_person(pad: Bench, function: 
     pad.module.deadline_s = 0.3
     slow = late(0.6)
     pad.faulty.plan([PINPAD, Fault(function, None, pinpad(pad.soft.pin, "654321")), Fault(function, None, slow)])
-    (verify_pin if function == "C_Login" else change_pin)(link, Script())
+    (verify_pin if function == "C_Login" else change_pin)(link, Scripted())
 
 
 # -- what python-pkcs11 does not offer -------------------------------------------------------------------------------
@@ -374,7 +375,7 @@ def test_every_code_from_c_login_is_an_error_of_our_own(bench: Bench) -> None:
     for name in NUMBERS:
         bench.plan("C_Login", None, returns(name))
         with pytest.raises(UShieldError) as caught:
-            verify_pin(link, Script(bench.soft.pin))
+            verify_pin(link, Scripted(bench.soft.pin))
         assert_told(caught.value, name)
 
 
@@ -385,7 +386,7 @@ def test_a_new_pin_that_the_token_refuses_is_an_error_of_our_own(bench: Bench, f
     link = bench.link
     bench.plan(function, None, returns(name))
     with pytest.raises(PinFormatError) as caught:
-        job(link, Script(first, "654321"))
+        job(link, Scripted(first, "654321"))
     assert_told(caught.value, name)
     assert (caught.value.min, caught.value.max) == (4, 255)
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from tests.soft import Script
 from tests.stack.bench import Bench, open_sessions
 from ushield_hw.cryptoki.model import User
 from ushield_hw.errors import ConfirmationRejected, TokenError, TokenRemoved
 from ushield_hw.session import open_session
 from ushield_hw.suites import KeyKind
 from ushield_hw.testing.faulty import Fault, returns, token_info
+from ushield_hw.testing.scripted import Scripted
 
 pytestmark = pytest.mark.stack
 
@@ -49,13 +49,13 @@ def test_every_call_says_removed_and_the_login_has_ended(bench: Bench, function:
 
 @EACH_CALL
 def test_the_next_open_asks_for_the_pin_and_works(bench: Bench, function: str) -> None:
-    session = open_session(bench.link, Script(bench.soft.pin), "sign")
+    session = open_session(bench.link, Scripted(bench.soft.pin), "sign")
     call = bench.call()
     bench.faulty.plan([Fault(function, None, returns("CKR_DEVICE_REMOVED"))])
     with pytest.raises(TokenRemoved):
         NOTICED_BY[function](bench, session.login_id, call)
     bench.faulty.plan([])
-    person = Script(bench.soft.pin)
+    person = Scripted(bench.soft.pin)
     with open_session(bench.link, person, "sign") as again:
         bench.sign(again.login_id)
     assert len(person.prompts) == 1
@@ -100,7 +100,7 @@ def test_an_error_that_does_not_say_removed_leaves_the_login(bench: Bench, code:
 
 
 def test_closing_a_session_of_a_removed_token_is_no_error(bench: Bench) -> None:
-    session = open_session(bench.link, Script(bench.soft.pin), "sign")
+    session = open_session(bench.link, Scripted(bench.soft.pin), "sign")
     bench.faulty.plan([Fault("C_Logout", None, returns("CKR_DEVICE_REMOVED"))])
     session.close()
 
@@ -109,7 +109,7 @@ def test_another_token_in_the_slot_is_not_the_one_that_was_asked_for(bench: Benc
     assert bench.slot
     bench.faulty.plan([Fault("C_GetTokenInfo", None, token_info(serial="another"))])
     with pytest.raises(TokenRemoved):
-        open_session(bench.link, Script(), "sign")
+        open_session(bench.link, Scripted(), "sign")
     assert bench.count("C_Login") == 0
 
 
@@ -125,7 +125,7 @@ def test_a_token_that_was_changed_during_the_login_is_logged_out_again(
 
     monkeypatch.setattr(bench.module, "login", swap)
     with pytest.raises(TokenRemoved):
-        open_session(link, Script(bench.soft.pin), "sign")
+        open_session(link, Scripted(bench.soft.pin), "sign")
     assert bench.names("C_Login", "C_Logout") == ["C_Login", "C_Logout"]
     assert open_sessions(bench.faulty.calls) == set()
 

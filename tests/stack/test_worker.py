@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.project.tree import ROOT
-from tests.soft import SOFTHSM, Script
+from tests.soft import SOFTHSM
 from tests.stack.bench import Bench, ends
 from ushield_hw.cryptoki.abi import Functions
 from ushield_hw.cryptoki.model import User
@@ -23,6 +23,7 @@ from ushield_hw.cryptoki.module import Isolation, Patience
 from ushield_hw.errors import OutcomeUnknown, TokenError, UShieldError
 from ushield_hw.session import open_session
 from ushield_hw.testing.faulty import Action, crashes, exits, faulty_module, hangs, late, returns
+from ushield_hw.testing.scripted import Scripted
 
 pytestmark = pytest.mark.stack
 
@@ -113,7 +114,7 @@ def test_the_login_of_a_lost_worker_is_not_taken_for_one_of_the_new(bench: Bench
 
 
 def test_a_session_whose_worker_is_lost_closes_without_an_error_and_without_a_new_worker(bench: Bench) -> None:
-    session = open_session(bench.link, Script(bench.soft.pin), "sign")
+    session = open_session(bench.link, Scripted(bench.soft.pin), "sign")
     bench.plan("C_Sign", 1, crashes())
     with pytest.raises(OutcomeUnknown):
         bench.sign(session.login_id)
