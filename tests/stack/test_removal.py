@@ -146,3 +146,35 @@ def test_the_user_logs_in_after_the_token_was_removed_under_the_so(bench: Bench)
     with pytest.raises(TokenRemoved):
         bench.module.init_pin(login, "654321")
     bench.login()
+
+
+# -- a module that knows no more than that something went wrong --------------------------------------------------------
+
+
+def test_a_token_that_cannot_be_read_for_a_moment_is_read_again(bench: Bench) -> None:
+    slot = bench.slot
+    bench.plan("C_GetTokenInfo", 1, returns("CKR_GENERAL_ERROR"))
+    assert bench.module.token(slot).serial == bench.soft.serial
+    assert bench.count("C_GetTokenInfo") == 2
+
+
+def test_a_general_error_that_was_the_card_being_pulled_out_is_told_as_that(bench: Bench) -> None:
+    slot = bench.slot
+    bench.faulty.plan(
+        [
+            Fault("C_GetTokenInfo", None, returns("CKR_DEVICE_REMOVED")),
+            Fault("C_GetTokenInfo", 1, returns("CKR_GENERAL_ERROR")),
+        ]
+    )
+    bench.faulty.clear()
+    with pytest.raises(TokenRemoved):
+        bench.module.token(slot)
+
+
+def test_a_token_that_stays_unreadable_is_an_error(bench: Bench) -> None:
+    slot = bench.slot
+    bench.plan("C_GetTokenInfo", None, returns("CKR_GENERAL_ERROR"))
+    with pytest.raises(TokenError) as caught:
+        bench.module.token(slot)
+    assert caught.value.ckr == "CKR_GENERAL_ERROR"
+    assert bench.count("C_GetTokenInfo") == 3

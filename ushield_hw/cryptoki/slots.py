@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 from typing import Any, Final
 
 from ushield_hw.cryptoki import abi
@@ -10,6 +11,8 @@ from ushield_hw.cryptoki.ckr import CkrError
 from ushield_hw.cryptoki.model import SlotInfo, TokenInfo
 
 _MOST_SLOTS: Final = 256
+_READS: Final = 3
+_BETWEEN_READS_S: Final = 0.025
 _TOKEN_PRESENT: Final = 1
 _REMOVABLE_DEVICE: Final = 2
 
@@ -39,9 +42,20 @@ def slot(functions: abi.Functions, slot_id: int) -> SlotInfo:
 
 
 def token(functions: abi.Functions, slot_id: int) -> TokenInfo:
-    """Return CK_TOKEN_INFO."""
+    """Return CK_TOKEN_INFO.
+
+    A module that only says CKR_GENERAL_ERROR is asked again: SoftHSM2 does while another process rewrites the token's
+    file, and OpenSC just after a card was pulled out, before it says so.
+    """
     about = abi.TokenInfoStruct()
-    functions.call("C_GetTokenInfo", slot_id, ctypes.byref(about))
+    for left in reversed(range(_READS)):
+        try:
+            functions.call("C_GetTokenInfo", slot_id, ctypes.byref(about))
+            break
+        except CkrError as error:
+            if not left or not error.among("GENERAL_ERROR"):
+                raise
+        time.sleep(_BETWEEN_READS_S)
     return TokenInfo(
         slot_id,
         _text(about.label),

@@ -25,7 +25,7 @@ from pyhanko_certvalidator.policy_decl import NO_REVOCATION, CertRevTrustPolicy
 from pyhanko_certvalidator.registry import SimpleTrustManager
 
 from ushield_hw.cms import CertificateFacts
-from ushield_hw.errors import UntrustedSigner
+from ushield_hw.errors import UntrustedSigner, VerificationError
 
 T = TypeVar("T")
 
@@ -49,11 +49,14 @@ def build(
     Raises:
         UntrustedSigner: ``.reason`` is ``unknown_ca``, ``expired`` or ``not_yet_valid`` (the signer's certificate),
             ``ca_expired``, ``ca_not_yet_valid``, ``weak_algorithm`` or ``path_invalid``; ``.note``: the library's text.
+        VerificationError: ``VERIFICATION_IMPOSSIBLE``: the library does not do what it is used for; a bug.
     """
     try:
         context = _context(intermediates, anchors, moment)
         validator = CertificateValidator(_load(signer.der), validation_context=context)
         path = _facts(_finish(validator.async_validate_path()))
+    except VerificationError:
+        raise
     except Exception as failed:  # whatever a made-up certificate sets off in there, it is not trusted
         raise untrusted(_reason(failed, signer, moment), signer, note=str(failed)) from failed
     if path[0] != signer:  # a certificate that merely has a trusted CA's name and key
@@ -117,7 +120,7 @@ def _finish(coroutine: Coroutine[Any, Any, T]) -> T:
         result: T = done.value
         return result
     coroutine.close()
-    raise RuntimeError("path validation waits, although nothing may be fetched")
+    raise VerificationError(note="path validation waits, although nothing may be fetched")
 
 
 def _facts(path: ValidationPath) -> tuple[CertificateFacts, ...]:

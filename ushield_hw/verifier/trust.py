@@ -161,7 +161,7 @@ class TrustStore:
         between = tuple(certificate.der for certificate in path[1:-1])
         above = sent[len(between) :]
         trusted = {anchor.der for anchor in self._anchors}
-        if sent[: len(between)] != between[: len(sent)] or len(above) > 1 or not trusted.issuperset(above):
+        if sent[: len(between)] != between[: len(sent)] or not trusted.issuperset(above):
             raise BadSignature(problem="cms_certificate_not_on_path")
 
 
@@ -179,8 +179,6 @@ def _is_self_signed(certificate: CertificateFacts) -> bool:
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.x509 import load_der_x509_certificate
 
-    if certificate.issuer != certificate.subject:
-        return False
     try:
         loaded = load_der_x509_certificate(certificate.der)
         loaded.verify_directly_issued_by(loaded)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,8 @@ from tests.unit.cms import pki
 from tests.unit.cms.people import P256, P384
 from tests.unit.verifier.conftest import DAY, NOW, Scene
 from tests.unit.verifier.test_verify import told
-from ushield_hw.errors import BadSignature, UntrustedSigner
+from ushield_hw.cms import CertificateFacts
+from ushield_hw.errors import BadSignature, UntrustedSigner, VerificationError
 from ushield_hw.suites import KeyKind
 from ushield_hw.verifier import TrustStore, verify
 
@@ -149,6 +152,17 @@ def test_a_certificate_above_the_trusted_ca_is_refused(scene: Scene) -> None:
 
     with pytest.raises(BadSignature) as caught:
         verify(signed, trust=TrustStore([scene.bank.issuing.der]), at=NOW)
+    assert caught.value.problem == "cms_certificate_not_on_path"
+
+
+def test_another_certificate_of_the_trusted_ca_may_not_come_with_the_order(scene: Scene) -> None:
+    renewed = pki.authority(number=100)
+    assert renewed.der != scene.bank.root.der
+    signed = scene.sign(intermediates=[renewed.der, scene.bank.issuing.der])
+
+    assert verify(signed, trust=TrustStore([scene.bank.root.der, renewed.der]), at=NOW)
+    with pytest.raises(BadSignature) as caught:
+        verify(signed, trust=scene.trust(), at=NOW)
     assert caught.value.problem == "cms_certificate_not_on_path"
 
 
@@ -327,3 +341,27 @@ def test_p384_customers_below_a_p256_bank_are_fine(scene: Scene) -> None:
     )
 
     assert verify(signed, trust=scene.trust(), at=NOW)
+
+
+def test_two_readers_that_see_different_keys_are_not_believed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, other = CertificateFacts.read, CertificateFacts.read(pki.authority("CN=A", number=145).der)
+    signed, store = scene.sign(), scene.trust()
+
+    def misread(der: bytes) -> CertificateFacts:
+        return replace(real(der), spki=other.spki)
+
+    monkeypatch.setattr(CertificateFacts, "read", misread)
+
+    assert untrusted(signed, store) == "path_invalid"
+
+
+def test_a_library_that_would_wait_is_not_waited_for(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def waits(_self: object) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr("pyhanko_certvalidator.CertificateValidator.async_validate_path", waits)
+
+    with pytest.raises(VerificationError) as caught:
+        verify(scene.sign(), trust=scene.trust(), at=NOW)
+    assert (type(caught.value), caught.value.code) == (VerificationError, "VERIFICATION_IMPOSSIBLE")
+    told(caught.value)

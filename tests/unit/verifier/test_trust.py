@@ -64,7 +64,7 @@ def test_only_self_signed_cas_of_a_file_are_trusted_as_with_openssl(scene: Scene
 
     error = refused(lambda: TrustStore.from_files([issuing]), "CA_FILE_INVALID")
 
-    assert error.problem == "trust_no_root"
+    assert (error.problem, error.file) == ("trust_no_root", str(issuing))
     assert not pki.openssl_accepts(scene.sign(), scene.bank.issuing.pem, tmp_path)
 
 
