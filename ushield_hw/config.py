@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import stat
 import sys
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -128,6 +127,8 @@ def _check_system_file(path: Path) -> None:
 
 
 def _read(settings: Settings, path: Path, *, system: bool) -> Settings:
+    import tomllib  # most people have no file
+
     def refuse(*, key: str, problem: str, **values: object) -> InputError:
         return InputError("CONFIG_INVALID", file=str(path), key=key, problem=problem, **values)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,7 +84,7 @@ def run(argv: Sequence[str]) -> int:
         output.silence()
         return 0
     except Exception:
-        logging.getLogger("ushield_hw").debug("internal error", exc_info=True)
+        _note_bug()
         output.failure(UShieldError(), as_json=as_json)
         return exits.INTERNAL
 
@@ -139,7 +138,15 @@ def _parameter(error: click.ClickException) -> str | None:
     return parameter.human_readable_name if parameter is not None else None
 
 
+def _note_bug() -> None:
+    import logging
+
+    logging.getLogger("ushield_hw").debug("internal error", exc_info=True)
+
+
 def _log(settings: config.Settings, verbosity: int) -> None:
+    import logging  # not for a help page
+
     logger = logging.getLogger("ushield_hw")
     logger.setLevel(logging.DEBUG)
     form = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
@@ -170,8 +177,17 @@ def _root() -> click.Group:
         click.Option(["--log-file"], type=file, metavar="FILE", help=say("help.option.log_file")),
         click.Option(["--version"], is_flag=True, is_eager=True, help=say("help.option.version"), callback=_version),
     ]
-    context = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+    context = {"help_option_names": ["-h", "--help"], "terminal_width": _width()}
     return _Root("ushield", params=options, callback=_start, context_settings=context, help=say("help.ushield"))
+
+
+def _width() -> int:
+    """Return how wide help pages are; click would ask shutil, which imports every kind of archive."""
+    try:
+        columns = int(os.environ.get("COLUMNS", "0")) or os.get_terminal_size(1).columns
+    except (OSError, ValueError):
+        columns = 80
+    return max(40, min(columns - 2, 110))
 
 
 def _version(context: click.Context, parameter: click.Parameter, asked: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -25,6 +24,8 @@ class StdoutLost(StorageError):
 def document(content: Mapping[str, object]) -> None:
     """Print one JSON document on stdout; valid JSON whatever the locale and the names of files."""
     plain = sys.stdout.encoding.lower() != "utf-8"
+    import json  # a person sees none
+
     text = json.dumps(jsonable(dict(content)), ensure_ascii=plain, indent=2)
     _write(text.encode("utf-8", "backslashreplace").decode() + "\n")
 
