@@ -149,11 +149,11 @@ class Session:
 
     def kept(self, name: object, make: Callable[[], Any]) -> Any:
         """Return what ``make`` gave the first time; for what does not change while the token stays in. Internal."""
-        found = self._kept.get(name)
-        if found is None:
+        try:
+            return self._kept[name]
+        except KeyError:
             with self._kept_lock:
-                found = self._kept.get(name) or self._kept.setdefault(name, make())
-        return found
+                return self._kept[name] if name in self._kept else self._kept.setdefault(name, make())
 
     def forget(self) -> None:
         """Drop what was kept: the token's objects have changed. Internal."""

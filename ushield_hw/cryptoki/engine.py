@@ -279,7 +279,10 @@ class Engine:
     def _opened(self, path: str) -> _Lib:
         try:
             with objects.translated("C_GetInfo"):
-                return _Lib(path)
+                lib = _Lib(path)
+                # It would unload the file when it goes, under a call's feet or, at exit, with a message on stderr.
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(lib))
+                return lib
         except CkrError:
             with suppress(CkrError):
                 self._functions.call("C_Finalize", None)

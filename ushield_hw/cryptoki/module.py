@@ -195,6 +195,9 @@ class Module:
     def _ready(self) -> Transport:
         if self._pid != os.getpid():
             raise errors.DriverError("USED_AFTER_FORK", path=str(self.path))
+        transport = self._transport
+        if transport is not None and transport.alive():  # nearly always
+            return transport
         with self._lock:
             if self._transport is not None and not self._transport.alive():
                 self._transport.close()
@@ -236,8 +239,10 @@ class Module:
         except Lost as error:
             said = f"{error.kind}, {error.detail}"
             raise self._lost(error, operation) from error
-        finally:  # the arguments stay out: a PIN may be among them
-            _log.debug("%s %s: %s, %.1f ms", self.path.name, operation, said, (time.monotonic() - started) * 1000)
+        finally:
+            if _log.isEnabledFor(logging.DEBUG):  # the arguments stay out: a PIN may be among them
+                took_ms = (time.monotonic() - started) * 1000
+                _log.debug("%s %s: %s, %.1f ms", self.path.name, operation, said, took_ms)
 
     def _lost(self, error: Lost, operation: str) -> errors.UShieldError:
         if error.began:
