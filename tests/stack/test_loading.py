@@ -179,3 +179,9 @@ def wait_for_pid(file: Path) -> int:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return int(file.read_text())
+
+
+@pytest.mark.parametrize("isolation", list(Isolation))
+def test_p11_kits_proxy_is_refused_with_what_to_do_instead(isolation: Isolation) -> None:
+    (proxy,) = Path("/usr/lib").glob("*-linux-gnu/p11-kit-proxy.so")
+    assert refused(proxy, isolation=isolation).problem == "load_proxy"

@@ -370,6 +370,16 @@ def test_every_code_from_c_sign_is_an_error_of_our_own(bench: Bench, codes: dict
         assert_told(caught.value, name)
 
 
+def test_every_code_keeps_its_name_through_python_pkcs11(bench: Bench) -> None:
+    slot, told = bench.slot, {}
+    for name in NUMBERS:
+        bench.plan("C_OpenSession", None, returns(name))
+        with pytest.raises(UShieldError) as caught:
+            bench.module.certificates(slot)
+        told[f"CKR_{name}"] = caught.value.details["ckr"]
+    assert told == {name: name for name in told}
+
+
 def test_every_code_from_c_login_is_an_error_of_our_own(bench: Bench) -> None:
     link = bench.soft.link(bench.module, pin_driver(policy_tries=None))
     for name in NUMBERS:

@@ -162,6 +162,16 @@ _ODD_NAMES: Final = {
 }
 
 
+# Codes for which python-pkcs11 has no class but a sentence.
+_ODD_TEXTS: Final = {
+    "Buffer was too small": "BUFFER_TOO_SMALL",
+    "already initialized": "CRYPTOKI_ALREADY_INITIALIZED",
+    "not initialized": "CRYPTOKI_NOT_INITIALIZED",
+    "Parallel not supported": "SESSION_PARALLEL_NOT_SUPPORTED",
+    "User type invalid": "USER_TYPE_INVALID",
+}
+
+
 def number_of(error: Exception) -> int:
     """Return the CKR number that a python-pkcs11 exception stands for; it keeps unknown ones only in its text."""
     name = type(error).__name__
@@ -169,8 +179,12 @@ def number_of(error: Exception) -> int:
     known = NUMBERS.get(_ODD_NAMES.get(name, snake))
     if known is not None:
         return known
-    words = str(error).rsplit("0x", 1)
-    return int(words[1], 16) if len(words) == 2 else NUMBERS["GENERAL_ERROR"]  # noqa: PLR2004
+    text = str(error)
+    for words, code in _ODD_TEXTS.items():
+        if words in text:
+            return NUMBERS[code]
+    _, unmapped, number = text.rpartition("0x")
+    return int(number, 16) if unmapped else NUMBERS["GENERAL_ERROR"]
 
 
 GONE: Final = ("DEVICE_REMOVED", "TOKEN_NOT_PRESENT", "SESSION_HANDLE_INVALID", "SESSION_CLOSED", "SLOT_ID_INVALID")

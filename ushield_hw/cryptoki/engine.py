@@ -86,7 +86,9 @@ class Engine:
         except (OSError, AttributeError) as error:
             raise LoadFailed(str(error)) from error
         except CkrError as error:
-            raise LoadFailed(error.name) from error
+            # Initialised by one door and not by the other: p11-kit's proxy gives each caller another function list.
+            two_lists = error.function == "C_GetInfo" and error.among("CRYPTOKI_NOT_INITIALIZED")
+            raise LoadFailed(error.name, "proxy" if two_lists else "refused") from error
         self._path = path
         self._gate = Gate()
         self._buffers = _Buffers()

@@ -130,7 +130,7 @@ class Worker:
             raise LoadFailed(self._epitaph(), "crashed") from error
         if "load" in answer:
             self._kill()
-            raise LoadFailed(answer["load"])
+            raise LoadFailed(answer["load"], "proxy" if answer.get("kind") == "proxy" else "refused")
         self.info: ModuleInfo = answer["ok"]
 
     def call(self, operation: str, arguments: tuple[Any, ...], deadline_s: float) -> Any:

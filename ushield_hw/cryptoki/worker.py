@@ -80,7 +80,7 @@ def _load(path: str, options: Any) -> tuple[Any, dict[str, object]]:
         engine = Engine(path, options)
         return engine, {"ok": engine.info()}
     except LoadFailed as error:
-        return None, {"load": error.reason}
+        return None, {"load": error.reason, "kind": error.kind}
 
 
 def _new_channel(control: socket.socket) -> tuple[wire.Channel, int] | None:
