@@ -85,8 +85,8 @@ class Reader:
         end: where it ends; the end of ``data`` if not given.
 
     Raises:
-        DerError: from every method: ``problem``, or ``not_der`` for a length that is indefinite, not minimal or beyond
-            the end of the piece.
+        DerError: from every method: ``problem``; ``not_der`` for a length that is indefinite or not minimal;
+            ``overrun`` for one that reaches beyond the end of the piece.
     """
 
     __slots__ = ("_at", "_data", "_end")
@@ -151,7 +151,7 @@ class Reader:
             raise DerError(problem)
         start = at + 2
         if start > end:
-            raise DerError("not_der")
+            raise DerError("overrun")
         size = data[at + 1]
         if size >= _LONG_FORM:
             octets = data[start : start + size - _LONG_FORM]  # none for the indefinite form
@@ -161,5 +161,5 @@ class Reader:
                 raise DerError("not_der")
         stop = start + size
         if stop > end:
-            raise DerError("not_der")
+            raise DerError("overrun")
         return start, stop

@@ -179,7 +179,7 @@ def _version(tbs: Reader) -> int:
     inner = tbs.enter(_VERSION, _MALFORMED)
     version = inner.integer(_MALFORMED)
     inner.close(_MALFORMED)
-    if not _V1 < version <= _V3:
+    if version != _V3:  # version 1 is the default, which DER leaves out; 2 is out of use, and cryptography refuses it
         raise DerError(_MALFORMED)
     return version
 
@@ -240,7 +240,7 @@ def _extensions(tbs: Reader, version: int) -> dict[bytes, bytes]:
         if version > _V1 and tbs.sees(unique_id):
             tbs.content(unique_id, _MALFORMED)
     found: dict[bytes, bytes] = {}
-    if version == _V3 and tbs.sees(_EXTENSIONS):
+    if version > _V1 and tbs.sees(_EXTENSIONS):
         wrapper = tbs.enter(_EXTENSIONS, _MALFORMED)
         listed = wrapper.enter(SEQUENCE, _MALFORMED)
         wrapper.close(_MALFORMED)

@@ -108,15 +108,9 @@ def _whole(der: bytes) -> Reader:
     try:
         inside = outer.enter(SEQUENCE, "structure")
     except DerError as broken:
-        raise DerError("cut_off" if _is_cut_off(der) else broken.problem) from broken
+        raise DerError("cut_off" if broken.problem == "overrun" else broken.problem) from broken
     outer.close("trailing_bytes")
     return inside
-
-
-def _is_cut_off(der: bytes) -> bool:
-    octets = der[1] & 0x7F if der[1] & 0x80 else 0
-    size = int.from_bytes(der[2 : 2 + octets], "big") if octets else der[1]
-    return size > len(der) - 2 - octets
 
 
 def _content(wrapped: Reader) -> bytes:

@@ -23,6 +23,15 @@ from ushield_hw.cms import CertificateFacts
 from ushield_hw.errors import InputError
 from ushield_hw.verifier.status import Finding, Status
 
+# What cryptography raises for bytes that it cannot read has no common root of its own.
+_UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 _WEAK: Final = frozenset({"md5", "sha1"})
 _KNOWN_EXTENSIONS: Final = (x509.AuthorityKeyIdentifier, x509.CRLNumber, x509.IssuingDistributionPoint)
 
@@ -37,12 +46,12 @@ class RevocationList:
     def __init__(self, der: bytes, place: str) -> None:
         try:
             self._crl = x509.load_der_x509_crl(der)
-            self.issuer = self._crl.issuer
+            self.issuer = self._crl.issuer.public_bytes()
             self._extensions = self._crl.extensions
             self._this_update, self._next_update = self._crl.last_update_utc, self._crl.next_update_utc
-        except (ValueError, TypeError) as broken:
+        except _UNREADABLE as broken:
             raise InputError("CRL_FILE_INVALID", file=place, problem="trust_no_crl") from broken
-        self._counts = self._next_update is not None and self._has_strong_digest() and self._has_known_extensions()
+        self._counts = self._has_strong_digest() and self._has_known_extensions()
 
     def finding(self, certificate: CertificateFacts, issuer: CertificateFacts) -> Finding | None:
         """Return what the CRL says about a certificate of its issuer's, or None if it does not count for it."""
@@ -83,7 +92,7 @@ class RevocationList:
             return False
         try:
             return self._crl.is_signature_valid(load_der_public_key(issuer.spki))  # type: ignore[arg-type]
-        except (ValueError, TypeError, UnsupportedAlgorithm):
+        except _UNREADABLE:
             return False
 
 
@@ -93,6 +102,9 @@ def statuses(path: Sequence[CertificateFacts], crls: Iterable[RevocationList]) -
     Args:
         path: the signer's certificate first, the trusted CA's last. A trusted signer is its own issuer.
         crls: all there are.
+
+    Raises:
+        InputError: ``CERTIFICATE_MALFORMED``: the name of a CA cannot be read.
     """
     known = list(crls)
     pairs = list(pairwise(path)) or [(path[0], path[0])]
@@ -102,17 +114,22 @@ def statuses(path: Sequence[CertificateFacts], crls: Iterable[RevocationList]) -
 def _status(
     certificate: CertificateFacts, issuer: CertificateFacts, crls: list[RevocationList], is_signer: bool
 ) -> Status:
-    name = x509.load_der_x509_certificate(issuer.der).subject
-    by_issuer = [crl for crl in crls if crl.issuer == name]
+    by_issuer = [crl for crl in crls if crl.issuer == issuer.subject]
     findings = [found for crl in by_issuer if (found := crl.finding(certificate, issuer)) is not None]
     findings.sort(key=lambda finding: finding.this_update, reverse=True)
-    return Status(certificate, is_signer, tuple(findings), refused=len(by_issuer) > len(findings))
+    return Status(
+        certificate.serial_hex,
+        certificate.issuer_text(),
+        is_signer,
+        tuple(findings),
+        refused=len(by_issuer) > len(findings),
+    )
 
 
 def _reason(entry: x509.RevokedCertificate) -> str:
     try:
         return str(entry.extensions.get_extension_for_class(x509.CRLReason).value.reason.value)
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *_UNREADABLE):
         return "unspecified"
 
 
@@ -123,7 +140,7 @@ def _shares_a_name(scope: x509.IssuingDistributionPoint, certificate: Certificat
     try:
         extensions = x509.load_der_x509_certificate(certificate.der).extensions
         points = extensions.get_extension_for_class(x509.CRLDistributionPoints).value
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *_UNREADABLE):
         return False
     wanted = set(scope.full_name or ())
     return any(name in wanted for point in points for name in point.full_name or ())

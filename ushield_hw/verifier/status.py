@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from ushield_hw.cms import CertificateFacts
 from ushield_hw.errors import Revoked, VerificationError
 
 
@@ -35,13 +34,15 @@ class Status:
     """What all CRLs together say about one certificate of a path, whatever the moment.
 
     Attributes:
-        certificate: the certificate.
+        serial: the certificate's serial number, lower-case hex.
+        issuer: its issuer, as RFC 4514 writes it.
         is_signer: the signer's own, not a CA's.
         findings: what the CRLs that count say, the youngest first.
         refused: there are CRLs by the issuer that do not count.
     """
 
-    certificate: CertificateFacts
+    serial: str
+    issuer: str
     is_signer: bool
     findings: tuple[Finding, ...]
     refused: bool
@@ -63,7 +64,7 @@ def judge(found: Iterable[Status], moment: datetime) -> None:
             raise Revoked(
                 at=time_text(youngest.revoked),
                 reason=youngest.reason,
-                serial=status.certificate.serial_hex,
+                serial=status.serial,
                 problem="revoked_signer" if status.is_signer else "revoked_ca",
             )
 
@@ -79,11 +80,6 @@ def _unknown(status: Status) -> VerificationError:
         problem, details = "revocation_stale", {"next_update": time_text(status.findings[0].next_update)}
     elif status.refused:
         problem = "revocation_unusable"
-    certificate = status.certificate
     return VerificationError(
-        "REVOCATION_UNKNOWN",
-        problem=problem,
-        issuer=certificate.issuer_text(),
-        serial=certificate.serial_hex,
-        **details,
+        "REVOCATION_UNKNOWN", problem=problem, issuer=status.issuer, serial=status.serial, **details
     )

@@ -100,12 +100,12 @@ class TrustStore:
         Raises:
             InputError: ``CA_FILE_INVALID``, ``CA_NOT_A_CA`` or ``CRL_FILE_INVALID``, with ``.file``.
         """
-        given = [_ca(der, place) for place, der in _given(ca, _CERTIFICATE, "ca")]
-        trusted = [one.der for one in given if _is_self_signed(one)]
-        others = [one.der for one in given if one.der not in trusted]
+        given = _given(ca, _CERTIFICATE, "ca")
+        trusted = [der for place, der in given if _is_self_signed(_ca(der, place))]
+        others = [der for _, der in given if der not in trusted]
         if not trusted:
-            names = ", ".join(str(path) for path in ca)
-            raise InputError("CA_FILE_INVALID", file=names, problem="trust_no_root")
+            places = ", ".join(dict.fromkeys(place for place, _ in given))
+            raise InputError("CA_FILE_INVALID", file=places, problem="trust_no_root")
         return cls(trusted, others, crl)
 
     @property
@@ -147,14 +147,12 @@ class TrustStore:
             signer = Signer(
                 parts.signer.subject_text(), parts.signer.serial_hex, parts.signer.issuer_text(), parts.certificate
             )
+            statuses = revocation.statuses(certificates, self._crls) if self._crls else ()
         except InputError as unreadable:
             raise path.untrusted("path_invalid", parts.signer) from unreadable
-        return TrustedPath(
-            signer,
-            not_before=max(certificate.not_before for certificate in certificates),
-            not_after=min(certificate.not_after for certificate in certificates),
-            statuses=revocation.statuses(certificates, self._crls) if self._crls else (),
-        )
+        not_before = max(certificate.not_before for certificate in certificates)
+        not_after = min(certificate.not_after for certificate in certificates)
+        return TrustedPath(signer, not_before, not_after, statuses)
 
     def _check_all_used(self, sent: tuple[bytes, ...], path: Sequence[CertificateFacts]) -> None:
         """Refuse certificates that came with the order and are not on the path. The trusted CA's own may come."""

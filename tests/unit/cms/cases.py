@@ -387,6 +387,13 @@ CASES: list[tuple[str, Callable[[Scene], Forgery], str, bool, bool]] = [
         True,
     ),
     (
+        "content that is longer than what is around it",
+        lambda s: s.plain.but(wrapped_content=b"\x04\x7f" + CONTENT),
+        "overrun",
+        False,
+        False,
+    ),
+    (
         "two contents",
         lambda s: s.plain.but(wrapped_content=tlv(OCTET_STRING, CONTENT) + tlv(OCTET_STRING, CONTENT)),
         "structure",

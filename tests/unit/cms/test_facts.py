@@ -213,7 +213,7 @@ def test_a_point_in_another_form_is_no_key_for_orders(prefix: bytes, suffix: byt
     assert CertificateFacts.read(_resized(der, point, prefix + point[1:] + suffix)).key is None
 
 
-@pytest.mark.parametrize("version", [0, 3])
+@pytest.mark.parametrize("version", [0, 1, 3])
 def test_refuses_other_versions_without_extensions_too(version: int) -> None:
     der = pki.der(ROOT.issue("CN=A", PUBLIC, key_usage=None))
 

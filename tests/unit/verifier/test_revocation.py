@@ -11,10 +11,12 @@ import pytest
 from asn1crypto import crl as asn1_crl
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.unit.cms import pki
 from tests.unit.cms.people import P256
-from tests.unit.verifier.conftest import DAY, NOW, Scene
+from tests.unit.verifier.conftest import DAY, NOW, Scene, make_scene
 from tests.unit.verifier.test_verify import told
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.errors import InputError, Revoked, VerificationError
@@ -225,6 +227,8 @@ def test_a_ca_must_be_allowed_to_sign_crls(scene: Scene) -> None:
     assert caught.value.problem == "revocation_unusable"
 
 
+REASON = x509.ReasonFlags.key_compromise
+PART = x509.RelativeDistinguishedName([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Part 1")])
 UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.9"), b"\x05\x00")
 
 
@@ -240,6 +244,7 @@ UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.9"
         (scope(only_contains_ca_certs=True), False),
         (scope(only_contains_attribute_certs=True), False),
         (scope(indirect_crl=True), False),
+        (scope(relative_name=PART), False),
         (scope(only_some_reasons=frozenset([x509.ReasonFlags.key_compromise])), False),
     ],
 )
@@ -264,7 +269,9 @@ def test_a_crl_for_cas_counts_for_cas(scene: Scene, only: str, counts: bool) -> 
 
 def test_of_a_crl_in_parts_the_certificate_s_own_part_counts(scene: Scene) -> None:
     one, two = ([x509.UniformResourceIdentifier(f"http://bank.example/{n}.crl")] for n in (1, 2))
-    points = x509.CRLDistributionPoints([x509.DistributionPoint(one, None, None, None)])
+    points = x509.CRLDistributionPoints(
+        [x509.DistributionPoint(None, PART, None, None), x509.DistributionPoint(one, None, None, None)]
+    )
     pointed = scene.with_certificate(extensions=[(points, False)])
     first = scene.bank.issuing.crl(extensions=[scope(full_name=one)])
     second = scene.bank.issuing.crl(extensions=[scope(full_name=two)])
@@ -299,3 +306,33 @@ def test_a_crl_without_next_update_proves_nothing(scene: Scene) -> None:
     endless["signature"] = pki.sign_der(key, inside.dump(force=True))
 
     assert unknown(scene, [scene.bank.root.crl(), endless.dump(force=True)]) == "revocation_unusable"
+
+
+def test_a_crl_with_an_extension_twice_is_refused(scene: Scene) -> None:
+    twice = asn1_crl.CertificateList.load(scene.bank.issuing.crl(extensions=[(x509.CRLNumber(7), False)]))
+    listed = twice["tbs_cert_list"]["crl_extensions"]
+    listed.append(listed[0].copy())
+
+    with pytest.raises(InputError) as caught:
+        scene.trust(twice.dump(force=True))
+    assert caught.value.code == "CRL_FILE_INVALID"
+
+
+FIXED = make_scene()
+SIGNED = FIXED.sign()
+LISTS = FIXED.bank.root.crl(), FIXED.bank.issuing.crl({1: NOW - DAY, serial_of(FIXED): NOW + DAY}, reason=REASON)
+
+
+@given(at=st.floats(0, 0.999), octet=st.integers(0, 255))
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_damaged_crl_is_refused_or_proves_nothing(at: float, octet: int) -> None:
+    root, issuing = LISTS
+    place = int(at * len(issuing))
+    damaged = issuing[:place] + bytes((octet,)) + issuing[place + 1 :]
+    try:
+        verify(SIGNED, trust=FIXED.trust(root, damaged), at=NOW)
+    except (InputError, VerificationError) as error:
+        assert error.code in {"CRL_FILE_INVALID", "REVOCATION_UNKNOWN"}
+        assert damaged != issuing
+    else:
+        assert damaged == issuing
