@@ -10,6 +10,7 @@ readonly oldest="3.11"
 readonly system_packages=(
   gcc libc6-dev swig libpcsclite-dev pkg-config # builds pyscard, and the C parts of the test tokens
   softhsm2 opensc p11-kit pcscd openssl         # what the tokens, the demo and the tests run
+  vsmartcard-vpcd ykcs11                        # readers for virtual cards, and a second module that drives them
 )
 
 say() { printf 'setup: %s\n' "$*" >&2; }

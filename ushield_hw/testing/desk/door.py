@@ -1,0 +1,148 @@
+"""The inside of a desk: a process in network and mount namespaces of its own, with pcscd as its child.
+
+Run as a script with ``-I -S``; imports nothing of this package. vpcd listens on every interface it sees and cannot be
+told otherwise, so it sees none but this namespace's loopback. Whoever is outside talks through a socket pair:
+
+    "restart"   ends pcscd and starts it again               -> "ready" or what went wrong
+    "stop"      ends pcscd and leaves the readers without it -> "stopped"
+    "PORT"      a number: connects to vpcd                   -> "connected" with the socket, or what went wrong
+
+The daemon ends with this process, and this process when the other end of the socket pair is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+MESSAGE = 4096
+DEADLINE_S = 10
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1
+_MS_BIND, _PR_SET_PDEATHSIG = 4096, 1
+_POLL_S = 0.005
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Door:
+    """What the process does. ``folder`` holds the configuration and, afterwards, pcscd's socket and log."""
+
+    def __init__(self, outside: socket.socket, folder: Path, pcscd: str) -> None:
+        self._outside = outside
+        self._folder = folder
+        self._pcscd = pcscd
+        self._daemon: subprocess.Popen[bytes] | None = None
+
+    def serve(self) -> None:
+        """Set up the namespace, start the daemon and answer until the other end is closed."""
+        try:
+            _loopback_up()
+            _show_run_folder(self._folder / "run")
+            self._answer(self._start())
+            while asked := self._outside.recv(MESSAGE).decode():
+                self._do(asked)
+        finally:
+            self._stop()
+
+    def _do(self, asked: str) -> None:
+        if asked == "restart":
+            self._stop()
+            self._answer(self._start())
+        elif asked == "stop":
+            self._stop()
+            self._answer("stopped")
+        else:
+            self._connect(int(asked))
+
+    def _answer(self, text: str) -> None:
+        self._outside.send(text.encode())
+
+    def _connect(self, port: int) -> None:
+        try:
+            with socket.create_connection(("127.0.0.1", port), DEADLINE_S) as found:
+                socket.send_fds(self._outside, [b"connected"], [found.fileno()])
+        except OSError as error:
+            self._answer(f"port {port}: {error}")
+
+    def _start(self) -> str:
+        daemon = self._folder / "run" / "pcscd.comm"
+        daemon.unlink(missing_ok=True)
+        command = [self._pcscd, "--foreground", "--config", str(self._folder / "readers")]
+        with (self._folder / "pcscd.log").open("ab") as log:
+            # The program is the one that the person who made the desk named.
+            self._daemon = subprocess.Popen(  # noqa: S603
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_end_with_the_parent
+            )
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            if self._daemon.poll() is not None:
+                return f"pcscd ended with {self._daemon.returncode}"
+            if _listens(daemon):
+                return "ready"
+            time.sleep(_POLL_S)
+        return f"pcscd does not listen after {DEADLINE_S} s"
+
+    def _stop(self) -> None:
+        daemon, self._daemon = self._daemon, None
+        if daemon is None:
+            return
+        daemon.terminate()
+        try:
+            daemon.wait(DEADLINE_S / 5)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(OSError):
+        client.connect(str(path))
+        return True
+    return False
+
+
+def _loopback_up() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+
+
+def _show_run_folder(run: Path) -> None:
+    """Put ``run`` where pcscd keeps its socket and its pid file: the place is compiled into it."""
+    held = os.open(run, os.O_PATH)  # /run may be where it lies, and is covered now
+    _mount(b"ushield", b"/run", b"tmpfs", 0)
+    Path("/run/pcscd").mkdir()
+    _mount(f"/proc/self/fd/{held}".encode(), b"/run/pcscd", None, _MS_BIND)
+
+
+def _mount(source: bytes, target: bytes, kind: bytes | None, flags: int) -> None:
+    if _libc.mount(source, target, kind, flags, None):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), target.decode())
+
+
+def _end_with_the_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main(descriptor: str, folder: str, pcscd: str) -> None:
+    """Serve, or say why not."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the terminal is for whoever made the desk
+    with socket.socket(fileno=int(descriptor)) as outside:
+        try:
+            Door(outside, Path(folder), pcscd).serve()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                outside.send(str(error).encode())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

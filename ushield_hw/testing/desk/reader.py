@@ -1,0 +1,112 @@
+"""One card in one of vpcd's readers: vpcd's wire, card side.
+
+A message is a 16-bit big-endian length and that many bytes. One byte is an order to the reader (off, on, reset, "what
+is the ATR"), anything longer a command for the card. Closing the connection pulls the card out. (vsmartcard 3.3)
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import struct
+import threading
+from contextlib import suppress
+from typing import Final, Protocol
+
+_log: Final = logging.getLogger("ushield_hw")
+_OFF, _ON, _RESET, _ATR = 0, 1, 2, 4
+
+
+class Card(Protocol):
+    """What can be put into a reader."""
+
+    @property
+    def atr(self) -> bytes:
+        """What the card answers to a reset."""
+        ...
+
+    def reset(self) -> None:
+        """Power comes, goes, or the reset line is pulled: what does not outlive that is gone."""
+        ...
+
+    def transmit(self, command: bytes) -> bytes:
+        """Answer one command APDU."""
+        ...
+
+    def pulled_out(self) -> None:
+        """The card has left its reader; whatever it waits for is over."""
+        ...
+
+
+class Insertion:
+    """A card that is in a reader, until :meth:`eject`.
+
+    Args:
+        card: what is in it; its methods are called from one thread, but for ``pulled_out``.
+        connection: to the reader, as vpcd takes it.
+    """
+
+    def __init__(self, card: Card, connection: socket.socket) -> None:
+        self.card = card
+        self._connection = connection
+        self._noticed = threading.Event()
+        connection.settimeout(None)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._thread = threading.Thread(target=self._serve, name="virtual card", daemon=True)
+        self._thread.start()
+
+    def noticed(self, deadline_s: float) -> bool:
+        """Wait until pcscd has seen the card; tell whether it did in time."""
+        return self._noticed.wait(deadline_s)
+
+    @property
+    def present(self) -> bool:
+        """Whether the reader still holds on to the card."""
+        return self._thread.is_alive()
+
+    def eject(self) -> None:
+        """Pull the card out, at once, whatever it is doing."""
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self.card.pulled_out()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _serve(self) -> None:
+        try:
+            with self._connection:
+                while (message := self._receive()) is not None:
+                    self._handle(message)
+        except OSError:
+            _log.debug("virtual card: the reader is gone")
+        finally:
+            self.card.reset()
+
+    def _handle(self, message: bytes) -> None:
+        if message == bytes((_ATR,)):
+            self._send(self.card.atr)
+        elif len(message) == 1:
+            if message[0] in {_OFF, _ON, _RESET}:
+                self.card.reset()
+            if message[0] == _ON:
+                self._noticed.set()
+        elif message:
+            self._send(self.card.transmit(message))
+
+    def _send(self, message: bytes) -> None:
+        self._connection.sendall(struct.pack(">H", len(message)) + message)
+
+    def _receive(self) -> bytes | None:
+        head = self._exactly(2)
+        return None if head is None else self._exactly(int.from_bytes(head, "big"))
+
+    def _exactly(self, size: int) -> bytes | None:
+        found = b""
+        while len(found) < size:
+            # Without this the peer's next segment waits for our delayed acknowledgement: 40 ms a command.
+            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            more = self._connection.recv(size - len(found))
+            if not more:
+                return None
+            found += more
+        return found
