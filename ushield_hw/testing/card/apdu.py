@@ -32,7 +32,7 @@ CLA_NOT_SUPPORTED: Final = 0x6E00
 PIN_TRIES: Final = 0x63C0  # | tries left
 
 
-class Refused(Exception):  # noqa: N818 - it is an answer, not a mistake
+class Refused(Exception):
     """The card answers a command with a status word other than 9000."""
 
     def __init__(self, sw: int, data: bytes = b"") -> None:
@@ -71,20 +71,21 @@ class Command:
         """
         if len(raw) < 4:
             raise Refused(WRONG_LENGTH)
-        head, body = raw[:4], raw[4:]
-        if not body:
-            return cls(*head)
-        if len(body) == 1:
-            return cls(*head, le=body[0] or _SHORT)
-        if body[0] == 0 and len(body) > 2:
-            return cls(*head, *_body(body[1:], 2, _EXTENDED))
-        return cls(*head, *_body(body, 1, _SHORT))
+        cla, ins, p1, p2 = raw[:4]
+        data, le = _body(raw[4:])
+        return cls(cla, ins, p1, p2, data, le)
 
 
-def _body(body: bytes, width: int, most: int) -> tuple[bytes, int]:
-    size = int.from_bytes(body[:width], "big")
+def _body(body: bytes) -> tuple[bytes, int]:
+    """Return a command's data and how much may come back."""
+    if len(body) <= 1:
+        return b"", (body[0] or _SHORT) if body else 0
+    extended = body[0] == 0 and len(body) > 2
+    width, most = (2, _EXTENDED) if extended else (1, _SHORT)
+    body = body[1:] if extended else body
     if len(body) == width:
-        return b"", size or most
+        return b"", int.from_bytes(body, "big") or most
+    size = int.from_bytes(body[:width], "big")
     data, tail = body[width : width + size], body[width + size :]
     if len(data) != size or len(tail) not in {0, width}:
         raise Refused(WRONG_LENGTH)

@@ -57,7 +57,7 @@ class Desk:
         pcscd = _found("pcscd", "/usr/sbin/pcscd", "/usr/local/sbin/pcscd")
         if not DRIVER.exists():
             raise InputError("PCSCD_MISSING", program="vsmartcard-vpcd", path=str(DRIVER))
-        self.folder = Path(tempfile.mkdtemp(prefix="ushield-desk-", dir="/tmp"))  # noqa: S108 - a socket's path is short
+        self.folder = Path(tempfile.mkdtemp(prefix="ushield-desk-", dir="/tmp"))  # a socket's path is short
         self._configure()
         self._outside, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._outside.settimeout(DEADLINE_S * 2)

@@ -80,7 +80,11 @@ class Door:
         with (self._folder / "pcscd.log").open("ab") as log:
             # The program is the one that the person who made the desk named.
             self._daemon = subprocess.Popen(  # noqa: S603
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_end_with_the_parent
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=_end_with_the_parent,  # noqa: PLW1509 - there is one thread
             )
         deadline = time.monotonic() + DEADLINE_S
         while time.monotonic() < deadline:

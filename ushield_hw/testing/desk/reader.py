@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 _log: Final = logging.getLogger("ushield_hw")
 _OFF, _ON, _RESET, _ATR = 0, 1, 2, 4
+_NO_PRECISE_DIAGNOSIS: Final = b"\x6f\x00"  # ISO/IEC 7816-4
 
 
 class Card(Protocol):
@@ -91,7 +92,14 @@ class Insertion:
             if message[0] == _ON:
                 self._noticed.set()
         elif message:
-            self._send(self.card.transmit(message))
+            self._send(self._answer(message))
+
+    def _answer(self, command: bytes) -> bytes:
+        try:
+            return self.card.transmit(command)
+        except Exception:  # a mistake in a card must not look like a card that was pulled out
+            _log.exception("virtual card: a command failed inside")
+            return _NO_PRECISE_DIAGNOSIS
 
     def _send(self, message: bytes) -> None:
         self._connection.sendall(struct.pack(">H", len(message)) + message)

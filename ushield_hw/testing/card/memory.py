@@ -1,0 +1,145 @@
+"""What survives unplugging: files, keys, PIN counters. Kept in one JSON file, or nowhere.
+
+PINs are kept as salted hashes. Keys are kept as they are: they are test keys, and the file's mode is 0600.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+from ushield_hw.testing.card.apdu import MEMORY_FULL, Refused
+
+_ROUNDS: Final = 1000  # a test PIN needs no more
+
+
+@dataclass
+class Secret:
+    """A PIN, PUK or SO PIN with its counter.
+
+    Attributes:
+        most: tries after a success.
+        left: tries left; 0 is locked.
+        length: bytes of the right one; 0 while none was ever set.
+        salt: of the hash.
+        digest: the hash.
+    """
+
+    most: int
+    left: int
+    length: int = 0
+    salt: str = ""
+    digest: str = ""
+
+    @classmethod
+    def of(cls, value: bytes, tries: int) -> Self:
+        """Return one with all its tries."""
+        made = cls(tries, tries)
+        made.set(value)
+        return made
+
+    def set(self, value: bytes) -> None:
+        """Take a new value; all tries are there again."""
+        self.salt = secrets.token_hex(16)
+        self.length, self.digest, self.left = len(value), self._hash(value), self.most
+
+    def check(self, value: bytes) -> bool:
+        """Compare, and count: the counter goes down before the comparison, as a card's does."""
+        if self.left == 0:
+            return False
+        self.left -= 1
+        if not hmac.compare_digest(self.digest, self._hash(value)):
+            return False
+        self.left = self.most
+        return True
+
+    def _hash(self, value: bytes) -> str:
+        return hashlib.pbkdf2_hmac("sha256", value, bytes.fromhex(self.salt), _ROUNDS).hex()
+
+
+@dataclass
+class Memory:
+    """The non-volatile memory of a card.
+
+    Attributes:
+        serial: what the card says its serial number is.
+        secrets: by name.
+        files: content by file identifier.
+        keys: private keys, PKCS#8 DER, by key reference.
+        counters: whatever is counted for good.
+        notes: small facts of a personality's own.
+        capacity: how many bytes the files and keys together may have; None: no limit.
+        path: where it is kept; None: lost with the object.
+    """
+
+    serial: str
+    secrets: dict[str, Secret] = field(default_factory=dict)
+    files: dict[int, bytes] = field(default_factory=dict)
+    keys: dict[int, bytes] = field(default_factory=dict)
+    counters: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    capacity: int | None = None
+    path: Path | None = None
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Return what :meth:`save` wrote."""
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return cls(
+            data["serial"],
+            {name: Secret(**kept) for name, kept in data["secrets"].items()},
+            {int(name): bytes.fromhex(kept) for name, kept in data["files"].items()},
+            {int(name): bytes.fromhex(kept) for name, kept in data["keys"].items()},
+            data["counters"],
+            data["notes"],
+            data["capacity"],
+            path,
+        )
+
+    def save(self) -> None:
+        """Write everything, whole or not at all."""
+        if self.path is None:
+            return
+        data = {
+            "serial": self.serial,
+            "secrets": {name: asdict(kept) for name, kept in self.secrets.items()},
+            "files": {name: kept.hex() for name, kept in self.files.items()},
+            "keys": {name: kept.hex() for name, kept in self.keys.items()},
+            "counters": self.counters,
+            "notes": self.notes,
+            "capacity": self.capacity,
+        }
+        fresh = self.path.with_suffix(".new")
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            json.dump(data, file)
+        fresh.replace(self.path)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Let the block change files and keys, and save them; undone if they do not fit.
+
+        Raises:
+            Refused: ``MEMORY_FULL``.
+        """
+        files, keys = dict(self.files), dict(self.keys)
+        try:
+            yield
+            if self.capacity is not None and self.used > self.capacity:
+                raise Refused(MEMORY_FULL)
+        except BaseException:
+            self.files, self.keys = files, keys
+            raise
+        self.save()
+
+    @property
+    def used(self) -> int:
+        """How many bytes the files and keys have."""
+        return sum(map(len, self.files.values())) + sum(map(len, self.keys.values()))

@@ -1,0 +1,129 @@
+"""The screen and the buttons of a virtual U-shield: one question at a time, and whoever answers it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+PATIENCE_S: Final = 60.0
+
+
+class Button(Enum):
+    """A button of the token."""
+
+    OK = "ok"
+    C = "c"
+    UP = "up"
+    DOWN = "down"
+
+
+class Answer(Enum):
+    """How a question ended."""
+
+    OK = "ok"
+    REFUSED = "refuse"
+    TIMED_OUT = "timeout"
+    PULLED_OUT = "pulled-out"
+
+
+@dataclass
+class _Question:
+    pages: tuple[tuple[str, ...], ...]
+    until: float
+    at: int = 0
+    answer: Answer | None = None
+
+
+class Panel:
+    """Safe to use from several threads: the card asks, somebody else looks and presses.
+
+    Args:
+        patience_s: how long a question waits for an answer.
+    """
+
+    def __init__(self, patience_s: float = PATIENCE_S) -> None:
+        self.patience_s = patience_s
+        self._changed = threading.Condition()
+        self._question: _Question | None = None
+        self._asked = 0
+        self._automatic: tuple[Answer, float] | None = None
+        self._watchers: list[Callable[[], None]] = []
+
+    @property
+    def asked(self) -> int:
+        """How many questions there have been."""
+        return self._asked
+
+    def screen(self) -> list[str]:
+        """Return the rows that the screen shows; none while nothing is asked."""
+        with self._changed:
+            return list(self._question.pages[self._question.at]) if self._question else []
+
+    def place(self) -> tuple[int, int, float] | None:
+        """Return page (from 1), number of pages and seconds left; None while nothing is asked."""
+        with self._changed:
+            question = self._question
+            if question is None:
+                return None
+            return question.at + 1, len(question.pages), max(0.0, question.until - time.monotonic())
+
+    def press(self, button: Button) -> None:
+        """Press a button. Nothing happens while nothing is asked."""
+        with self._changed:
+            question = self._question
+            if question is None:
+                return
+            if button is Button.OK:
+                question.answer = Answer.OK
+            elif button is Button.C:
+                question.answer = Answer.REFUSED
+            else:
+                step = 1 if button is Button.DOWN else -1
+                question.at = min(max(question.at + step, 0), len(question.pages) - 1)
+            self._changed.notify_all()
+        self._tell()
+
+    def answer(self, answer: Answer | None, after_s: float = 0) -> None:
+        """Answer every question from now on, so long after it was asked; None: wait for a button again."""
+        with self._changed:
+            self._automatic = None if answer is None else (answer, after_s)
+            self._changed.notify_all()
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Call ``watcher``, from any thread, whenever the screen changes."""
+        self._watchers.append(watcher)
+
+    def pulled_out(self) -> None:
+        """End the question that is open: there is no power."""
+        with self._changed:
+            if self._question is not None:
+                self._question.answer = Answer.PULLED_OUT
+                self._changed.notify_all()
+
+    def ask(self, pages: Sequence[Sequence[str]]) -> Answer:
+        """Show pages and wait for the answer; called by the card."""
+        with self._changed:
+            start = time.monotonic()
+            question = _Question(tuple(tuple(page) for page in pages) or ((),), start + self.patience_s)
+            self._question, self._asked = question, self._asked + 1
+        self._tell()
+        with self._changed:
+            while question.answer is None:
+                until, ends_as = question.until, Answer.TIMED_OUT
+                if self._automatic and start + self._automatic[1] < until:
+                    until, ends_as = start + self._automatic[1], self._automatic[0]
+                if (left := until - time.monotonic()) <= 0:
+                    question.answer = ends_as
+                else:
+                    self._changed.wait(left)
+            self._question = None
+        self._tell()
+        return question.answer
+
+    def _tell(self) -> None:
+        for watcher in self._watchers:
+            watcher()

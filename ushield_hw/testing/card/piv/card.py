@@ -1,0 +1,287 @@
+"""A PIV card (NIST SP 800-73-4, part 2): the commands that OpenSC and its like send.
+
+Where the standard leaves a choice, this card has a PIN and no global PIN, wants SELECT first, and lets a private key of
+slot 9C be used once for each PIN: other commands may come in between, since OpenSC looks which application is selected
+before each signature.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
+from cryptography.hazmat.primitives.ciphers import Cipher, modes
+
+from ushield_hw.testing.card.apdu import (
+    CLA_NOT_SUPPORTED,
+    EXECUTION_ERROR,
+    FILE_NOT_FOUND,
+    GET_RESPONSE,
+    INS_NOT_SUPPORTED,
+    NOT_SATISFIED,
+    OK,
+    PIN_BLOCKED,
+    PIN_TRIES,
+    REFERENCE_NOT_FOUND,
+    SECURITY_NOT_SATISFIED,
+    WRONG_DATA,
+    WRONG_PARAMETERS,
+    Chaining,
+    Command,
+    Refused,
+    tlv,
+    tlvs,
+)
+from ushield_hw.testing.card.piv.chip import APPLICATION, Chip, Object, Reference, Slot, well_formed
+from ushield_hw.testing.card.piv.keys import Key
+
+VERIFY: Final = 0x20
+CHANGE_REFERENCE_DATA: Final = 0x24
+RESET_RETRY_COUNTER: Final = 0x2C
+GENERATE_ASYMMETRIC: Final = 0x47
+GENERAL_AUTHENTICATE: Final = 0x87
+SELECT: Final = 0xA4
+GET_DATA: Final = 0xCB
+PUT_DATA: Final = 0xDB
+
+TRIPLE_DES: Final = 0x03
+MANAGEMENT_KEY: Final = 0x9B
+_CHAINED: Final = 0x10
+_WHOLE_OBJECT: Final = 0x3FFF
+_WITNESS, _CHALLENGE, _RESPONSE, _EXPONENTIATION = 0x80, 0x81, 0x82, 0x85  # table 7
+_BLOCK: Final = 8  # bytes of a challenge to the management key
+_HISTORY: Final = 1000
+
+
+class PivCard:
+    """A card for a reader.
+
+    Args:
+        chip: what it keeps without power; another card made from the same memory goes on where this one was.
+        touch: asked when a key wants the card touched: waits for somebody, and tells whether they did.
+
+    Attributes:
+        history: instruction and status word of the latest commands; nothing of their data.
+    """
+
+    # Not an ATR of OpenSC's list: for those it does not do what the standard says but what it knows of them.
+    atr = bytes.fromhex("3B8A80015553686965 6C64504956 0D".replace(" ", ""))
+
+    def __init__(self, chip: Chip, touch: Callable[[], bool] = lambda: True) -> None:
+        self.chip = chip
+        self.history: deque[tuple[int, int]] = deque(maxlen=_HISTORY)
+        self._touch = touch
+        self._chaining = Chaining()
+        self._commands: dict[int, Callable[[Command], bytes]] = {
+            SELECT: self._select,
+            VERIFY: self._verify,
+            CHANGE_REFERENCE_DATA: self._change,
+            RESET_RETRY_COUNTER: self._reset_retries,
+            GENERAL_AUTHENTICATE: self._authenticate,
+            GENERATE_ASYMMETRIC: self._generate,
+            GET_DATA: self._get,
+            PUT_DATA: self._put,
+        }
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what does not outlive the power: who was there, and what was half done."""
+        self._chaining.clear()
+        self._selected = self._manager = False
+        self._forget_pin()
+        self._witness = self._challenge = b""
+
+    def pulled_out(self) -> None:
+        """Do nothing: whoever touches the card sees that it is gone."""
+
+    def transmit(self, command: bytes) -> bytes:
+        """Answer one command APDU."""
+        try:
+            answer = self._answer(Command.parse(command))
+        except Refused as refused:
+            answer = refused.data + refused.sw.to_bytes(2)
+        self.history.append((command[1] if len(command) > 1 else 0, int.from_bytes(answer[-2:])))
+        return answer
+
+    def _answer(self, command: Command) -> bytes:
+        if command.cla & ~_CHAINED:
+            raise Refused(CLA_NOT_SUPPORTED)
+        if command.ins == GET_RESPONSE:
+            return self._chaining.more(command)
+        run = self._commands.get(command.ins)
+        if run is None or not (self._selected or command.ins == SELECT):
+            raise Refused(INS_NOT_SUPPORTED)
+        whole = self._chaining.collect(command)
+        return OK.to_bytes(2) if whole is None else self._chaining.answer(run(whole), whole)
+
+    # -- what it is -----------------------------------------------------------------------------------------------
+
+    def _select(self, command: Command) -> bytes:
+        """Part 2, section 3.1.1. A name may lack its right end; a wrong one leaves everything as it was."""
+        if command.p1p2 not in {0x0400, 0x040C}:
+            raise Refused(WRONG_PARAMETERS)
+        if len(command.data) < 5 or not APPLICATION.startswith(command.data):
+            raise Refused(FILE_NOT_FOUND)
+        self._selected = True
+        authority = tlv(0x79, tlv(0x4F, APPLICATION[:5]))
+        return tlv(0x61, tlv(0x4F, APPLICATION[5:]), authority, tlv(0x50, self._label), tlv(0xAC, self._algorithms))
+
+    @property
+    def _label(self) -> bytes:
+        return b"PIV Card Application"
+
+    @property
+    def _algorithms(self) -> bytes:
+        held = (TRIPLE_DES, 0x07, 0x11, 0x14)
+        return b"".join(tlv(0x80, bytes((number,))) for number in held) + tlv(0x06, b"\0")
+
+    def _get(self, command: Command) -> bytes:
+        """Part 2, section 3.1.2. Certificates and the like are for everybody."""
+        tag = self._tag(command)
+        if tag == Object.DISCOVERY:
+            policy = tlv(0x5F2F, b"\x40\0")  # the application's PIN and no other
+            return tlv(Object.DISCOVERY, tlv(0x4F, APPLICATION), policy)
+        content = self.chip.object(tag)
+        if content is None:
+            raise Refused(FILE_NOT_FOUND)
+        return tlv(0x53, content)
+
+    def _put(self, command: Command) -> bytes:
+        """Part 2, section 3.3.2."""
+        self._needs_manager()
+        tag = self._tag(command)
+        if tag == Object.DISCOVERY:
+            raise Refused(WRONG_DATA)
+        self.chip.set_object(tag, _one(command.data, 0x53))
+        return b""
+
+    def _tag(self, command: Command) -> int:
+        if command.p1p2 != _WHOLE_OBJECT:
+            raise Refused(WRONG_PARAMETERS)
+        return int.from_bytes(_one(command.data, 0x5C))
+
+    # -- PIN and PUK ----------------------------------------------------------------------------------------------
+
+    def _verify(self, command: Command) -> bytes:
+        """Part 2, section 3.2.1. Without data it tells how many tries are left, and spends none."""
+        left = self.chip.left(command.p2)
+        if command.p2 != Reference.PIN:
+            raise Refused(REFERENCE_NOT_FOUND)
+        if command.p1 == 0xFF and not command.data:
+            self._forget_pin()
+        elif command.p1:
+            raise Refused(WRONG_PARAMETERS)
+        elif command.data:
+            self._present(Reference.PIN, command.data)
+            self._verified = self._fresh = True
+        elif not self._verified:
+            raise Refused(PIN_TRIES | left if left else PIN_BLOCKED)
+        return b""
+
+    def _change(self, command: Command) -> bytes:
+        """Part 2, section 3.2.2."""
+        self._replace(command, command.p2, command.p2)
+        return b""
+
+    def _reset_retries(self, command: Command) -> bytes:
+        """Part 2, section 3.2.3: a new PIN for the PUK."""
+        if command.p2 != Reference.PIN:
+            raise Refused(REFERENCE_NOT_FOUND)
+        self._replace(command, Reference.PUK, Reference.PIN)
+        return b""
+
+    def _replace(self, command: Command, shown: int, replaced: int) -> None:
+        if command.p1:
+            raise Refused(WRONG_PARAMETERS)
+        self.chip.left(shown)
+        old, new = command.data[:8], command.data[8:]
+        if not well_formed(replaced, new):  # before the old one is counted
+            raise Refused(WRONG_DATA)
+        self._present(shown, old)
+        self.chip.set_secret(replaced, new)
+
+    def _present(self, reference: int, value: bytes) -> None:
+        if not well_formed(reference, value):
+            raise Refused(WRONG_DATA)
+        if reference == Reference.PIN:
+            self._forget_pin()
+        self.chip.check(reference, value)
+
+    def _forget_pin(self) -> None:
+        self._verified = self._fresh = False
+
+    # -- keys -----------------------------------------------------------------------------------------------------
+
+    def _authenticate(self, command: Command) -> bytes:
+        """Part 2, section 3.2.4."""
+        parts = dict(tlvs(_one(command.data, 0x7C)))
+        if command.p2 == MANAGEMENT_KEY:
+            return self._manage(command.p1, parts)
+        key = self.chip.key(command.p2)
+        if command.p1 != key.algorithm:
+            raise Refused(WRONG_PARAMETERS)
+        self._needs_pin(command.p2)
+        if _EXPONENTIATION in parts:
+            return tlv(0x7C, tlv(_RESPONSE, key.agree(parts[_EXPONENTIATION])))
+        if not parts.get(_CHALLENGE) or parts.get(_RESPONSE) != b"":
+            raise Refused(WRONG_DATA)
+        return tlv(0x7C, tlv(_RESPONSE, key.use(parts[_CHALLENGE])))
+
+    def _needs_pin(self, slot: int) -> None:
+        fresh, self._fresh = self._fresh, False
+        allowed = fresh if slot == Slot.SIGNATURE else self._verified
+        if not allowed and slot != Slot.CARD_AUTHENTICATION:
+            raise Refused(SECURITY_NOT_SATISFIED)
+        if self.chip.touched(slot) and not self._touch():
+            raise Refused(self._untouched)
+
+    @property
+    def _untouched(self) -> int:
+        return NOT_SATISFIED
+
+    def _manage(self, algorithm: int, parts: dict[int, bytes]) -> bytes:
+        """Let a manager in who knows the card management key: part 2, appendix A.1, both ways there."""
+        if algorithm not in {0, TRIPLE_DES}:
+            raise Refused(WRONG_PARAMETERS)
+        witness, self._witness = self._witness, b""
+        challenge, self._challenge = self._challenge, b""
+        cipher = Cipher(TripleDES(self.chip.management), modes.ECB())  # noqa: S305 - the standard's
+        if parts == {_WITNESS: b""}:
+            self._witness = secrets.token_bytes(_BLOCK)
+            return tlv(0x7C, tlv(_WITNESS, cipher.encryptor().update(self._witness)))
+        if parts == {_CHALLENGE: b""}:
+            self._challenge = secrets.token_bytes(_BLOCK)
+            return tlv(0x7C, tlv(_CHALLENGE, self._challenge))
+        if witness and parts.get(_WITNESS) == witness and len(parts.get(_CHALLENGE, b"")) == _BLOCK:
+            self._manager = True
+            return tlv(0x7C, tlv(_RESPONSE, cipher.encryptor().update(parts[_CHALLENGE])))
+        if challenge and parts.get(_RESPONSE) == cipher.encryptor().update(challenge):
+            self._manager = True
+            return b""
+        self._manager = False
+        raise Refused(SECURITY_NOT_SATISFIED)
+
+    def _generate(self, command: Command) -> bytes:
+        """Part 2, section 3.3.3."""
+        self._needs_manager()
+        if command.p1 or command.p2 not in set(Slot):
+            raise Refused(WRONG_PARAMETERS)
+        wanted = dict(tlvs(_one(command.data, 0xAC)))
+        key = Key.generate(int.from_bytes(wanted.get(0x80, b"")))
+        self.chip.set_key(command.p2, key, touch=wanted.get(0xAB, b"\x01") != b"\x01")
+        return tlv(0x7F49, key.public)
+
+    def _needs_manager(self) -> None:
+        if not self._manager:
+            raise Refused(SECURITY_NOT_SATISFIED)
+
+
+def _one(data: bytes, wanted: int) -> bytes:
+    """Return the content of the data object with a tag, of those that ``data`` is made of."""
+    for tag, value in tlvs(data):
+        if tag == wanted:
+            return value
+    raise Refused(WRONG_DATA)
