@@ -13,8 +13,9 @@ from ushield_hw.cms import CertificateFacts
 from ushield_hw.cms.der import integer
 from ushield_hw.cryptoki.model import CertificateRecord, KeyRecord, PublicKey
 from ushield_hw.errors import CertificateError, CertificateNotFound, InputError, KeyGenerationUnavailable, KeyMismatch
-from ushield_hw.keys import ANY, KeyChoice, Pair, pairs, plan, session_pairs, signature
+from ushield_hw.keys import ANY, KeyChoice, Pair, pairs, session_pairs
 from ushield_hw.session import Session
+from ushield_hw.signature import plan, signature
 from ushield_hw.suites import KeyKind, Padding, Suite
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Request:
 
 
 def request(
-    session: Session, spec: KeySpec, subject: str, *, pin_policy: PinPolicy = PinPolicy.LOGIN, label: str | None = None
+    session: Session, spec: KeySpec, subject: str, *, pin_policy: PinPolicy | None = None, label: str | None = None
 ) -> Request:
     """Make a key pair on the token and a PKCS#10 request signed by it.
 
@@ -67,7 +68,7 @@ def request(
         session: an open token.
         spec: which key.
         subject: RFC 4514, such as ``CN=张三,O=Demo Bank``.
-        pin_policy: when the token will want the PIN.
+        pin_policy: when the token will want the PIN; None: what its driver says.
         label: the key's label; default: the subject's common name.
 
     Raises:
@@ -75,9 +76,10 @@ def request(
         KeyGenerationUnavailable: this token's module cannot make keys.
         TokenError: as the token says; a key that was made but cannot sign its request is removed again.
     """
-    name = _name(subject)
-    if not session.link.driver.capabilities.generate:
-        raise KeyGenerationUnavailable(driver=session.link.driver.id)
+    name, driver = _name(subject), session.link.driver
+    if not driver.capabilities.generate:
+        raise KeyGenerationUnavailable(driver=driver.id)
+    each = pin_policy is PinPolicy.SIGNATURE or (pin_policy is None and driver.sign.always_authenticate)
     key_id = os.urandom(20)  # RFC 5280's key identifier length; random, so that no two pairs ever share it
     made = session.link.module.generate(
         session.login_id,
@@ -85,7 +87,7 @@ def request(
         spec.bits,
         key_id,
         label or _common_name(name),
-        always_authenticate=pin_policy is PinPolicy.SIGNATURE,
+        always_authenticate=each,
     )
     session.forget()
     try:

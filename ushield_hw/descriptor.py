@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from fnmatch import fnmatchcase
 from glob import glob
 from pathlib import Path
 from typing import Final
 
 from ushield_hw.cryptoki.ckr import NUMBERS, Outcome
+from ushield_hw.cryptoki.model import TokenInfo
 from ushield_hw.cryptoki.module import Isolation
 from ushield_hw.errors import DescriptorError
 from ushield_hw.order import DisplayProfile
@@ -110,8 +113,12 @@ class ModuleSpec:
         deadline_s: how long a call may take.
         relist: it must be re-initialised to see tokens and PINs that others changed.
         general: it drives many families; a family's own module is preferred.
+        via: the descriptor whose module this family is driven by; its own ``paths`` are empty then.
         config_env: the variable that names its configuration file.
-        config_template: the template for that file, in softhsm-config/.
+        config_template: the template for that file, shipped beside the descriptors.
+        config_adds: what is added to the module's own configuration, in a copy that only our worker gets.
+        config_extends: where that configuration of its own may lie, the first that exists counts.
+        config_unless: a regular expression; where the module's own configuration has it, nothing is added.
         init_reserved: a string for C_Initialize.
     """
 
@@ -121,8 +128,12 @@ class ModuleSpec:
     deadline_s: int = 30
     relist: bool = False
     general: bool = False
+    via: str | None = None
     config_env: str | None = None
     config_template: str | None = None
+    config_adds: str | None = None
+    config_extends: tuple[str, ...] = ()
+    config_unless: str | None = None
     init_reserved: str | None = None
 
 
@@ -149,10 +160,11 @@ class PinSpec:
 
 @dataclass(frozen=True, slots=True)
 class SignSpec:
-    """How signatures are made."""
+    """How signatures are made. ``always_authenticate``: new keys want the PIN for each signature."""
 
     hash_on: HashOn = HashOn.HOST
     padding: Padding = Padding.PKCS1
+    always_authenticate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +200,20 @@ class Atr:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenPattern:
+    """What a family's tokens say of themselves, each with ``*`` and ``?``; None: anything. Claims, like all of it."""
+
+    manufacturer: str | None = None
+    model: str | None = None
+    label: str | None = None
+
+    def matches(self, info: TokenInfo) -> bool:
+        """Tell whether a token says so."""
+        pairs = ((self.manufacturer, info.manufacturer), (self.model, info.model), (self.label, info.label))
+        return all(pattern is None or fnmatchcase(said, pattern) for pattern, said in pairs)
+
+
+@dataclass(frozen=True, slots=True)
 class Driver:
     """One family of tokens."""
 
@@ -205,6 +231,7 @@ class Driver:
     capabilities: Capabilities = field(default_factory=Capabilities)
     usb: tuple[UsbId, ...] = ()
     atrs: tuple[Atr, ...] = ()
+    tokens: tuple[TokenPattern, ...] = ()
     proven_with: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
@@ -262,6 +289,7 @@ def _driver(file: Path, table: Table) -> Driver:
         capabilities=_capabilities(table.table("capabilities")),
         usb=tuple(_usb(row) for row in match.tables("usb")),
         atrs=tuple(_atr(row) for row in match.tables("atr")),
+        tokens=tuple(_token(row) for row in match.tables("token")),
         proven_with=table.texts("proven_with", ()),
         notes=table.texts("notes", ()),
         sources=table.texts("sources"),
@@ -282,16 +310,33 @@ def _module(table: Table) -> ModuleSpec:
         deadline_s=table.integer("deadline_s", default.deadline_s, least=1, most=600),
         relist=table.boolean("relist", default.relist),
         general=table.boolean("general", default.general),
+        via=table.text("via", None, pattern=_ID),
         config_env=config.text("env", None, pattern="[A-Z][A-Z0-9_]*"),
         config_template=config.text("template", None),
+        config_adds=config.text("adds", None),
+        config_extends=config.texts("extends", ()),
+        config_unless=_regular(config, "unless"),
         init_reserved=config.text("init_reserved", None),
     )
     for number, path in enumerate(everywhere["linux"] + everywhere["macos"]):
         if not path.startswith("/"):
             table.fail(f"paths[{number}]", "path_relative", path=path)
+    if spec.via is not None and any(everywhere.values()):
+        table.fail("via", "via_and_paths")
+    if spec.config_adds is not None and spec.config_env is None:
+        config.fail("adds", "needs_env")
     config.close()
     table.close()
     return spec
+
+
+def _regular(table: Table, key: str) -> str | None:
+    found = table.text(key, None)
+    try:
+        re.compile(found or "")
+    except re.error as error:
+        table.fail(key, "not_a_pattern", reason=str(error))
+    return found
 
 
 def _confirm(table: Table) -> ConfirmSpec:
@@ -334,6 +379,7 @@ def _sign(table: Table) -> SignSpec:
     spec = SignSpec(
         hash_on=table.choice("hash_on", HashOn, default.hash_on),
         padding=table.choice("rsa_padding", Padding, default.padding),
+        always_authenticate=table.boolean("always_authenticate", default.always_authenticate),
     )
     table.close()
     return spec
@@ -367,6 +413,15 @@ def _usb(table: Table) -> UsbId:
         name=table.text("name", ""),
         binding=table.text("binding", "ccid", pattern="ccid|no-ccid|hid|mass-storage|vendor"),
     )
+    table.close()
+    return found
+
+
+def _token(table: Table) -> TokenPattern:
+    names = ("manufacturer", "model", "label")
+    found = TokenPattern(**{name: table.text(name, None) for name in names})
+    if found == TokenPattern():
+        table.fail("manufacturer", "matches_everything")
     table.close()
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -126,10 +126,10 @@ def survey(settings: Settings | None = None, only: Path | None = None) -> Survey
     settings = settings or load()
     catalogue = Catalogue(settings.drivers)
     if only is not None:
-        return _read(chosen(catalogue, settings, only), settings)
+        return _read(chosen(catalogue, settings, only), catalogue, settings)
     entries = discoverable(installed(catalogue, settings))
     with ThreadPoolExecutor(max_workers=max(1, len(entries))) as pool:
-        looks = list(pool.map(lambda entry: _look(entry, settings), entries))
+        looks = list(pool.map(lambda entry: _look(entry, catalogue, settings), entries))
     tokens = _once([token for look in looks for token in look.tokens])
     return Survey(tokens, tuple(problem for look in looks for problem in look.problems))
 
@@ -206,23 +206,35 @@ def _fits(uri: TokenUri, token: Token) -> bool:
     return all(asked is None or asked == said for asked, said in named)
 
 
-def _look(entry: Installed, settings: Settings) -> Survey:
+def _look(entry: Installed, catalogue: Catalogue, settings: Settings) -> Survey:
     try:
-        return _read(entry, settings)
+        return _read(entry, catalogue, settings)
     except UShieldError as error:
         _log.warning("module %s: %s", entry.path, error.code)
         return Survey((), (Problem(entry.path, error.code, error.message),))
 
 
-def _read(entry: Installed, settings: Settings) -> Survey:
-    module = entry.module()
-    slots = module.slots()
-    tokens = [
-        Token(slot.token, Link(module, slot.slot_id, slot.token.serial, entry.driver, settings), entry.named_by)
+def _read(entry: Installed, catalogue: Catalogue, settings: Settings) -> Survey:
+    slots = entry.module(settings).slots()
+    problems = tuple(_problem(entry, slot) for slot in slots if slot.problem)
+    return Survey(tokens_in(entry, slots, catalogue, settings), problems)
+
+
+def tokens_in(
+    entry: Installed, slots: Iterable[SlotInfo], catalogue: Catalogue, settings: Settings
+) -> tuple[Token, ...]:
+    """Return the tokens in a module's slots."""
+    module = entry.module(settings)
+
+    def token(info: TokenInfo, slot_id: int) -> Token:
+        driver = catalogue.family(entry.driver, info)
+        return Token(info, Link(module, slot_id, info.serial, driver, settings), entry.named_by)
+
+    return tuple(
+        token(slot.token, slot.slot_id)
         for slot in slots
         if slot.token is not None and _counts(slot.token, entry.driver)
-    ]
-    return Survey(tuple(tokens), tuple(_problem(entry, slot) for slot in slots if slot.problem))
+    )
 
 
 def _counts(info: TokenInfo, driver: Driver) -> bool:
@@ -234,19 +246,30 @@ def _problem(entry: Installed, slot: SlotInfo) -> Problem:
     return Problem(entry.path, slot.problem or "", slot.description)
 
 
-def _once(tokens: Sequence[Token]) -> tuple[Token, ...]:
-    """Merge what several modules show of one token; a family's own module is kept before a general one."""
-    kept: list[Token] = []
+def _once(tokens: Iterable[Token]) -> tuple[Token, ...]:
+    """Merge what several modules show of one token."""
+    groups = alike(tokens, certificates_on)
+    return tuple(replace(first, also_in=tuple(token.module for token in others)) for first, *others in groups)
+
+
+def alike(tokens: Iterable[Token], certificates: Callable[[Token], frozenset[bytes]]) -> list[list[Token]]:
+    """Put what several modules show of one token together; a family's own module comes before a general one.
+
+    Args:
+        tokens: what the modules show.
+        certificates: the certificates on a token; asked for only where serial, manufacturer and model do not agree.
+    """
+    groups: list[list[Token]] = []
     for token in sorted(tokens, key=lambda token: token.driver.module.general):
-        twin = next((n for n, other in enumerate(kept) if _same(token, other)), None)
-        if twin is None:
-            kept.append(token)
+        group = next((group for group in groups if _same(group[0], token, certificates)), None)
+        if group is None:
+            groups.append([token])
         else:
-            kept[twin] = replace(kept[twin], also_in=(*kept[twin].also_in, token.module))
-    return tuple(kept)
+            group.append(token)
+    return groups
 
 
-def _same(token: Token, other: Token) -> bool:
+def _same(token: Token, other: Token, certificates: Callable[[Token], frozenset[bytes]]) -> bool:
     """Two slots of one module are two tokens, whatever they claim."""
     if token.module == other.module:
         return False
@@ -254,10 +277,11 @@ def _same(token: Token, other: Token) -> bool:
     claims = (mine.serial, mine.manufacturer, mine.model) == (theirs.serial, theirs.manufacturer, theirs.model)
     if claims and mine.serial:
         return True
-    return bool(_certificates(token) & _certificates(other))
+    return bool(certificates(token) & certificates(other))
 
 
-def _certificates(token: Token) -> frozenset[bytes]:
+def certificates_on(token: Token) -> frozenset[bytes]:
+    """Return the certificates that show without a login; none where they cannot be read."""
     try:
         return frozenset(record.der for record in token.link.module.certificates(token.link.slot_id))
     except UShieldError:

@@ -7,11 +7,13 @@ asked for: a signature needs one of them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from ushield_hw.cryptoki.model import TokenInfo
 from ushield_hw.descriptor import (
     Atr,
     Capabilities,
@@ -28,6 +30,7 @@ from ushield_hw.descriptor import (
     PinFlags,
     PinSpec,
     SignSpec,
+    TokenPattern,
     Unblock,
     UsbId,
     candidates,
@@ -53,6 +56,7 @@ __all__ = [
     "PinFlags",
     "PinSpec",
     "SignSpec",
+    "TokenPattern",
     "Unblock",
     "UsbId",
     "parse",
@@ -115,6 +119,19 @@ class Catalogue:
                 if fnmatch(path.name, Path(pattern).name):
                     by_name = by_name or driver
         return by_name
+
+    def family(self, driver: Driver, info: TokenInfo) -> Driver:
+        """Return the family a token belongs to, of those that are driven by the module of ``driver``; else ``driver``.
+
+        The family's own descriptor says everything but how the module is run.
+        """
+        for driver_id, (_, raw) in self._raw.items():
+            if b"via" not in raw or driver.id.encode() not in raw:
+                continue  # not worth parsing
+            found = self.get(driver_id)
+            if found.module.via == driver.id and any(pattern.matches(info) for pattern in found.tokens):
+                return replace(found, module=driver.module)
+        return driver
 
     def for_usb(self, vid: str, pid: str) -> list[Driver]:
         """Return the drivers that know a USB id."""

@@ -5,18 +5,23 @@ Only these are ever loaded. p11-kit's ``*.module`` files count from its root-own
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from typing import Final
 
+from ushield_hw import state
 from ushield_hw.config import Settings
 from ushield_hw.cryptoki.model import ModuleOptions
 from ushield_hw.cryptoki.module import Module, open_module
 from ushield_hw.drivers import GENERIC, Catalogue, Discover, Driver
-from ushield_hw.errors import DriverNotFound
+from ushield_hw.errors import DriverNotFound, StorageError
+
+_log: Final = logging.getLogger("ushield_hw")
 
 P11_KIT_FOLDERS: Final = (Path("/etc/pkcs11/modules"), Path("/usr/share/p11-kit/modules"))
 # Where p11-kit looks for a module named without a folder (its compiled-in p11_module_path, by distribution).
@@ -31,11 +36,12 @@ class Installed:
     driver: Driver
     named_by: str
 
-    def module(self) -> Module:
+    def module(self, settings: Settings) -> Module:
         """Return the module, to be loaded at first use."""
         spec = self.driver.module
         options = ModuleOptions(relist=spec.relist, init_reserved=spec.init_reserved)
-        return open_module(self.path, spec.isolation, options, deadline_s=spec.deadline_s)
+        environment = _environment(self.driver, settings)
+        return open_module(self.path, spec.isolation, options, deadline_s=spec.deadline_s, environment=environment)
 
 
 def installed(
@@ -68,6 +74,36 @@ def chosen(catalogue: Catalogue, settings: Settings, path: Path) -> Installed:
 def discoverable(entries: Sequence[Installed]) -> tuple[Installed, ...]:
     """Return the modules that are loaded whenever tokens are looked for."""
     return tuple(entry for entry in entries if entry.driver.module.discover is Discover.ALWAYS)
+
+
+def _environment(driver: Driver, settings: Settings) -> dict[str, str]:
+    """Return what the module's worker needs besides: where its configuration is, with what the descriptor adds to it.
+
+    Somebody who names a configuration of their own, or has settled the matter in the system's, keeps it.
+    """
+    spec = driver.module
+    if spec.config_adds is None or spec.config_env is None or spec.config_env in os.environ:
+        return {}
+    own = next((text for place in spec.config_extends if (text := _text(place)) is not None), "")
+    if spec.config_unless and re.search(spec.config_unless, own):
+        _log.info("%s: its own configuration is used as it is", driver.id)
+        return {}
+    try:
+        kept = state.state_folder(settings, "modules") / f"{driver.id}.conf"
+        wanted = own + spec.config_adds
+        if _text(kept) != wanted:
+            state.write_atomically(kept, wanted.encode())
+    except (StorageError, OSError) as error:
+        _log.warning("%s: runs without what its descriptor adds to its configuration: %s", driver.id, error)
+        return {}
+    return {spec.config_env: str(kept)}
+
+
+def _text(place: str | Path) -> str | None:
+    try:
+        return Path(place).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
 
 
 def _from_descriptors(catalogue: Catalogue) -> Iterator[Installed]:

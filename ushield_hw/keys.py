@@ -1,4 +1,4 @@
-"""The keys of a token: paired with their certificates, chosen for a job, and used.
+"""The keys of a token: paired with their certificates, and chosen for a job.
 
 A key and a certificate belong together when they share CKA_ID and, where the token shows the public key, that too; a
 pair whose ids differ is still found by its public key.
@@ -7,27 +7,21 @@ pair whose ids differ is still found by its public key.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
 from ushield_hw.cms import CertificateFacts
-from ushield_hw.cryptoki.model import CertificateRecord, KeyRecord, SignCall
-from ushield_hw.cryptoki.module import PATIENCE, Patience
-from ushield_hw.drivers import HashOn
+from ushield_hw.cryptoki.model import CertificateRecord, KeyRecord
 from ushield_hw.errors import (
     CertificateExpired,
     CertificateMultiple,
     CertificateNotFound,
     InputError,
-    OutcomeUnknown,
-    TokenError,
-    UShieldError,
 )
-from ushield_hw.interaction import PinKind
 from ushield_hw.order import KeyUse
 from ushield_hw.session import Session
-from ushield_hw.suites import DIGEST_INFO_PREFIX, Feed, KeyKind, Suite, Way, suites_for
+from ushield_hw.suites import KeyKind
 
 PENDING: Final = "#pending"
 """Ends the label of a key or certificate that is not in use yet: a renewal that was not finished."""
@@ -154,73 +148,6 @@ def choose(found: Sequence[Pair], use: KeyUse, choice: KeyChoice = ANY, now: dat
     if len({(pair.facts.subject, pair.facts.issuer) for pair in living}) > 1:
         raise CertificateMultiple(candidates=[_brief(pair) for pair in living])
     return max(living, key=lambda pair: (pair.facts.not_before, pair.facts.not_after))
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How a key signs: which suite, and the mechanism that makes it on this token."""
-
-    suite: Suite
-    way: Way
-
-    def feed(self, message: bytes) -> bytes:
-        """Return what C_Sign receives for a message; it is hashed here unless the token does."""
-        if self.way.feed is Feed.MESSAGE:
-            return message
-        digest = self.suite.hash(message)
-        return digest if self.way.feed is Feed.DIGEST else DIGEST_INFO_PREFIX[self.suite.digest] + digest
-
-
-def plan(session: Session, kind: KeyKind | None) -> Plan:
-    """Return how a kind of key signs, from what the token offers and its driver prefers.
-
-    Raises:
-        TokenError: ``MECHANISM_MISSING``: the token offers none of those that make a valid signed order.
-    """
-    sign = session.link.driver.sign
-    on_token = sign.hash_on is HashOn.TOKEN
-    offered = session.link.module.mechanisms(session.link.slot_id)
-    suites = suites_for(kind) if kind else ()
-    for suite in sorted(suites, key=lambda suite: suite.padding.value not in {"ecdsa", sign.padding.value}):
-        way = suite.way(offered, hash_on_token=on_token)
-        if way is not None and (way.feed is Feed.MESSAGE or not on_token):
-            return Plan(suite, way)
-    raise TokenError("MECHANISM_MISSING", key=kind.value if kind else "?", offered=list(offered)[:50])
-
-
-def signature(
-    session: Session, key: KeyRecord, how: Plan, message: bytes, *, purpose: str, patience: Patience = PATIENCE
-) -> bytes:
-    """Return the token's signature over a message: one C_Sign, and one login for it where the key wants that.
-
-    Args:
-        session: an open token.
-        key: one of its private keys.
-        how: suite and mechanism.
-        message: the whole message.
-        purpose: said in the PIN prompt.
-        patience: how long to wait, and what C_Sign's return values mean.
-
-    Raises:
-        PinError, TokenError, ConfirmationError, OutcomeUnknown: as :meth:`Module.sign`.
-    """
-    link = session.link
-    call = SignCall(key.handle, how.way.mechanism, how.feed(message), how.suite.digest, key.always_authenticate)
-    if not key.always_authenticate:
-        return link.module.sign(session.login_id, call, patience)
-
-    def send(pin: str | None) -> bytes | UShieldError:
-        try:
-            return link.module.sign(session.login_id, replace(call, pin=pin), patience)
-        except UShieldError as error:
-            if isinstance(error, OutcomeUnknown) or error.details.get("function") == "C_Sign":
-                return error  # the PIN was right: what failed after it must not count as a failed try
-            raise
-
-    done = link.pin.use(session.interaction, PinKind.CONTEXT, purpose, send)
-    if isinstance(done, UShieldError):
-        raise done
-    return done
 
 
 def _key_of(certificate: CertificateRecord, facts: CertificateFacts, keys: Sequence[KeyRecord]) -> KeyRecord | None:

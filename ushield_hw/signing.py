@@ -9,9 +9,7 @@ C_Sign.
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -20,10 +18,8 @@ from typing import Final
 from ushield_hw import messages
 from ushield_hw.cms import Confirmation, Profile, Template
 from ushield_hw.config import Settings
-from ushield_hw.cryptoki.module import Patience
 from ushield_hw.drivers import ConfirmKind, ConfirmText, Driver, Kind
 from ushield_hw.errors import (
-    ConfirmationCancelled,
     ConfirmationError,
     ConfirmationRejected,
     InputError,
@@ -32,17 +28,14 @@ from ushield_hw.errors import (
     StorageError,
     UShieldError,
 )
-from ushield_hw.interaction import ConfirmRequest, TokenAction
+from ushield_hw.interaction import ConfirmRequest
 from ushield_hw.journal import Entry, Journal, State
-from ushield_hw.keys import ANY, KeyChoice, Pair, Plan, choose, plan, session_pairs, signature
+from ushield_hw.keys import ANY, KeyChoice, Pair, choose, session_pairs
 from ushield_hw.order import Order, Rules, check_fits, message_format, screen_lines
 from ushield_hw.session import Session
+from ushield_hw.signature import Plan, plan, signature
 
 _log: Final = logging.getLogger("ushield_hw")
-_QUIET_S: Final = 0.5
-# The module's own time-out comes first; this one is for a module that hangs.
-_PATIENCE_S: Final = 30.0
-
 
 _OWN_CONFIRMATION: Final = {
     ConfirmKind.TOUCH: Confirmation.TOUCH,
@@ -215,7 +208,9 @@ def _sign(order: Order, content: bytes, session: Session, prepared: _Prepared, e
     if entry is not None:
         _call_in(entry)
     try:
-        der = draft.assemble(_ask_token(order, session, prepared, draft.message))
+        key = prepared.pair.key
+        assert key is not None  # noqa: S101 - a chosen pair has its key
+        der = draft.assemble(signature(session, key, prepared.how, draft.message, purpose="sign"))
         _check(der, session.link.driver)
     except UShieldError as error:
         _note_failure(error, order, entry)
@@ -252,7 +247,7 @@ def _note_failure(error: UShieldError, order: Order, entry: Entry | None) -> Non
     """Close the record: unknown if the token may have signed, else rejected: it may be asked again by the person."""
     _log.info("%s: not signed, %s", order.tx_id, error.code)
     unknown = isinstance(error, OutcomeUnknown)
-    if unknown:
+    if isinstance(error, ConfirmationError):
         error.details["tx_id"] = order.tx_id
     if entry is not None:
         with suppress(StorageError):  # the first error is the one to see; the record stays at sign-called: unknown
@@ -265,34 +260,3 @@ def _check(der: bytes, driver: Driver) -> None:
         from ushield_hw.verifier import check_signature
 
         check_signature(der)
-
-
-def _ask_token(order: Order, session: Session, prepared: _Prepared, message: bytes) -> bytes:
-    driver, key = session.link.driver, prepared.pair.key
-    confirm, asks = driver.confirm, driver.confirm.kind is not ConfirmKind.NONE
-    assert key is not None  # noqa: S101 - a chosen pair has its key
-    if driver.kind is Kind.SOFTWARE and not asks:  # nobody waits for it
-        return signature(session, key, prepared.how, message, purpose="sign")
-    with _waiting(session, timeout_s=float(confirm.timeout_s) if asks else None) as (asked, action):
-        patience = Patience(confirm.codes, confirm.timeout_s + _PATIENCE_S if asks else None, asked)
-        try:
-            return signature(session, key, prepared.how, message, purpose="sign", patience=patience)
-        except ConfirmationError:
-            raise
-        except UShieldError as error:
-            if action.cancelled:
-                raise ConfirmationCancelled(tx_id=order.tx_id) from error
-            raise
-
-
-@contextmanager
-def _waiting(session: Session, *, timeout_s: float | None) -> Iterator[tuple[Callable[[], None], TokenAction]]:
-    """Tell the person, once and after half a second, that the token is waiting for them."""
-    link = session.link
-    action = TokenAction(link.driver.confirm.kind.value, timeout_s, False, link.module.give_up)
-    timer = threading.Timer(_QUIET_S, session.interaction.waiting_for_token, (action,))
-    timer.daemon = True
-    try:
-        yield timer.start, action
-    finally:
-        timer.cancel()

@@ -8,6 +8,7 @@ import pytest
 
 from ushield_hw import messages
 from ushield_hw.config import data_dir
+from ushield_hw.cryptoki.model import TokenInfo
 from ushield_hw.cryptoki.module import Isolation
 from ushield_hw.drivers import (
     GENERIC,
@@ -21,6 +22,7 @@ from ushield_hw.drivers import (
     Interface,
     Kind,
     PinFlags,
+    TokenPattern,
     Unblock,
     parse,
 )
@@ -55,6 +57,9 @@ general = true
 [module.config]
 env = "SHIELD_CONF"
 template = "shield.conf"
+adds = "lock = true"
+extends = ["/etc/shield.conf"]
+unless = "(?m)^lock"
 init_reserved = "configdir='/etc/shield'"
 
 [confirm]
@@ -75,6 +80,7 @@ via = "set-pin-unlogged"
 [sign]
 hash_on = "token"
 rsa_padding = "pss"
+always_authenticate = true
 
 [display]
 format = "xml-tdm"
@@ -96,6 +102,10 @@ binding = "hid"
 atr = "3b9f95"
 mask = "ffff00"
 also_in = ["opensc"]
+
+[[match.token]]
+manufacturer = "Example*"
+model = "Shield ?"
 """
 
 LEAST = """\
@@ -131,7 +141,11 @@ def test_every_key() -> None:
     assert (driver.confirm.kind, driver.confirm.text) == (ConfirmKind.DISPLAY, ConfirmText.MESSAGE)
     assert driver.confirm.codes == {"CKR_FUNCTION_REJECTED": "rejected", "CKR_0x80000001": "timed-out"}
     assert (driver.pin.flags, driver.pin.unblock) == (PinFlags.TRUSTED, Unblock.SET_PIN_UNLOGGED)
+    assert (driver.module.config_adds, driver.module.config_extends) == ("lock = true", ("/etc/shield.conf",))
+    assert driver.module.config_unless == "(?m)^lock"
     assert driver.sign.hash_on is HashOn.TOKEN
+    assert driver.sign.always_authenticate
+    assert driver.tokens == (TokenPattern("Example*", "Shield ?"),)
     assert (driver.display.format, driver.display.columns) == ("xml-tdm", 16)
     assert not driver.capabilities.generate
     assert driver.usb[0].binding == "hid"
@@ -173,6 +187,11 @@ def test_what_must_be_there(line: str) -> None:
         ("relist = true", "reload = true", "module.reload", "unknown_key"),
         ('env = "SHIELD_CONF"', 'env = "shield conf"', "module.config.env", "bad_form"),
         ('template = "shield.conf"', 'temp = "x"', "module.config.temp", "unknown_key"),
+        ('env = "SHIELD_CONF"\n', "", "module.config.adds", "needs_env"),
+        ('unless = "(?m)^lock"', 'unless = "("', "module.config.unless", "not_a_pattern"),
+        ("general = true", 'via = "opensc"', "module.via", "via_and_paths"),
+        ('manufacturer = "Example*"\nmodel = "Shield ?"\n', "", "match.token[0].manufacturer", "matches_everything"),
+        ("always_authenticate = true", "always_authenticate = 1", "sign.always_authenticate", "not_a_boolean"),
         ('kind = "display"', 'kind = "button"', "confirm.text", "needs_display"),
         ("CKR_FUNCTION_REJECTED", "CKR_NONSENSE", "confirm.codes.CKR_NONSENSE", "not_a_ckr"),
         ('"rejected"', '"refused"', "confirm.codes.CKR_FUNCTION_REJECTED", "not_a_choice"),
@@ -210,7 +229,7 @@ def test_what_is_no_toml(raw: bytes) -> None:
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: str(file.stem))
 def test_every_shipped_descriptor_is_valid(file: Path) -> None:
     driver = parse(file, file.read_bytes())
-    assert driver.module.paths
+    assert driver.module.paths or driver.module.via in {other.stem for other in SHIPPED}
     assert driver.sources, "says where it is from"
 
 
@@ -378,3 +397,49 @@ def test_a_mask_says_which_bits_count() -> None:
     known = Atr("3b0f", mask="ff0f")
     assert known.matches(bytes.fromhex("3baf"))
     assert not known.matches(bytes.fromhex("3ba0"))
+
+
+# --- families that share a module -------------------------------------------------------------------------------------
+
+
+def said(manufacturer: str = "Example Ltd", model: str = "Shield 2", label: str = "mine") -> TokenInfo:
+    return TokenInfo(0, label, manufacturer, model, "1", 0, 6, 8, (1, 0))
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Catalogue:
+    """A general driver, and a family that is driven by its module."""
+    general = (
+        LEAST.replace('id = "shield"', 'id = "general"') + '[module]\nlinux = ["/lib/general.so"]\ndeadline_s = 7\n'
+    )
+    family = LEAST + '[module]\nvia = "general"\n[confirm]\nkind = "button"\n[[match.token]]\nmodel = "Shield *"\n'
+    (tmp_path / "general.toml").write_text(general)
+    (tmp_path / "shield.toml").write_text(family)
+    return Catalogue([tmp_path])
+
+
+def test_a_token_is_of_the_family_that_it_says(shared: Catalogue) -> None:
+    found = shared.family(shared.get("general"), said())
+    assert (found.id, found.confirm.kind) == ("shield", ConfirmKind.BUTTON)
+    assert found.module == shared.get("general").module  # how the module is run is the general one's to say
+
+
+def test_other_tokens_are_of_the_general_family(shared: Catalogue) -> None:
+    general = shared.get("general")
+    assert shared.family(general, said(model="Sword 2")) is general
+    assert shared.family(GENERIC, said()) is GENERIC
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matches"),
+    [
+        (TokenPattern("Example*"), True),
+        (TokenPattern("example*"), False),  # as written
+        (TokenPattern("Example*", "Shield ?"), True),
+        (TokenPattern("Example*", "Shield"), False),
+        (TokenPattern(label="mine"), True),
+        (TokenPattern(label="yours"), False),
+    ],
+)
+def test_every_part_of_a_pattern_must_fit(pattern: TokenPattern, matches: bool) -> None:
+    assert pattern.matches(said()) is matches

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from ushield_hw.config import Settings
-from ushield_hw.drivers import GENERIC, Catalogue, Discover
+from ushield_hw.cryptoki.module import _modules
+from ushield_hw.drivers import GENERIC, Catalogue, Discover, Driver, ModuleSpec
 from ushield_hw.errors import DriverNotFound
 from ushield_hw.installed import Installed, chosen, discoverable, installed
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("roots")]
+
+
+@pytest.fixture(autouse=True)
+def unopened() -> Iterator[None]:
+    """The registry keeps one module a path: forget those of the test before."""
+    _modules.clear()
+    yield
+    _modules.clear()
 
 
 @pytest.fixture
@@ -204,3 +214,50 @@ def test_a_name_alone_opens_no_door(machine: Machine) -> None:
     with pytest.raises(DriverNotFound) as caught:
         machine.chosen(stranger)
     assert (caught.value.code, caught.value.details["path"]) == ("MODULE_NOT_INSTALLED", str(stranger))
+
+
+# --- a module's own configuration -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opensc(tmp_path: Path) -> Driver:
+    """A driver that adds to its module's own configuration, which lies in the test's folder."""
+    module = ModuleSpec(
+        config_env="OWN_CONF",
+        config_adds="\nlock = true;\n",
+        config_extends=(str(tmp_path / "missing.conf"), str(tmp_path / "own.conf")),
+        config_unless=r"(?m)^\s*lock",
+    )
+    return Driver("own", "V", "P", Path(), module=module)
+
+
+def environment(driver: Driver, tmp_path: Path) -> Mapping[str, str]:
+    module = Installed(tmp_path / "module.so", driver, "own").module(Settings(state_dir=tmp_path / "state"))
+    return module.environment
+
+
+def test_what_the_descriptor_adds_goes_behind_the_module_s_own(opensc: Driver, tmp_path: Path) -> None:
+    (tmp_path / "own.conf").write_text("# mine\n  # lock = false;\n")
+    found = environment(opensc, tmp_path)
+    assert Path(found["OWN_CONF"]).read_text() == "# mine\n  # lock = false;\n\nlock = true;\n"
+
+
+def test_without_a_configuration_of_its_own_the_addition_is_all(opensc: Driver, tmp_path: Path) -> None:
+    assert Path(environment(opensc, tmp_path)["OWN_CONF"]).read_text() == "\nlock = true;\n"
+
+
+def test_a_matter_that_the_system_has_settled_is_left_alone(opensc: Driver, tmp_path: Path) -> None:
+    (tmp_path / "own.conf").write_text("lock = false;\n")
+    assert environment(opensc, tmp_path) == {}
+
+
+def test_a_user_s_own_choice_of_configuration_is_left_alone(
+    opensc: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OWN_CONF", "/home/me/own.conf")
+    assert environment(opensc, tmp_path) == {}
+
+
+def test_without_a_state_folder_the_module_runs_as_it_is(opensc: Driver, tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file")
+    assert environment(opensc, tmp_path) == {}

@@ -242,9 +242,18 @@ _OUTCOMES: Final[dict[Outcome, type[errors.UShieldError]]] = {
 # A vendor's module may use these for a person's no even when its descriptor does not say so: the standard's own words.
 _STANDARD_OUTCOMES: Final = {"FUNCTION_REJECTED": Outcome.REJECTED, "FUNCTION_CANCELED": Outcome.REJECTED}
 
+# What tokens that declare nothing answer when nobody pressed the button; at once, it means something else.
+_NOT_CONFIRMED: Final = frozenset({"GENERAL_ERROR", "FUNCTION_FAILED", "DEVICE_ERROR", "USER_NOT_LOGGED_IN"})
+_PERSON_S: Final = 8.0
+
 
 def to_error(
-    error: CkrError, doing: Doing, *, codes: Mapping[str, str] | None = None, waited_s: float = 0.0
+    error: CkrError,
+    doing: Doing,
+    *,
+    codes: Mapping[str, str] | None = None,
+    waited_s: float = 0.0,
+    asks: bool = False,
 ) -> errors.UShieldError:
     """Return the domain error for a return value.
 
@@ -253,12 +262,15 @@ def to_error(
         doing: what it was asked for.
         codes: the descriptor's ``confirm.codes``: CKR name with its prefix -> outcome. They win for C_Sign.
         waited_s: how long C_Sign took.
+        asks: the token asks a person: a plain failure after a long wait is taken for "nobody answered".
     """
     facts: dict[str, object] = {"ckr": error.name, "function": error.function}
     name = error.name.removeprefix("CKR_")
     if doing is Doing.SIGNING and error.function == "C_Sign":
         declared = (codes or {}).get(error.name)
         outcome = Outcome(declared) if declared else _STANDARD_OUTCOMES.get(name)
+        if outcome is None and asks and waited_s >= _PERSON_S and name in _NOT_CONFIRMED:
+            outcome = Outcome.TIMED_OUT
         if outcome is Outcome.CONTENT_REFUSED:
             return errors.ConfirmationRejected("CONTENT_REFUSED", **facts)
         if outcome is Outcome.UNKNOWN:

@@ -48,11 +48,13 @@ class Patience:
         codes: the descriptor's meaning of CKR codes from C_Sign.
         deadline_s: how long the token may take, the person's time to confirm included; None: as any call.
         asked: called just before the module is asked.
+        asks: the token asks a person.
     """
 
     codes: Mapping[str, str] = field(default_factory=dict)
     deadline_s: float | None = None
     asked: Callable[[], None] = lambda: None
+    asks: bool = False
 
 
 PATIENCE: Final = Patience()
@@ -84,7 +86,7 @@ class Module:
         self.isolation = isolation
         self.deadline_s = deadline_s
         self._options = options
-        self._environment = environment or {}
+        self.environment = environment or {}
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._transport: Transport | None = None
@@ -94,13 +96,18 @@ class Module:
         """Whether a call under way can be ended at all (that does not mean that the token notices)."""
         return self.isolation is Isolation.PROCESS
 
+    @property
+    def loaded(self) -> bool:
+        """Whether a call would find the module loaded."""
+        return self._alive()
+
     def info(self) -> ModuleInfo:
         """Return what the module says of itself."""
         return self._ready().info
 
-    def slots(self) -> tuple[SlotInfo, ...]:
+    def slots(self, *, deadline_s: float | None = None) -> tuple[SlotInfo, ...]:
         """Return every slot, with its token where one is present."""
-        return self._call(Doing.READING, "slots")  # type: ignore[no-any-return]
+        return self._call(Doing.READING, "slots", deadline_s=deadline_s)  # type: ignore[no-any-return]
 
     def token(self, slot_id: int) -> TokenInfo:
         """Return the token's information and flags as they are now."""
@@ -209,7 +216,7 @@ class Module:
         real = trusted_module(self.path)
         try:
             if self.isolation is Isolation.PROCESS:
-                return Worker(real, self._options, self.deadline_s, self._environment)
+                return Worker(real, self._options, self.deadline_s, self.environment)
             return InProcess(real, self._options)
         except LoadFailed as error:
             raise errors.DriverLoadError(
@@ -232,7 +239,8 @@ class Module:
             return transport.call(operation, arguments, limit)
         except CkrError as error:
             said = str(error)
-            raise to_error(error, doing, codes=patience.codes, waited_s=time.monotonic() - started) from error
+            waited_s = time.monotonic() - started
+            raise to_error(error, doing, codes=patience.codes, waited_s=waited_s, asks=patience.asks) from error
         except StaleLogin as error:
             said = "login ended"
             raise errors.TokenError("LOGIN_ENDED", ckr=None, function=operation) from error
@@ -256,7 +264,12 @@ _modules_lock: Final = threading.Lock()
 
 
 def open_module(
-    path: Path, isolation: Isolation, options: ModuleOptions | None = None, *, deadline_s: float = 30.0
+    path: Path,
+    isolation: Isolation,
+    options: ModuleOptions | None = None,
+    *,
+    deadline_s: float = 30.0,
+    environment: Mapping[str, str] | None = None,
 ) -> Module:
     """Return the module of this path: one per process, since PKCS#11 keeps one login state per process.
 
@@ -267,7 +280,7 @@ def open_module(
         if module is not None and module._pid != os.getpid() and isolation is Isolation.PROCESS:
             module = None
         if module is None:
-            module = _modules[path] = Module(path, isolation, options or ModuleOptions(), deadline_s)
+            module = _modules[path] = Module(path, isolation, options or ModuleOptions(), deadline_s, environment)
         return module
 
 

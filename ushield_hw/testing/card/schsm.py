@@ -26,7 +26,15 @@ _DEVICE_CERTIFICATE, _TOKEN_INFO = 0x2F02, 0x2F03
 _KEY, _KEY_INFO, _CERTIFICATE = 0xCC00, 0xC400, 0xCE00
 _SO_LENGTH: Final = 8
 _PIN_LENGTHS: Final = range(6, 16)
-_HASHES: Final = {0x70: None, 0x71: hashes.SHA1, 0x72: hashes.SHA224, 0x73: hashes.SHA256}
+_HASHES: Final[dict[int, Callable[[], hashes.HashAlgorithm] | None]] = {
+    0x70: None,
+    0x71: hashes.SHA1,
+    0x72: hashes.SHA224,
+    0x73: hashes.SHA256,
+}
+_PREHASHED: Final[dict[int, Callable[[], hashes.HashAlgorithm]]] = {
+    made().digest_size: made for made in (hashes.SHA1, hashes.SHA224, hashes.SHA256, hashes.SHA384, hashes.SHA512)
+}
 _RSA_RAW: Final = 0x20
 _CURVES: Final = {
     "1.2.840.10045.3.1.7": ec.SECP256R1(),
@@ -319,7 +327,6 @@ def _signature(key: PrivateKey, algorithm: int, data: bytes) -> bytes:
     hashing = _HASHES[algorithm]
     if hashing is not None:
         return key.sign(data, ec.ECDSA(hashing()))
-    sized = {20: hashes.SHA1, 28: hashes.SHA224, 32: hashes.SHA256, 48: hashes.SHA384, 64: hashes.SHA512}.get(len(data))
-    if sized is None:
+    if len(data) not in _PREHASHED:
         raise Refused(apdu.WRONG_DATA)
-    return key.sign(data, ec.ECDSA(utils.Prehashed(sized())))
+    return key.sign(data, ec.ECDSA(utils.Prehashed(_PREHASHED[len(data)]())))

@@ -1,0 +1,140 @@
+"""One signature by a token: which suite, what C_Sign receives, whose PIN, and the wait for whoever must confirm it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Final
+
+from ushield_hw.cryptoki.model import KeyRecord, SignCall
+from ushield_hw.cryptoki.module import PATIENCE, Patience
+from ushield_hw.drivers import ConfirmKind, HashOn, Kind
+from ushield_hw.errors import (
+    ConfirmationCancelled,
+    ConfirmationError,
+    OutcomeUnknown,
+    TokenError,
+    TokenRemoved,
+    UShieldError,
+)
+from ushield_hw.interaction import PinKind, TokenAction
+from ushield_hw.session import Link, Session
+from ushield_hw.suites import DIGEST_INFO_PREFIX, Feed, KeyKind, Suite, Way, suites_for
+
+_QUIET_S: Final = 0.5
+# The module's own time-out comes first; this one is for a module that hangs.
+_PATIENCE_S: Final = 30.0
+
+# What C_Sign answers when the token is pulled out meanwhile, before OpenSC has noticed, but for other reasons too.
+_VAGUE: Final = frozenset({"CKR_GENERAL_ERROR", "CKR_DEVICE_ERROR", "CKR_FUNCTION_FAILED"})
+_NOTICED_S: Final = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a key signs: which suite, and the mechanism that makes it on this token."""
+
+    suite: Suite
+    way: Way
+
+    def feed(self, message: bytes) -> bytes:
+        """Return what C_Sign receives for a message; it is hashed here unless the token does."""
+        if self.way.feed is Feed.MESSAGE:
+            return message
+        digest = self.suite.hash(message)
+        return digest if self.way.feed is Feed.DIGEST else DIGEST_INFO_PREFIX[self.suite.digest] + digest
+
+
+def plan(session: Session, kind: KeyKind | None) -> Plan:
+    """Return how a kind of key signs, from what the token offers and its driver prefers.
+
+    Raises:
+        TokenError: ``MECHANISM_MISSING``: the token offers none of those that make a valid signed order.
+    """
+    sign = session.link.driver.sign
+    on_token = sign.hash_on is HashOn.TOKEN
+    offered = session.link.module.mechanisms(session.link.slot_id)
+    suites = suites_for(kind) if kind else ()
+    for suite in sorted(suites, key=lambda suite: suite.padding.value not in {"ecdsa", sign.padding.value}):
+        way = suite.way(offered, hash_on_token=on_token)
+        if way is not None and (way.feed is Feed.MESSAGE or not on_token):
+            return Plan(suite, way)
+    raise TokenError("MECHANISM_MISSING", key=kind.value if kind else "?", offered=list(offered)[:50])
+
+
+def signature(session: Session, key: KeyRecord, how: Plan, message: bytes, *, purpose: str) -> bytes:
+    """Return the token's signature over a message: one C_Sign, and one login for it where the key wants that.
+
+    Args:
+        session: an open token; its interaction is told, after half a second, that the token waits.
+        key: one of its private keys.
+        how: suite and mechanism.
+        message: the whole message.
+        purpose: said in the PIN prompt.
+
+    Raises:
+        PinError, TokenError, ConfirmationError, OutcomeUnknown: as :meth:`Module.sign`.
+        ConfirmationCancelled: somebody cancelled the wait before C_Sign had begun.
+    """
+    driver = session.link.driver
+    call = SignCall(key.handle, how.way.mechanism, how.feed(message), how.suite.digest, key.always_authenticate)
+    if driver.kind is Kind.SOFTWARE and driver.confirm.kind is ConfirmKind.NONE:  # nobody waits for it
+        return _signed(session, call, purpose, PATIENCE)
+    with _waiting(session) as (patience, action):
+        try:
+            return _signed(session, call, purpose, patience)
+        except UShieldError as error:
+            if error.details.get("ckr") in _VAGUE and _is_gone(session.link):
+                raise TokenRemoved(serial=session.serial) from error
+            if action.cancelled and not isinstance(error, ConfirmationError):
+                raise ConfirmationCancelled from error
+            raise
+
+
+def _is_gone(link: Link) -> bool:
+    """Tell whether the token was pulled out; its module may take a moment to notice."""
+    until = time.monotonic() + _NOTICED_S
+    while time.monotonic() < until:
+        try:
+            if not any(slot.token and slot.token.serial == link.serial for slot in link.module.slots()):
+                return True
+        except UShieldError:
+            return False  # it is not the token that is gone
+        time.sleep(_NOTICED_S / 10)
+    return False
+
+
+def _signed(session: Session, call: SignCall, purpose: str, patience: Patience) -> bytes:
+    link = session.link
+    if not call.context:
+        return link.module.sign(session.login_id, call, patience)
+
+    def send(pin: str | None) -> bytes | UShieldError:
+        try:
+            return link.module.sign(session.login_id, replace(call, pin=pin), patience)
+        except UShieldError as error:
+            if isinstance(error, OutcomeUnknown) or error.details.get("function") == "C_Sign":
+                return error  # the PIN was right: what failed after it must not count as a failed try
+            raise
+
+    done = link.pin.use(session.interaction, PinKind.CONTEXT, purpose, send)
+    if isinstance(done, UShieldError):
+        raise done
+    return done
+
+
+@contextmanager
+def _waiting(session: Session) -> Iterator[tuple[Patience, TokenAction]]:
+    """Tell the person, once and after half a second, that the token is waiting for them."""
+    link, confirm = session.link, session.link.driver.confirm
+    asks = confirm.kind is not ConfirmKind.NONE
+    action = TokenAction(confirm.kind.value, float(confirm.timeout_s) if asks else None, False, link.module.give_up)
+    timer = threading.Timer(_QUIET_S, session.interaction.waiting_for_token, (action,))
+    timer.daemon = True
+    try:
+        yield Patience(confirm.codes, confirm.timeout_s + _PATIENCE_S if asks else None, timer.start, asks), action
+    finally:
+        timer.cancel()

@@ -1,0 +1,207 @@
+"""A second-generation U-shield: a SmartCard-HSM that shows what it signs and asks its owner.
+
+The ``display`` model gets the whole message, reads it itself, shows it page by page, and hashes and signs it after OK.
+It signs nothing else: no digest, no block that was padded elsewhere, no text that it cannot read. It wants the PIN for
+each signature, whatever the host believes. ``button`` asks without showing; ``none`` does not ask.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509 import load_der_x509_csr
+
+from ushield_hw import messages
+from ushield_hw.errors import InputError
+from ushield_hw.messages import Language
+from ushield_hw.order import DisplayProfile, Rules, pages, screen_lines
+from ushield_hw.order.lines import Line
+from ushield_hw.testing.card import apdu
+from ushield_hw.testing.card.apdu import Command, Refused, tlv, tlvs
+from ushield_hw.testing.card.memory import Memory
+from ushield_hw.testing.card.panel import Answer, Panel
+from ushield_hw.testing.card.schsm import PrivateKey, SmartCardHsm, token_info
+
+# Direct convention, T=1, the historical bytes "USHIELD2" and the check byte: no card of another maker's has it.
+ATR: Final = bytes.fromhex("3B888001") + b"USHIELD2" + bytes.fromhex("71")
+LCD: Final = DisplayProfile(columns=28, rows=8)
+_SHA256: Final = 0x73
+_ECDSA_WITH_SHA256: Final = tlv(0x30, tlv(0x06, bytes.fromhex("2A8648CE3D040302")))
+_PRIVATE_KEY_INFO: Final = 0xC400
+_TEST: Final = 0xF0  # the test command: the last outcome, and how many signatures there are
+
+
+class Model(Enum):
+    """What the token has for its owner."""
+
+    DISPLAY = "display"
+    BUTTON = "button"
+    NONE = "none"
+
+
+class Outcome(Enum):
+    """How the last attempt to sign ended, as the card saw it."""
+
+    NEVER = "never"
+    SIGNED = "signed"
+    REJECTED = "rejected"
+    TIMED_OUT = "timed-out"
+    PULLED_OUT = "pulled-out"
+    CONTENT_REFUSED = "content-refused"
+    NO_PIN = "no-pin"
+
+
+_ENDS: Final = {
+    Answer.REFUSED: (Outcome.REJECTED, apdu.NOT_SATISFIED),
+    Answer.TIMED_OUT: (Outcome.TIMED_OUT, apdu.TIMED_OUT),
+    Answer.PULLED_OUT: (Outcome.PULLED_OUT, apdu.EXECUTION_ERROR),
+}
+
+
+@dataclass
+class _Said:
+    """What a signature command was answered, for when the host sends it again without asking its owner again."""
+
+    command: bytes
+    sw: int
+
+
+class UShieldCard(SmartCardHsm):
+    """The card.
+
+    Args:
+        memory: what it remembers.
+        panel: its screen and buttons.
+        model: what it has of them.
+        lang: the language of its screen.
+
+    Attributes:
+        delay_s: how long it takes for a signature after OK.
+    """
+
+    atr = ATR
+
+    def __init__(self, memory: Memory, panel: Panel, model: Model = Model.DISPLAY, lang: Language = "zh") -> None:
+        super().__init__(memory)
+        self.panel = panel
+        self.model = model
+        self.delay_s = 0.0
+        self._lang = lang
+        self._fresh_pin = False
+        self._said: _Said | None = None
+        self._out = threading.Event()
+        self._commands[_TEST] = self._report
+
+    @property
+    def signatures(self) -> int:
+        """How many signatures the card has made in its life."""
+        return self.memory.counters.get("signatures", 0)
+
+    @property
+    def outcome(self) -> Outcome:
+        """How the last attempt to sign ended."""
+        return Outcome(self.memory.notes.get("outcome", Outcome.NEVER.value))
+
+    def reset(self) -> None:
+        """Forget the logins."""
+        super().reset()
+        self._out.clear()
+        self._fresh_pin, self._said = False, None
+
+    def pulled_out(self) -> None:
+        """There is no power: the question on the screen is gone."""
+        self._out.set()
+        self.panel.pulled_out()
+
+    def token_info(self) -> bytes:
+        """Say which model it is: drivers tell them apart by it."""
+        return token_info(self.memory.serial, "U-SHIELD", f"ushield_hw {self.model.value}")
+
+    def verified(self, name: str) -> None:
+        """The PIN is good for one signature."""
+        super().verified(name)
+        if name == "user":
+            self._fresh_pin, self._said = True, None
+
+    def allow(self, reference: int, key: PrivateKey, algorithm: int, data: bytes) -> None:
+        """Let a key sign what its owner agreed to."""
+        self.needs("user")
+        command = hashlib.sha256(bytes((reference, algorithm)) + data).digest()
+        if self._said is not None and self._said.command == command:
+            raise Refused(self._said.sw)  # the owner has answered this
+        try:
+            self._take_pin(reference, key)
+            if self.model is not Model.NONE:
+                self._ask(self._pages(key, algorithm, data))
+        except Refused as refused:
+            self._said = _Said(command, refused.sw)
+            raise
+        self._out.wait(self.delay_s)
+
+    def signed(self) -> None:
+        """Count."""
+        self.memory.counters["signatures"] = self.signatures + 1
+        self._note(Outcome.SIGNED)
+
+    def _note(self, outcome: Outcome) -> None:
+        self.memory.notes["outcome"] = outcome.value
+        self.memory.save()
+
+    def _refuse(self, outcome: Outcome, sw: int) -> Refused:
+        self._note(outcome)
+        return Refused(sw)
+
+    def _take_pin(self, reference: int, key: PrivateKey) -> None:
+        fresh, self._fresh_pin = self._fresh_pin, False
+        each = self.model is Model.DISPLAY or self._wants_pin_each_time(reference)
+        if each and not fresh:
+            raise self._refuse(Outcome.NO_PIN, apdu.SECURITY_NOT_SATISFIED)
+
+    def _wants_pin_each_time(self, reference: int) -> bool:
+        """Read userConsent of the key's PrivateKeyInfo (ISO/IEC 7816-15), which OpenSC has written."""
+        for _, info in tlvs(self.memory.files.get(_PRIVATE_KEY_INFO | reference, b"")):
+            for tag, common in tlvs(info):
+                if tag == 0x30:
+                    return any(inner == 0x02 and any(value) for inner, value in tlvs(common))
+        return False
+
+    def _ask(self, shown: tuple[tuple[str, ...], ...]) -> None:
+        answer = self.panel.ask(shown)
+        if answer is not Answer.OK:
+            raise self._refuse(*_ENDS[answer])
+
+    def _pages(self, key: PrivateKey, algorithm: int, data: bytes) -> tuple[tuple[str, ...], ...]:
+        if self.model is Model.BUTTON:
+            return ((),)
+        lines = tuple(self._lines(key, data)) if algorithm == _SHA256 and not isinstance(key, rsa.RSAPrivateKey) else ()
+        if not lines:
+            raise self._refuse(Outcome.CONTENT_REFUSED, apdu.WRONG_DATA)
+        return pages(lines, LCD)
+
+    def _lines(self, key: ec.EllipticCurvePrivateKey, data: bytes) -> Iterator[Line]:
+        try:
+            yield from screen_lines(data, self._lang, rules=Rules(demo=True))
+        except InputError:
+            yield from _request_lines(key, data, self._lang)
+
+    def _report(self, command: Command) -> bytes:
+        return tlv(0x80, self.signatures.to_bytes(4, "big")) + tlv(0x81, self.outcome.value.encode())
+
+
+def _request_lines(key: ec.EllipticCurvePrivateKey, data: bytes, lang: Language) -> Iterator[Line]:
+    """Show a certificate request (PKCS#10, CertificationRequestInfo) if it is for the very key that is to sign it."""
+    whole = tlv(0x30, data, _ECDSA_WITH_SHA256, tlv(0x03, b"\0"))  # the signature is not there yet
+    try:
+        request = load_der_x509_csr(whole)
+        public = request.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return
+    if public == key.public_key():
+        yield Line(messages.text("screen.certificate_request", lang), request.subject.rfc4514_string())

@@ -1,0 +1,231 @@
+"""A U-shield for tests: a card with a screen and buttons in a real pcscd reader, driven by OpenSC like hardware.
+
+::
+
+    with VirtualShield() as shield:
+        shield.answer("ok", after_s=0.1)                       # its owner, who always agrees
+        command = ["ushield", "sign", "order.json", "--token", shield.uri, "--pin-source", "pin", "-o", "signed.p7m"]
+        subprocess.run(command, env={**os.environ, **shield.env}, check=True)
+        assert shield.signatures == 1
+
+Its keys are files or memory: TEST ONLY.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Literal, Self
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from ushield_hw.config import data_dir
+from ushield_hw.drivers import Catalogue
+from ushield_hw.errors import InputError
+from ushield_hw.messages import Language
+from ushield_hw.testing.authority import Authority, person
+from ushield_hw.testing.card.apdu import tlv
+from ushield_hw.testing.card.memory import Memory
+from ushield_hw.testing.card.panel import PATIENCE_S, Answer, Button, Panel
+from ushield_hw.testing.card.schsm import blank
+from ushield_hw.testing.card.ushield import Model, Outcome, UShieldCard
+from ushield_hw.testing.desk import Desk, Insertion
+from ushield_hw.uri import TokenUri
+
+__all__ = ["Model", "Outcome", "VirtualShield"]
+
+AnswerName = Literal["ok", "refuse", "timeout"]
+ButtonName = Literal["ok", "c", "up", "down"]
+
+TRIES: Final = 6  # as Chinese banks' keys have
+_KEY: Final = 1
+_POLL_S: Final = 0.005
+_LABEL: Final = "pay"
+
+
+class VirtualShield:
+    """A virtual U-shield, plugged in. Close it, or use it as a context manager. Needs Linux, pcscd, vpcd and OpenSC.
+
+    Args:
+        model: ``display`` shows what it signs, ``button`` asks only, ``none`` signs at once.
+        serial: upper-case letters and digits, at most 11; default: random.
+        lang: the language of its screen.
+        patience_s: how long it waits for a button.
+        certified: it comes with an EC P-256 payment key and a certificate for it.
+        desk: where it is plugged in; default: a desk of its own.
+        reader: which reader of the desk.
+        memory: what an earlier one remembered, instead of a new card; ``pin`` and ``so_pin`` are unknown then.
+
+    Attributes:
+        pin: the user PIN it was made with.
+        so_pin: the SO PIN it was made with, 16 hexadecimal digits.
+        ca_pem: the file with the certificate of the CA that issued its certificate.
+        card: the card itself.
+
+    Raises:
+        InputError: ``PCSCD_MISSING``, ``DESK_REFUSED``.
+    """
+
+    def __init__(  # noqa: PLR0913 - all have defaults
+        self,
+        *,
+        model: Model | str = Model.DISPLAY,
+        serial: str | None = None,
+        lang: Language = "zh",
+        patience_s: float = PATIENCE_S,
+        certified: bool = True,
+        desk: Desk | None = None,
+        reader: int = 0,
+        memory: Memory | None = None,
+    ) -> None:
+        self.pin, self.so_pin = _digits(6), secrets.token_hex(8)
+        self._module = _opensc()
+        with ExitStack() as undo:
+            self.folder = Path(tempfile.mkdtemp(prefix="ushield-virtual-"))
+            undo.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            self.ca_pem = self.folder / "ca.pem"
+            if memory is None:
+                memory = blank(serial or f"US{_digits(8)}", self.pin, self.so_pin, tries=TRIES)
+                if certified:
+                    self.ca_pem = _certify(memory, each=Model(model) is not Model.NONE).write(self.ca_pem)
+            self.card = UShieldCard(memory, Panel(patience_s), Model(model), lang)
+            self._desk = desk or undo.enter_context(Desk())
+            self._reader = reader
+            self._insertion: Insertion | None = self._desk.insert(self.card, reader)
+            undo.callback(self.eject)
+            self._undo = undo.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Pull it out; its desk goes too, unless it came from elsewhere. May be called twice."""
+        self._undo.close()
+
+    @property
+    def serial(self) -> str:
+        """What it says its serial number is."""
+        return self.card.memory.serial
+
+    @property
+    def uri(self) -> str:
+        """The URI that selects it."""
+        named = {"serial": self.serial, "manufacturer": f"ushield_hw {self.card.model.value}"}
+        return str(TokenUri(**named, model="PKCS#15 emulated", module_path=self._module))  # type: ignore[arg-type]
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What a child process needs in its environment: where this desk's pcscd is, and a state folder of its own."""
+        return {**self._desk.env, "XDG_STATE_HOME": str(self.folder / "state")}
+
+    @property
+    def signatures(self) -> int:
+        """How many signatures it has made."""
+        return self.card.signatures
+
+    @property
+    def outcome(self) -> Outcome:
+        """How the last attempt to sign ended, as the token saw it."""
+        return self.card.outcome
+
+    @property
+    def asked(self) -> int:
+        """How many times it asked its owner."""
+        return self.card.panel.asked
+
+    def screen(self) -> list[str]:
+        """Return the rows its screen shows; none while it asks nothing."""
+        return self.card.panel.screen()
+
+    def press(self, button: ButtonName) -> None:
+        """Press a button."""
+        self.card.panel.press(Button(button))
+
+    def answer(self, answer: AnswerName | None, after_s: float = 0) -> None:
+        """Have somebody answer every question from now on, so long after it appears; None: nobody does."""
+        self.card.panel.answer(None if answer is None else Answer(answer), after_s)
+
+    def wait_for_screen(self, deadline_s: float = 20) -> list[str]:
+        """Wait until it asks something, and return the rows.
+
+        Raises:
+            TimeoutError: it asked nothing in time.
+        """
+        self._wait(lambda: self.card.panel.place() is not None, deadline_s)
+        return self.screen()
+
+    def eject(self) -> None:
+        """Pull it out, whatever it is doing."""
+        insertion, self._insertion = self._insertion, None
+        if insertion is not None:
+            insertion.eject()
+
+    def insert(self) -> None:
+        """Plug it in again."""
+        if self._insertion is None or not self._insertion.present:
+            self._insertion = self._desk.insert(self.card, self._reader)
+
+    def delay(self, seconds: float) -> None:
+        """Take so long for each signature, after OK."""
+        self.card.delay_s = seconds
+
+    def fill(self) -> None:
+        """Leave no room for another key or certificate."""
+        memory = self.card.memory
+        memory.capacity = memory.used
+
+    def claim(self, serial: str) -> None:
+        """Say another serial number; programs see it after the next :meth:`insert`."""
+        self.card.memory.serial = serial
+        self.card.memory.save()
+
+    def _wait(self, condition: Callable[[], bool], deadline_s: float) -> None:
+        until = time.monotonic() + deadline_s
+        while not condition():
+            if time.monotonic() > until:
+                raise TimeoutError(f"the virtual U-shield {self.serial} asked nothing within {deadline_s} s")
+            time.sleep(_POLL_S)
+
+
+def _opensc() -> Path:
+    driver = Catalogue([data_dir("drivers")]).get("opensc")
+    files = driver.module_files()
+    if not files:
+        raise InputError("PCSCD_MISSING", program="opensc", path=driver.module.paths[0])
+    return files[0]
+
+
+def _digits(count: int) -> str:
+    return str(secrets.randbelow(9 * 10 ** (count - 1)) + 10 ** (count - 1))
+
+
+def _certify(memory: Memory, *, each: bool) -> Authority:
+    """Put a payment key and its certificate onto a card, as OpenSC would have written them."""
+    authority, key = Authority(), ec.generate_private_key(ec.SECP256R1())
+    certificate = authority.issue(person("张三"), key.public_key())
+    with memory.writing():
+        memory.keys[_KEY] = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        memory.files[0xC400 | _KEY] = _private_key_info(secrets.token_bytes(20), each=each)
+        memory.files[0xCE00 | _KEY] = certificate.public_bytes(Encoding.DER)
+    return authority
+
+
+def _private_key_info(key_id: bytes, *, each: bool) -> bytes:
+    """Return the PrivateKeyType of an EC key (ISO/IEC 7816-15) with label, identifier and userConsent."""
+    consent = tlv(0x02, b"\1") if each else b""
+    common = tlv(0x30, tlv(0x0C, _LABEL.encode()), tlv(0x03, b"\x06\xc0"), tlv(0x04, b"\1"), consent)
+    about = tlv(0x30, tlv(0x04, key_id), tlv(0x03, b"\x06\x20\x40"), tlv(0x03, b"\x03\xb8"), tlv(0x02, bytes((_KEY,))))
+    kind = tlv(0xA1, tlv(0x30, tlv(0x30, tlv(0x04, b"")), tlv(0x02, b"\x01\x00")))
+    return tlv(0xA0, common, about, kind)
