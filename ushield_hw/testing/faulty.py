@@ -42,7 +42,9 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from ushield_hw.config import data_dir
 from ushield_hw.cryptoki.ckr import NUMBERS
+from ushield_hw.drivers import GENERIC, Catalogue
 from ushield_hw.errors import InputError
 from ushield_hw.testing.compiled import built_module
 from ushield_hw.testing.record import Call, read_calls
@@ -236,6 +238,24 @@ class Fault:
         if self.action.only and self.function not in self.action.only:
             raise ValueError(f"{self.action.settings!r} is not for {self.function}")
 
+    @classmethod
+    def of(cls, short: Fault | tuple[str, int | None, str]) -> Fault:
+        """Return the fault that a short form stands for: ``("C_Sign", 1, "hang")``.
+
+        The last part is ``hang``, ``crash``, ``late SECONDS`` or the name or number of a return value (``CKR_…``).
+
+        Raises:
+            ValueError: it stands for nothing.
+        """
+        if isinstance(short, Fault):
+            return short
+        function, call, what = short
+        word, _, seconds = what.partition(" ")
+        if word == "late":
+            return cls(function, call, late(float(seconds)))
+        plain = {"hang": hangs, "crash": crashes}.get(word)
+        return cls(function, call, plain() if plain else returns(what))
+
     def line(self) -> str:
         """Return the line of the plan file."""
         return f"{self.function} {self.call or '*'} {self.action.settings}\n"
@@ -249,6 +269,18 @@ class FaultyModule:
     """
 
     path: Path
+
+    @property
+    def drivers(self) -> Path:
+        """A folder for ``ushield --drivers`` in which the target's own descriptor names this module instead."""
+        target = Path(os.fsdecode(self._beside("target").read_bytes()))
+        driver = Catalogue([data_dir("drivers")]).for_module(target) or GENERIC
+        folder = self._beside("drivers")
+        folder.mkdir(exist_ok=True)
+        text = driver.file.read_text(encoding="utf-8")
+        text = re.sub(r"(?ms)^linux = \[.*?\]", f'linux = ["{self.path}"]', text)
+        (folder / driver.file.name).write_text(text.replace('"in-process"', '"process"'), encoding="utf-8")
+        return folder
 
     @property
     def calls(self) -> list[Call]:
@@ -265,15 +297,17 @@ class FaultyModule:
             raise ValueError(f"no PKCS#11 function {function!r}")
         return sum(call.function == function for call in self.calls)
 
-    def plan(self, faults: Sequence[Fault]) -> None:
+    def plan(self, faults: Sequence[Fault | tuple[str, int | None, str]]) -> None:
         """Replace the plan, also under processes that use the module; from their next call on it holds.
+
+        Each may be written as :meth:`Fault.of` takes it.
 
         The counters go on: ``Fault("C_Sign", 3, …)`` is the third since :meth:`clear`, not since the plan.
 
         Raises:
             ValueError: more than 200,000 characters of plan.
         """
-        text = "".join(fault.line() for fault in faults)
+        text = "".join(Fault.of(fault).line() for fault in faults)
         if len(text) > _PLAN_MOST:
             raise ValueError("the plan is too long")
         _replace(self._beside("plan"), text)
@@ -311,7 +345,7 @@ class FaultyModule:
 def faulty_module(
     folder: Path,
     target: Path | str,
-    plan: Sequence[Fault] = (),
+    plan: Sequence[Fault | tuple[str, int | None, str]] = (),
     *,
     name: str = "faulty-pkcs11.so",
     copy_target: bool = False,

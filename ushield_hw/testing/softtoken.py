@@ -1,0 +1,99 @@
+"""A soft token with a key and a certificate, in a folder of its own."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from ushield_hw.certificate import KeySpec, install, request
+from ushield_hw.config import Settings, data_dir
+from ushield_hw.cryptoki.model import ModuleOptions
+from ushield_hw.cryptoki.module import Isolation, Module
+from ushield_hw.drivers import Catalogue
+from ushield_hw.session import Link, open_session
+from ushield_hw.softhsm import CONF_VARIABLE, provision
+from ushield_hw.softhsm import SoftToken as Made
+from ushield_hw.testing.authority import Authority
+from ushield_hw.testing.scripted import Scripted
+
+_SUBJECT: Final = "CN=张三,O=Demo Bank"
+
+
+@dataclass(frozen=True)
+class SoftToken:
+    """A SoftHSM2 token with an EC P-256 key and a certificate for it.
+
+    Attributes:
+        folder: where all of it lies.
+        uri: selects it.
+        serial: its serial number.
+        label: its label.
+        pin: its user PIN.
+        so_pin: its SO PIN.
+    """
+
+    folder: Path
+    uri: str
+    serial: str
+    label: str
+    pin: str
+    so_pin: str
+
+    @property
+    def softhsm2_conf(self) -> Path:
+        """The file that SOFTHSM2_CONF must name."""
+        return self.folder / "softhsm2.conf"
+
+    @property
+    def ca_pem(self) -> Path:
+        """The certificate of the CA that issued its certificate."""
+        return self.folder / "ca.pem"
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What a child process needs in its environment: the token, and a state folder of its own."""
+        return {CONF_VARIABLE: str(self.softhsm2_conf), "XDG_STATE_HOME": str(self.folder / "state")}
+
+    def copy(self, folder: Path) -> SoftToken:
+        """Return a copy in another folder, which must not exist yet: same keys, same serial number."""
+        shutil.copytree(self.folder, folder)
+        copy = replace(self, folder=folder)
+        conf = copy.softhsm2_conf
+        conf.write_text(conf.read_text(encoding="utf-8").replace(str(self.folder), str(folder)), encoding="utf-8")
+        return copy
+
+
+def soft_token(folder: Path) -> SoftToken:
+    """Make one. Takes about a second; :meth:`SoftToken.copy` takes none.
+
+    Args:
+        folder: made if missing; an absolute path.
+
+    Raises:
+        DriverNotFound: SoftHSM2 is not installed.
+    """
+    settings = Settings(drivers=(data_dir("drivers"),), state_dir=folder / "state")
+    made = provision(folder, settings).tokens[0]
+    pin, so_pin = (file.read_text(encoding="utf-8").strip() for file in (made.pin_file, made.so_pin_file))
+    token = SoftToken(folder, made.uri, made.serial, made.label, pin, so_pin)
+    token.ca_pem.write_bytes(_certify(made, token, settings))
+    shutil.rmtree(folder / "state", ignore_errors=True)
+    return token
+
+
+def _certify(made: Made, token: SoftToken, settings: Settings) -> bytes:
+    driver = Catalogue(settings.drivers).get("softhsm2")
+    # A worker of its own: this process may be using SoftHSM2 with another configuration.
+    module = Module(driver.module_files()[0], Isolation.PROCESS, ModuleOptions(), 60.0, token.env)
+    try:
+        slot = next(slot.token for slot in module.slots() if slot.token and slot.token.serial == made.serial)
+        with open_session(
+            Link(module, slot.slot_id, made.serial, driver, settings), Scripted(token.pin), ""
+        ) as session:
+            authority, asked = Authority(), request(session, KeySpec.EC_P256, _SUBJECT)
+            install(session, authority.certify(asked.pem))
+    finally:
+        module.close()
+    return authority.pem
