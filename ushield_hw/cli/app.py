@@ -20,6 +20,7 @@ from ushield_hw.errors import InputError, UShieldError
 _COMMANDS: Final = {
     "list": "tokens",
     "info": "tokens",
+    "watch": "watch",
     "pin": "pin",
     "cert": "cert",
     "show": "orders",
@@ -27,6 +28,7 @@ _COMMANDS: Final = {
     "verify": "orders",
     "driver": "driver",
     "softhsm": "softhsm",
+    "virtual": "virtual",
     "config": "config",
     "completion": "completion",
     "demo": "demo",

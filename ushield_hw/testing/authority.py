@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Final
 
 from cryptography import x509
@@ -37,11 +36,6 @@ class Authority:
     def pem(self) -> bytes:
         """Its own certificate, PEM."""
         return self.certificate.public_bytes(Encoding.PEM)
-
-    def write(self, path: Path) -> Path:
-        """Write its own certificate to a file and return its path."""
-        path.write_bytes(self.pem)
-        return path
 
     def issue(self, subject: x509.Name, public: PublicKey, days: int = 90) -> x509.Certificate:
         """Certify a key for signing orders and logins."""

@@ -61,11 +61,12 @@ class VirtualShield:
         certified: it comes with an EC P-256 payment key and a certificate for it.
         desk: where it is plugged in; default: a desk of its own.
         reader: which reader of the desk.
-        memory: what an earlier one remembered, instead of a new card; ``pin`` and ``so_pin`` are unknown then.
+        keep: a folder where it is kept when it is closed, and found again; default: it is gone then.
 
     Attributes:
         pin: the user PIN it was made with.
         so_pin: the SO PIN it was made with, 16 hexadecimal digits.
+        pin_file: a file with that PIN, for ``--pin-source``; so_pin_file: likewise.
         ca_pem: the file with the certificate of the CA that issued its certificate.
         card: the card itself.
 
@@ -83,24 +84,41 @@ class VirtualShield:
         certified: bool = True,
         desk: Desk | None = None,
         reader: int = 0,
-        memory: Memory | None = None,
+        keep: Path | None = None,
     ) -> None:
-        self.pin, self.so_pin = _digits(6), secrets.token_hex(8)
         self._module = _opensc()
         with ExitStack() as undo:
-            self.folder = Path(tempfile.mkdtemp(prefix="ushield-virtual-"))
-            undo.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            self.folder = keep or Path(tempfile.mkdtemp(prefix="ushield-virtual-"))
+            if keep is None:
+                undo.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            self.pin_file, self.so_pin_file = self.folder / "pin", self.folder / "so-pin"
             self.ca_pem = self.folder / "ca.pem"
-            if memory is None:
-                memory = blank(serial or f"US{_digits(8)}", self.pin, self.so_pin, tries=TRIES)
-                if certified:
-                    self.ca_pem = _certify(memory, each=Model(model) is not Model.NONE).write(self.ca_pem)
-            self.card = UShieldCard(memory, Panel(patience_s), Model(model), lang)
+            if (self.folder / "card.json").exists():
+                memory = Memory.load(self.folder / "card.json")
+            else:
+                memory = self._issue(Model(model), serial or f"US{_digits(8)}", certified=certified)
+            self.pin, self.so_pin = (file.read_text().strip() for file in (self.pin_file, self.so_pin_file))
+            self.card = UShieldCard(memory, Panel(patience_s), Model(memory.notes["model"]), lang)
             self._desk = desk or undo.enter_context(Desk())
             self._reader = reader
             self._insertion: Insertion | None = self._desk.insert(self.card, reader)
             undo.callback(self.eject)
             self._undo = undo.pop_all()
+
+    def _issue(self, model: Model, serial: str, *, certified: bool) -> Memory:
+        """Make a new card, as the bank hands it out."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        pin, so_pin = _digits(6), secrets.token_hex(8)
+        for file, secret in ((self.pin_file, pin), (self.so_pin_file, so_pin)):
+            file.touch(mode=0o600)
+            file.write_text(f"{secret}\n")
+        memory = blank(serial, pin, so_pin, tries=TRIES)
+        if certified:
+            self.ca_pem.write_bytes(_certify(memory, each=model is not Model.NONE).pem)
+        memory.path = self.folder / "card.json"
+        memory.notes["model"] = model.value
+        memory.save()
+        return memory
 
     def __enter__(self) -> Self:
         return self
@@ -128,7 +146,12 @@ class VirtualShield:
     @property
     def env(self) -> dict[str, str]:
         """What a child process needs in its environment: where this desk's pcscd is, and a state folder of its own."""
-        return {**self._desk.env, "XDG_STATE_HOME": str(self.folder / "state")}
+        return {**self.desk_env, "XDG_STATE_HOME": str(self.folder / "state")}
+
+    @property
+    def desk_env(self) -> dict[str, str]:
+        """What a program needs to find the reader it is in."""
+        return self._desk.env
 
     @property
     def signatures(self) -> int:
@@ -144,6 +167,11 @@ class VirtualShield:
     def asked(self) -> int:
         """How many times it asked its owner."""
         return self.card.panel.asked
+
+    @property
+    def plugged(self) -> bool:
+        """Whether it is in its reader."""
+        return self._insertion is not None and self._insertion.present
 
     def screen(self) -> list[str]:
         """Return the rows its screen shows; none while it asks nothing."""
@@ -174,7 +202,7 @@ class VirtualShield:
 
     def insert(self) -> None:
         """Plug it in again."""
-        if self._insertion is None or not self._insertion.present:
+        if not self.plugged:
             self._insertion = self._desk.insert(self.card, self._reader)
 
     def delay(self, seconds: float) -> None:

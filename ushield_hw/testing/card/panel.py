@@ -85,7 +85,7 @@ class Panel:
                 step = 1 if button is Button.DOWN else -1
                 question.at = min(max(question.at + step, 0), len(question.pages) - 1)
             self._changed.notify_all()
-        self._tell()
+        self.tell()
 
     def answer(self, answer: Answer | None, after_s: float = 0) -> None:
         """Answer every question from now on, so long after it was asked; None: wait for a button again."""
@@ -110,7 +110,7 @@ class Panel:
             start = time.monotonic()
             question = _Question(tuple(tuple(page) for page in pages) or ((),), start + self.patience_s)
             self._question, self._asked = question, self._asked + 1
-        self._tell()
+        self.tell()
         with self._changed:
             while question.answer is None:
                 until, ends_as = question.until, Answer.TIMED_OUT
@@ -121,9 +121,10 @@ class Panel:
                 else:
                     self._changed.wait(left)
             self._question = None
-        self._tell()
+        self.tell()
         return question.answer
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Call the watchers: what they show has changed."""
         for watcher in self._watchers:
             watcher()

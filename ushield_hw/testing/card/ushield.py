@@ -153,6 +153,7 @@ class UShieldCard(SmartCardHsm):
     def _note(self, outcome: Outcome) -> None:
         self.memory.notes["outcome"] = outcome.value
         self.memory.save()
+        self.panel.tell()
 
     def _refuse(self, outcome: Outcome, sw: int) -> Refused:
         self._note(outcome)

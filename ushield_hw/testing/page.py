@@ -1,0 +1,157 @@
+"""A local web page that looks like the token: screen, lamp, buttons, and the plug to pull.
+
+It listens on loopback only, under a path that cannot be guessed: no other page that a browser shows can press OK.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from ushield_hw.testing.card.panel import Button
+from ushield_hw.testing.shield import VirtualShield
+
+_PAGE: Final = Path(__file__).with_name("page.html")
+_BEAT_S: Final = 1.0
+_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Page:
+    """Shows a virtual U-shield until :meth:`close`.
+
+    Args:
+        shield: what it shows and whose buttons it has.
+        port: 0 for any that is free.
+
+    Attributes:
+        url: where it is.
+    """
+
+    def __init__(self, shield: VirtualShield, port: int = 0) -> None:
+        self._shield = shield
+        self._changed = threading.Condition()
+        self._ended = False
+        path = f"/{secrets.token_urlsafe(16)}/"
+        handler = type("Handler", (_Handler,), {"page": self, "path_there": path})
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}{path}"
+        shield.card.panel.watch(self._wake)
+        threading.Thread(target=self._server.serve_forever, name="token page", daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._ended = True
+        self._wake()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def state(self) -> dict[str, Any]:
+        """Return what the page shows."""
+        shield = self._shield
+        place = shield.card.panel.place()
+        return {
+            "serial": shield.serial,
+            "model": shield.card.model.value,
+            "plugged": shield.plugged,
+            "asking": place is not None,
+            "screen": shield.screen(),
+            "page": place[0] if place else 0,
+            "pages": place[1] if place else 0,
+            "seconds_left": round(place[2]) if place else None,
+            "outcome": shield.outcome.value,
+            "signatures": shield.signatures,
+        }
+
+    def do(self, what: str) -> bool:
+        """Press a button, or pull the token out or put it in; tell whether there is such a thing to do."""
+        if what in {"eject", "insert"}:
+            getattr(self._shield, what)()
+        elif what in {button.value for button in Button}:
+            self._shield.card.panel.press(Button(what))
+        else:
+            return False
+        self._wake()
+        return True
+
+    def next(self) -> dict[str, Any] | None:
+        """Wait until something changes, or a second; None: the page is closed."""
+        with self._changed:
+            self._changed.wait(_BEAT_S)
+        return None if self._ended else self.state()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    page: Page
+    path_there: str
+    protocol_version = "HTTP/1.0"
+
+    def do_GET(self) -> None:
+        what = self._what()
+        if what == "":
+            self._send(HTTPStatus.OK, "text/html; charset=utf-8", _PAGE.read_bytes())
+        elif what == "state":
+            self._send(HTTPStatus.OK, "application/json", json.dumps(self.page.state()).encode())
+        elif what == "events":
+            self._stream()
+        else:
+            self._send(HTTPStatus.NOT_FOUND, "text/plain", b"not here\n")
+
+    def do_POST(self) -> None:
+        what = self._what()
+        done = what is not None and self.page.do(what)
+        self._send(HTTPStatus.NO_CONTENT if done else HTTPStatus.NOT_FOUND, "text/plain", b"")
+
+    def _what(self) -> str | None:
+        there = self.path_there
+        known = secrets.compare_digest(self.path[: len(there)].encode(), there.encode())
+        return self.path[len(there) :] if known else None
+
+    def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        for name, value in {**_HEADERS, "Content-Type": kind, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _stream(self) -> None:
+        """Send the state whenever it changes (server-sent events)."""
+        self.send_response(HTTPStatus.OK)
+        for name, value in {**_HEADERS, "Content-Type": "text/event-stream"}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        state: dict[str, Any] | None = self.page.state()
+        try:
+            while state is not None:
+                self.wfile.write(f"data: {json.dumps(state)}\n\n".encode())
+                self.wfile.flush()
+                state = self.page.next()
+        except OSError:
+            return  # the browser has gone
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Say nothing: the address is a secret of sorts."""
