@@ -44,7 +44,7 @@ __all__ = ["Model", "Outcome", "VirtualShield"]
 AnswerName = Literal["ok", "refuse", "timeout"]
 ButtonName = Literal["ok", "c", "up", "down"]
 
-TRIES: Final = 6  # as Chinese banks' keys have
+TRIES: Final = 3  # what OpenSC takes a SmartCard-HSM to have: its flags are about that number
 _KEY: Final = 1
 _POLL_S: Final = 0.005
 _LABEL: Final = "pay"

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -36,6 +37,7 @@ __all__ = ["Card", "Desk", "Insertion"]
 DRIVER: Final = Path("/usr/lib/pcsc/drivers/serial/libifdvpcd.so")
 _DOOR: Final = Path(__file__).with_name("door.py")
 _FIRST_PORT: Final = 0x8C7B  # vpcd's own; the namespace has it to itself
+_NOTICED_S: Final = 2.0
 _SLOTS: Final = 2  # that vpcd makes a reader, on ports in a row
 
 
@@ -103,12 +105,15 @@ class Desk:
                 raise InputError("DESK_REFUSED", reason=f"reader {reader} has a card in it")
             if not 0 <= reader < len(self._readers):
                 raise InputError("DESK_REFUSED", reason=f"there is no reader {reader}")
-            insertion = Insertion(card, self._connect(_FIRST_PORT + reader * _SLOTS))
-            self._inserted[reader] = insertion
-        if not insertion.noticed(deadline_s):
-            insertion.eject()
+            until = time.monotonic() + deadline_s
+            while time.monotonic() < until:
+                if there is not None:
+                    there.rest()
+                there = self._inserted[reader] = Insertion(card, self._connect(_FIRST_PORT + reader * _SLOTS))
+                if there.noticed(_NOTICED_S):
+                    return there
+                there.eject()
             raise InputError("DESK_REFUSED", reason=f"pcscd did not see the card within {deadline_s} s")
-        return insertion
 
     def restart(self) -> None:
         """End pcscd and start it again. Cards are out afterwards."""

@@ -10,10 +10,12 @@ import logging
 import socket
 import struct
 import threading
+import time
 from contextlib import suppress
 from typing import Final, Protocol
 
 _log: Final = logging.getLogger("ushield_hw")
+_POLLED_S: Final = 0.45  # pcscd looks at such readers every 0.4 s
 _OFF, _ON, _RESET, _ATR = 0, 1, 2, 4
 _NO_PRECISE_DIAGNOSIS: Final = b"\x6f\x00"  # ISO/IEC 7816-4
 
@@ -51,6 +53,7 @@ class Insertion:
         self.card = card
         self._connection = connection
         self._noticed = threading.Event()
+        self._ejected = 0.0
         connection.settimeout(None)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._thread = threading.Thread(target=self._serve, name="virtual card", daemon=True)
@@ -70,8 +73,13 @@ class Insertion:
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self.card.pulled_out()
+        self._ejected = time.monotonic()
         if threading.current_thread() is not self._thread:
             self._thread.join()
+
+    def rest(self) -> None:
+        """Wait until pcscd has had the time to see that the reader is empty; a hand takes longer."""
+        time.sleep(max(0.0, self._ejected + _POLLED_S - time.monotonic()))
 
     def _serve(self) -> None:
         try:

@@ -2,13 +2,14 @@
 
 ::
 
-    personal = Personal(12345678, pin="123456", puk="12345678", keys={Slot.AUTHENTICATION: key})
+    memory = blank(12345678, pin="123456", puk="12345678")
+    hold(memory, Slot.AUTHENTICATION, private_key, certificate)
     with Desk([READER]) as desk:
-        desk.insert(YubiKey(Chip(memory, personal)))
+        desk.insert(YubiKey(memory))
 """
 
 from ushield_hw.testing.card.piv.card import PivCard
-from ushield_hw.testing.card.piv.chip import Chip, Personal, Reference, Slot
+from ushield_hw.testing.card.piv.contents import Reference, Slot, blank, hold
 from ushield_hw.testing.card.piv.yubikey import READER, YubiKey
 
-__all__ = ["READER", "Chip", "Personal", "PivCard", "Reference", "Slot", "YubiKey"]
+__all__ = ["READER", "PivCard", "Reference", "Slot", "YubiKey", "blank", "hold"]

@@ -15,27 +15,19 @@ from typing import Final
 from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
 from cryptography.hazmat.primitives.ciphers import Cipher, modes
 
-from ushield_hw.testing.card.apdu import (
-    CLA_NOT_SUPPORTED,
-    EXECUTION_ERROR,
-    FILE_NOT_FOUND,
-    GET_RESPONSE,
-    INS_NOT_SUPPORTED,
-    NOT_SATISFIED,
-    OK,
-    PIN_BLOCKED,
-    PIN_TRIES,
-    REFERENCE_NOT_FOUND,
-    SECURITY_NOT_SATISFIED,
-    WRONG_DATA,
-    WRONG_PARAMETERS,
-    Chaining,
-    Command,
-    Refused,
-    tlv,
-    tlvs,
+from ushield_hw.testing.card import apdu
+from ushield_hw.testing.card.apdu import Chaining, Command, Refused, tlv, tlvs
+from ushield_hw.testing.card.memory import Memory, Secret
+from ushield_hw.testing.card.panel import Answer, Panel
+from ushield_hw.testing.card.piv.contents import (
+    APPLICATION,
+    DISCOVERY,
+    Reference,
+    Slot,
+    set_touch,
+    wants_touch,
+    well_formed,
 )
-from ushield_hw.testing.card.piv.chip import APPLICATION, Chip, Object, Reference, Slot, well_formed
 from ushield_hw.testing.card.piv.keys import Key
 
 VERIFY: Final = 0x20
@@ -52,28 +44,33 @@ MANAGEMENT_KEY: Final = 0x9B
 _CHAINED: Final = 0x10
 _WHOLE_OBJECT: Final = 0x3FFF
 _WITNESS, _CHALLENGE, _RESPONSE, _EXPONENTIATION = 0x80, 0x81, 0x82, 0x85  # table 7
+_TOUCH_POLICY, _NEVER = 0xAB, b"\x01"  # a YubiKey's extension; nobody sends it to other cards
 _BLOCK: Final = 8  # bytes of a challenge to the management key
 _HISTORY: Final = 1000
+_TOUCH_S: Final = 15.0
+_SECRETS: Final = {Reference.PIN: "pin", Reference.PUK: "puk"}
 
 
 class PivCard:
     """A card for a reader.
 
     Args:
-        chip: what it keeps without power; another card made from the same memory goes on where this one was.
-        touch: asked when a key wants the card touched: waits for somebody, and tells whether they did.
+        memory: what it keeps without power: :func:`blank` and :func:`hold` make one.
+        panel: where somebody touches it: OK is a touch. By default one that waits 15 seconds.
 
     Attributes:
         history: instruction and status word of the latest commands; nothing of their data.
     """
 
-    # Not an ATR of OpenSC's list: for those it does not do what the standard says but what it knows of them.
-    atr = bytes.fromhex("3B8A80015553686965 6C64504956 0D".replace(" ", ""))
+    _untouched = apdu.NOT_SATISFIED
 
-    def __init__(self, chip: Chip, touch: Callable[[], bool] = lambda: True) -> None:
-        self.chip = chip
+    # Not an ATR of OpenSC's list: for those it does not do what the standard says but what it knows of them.
+    atr = bytes.fromhex("3B8A800155536869656C645049562E")  # 55…56 is "UShieldPIV"
+
+    def __init__(self, memory: Memory, panel: Panel | None = None) -> None:
+        self.memory = memory
+        self.panel = panel or Panel(_TOUCH_S)
         self.history: deque[tuple[int, int]] = deque(maxlen=_HISTORY)
-        self._touch = touch
         self._chaining = Chaining()
         self._commands: dict[int, Callable[[Command], bytes]] = {
             SELECT: self._select,
@@ -95,7 +92,8 @@ class PivCard:
         self._witness = self._challenge = b""
 
     def pulled_out(self) -> None:
-        """Do nothing: whoever touches the card sees that it is gone."""
+        """End the wait for a touch."""
+        self.panel.pulled_out()
 
     def transmit(self, command: bytes) -> bytes:
         """Answer one command APDU."""
@@ -108,23 +106,23 @@ class PivCard:
 
     def _answer(self, command: Command) -> bytes:
         if command.cla & ~_CHAINED:
-            raise Refused(CLA_NOT_SUPPORTED)
-        if command.ins == GET_RESPONSE:
+            raise Refused(apdu.CLA_NOT_SUPPORTED)
+        if command.ins == apdu.GET_RESPONSE:
             return self._chaining.more(command)
         run = self._commands.get(command.ins)
         if run is None or not (self._selected or command.ins == SELECT):
-            raise Refused(INS_NOT_SUPPORTED)
+            raise Refused(apdu.INS_NOT_SUPPORTED)
         whole = self._chaining.collect(command)
-        return OK.to_bytes(2) if whole is None else self._chaining.answer(run(whole), whole)
+        return apdu.OK.to_bytes(2) if whole is None else self._chaining.answer(run(whole), whole)
 
     # -- what it is -----------------------------------------------------------------------------------------------
 
     def _select(self, command: Command) -> bytes:
         """Part 2, section 3.1.1. A name may lack its right end; a wrong one leaves everything as it was."""
         if command.p1p2 not in {0x0400, 0x040C}:
-            raise Refused(WRONG_PARAMETERS)
+            raise Refused(apdu.WRONG_PARAMETERS)
         if len(command.data) < 5 or not APPLICATION.startswith(command.data):
-            raise Refused(FILE_NOT_FOUND)
+            raise Refused(apdu.FILE_NOT_FOUND)
         self._selected = True
         authority = tlv(0x79, tlv(0x4F, APPLICATION[:5]))
         return tlv(0x61, tlv(0x4F, APPLICATION[5:]), authority, tlv(0x50, self._label), tlv(0xAC, self._algorithms))
@@ -141,44 +139,46 @@ class PivCard:
     def _get(self, command: Command) -> bytes:
         """Part 2, section 3.1.2. Certificates and the like are for everybody."""
         tag = self._tag(command)
-        if tag == Object.DISCOVERY:
+        if tag == DISCOVERY:
             policy = tlv(0x5F2F, b"\x40\0")  # the application's PIN and no other
-            return tlv(Object.DISCOVERY, tlv(0x4F, APPLICATION), policy)
-        content = self.chip.object(tag)
-        if content is None:
-            raise Refused(FILE_NOT_FOUND)
-        return tlv(0x53, content)
+            return tlv(DISCOVERY, tlv(0x4F, APPLICATION), policy)
+        if tag not in self.memory.files:
+            raise Refused(apdu.FILE_NOT_FOUND)
+        return tlv(0x53, self.memory.files[tag])
 
     def _put(self, command: Command) -> bytes:
         """Part 2, section 3.3.2."""
         self._needs_manager()
         tag = self._tag(command)
-        if tag == Object.DISCOVERY:
-            raise Refused(WRONG_DATA)
-        self.chip.set_object(tag, _one(command.data, 0x53))
+        if tag == DISCOVERY:
+            raise Refused(apdu.WRONG_DATA)
+        content = _one(command.data, 0x53)
+        with self.memory.writing():
+            self.memory.files[tag] = content
+            if not content:
+                del self.memory.files[tag]
         return b""
 
     def _tag(self, command: Command) -> int:
         if command.p1p2 != _WHOLE_OBJECT:
-            raise Refused(WRONG_PARAMETERS)
+            raise Refused(apdu.WRONG_PARAMETERS)
         return int.from_bytes(_one(command.data, 0x5C))
 
     # -- PIN and PUK ----------------------------------------------------------------------------------------------
 
     def _verify(self, command: Command) -> bytes:
         """Part 2, section 3.2.1. Without data it tells how many tries are left, and spends none."""
-        left = self.chip.left(command.p2)
         if command.p2 != Reference.PIN:
-            raise Refused(REFERENCE_NOT_FOUND)
+            raise Refused(apdu.REFERENCE_NOT_FOUND)
         if command.p1 == 0xFF and not command.data:
             self._forget_pin()
         elif command.p1:
-            raise Refused(WRONG_PARAMETERS)
+            raise Refused(apdu.WRONG_PARAMETERS)
         elif command.data:
             self._present(Reference.PIN, command.data)
             self._verified = self._fresh = True
         elif not self._verified:
-            raise Refused(PIN_TRIES | left if left else PIN_BLOCKED)
+            raise _counted(self.secret(Reference.PIN))
         return b""
 
     def _change(self, command: Command) -> bytes:
@@ -189,26 +189,41 @@ class PivCard:
     def _reset_retries(self, command: Command) -> bytes:
         """Part 2, section 3.2.3: a new PIN for the PUK."""
         if command.p2 != Reference.PIN:
-            raise Refused(REFERENCE_NOT_FOUND)
+            raise Refused(apdu.REFERENCE_NOT_FOUND)
         self._replace(command, Reference.PUK, Reference.PIN)
         return b""
 
     def _replace(self, command: Command, shown: int, replaced: int) -> None:
         if command.p1:
-            raise Refused(WRONG_PARAMETERS)
-        self.chip.left(shown)
+            raise Refused(apdu.WRONG_PARAMETERS)
+        self.secret(shown)
         old, new = command.data[:8], command.data[8:]
         if not well_formed(replaced, new):  # before the old one is counted
-            raise Refused(WRONG_DATA)
+            raise Refused(apdu.WRONG_DATA)
         self._present(shown, old)
-        self.chip.set_secret(replaced, new)
+        self.secret(replaced).set(new)
+        self.memory.save()
 
     def _present(self, reference: int, value: bytes) -> None:
         if not well_formed(reference, value):
-            raise Refused(WRONG_DATA)
+            raise Refused(apdu.WRONG_DATA)
         if reference == Reference.PIN:
             self._forget_pin()
-        self.chip.check(reference, value)
+        secret = self.secret(reference)
+        right = secret.check(value)
+        self.memory.save()  # before anybody is told
+        if not right:
+            raise _counted(secret)
+
+    def secret(self, reference: int) -> Secret:
+        """Return the PIN or the PUK.
+
+        Raises:
+            Refused: ``REFERENCE_NOT_FOUND``.
+        """
+        if reference not in set(Reference):
+            raise Refused(apdu.REFERENCE_NOT_FOUND)
+        return self.memory.secrets[_SECRETS[Reference(reference)]]
 
     def _forget_pin(self) -> None:
         self._verified = self._fresh = False
@@ -220,35 +235,41 @@ class PivCard:
         parts = dict(tlvs(_one(command.data, 0x7C)))
         if command.p2 == MANAGEMENT_KEY:
             return self._manage(command.p1, parts)
-        key = self.chip.key(command.p2)
+        key = self.key(command.p2)
         if command.p1 != key.algorithm:
-            raise Refused(WRONG_PARAMETERS)
+            raise Refused(apdu.WRONG_PARAMETERS)
         self._needs_pin(command.p2)
         if _EXPONENTIATION in parts:
             return tlv(0x7C, tlv(_RESPONSE, key.agree(parts[_EXPONENTIATION])))
         if not parts.get(_CHALLENGE) or parts.get(_RESPONSE) != b"":
-            raise Refused(WRONG_DATA)
+            raise Refused(apdu.WRONG_DATA)
         return tlv(0x7C, tlv(_RESPONSE, key.use(parts[_CHALLENGE])))
 
     def _needs_pin(self, slot: int) -> None:
         fresh, self._fresh = self._fresh, False
         allowed = fresh if slot == Slot.SIGNATURE else self._verified
         if not allowed and slot != Slot.CARD_AUTHENTICATION:
-            raise Refused(SECURITY_NOT_SATISFIED)
-        if self.chip.touched(slot) and not self._touch():
+            raise Refused(apdu.SECURITY_NOT_SATISFIED)
+        if wants_touch(self.memory, slot) and self.panel.ask([["touch"]]) is not Answer.OK:
             raise Refused(self._untouched)
 
-    @property
-    def _untouched(self) -> int:
-        return NOT_SATISFIED
+    def key(self, slot: int) -> Key:
+        """Return the key of a slot.
+
+        Raises:
+            Refused: ``REFERENCE_NOT_FOUND``: there is none.
+        """
+        if slot not in self.memory.keys:
+            raise Refused(apdu.REFERENCE_NOT_FOUND)
+        return Key.read(self.memory.keys[slot])
 
     def _manage(self, algorithm: int, parts: dict[int, bytes]) -> bytes:
         """Let a manager in who knows the card management key: part 2, appendix A.1, both ways there."""
         if algorithm not in {0, TRIPLE_DES}:
-            raise Refused(WRONG_PARAMETERS)
+            raise Refused(apdu.WRONG_PARAMETERS)
         witness, self._witness = self._witness, b""
         challenge, self._challenge = self._challenge, b""
-        cipher = Cipher(TripleDES(self.chip.management), modes.ECB())  # noqa: S305 - the standard's
+        cipher = Cipher(TripleDES(bytes.fromhex(self.memory.notes["management"])), modes.ECB())  # noqa: S305 - the standard's
         if parts == {_WITNESS: b""}:
             self._witness = secrets.token_bytes(_BLOCK)
             return tlv(0x7C, tlv(_WITNESS, cipher.encryptor().update(self._witness)))
@@ -262,26 +283,33 @@ class PivCard:
             self._manager = True
             return b""
         self._manager = False
-        raise Refused(SECURITY_NOT_SATISFIED)
+        raise Refused(apdu.SECURITY_NOT_SATISFIED)
 
     def _generate(self, command: Command) -> bytes:
         """Part 2, section 3.3.3."""
         self._needs_manager()
         if command.p1 or command.p2 not in set(Slot):
-            raise Refused(WRONG_PARAMETERS)
+            raise Refused(apdu.WRONG_PARAMETERS)
         wanted = dict(tlvs(_one(command.data, 0xAC)))
         key = Key.generate(int.from_bytes(wanted.get(0x80, b"")))
-        self.chip.set_key(command.p2, key, touch=wanted.get(0xAB, b"\x01") != b"\x01")
+        with self.memory.writing():
+            self.memory.keys[command.p2] = key.saved
+            set_touch(self.memory, command.p2, wanted=wanted.get(_TOUCH_POLICY, _NEVER) != _NEVER)
         return tlv(0x7F49, key.public)
 
     def _needs_manager(self) -> None:
         if not self._manager:
-            raise Refused(SECURITY_NOT_SATISFIED)
+            raise Refused(apdu.SECURITY_NOT_SATISFIED)
 
 
 def _one(data: bytes, wanted: int) -> bytes:
-    """Return the content of the data object with a tag, of those that ``data`` is made of."""
+    """Return the content of the data object with this tag."""
     for tag, value in tlvs(data):
         if tag == wanted:
             return value
-    raise Refused(WRONG_DATA)
+    raise Refused(apdu.WRONG_DATA)
+
+
+def _counted(secret: Secret) -> Refused:
+    """Return the answer to a PIN that was wrong or not given."""
+    return Refused(apdu.PIN_TRIES | secret.left if secret.left else apdu.PIN_BLOCKED)
