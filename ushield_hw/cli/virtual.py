@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ushield_hw import messages
-from ushield_hw.cli import options, output
+from ushield_hw.cli import exits, options, output
 from ushield_hw.cli.help import Group
 from ushield_hw.errors import InputError
 from ushield_hw.state import state_folder
@@ -72,6 +72,7 @@ def _start(
     from ushield_hw.testing.page import Page
     from ushield_hw.testing.shield import VirtualShield
 
+    signal.signal(signal.SIGTERM, _end)
     keep = (folder or state_folder(options.settings(), "virtual") / model).absolute()
     with VirtualShield(model=model, keep=keep, patience_s=patience_s, lang=messages.language()) as shield:
         if shield.card.model.value != model:
@@ -81,13 +82,17 @@ def _start(
             if command:
                 return _run(command, shield)
             _tell(shield, page, as_json=as_json)
-            _stay(shield)
+            try:
+                _stay(shield)
+            except KeyboardInterrupt:  # the usual end: nothing went wrong
+                return exits.INTERRUPTED
     return 0
 
 
 def _tell(shield: VirtualShield, page: Page | None, *, as_json: bool) -> None:
     if as_json:
         output.document(_document(shield, page), one_line=True)
+        output.finish()
         return
     output.hint("softhsm.test_only")
     output.note(messages.text("virtual.token", serial=shield.serial, pin_file=shield.pin_file, ca=shield.ca_pem))
@@ -95,6 +100,7 @@ def _tell(shield: VirtualShield, page: Page | None, *, as_json: bool) -> None:
     if page is not None:
         output.hint("virtual.page", url=page.url)
     output.lines(f"export {name}={shlex.quote(value)}" for name, value in shield.desk_env.items())
+    output.finish()  # somebody waits for it behind a pipe
 
 
 def _document(shield: VirtualShield, page: Page | None) -> dict[str, object]:
@@ -122,23 +128,26 @@ def _run(command: Sequence[str], shield: VirtualShield) -> int:
     return code if code >= 0 else 128 - code
 
 
+def _end(number: int, frame: FrameType | None) -> None:
+    """End in order on SIGTERM: the token is pulled out, its desk goes."""
+    raise SystemExit(0)
+
+
 def _stay(shield: VirtualShield) -> None:
-    """Stay until somebody has had enough: q, Ctrl-C, a signal, or the end of stdin where that is a pipe."""
-    ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: ended.set())
+    """Stay until somebody has had enough: q, Ctrl-C or SIGTERM."""
     if sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty():
-        _at_terminal(shield, ended)
+        _at_terminal(shield)
     else:
-        ended.wait()
+        threading.Event().wait()
 
 
-def _at_terminal(shield: VirtualShield, ended: threading.Event) -> None:
+def _at_terminal(shield: VirtualShield) -> None:
     output.hint("virtual.keys")
     changed, reading = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)[::-1]
     shield.card.panel.watch(lambda: _ring(changed))
     face = _Face(shield)
     with _keys() as keyboard:
-        while not ended.is_set():
+        while True:
             face.draw()
             ready = select.select([keyboard, reading], [], [], _BEAT_S)[0]
             if reading in ready:
@@ -206,14 +215,8 @@ def _keys() -> Iterator[int]:
     """Read keys one by one, without echo; the terminal is as before afterwards."""
     keyboard = sys.stdin.fileno()
     before = termios.tcgetattr(keyboard)
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    old = signal.signal(signal.SIGTERM, end)
     tty.setcbreak(keyboard)
     try:
         yield keyboard
     finally:
         termios.tcsetattr(keyboard, termios.TCSAFLUSH, before)
-        signal.signal(signal.SIGTERM, old)

@@ -1,0 +1,201 @@
+"""``ushield virtual start``: a U-shield for another terminal, a script, or a browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import pytest
+
+from tests.cli.person import CTRL_C, Person
+from tests.cli.world import TIMEOUT_S, USHIELD, Home
+from ushield_hw.messages import LANGUAGES
+
+pytestmark = pytest.mark.stack
+
+START: Final = ("virtual", "start", "--dir", "shield")
+
+
+@contextmanager
+def started(home: Home, *words: str) -> Iterator[dict[str, Any]]:
+    """Run it in the background; yield the document it prints."""
+    process = subprocess.Popen(
+        [USHIELD, *START, "--json", *words],
+        cwd=home.folder,
+        env=home.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        yield json.loads(process.stdout.readline())
+        assert process.poll() is None
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, err) == (0, "")
+
+
+def signing(order: str) -> str:
+    """Return a shell command that signs an order with the token it is given."""
+    return f'{USHIELD} sign {order} --token "$USHIELD_VIRTUAL_URI" --pin-source "$USHIELD_VIRTUAL_PIN_FILE" -o s.p7m'
+
+
+def test_a_command_runs_with_the_token_plugged_in(bare: Home) -> None:
+    order = bare.order()
+    verify = f'{USHIELD} verify s.p7m --ca "$USHIELD_VIRTUAL_CA" --order {order}'
+    done = bare.ushield(*START, "--answer", "ok", "--", "sh", "-c", f"{signing(order)} && {verify}")
+    assert "The signature is valid." in done.out
+    assert done.out.startswith("Signed: s.p7m")
+
+
+def test_the_command_s_exit_code_is_passed_on(bare: Home) -> None:
+    script = signing(bare.order())
+    for answer, code in (("refuse", 7), ("timeout", 8)):
+        ended = subprocess.run(
+            [USHIELD, *START, "--answer", answer, "--", "sh", "-c", script],
+            cwd=bare.folder,
+            env=bare.environment,
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert ended.returncode == code, ended.stderr
+    assert not bare.file("s.p7m").exists()
+
+
+def test_a_command_that_is_not_there(bare: Home) -> None:
+    details = bare.fails(2, "COMMAND_NOT_RUN", *START, "--", "./nonsuch")
+    assert details["command"] == "./nonsuch"
+
+
+def test_another_program_reaches_it_by_what_is_printed(bare: Home) -> None:
+    with started(bare) as told:
+        (token,) = bare.json("list", **told["env"])["tokens"]
+        assert (token["serial"], token["driver"]) == (told["serial"], "ushield-virtual")
+        state = bare.json("pin", "verify", "--token", told["uri"], "--pin-source", told["pin_file"], **told["env"])
+        assert state["pin"]["locked"] is not True
+    assert not os.path.exists(told["env"]["PCSCLITE_CSOCK_NAME"])
+
+
+def test_it_is_the_same_token_the_next_time_and_remembers(bare: Home) -> None:
+    with started(bare) as first:
+        bare.fails(
+            4,
+            "PIN_INCORRECT",
+            "pin",
+            "verify",
+            "--token",
+            first["uri"],
+            "--pin-source",
+            bare.pin("000000"),
+            **first["env"],
+        )
+    with started(bare) as second:
+        assert (second["serial"], second["ca"]) == (first["serial"], first["ca"])
+        assert bare.json("pin", "status", "--token", second["uri"], **second["env"])["pin"]["low"] is True
+
+
+def test_a_model_cannot_change(bare: Home) -> None:
+    with started(bare, "--model", "button") as told:
+        assert told["model"] == "button"
+    assert bare.fails(2, "VIRTUAL_OTHER_MODEL", *START)["model"] == "button"
+
+
+def test_its_secrets_are_this_user_s_alone(bare: Home) -> None:
+    with started(bare) as told:
+        for name in ("pin_file", "so_pin_file"):
+            assert os.stat(told[name]).st_mode & 0o077 == 0
+        assert bare.file("shield").stat().st_mode & 0o077 == 0
+        assert told["test_only"] is True
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def fetched(url: str, what: str = "", method: str = "GET") -> tuple[int, bytes]:
+    try:
+        asked = urllib.request.Request(url + what, method=method)  # noqa: S310 - on loopback
+        with urllib.request.urlopen(asked, timeout=10) as answer:  # noqa: S310
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, b""
+
+
+def test_the_page_shows_the_screen_and_its_buttons_work(bare: Home) -> None:
+    with started(bare, "--page", "0") as told:
+        url, order = told["page"], bare.order()
+        status, page = fetched(url)
+        assert (status, b"U-SHIELD" in page) == (200, True)
+        process = subprocess.Popen(
+            [USHIELD, "sign", order, "--token", told["uri"], "--pin-source", told["pin_file"], "-o", "s.p7m"],
+            cwd=bare.folder,
+            env=bare.environment | told["env"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        state = first_asking(url)
+        assert "杭州某某网络有限公司" in state["screen"]
+        assert (state["page"], state["pages"]) == (1, 3)
+        assert fetched(url, "down", "POST")[0] == 204
+        assert json.loads(fetched(url, "state")[1])["page"] == 2
+        assert fetched(url, "ok", "POST")[0] == 204
+        assert process.wait(TIMEOUT_S) == 0
+        assert json.loads(fetched(url, "state")[1])["signatures"] == 1
+        fetched(url, "eject", "POST")
+        assert bare.json("list", **told["env"])["tokens"] == []
+        fetched(url, "insert", "POST")
+        assert len(bare.json("list", **told["env"])["tokens"]) == 1
+
+
+def first_asking(url: str) -> Any:
+    """Read the page's events until the token asks."""
+    with urllib.request.urlopen(url + "events", timeout=30) as events:  # noqa: S310 - on loopback
+        for line in events:
+            if line.startswith(b"data: ") and (state := json.loads(line[6:]))["asking"]:
+                return state
+    raise AssertionError("the stream has ended")
+
+
+def test_nobody_who_does_not_know_the_address_can_look_or_press(bare: Home) -> None:
+    with started(bare, "--page", "0") as told:
+        root = told["page"].rsplit("/", 2)[0]
+        assert root.startswith("http://127.0.0.1:")
+        for what in ("/", "/state", "/ok", "/guess/ok"):
+            assert fetched(root + what)[0] == 404
+            assert fetched(root + what, method="POST")[0] == 404
+        assert fetched(told["page"], "nonsuch", "POST")[0] == 404
+
+
+# --- at a terminal ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_its_keys_are_the_keyboard(bare: Home, lang: str) -> None:
+    ready, out = {"en": ("READY", "UNPLUGGED"), "zh": ("就绪", "已拔出")}[lang]
+    person = Person(bare, "--lang", lang, *START)
+    person.sees(ready)
+    person.presses(b"e")
+    person.sees(out)
+    person.presses(b"q")
+    done = person.ends(0)
+    assert done.out.startswith("export PCSCLITE_CSOCK_NAME=")
+
+
+def test_ctrl_c_ends_it(bare: Home) -> None:
+    person = Person(bare, *START)
+    person.sees("READY")
+    person.presses(CTRL_C)
+    person.child.communicate(timeout=TIMEOUT_S)
+    assert person.child.returncode == 130
+    assert "Error" not in person.screen
