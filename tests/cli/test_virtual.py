@@ -199,3 +199,15 @@ def test_ctrl_c_ends_it(bare: Home) -> None:
     person.child.communicate(timeout=TIMEOUT_S)
     assert person.child.returncode == 130
     assert "Error" not in person.screen
+
+
+def test_a_person_types_the_pin_once_and_looks_at_the_token(bare: Home) -> None:
+    """The key wants the PIN for each signature, and this command makes one."""
+    with started(bare, "--answer", "ok", "--after", "1") as told:
+        words = ("sign", bare.order(), "--token", told["uri"], "-o", "s.p7m")
+        person = Person(bare, *words, **told["env"])
+        person.sees("PIN")
+        person.types(bare.content("shield/pin").decode().strip())
+        person.sees("press OK there")
+        person.ends(0)
+        assert person.screen.count("PIN ") == 1

@@ -34,14 +34,24 @@ class Sources:
     person: Interaction
     allow_last_try: bool = False
     _read: dict[str, str] = field(default_factory=dict, repr=False)
+    _typed: str | None = field(default=None, repr=False)
 
     def request_pin(self, ask: PinRequest) -> str | None:
         """Return the PIN of a source, else ask the person."""
         kind = PinKind.USER if ask.kind is PinKind.CONTEXT else ask.kind
         source = self.given.get(kind)
         if source is None:
-            return self.person.request_pin(ask)
+            return self._ask(ask)
         return self._stdin[kind] if source == STDIN else self._file(source)
+
+    def _ask(self, ask: PinRequest) -> str | None:
+        """Ask the person, once for the one signature of a command: the PIN they have just typed was meant for it."""
+        if ask.kind is PinKind.CONTEXT and self._typed is not None:
+            typed, self._typed = self._typed, None
+            return typed
+        pin = self.person.request_pin(ask)
+        self._typed = pin if ask.kind is PinKind.USER else None
+        return pin
 
     def confirm_last_try(self, ask: PinRequest) -> bool:
         """Return the consent of the command line, else ask the person who typed the PIN."""
