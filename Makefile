@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench messages lock clean
+.PHONY: help setup demo test lint format bench fuzz table messages lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,12 @@ format: setup ## sort imports and format the code
 bench: setup ## compare speed with the peers (in .venv-bench); WRITE=1 also writes docs/benchmarks.md and .svg
 	@tools/bench.sh $(if $(WRITE),--write)
 
+fuzz: setup ## fuzz everything that reads strangers' bytes (in .venv-fuzz); SECONDS=600, TARGETS="cms verify"
+	@tools/fuzz.sh --seconds $(or $(SECONDS),60) $(TARGETS)
+
+table: setup ## write the table of docs/tokens.md: what each kind of token can do
+	@.venv/bin/python -m tests.contract.table
+
 messages: setup ## compile the zh and en texts (.po to .mo)
 	@.venv/bin/python hatch_build.py
 
@@ -30,6 +36,6 @@ lock: ## pin the dependencies again; FLAGS=--upgrade takes the newest versions a
 	@tools/lock.sh $(FLAGS)
 
 clean: ## remove .venv, caches and everything built
-	@rm -rf .venv .venv-bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .venv-bench .venv-fuzz build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@rm -f ushield_hw/messages/*.mo
-	@find ushield_hw tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find ushield_hw tests benchmarks fuzz -name __pycache__ -type d -prune -exec rm -rf {} +

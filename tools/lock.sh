@@ -17,6 +17,7 @@ compile() {
 compile pyproject.toml --all-extras --group dev --output-file requirements/dev.lock "$@"
 compile --group build --constraint requirements/dev.lock --output-file requirements/build.lock
 compile pyproject.toml requirements/bench.in --constraint requirements/dev.lock --output-file requirements/bench.lock "$@"
+compile pyproject.toml requirements/fuzz.in --constraint requirements/dev.lock --output-file requirements/fuzz.lock "$@"
 if grep --line-number '://' requirements/*.lock; then
   echo "lock: an address got into a lock file" >&2
   exit 1

@@ -50,7 +50,6 @@ None of them is a ``ValueError``: what a token or a person did is not a programm
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from enum import Enum
 
 from ushield_hw import messages
@@ -97,16 +96,19 @@ class UShieldError(Exception):
         return {"code": self.code, "message": self.message, "remedy": self.remedy, "details": details}
 
     def _values(self) -> dict[str, object]:
-        return dict(self._worded())
+        values = {name: _worded(name, value) for name, value in self.details.items()}
+        if "problem" in values:  # a short id with a text of its own
+            values["problem"] = messages.text(f"problem.{values.pop('problem')}", **values)
+        return values
 
-    def _worded(self) -> Iterator[tuple[str, object]]:
-        for name, value in self.details.items():
-            if isinstance(value, (list, tuple)):
-                yield name, ", ".join(str(item) for item in value)
-            elif name == "problem":  # a short id with a text of its own
-                yield name, messages.text(f"problem.{value}", **{k: v for k, v in self.details.items() if k != name})
-            else:
-                yield name, value
+
+def _worded(name: str, value: object) -> object:
+    """Return a detail as it is put into a sentence."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(item) for item in value) or messages.text("nothing")
+    if name in {"reason", "why"} and messages.known(f"os.{value}"):  # the operating system speaks English
+        return messages.text(f"os.{value}")
+    return value
 
 
 def jsonable(value: object) -> object:

@@ -104,7 +104,10 @@ def _attributes(text: str, separator: str) -> dict[str, bytes]:
             raise _invalid(name, "repeated")
         if re.search("%(?![0-9A-Fa-f]{2})", value):
             raise _invalid(name, "percent")
-        found[name] = unquote_to_bytes(value)
+        try:
+            found[name] = unquote_to_bytes(value)
+        except UnicodeEncodeError as error:  # an octet on the command line that is no text
+            raise _invalid(name, "not_utf8") from error
     return found
 
 

@@ -135,7 +135,7 @@ def test_what_is_no_certificate_is_seen_before_the_pin_is_used(home: Home, conte
 
 def test_one_certificate_at_a_time(home: Home, bank: Bank) -> None:
     name = home.write("two.pem", bank.ca.read_bytes() * 2)
-    assert home.fails(2, "CERTIFICATE_SEVERAL", "cert", "install", name, *own(home)) == {"n": 2}
+    assert home.fails(2, "CERTIFICATE_SEVERAL", "cert", "install", name, *own(home)) == {"n": 2, "file": name}
 
 
 def test_a_file_that_is_not_there(home: Home) -> None:

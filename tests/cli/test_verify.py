@@ -11,6 +11,9 @@ import pytest
 
 from tests.cli.conftest import DEMO, Signed
 from tests.cli.world import Bank, Home, run_openssl
+from tests.unit.cms import forge, pki
+from tests.unit.cms.people import P256
+from tests.unit.order.samples import payment
 
 
 @pytest.fixture
@@ -56,6 +59,18 @@ def test_plain(home: Home, bank: Bank) -> None:
 
 def test_stdin(desk: Home, signed: Signed, bank: Bank) -> None:
     desk.ushield("verify", "-", "--ca", bank.ca, stdin=signed.path.read_bytes())
+
+
+def test_what_libraries_say_to_each_other_is_not_for_a_person(desk: Home) -> None:
+    """A certificate with the serial number zero is read, and one library warns the other of it."""
+    root, private = pki.authority(), pki.key()
+    certificate = pki.der(root.issue("CN=A", private.public_key(), serial=77))
+    old, new = b"\xa0\x03\x02\x01\x02\x02\x01\x4d", b"\xa0\x03\x02\x01\x02\x02\x01\x00"
+    zero = pki.signed_again(certificate, old, new, root.key)
+    signed = desk.write("signed.p7m", forge.cades(private, zero, P256, payment().canonical).der())
+    done = desk.ushield("verify", signed, "--ca", desk.write("ca.pem", root.pem), "--at", "2026-11-24T02:01:00Z")
+    assert "(0)" in done.out
+    assert done.err == ""
 
 
 # --- the signature ----------------------------------------------------------------------------------------------------

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code (see ``cli.exits``)."""
+    if not sys.warnoptions:  # what one library has to say about another is not for a person
+        warnings.simplefilter("ignore")
     try:
         from ushield_hw.cli.app import run
     except KeyboardInterrupt:  # nothing has been done yet

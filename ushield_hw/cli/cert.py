@@ -13,7 +13,7 @@ from ushield_hw.cli.help import Group
 from ushield_hw.cli.tokens import certificate_rows
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.discovery import key_choice
-from ushield_hw.errors import StorageError
+from ushield_hw.errors import UShieldError
 from ushield_hw.interaction import PinKind
 
 _EXPIRING = 6
@@ -75,7 +75,7 @@ def _request(
         made = request(session, KeySpec(spec), subject, pin_policy=policy)
         try:
             options.write_new(out, made.pem)
-        except StorageError:
+        except UShieldError:
             remove(session, made.key_id)  # a key nobody can ask a certificate for would only take room
             raise
     if as_json:
@@ -85,16 +85,17 @@ def _request(
 
 
 @cert_command.command("install", help=messages.text("help.cert.install"))
-@click.argument("file", metavar="CERT.pem", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", metavar="CERT.pem", type=click.Path(path_type=Path))
 @options.token()
 @options.pin_source()
 @options.last_try()
 @options.as_json()
 def _install(file: Path, selector: str | None, pin_source: str | None, allow_last_try: bool, as_json: bool) -> None:
     data = options.read_file(file)
-    CertificateFacts.read(read_certificate(data))  # before anybody is asked for a PIN
+    with options.naming(file):
+        CertificateFacts.read(read_certificate(data))  # before anybody is asked for a PIN
     person = options.person({PinKind.USER: pin_source}, allow_last_try=allow_last_try)
-    with options.find(selector).open(person, purpose="install") as session:
+    with options.find(selector).open(person, purpose="install") as session, options.naming(file):
         pair = install(session, data)
     if as_json:
         output.document({"certificate": pair.to_json(), "key_id": pair.key_id})

@@ -6,7 +6,8 @@ import errno
 import os
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from ushield_hw.cli.pins import STDIN, Sources
 from ushield_hw.cli.terminal import Terminal
 from ushield_hw.config import Settings
 from ushield_hw.discovery import Token, find_token
-from ushield_hw.errors import InputError, StorageError
+from ushield_hw.errors import InputError, StorageError, UShieldError
 from ushield_hw.interaction import PinKind
 from ushield_hw.order import Order, Rules
 
@@ -55,8 +56,7 @@ def pin_source() -> Callable[[F], F]:
 
 def out(*, required: bool = False) -> Callable[[F], F]:
     """``-o``."""
-    kind = click.Path(path_type=Path, dir_okay=False)
-    return click.option("-o", "--out", type=kind, required=required, help=say("out"))
+    return click.option("-o", "--out", type=click.Path(path_type=Path), required=required, help=say("out"))
 
 
 def last_try() -> Callable[[F], F]:
@@ -99,7 +99,19 @@ def read_order(path: Path) -> Order:
     Raises:
         InputError: it cannot be read, or is no order; names the place in it.
     """
-    return Order.parse(read_file(path), rules=rules())
+    data = read_file(path)
+    with naming(path):
+        return Order.parse(data, rules=rules())
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the name of the file into every error about what is in it."""
+    try:
+        yield
+    except UShieldError as error:
+        error.details.setdefault("file", str(path))
+        raise
 
 
 def read_file(path: Path) -> bytes:
@@ -118,24 +130,50 @@ def read_file(path: Path) -> bytes:
     return data
 
 
+def is_there(path: Path) -> bool:
+    """Tell whether an output file exists; a link counts, wherever it leads.
+
+    Raises:
+        InputError: ``OUTPUT_NAME``: no file can have this name; ``-``, which elsewhere is stdout, is none either.
+        StorageError: ``OUTPUT_NOT_WRITTEN``: the folder may not be looked into.
+    """
+    if str(path) == STDIN:
+        raise InputError("OUTPUT_NAME", file=str(path))
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError("OUTPUT_NAME", file=str(path)) from error
+        raise StorageError("OUTPUT_NOT_WRITTEN", path=str(path), reason=error.strerror) from error
+    return True
+
+
 def refuse_existing(path: Path) -> None:
     """Refuse an output file that exists, before anything is done for it.
 
     Raises:
-        InputError: ``OUTPUT_EXISTS``.
+        InputError: ``OUTPUT_EXISTS``, ``OUTPUT_NAME``.
     """
-    if path.exists() or path.is_symlink():
+    if is_there(path):
         raise InputError("OUTPUT_EXISTS", file=str(path))
 
 
 def check_folder(path: Path) -> None:
-    """Refuse an output whose folder is not there.
+    """Refuse an output that nobody could write, before anything is done for it.
 
     Raises:
-        InputError: ``OUTPUT_FOLDER_MISSING``.
+        InputError: ``OUTPUT_FOLDER_MISSING``, ``OUTPUT_NAME``.
+        StorageError: ``OUTPUT_NOT_WRITTEN``: the folder is read-only.
     """
-    if not path.absolute().parent.is_dir():
-        raise InputError("OUTPUT_FOLDER_MISSING", file=str(path), folder=str(path.absolute().parent))
+    there, folder = is_there(path), path.absolute().parent
+    if not folder.is_dir():
+        raise InputError("OUTPUT_FOLDER_MISSING", file=str(path), folder=str(folder))
+    if not there and not os.access(folder, os.W_OK | os.X_OK):
+        read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+        reason = os.strerror(errno.EROFS if read_only else errno.EACCES)
+        raise StorageError("OUTPUT_NOT_WRITTEN", path=str(path), reason=reason)
 
 
 def write_new(path: Path, data: bytes) -> None:

@@ -79,7 +79,7 @@ def sign_command(
     options.check_folder(out)
     token = options.find(selector)
     signed = _kept(order, token, choice)
-    if out.exists() or out.is_symlink():
+    if options.is_there(out):
         _refuse_other(out, signed)
     elif signed is None:
         order.check_live(datetime.now(UTC))  # nobody types a PIN for an order that is refused anyway
@@ -165,7 +165,9 @@ def verify_command(
 
     order = options.read_order(expected) if expected else None
     trust = TrustStore.from_files(ca, crl)
-    verified = verify(options.read_file(file), trust=trust, expected=order, at=_time(at), rules=options.rules())
+    moment, signed = _time(at), options.read_file(file)
+    with options.naming(file):
+        verified = verify(signed, trust=trust, expected=order, at=moment, rules=options.rules())
     if as_json:
         output.document(verified.to_json())
     else:

@@ -21,12 +21,12 @@ class StdoutLost(StorageError):
     code = "OUTPUT_NOT_WRITTEN"
 
 
-def document(content: Mapping[str, object]) -> None:
+def document(content: Mapping[str, object], *, one_line: bool = False) -> None:
     """Print one JSON document on stdout; valid JSON whatever the locale and the names of files."""
     plain = sys.stdout.encoding.lower() != "utf-8"
     import json  # a person sees none
 
-    text = json.dumps(jsonable(dict(content)), ensure_ascii=plain, indent=2)
+    text = json.dumps(jsonable(dict(content)), ensure_ascii=plain, indent=None if one_line else 2)
     _write(text.encode("utf-8", "backslashreplace").decode() + "\n")
 
 
@@ -69,10 +69,18 @@ def failure(error: UShieldError, *, as_json: bool) -> None:
     if as_json and _printed({"error": error.to_json()}):
         return
     note(messages.text("cli.error", message=error.message, code=error.code))
+    if place := _file(error):
+        note(f"  {place}")
     if known := _pin_known(error):
         note(f"  {known}")
     if error.remedy != f"{error.code}.remedy":
         note(messages.text("cli.remedy", remedy=error.remedy))
+
+
+def _file(error: UShieldError) -> str:
+    """Return the file that the error is about, where its sentence does not name it."""
+    file = messages.shown(error.details.get("file") or "")
+    return messages.text("cli.in_file", file=file) if file and file not in error.message else ""
 
 
 def _printed(content: Mapping[str, object]) -> bool:

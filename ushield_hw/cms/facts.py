@@ -10,6 +10,7 @@ from typing import Final
 from ushield_hw.cms.der import (
     BIT_STRING,
     GENERALIZED_TIME,
+    INTEGER,
     OCTET_STRING,
     OID,
     SEQUENCE,
@@ -280,7 +281,10 @@ def _is_ca(value: bytes | None) -> bool:
     outer = Reader(value)
     constraints = outer.enter(SEQUENCE, _MALFORMED)
     outer.close(_MALFORMED)
-    if not constraints.sees(_BOOLEAN):
-        return False
-    constraints.constant(b"\x01\x01\xff", _MALFORMED)
-    return True
+    is_ca = constraints.sees(_BOOLEAN)
+    if is_ca:  # false is the default, which DER leaves out
+        constraints.constant(b"\x01\x01\xff", _MALFORMED)
+    if constraints.sees(INTEGER) and constraints.integer(_MALFORMED) and not is_ca:  # how long the path below may be
+        raise DerError(_MALFORMED)
+    constraints.close(_MALFORMED)
+    return is_ca

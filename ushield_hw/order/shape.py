@@ -88,7 +88,7 @@ class Group(NamedTuple):
         if len(entries) + len(absent) > len(self.members):
             known = {member.key for member in self.members}
             unknown = next(key for key in entries if key not in known)
-            raise InputError("ORDER_UNKNOWN_KEY", place=join(place, _printable(unknown)))
+            raise InputError("ORDER_UNKNOWN_KEY", place=join(place, printable(unknown)))
         for member in absent:
             if member.required:
                 raise InputError("ORDER_MISSING_KEY", place=join(place, member.key))
@@ -170,14 +170,14 @@ def _entries(found: object, place: str) -> dict[str, object]:
         raise _wrong_type(place or ORDER, "object", found)
     for key in found:
         if type(key) is not str:
-            raise _wrong_type(join(place, _printable(key)), "string", key)
+            raise _wrong_type(join(place, printable(key)), "string", key)
     return dict(found)
 
 
 def _without_repeats(pairs: Pairs, place: str) -> dict[str, object]:
     entries = dict(pairs)
     if len(entries) < len(pairs):
-        raise InputError("ORDER_DUPLICATE_KEY", place=join(place, _printable(_repeated(pairs))))
+        raise InputError("ORDER_DUPLICATE_KEY", place=join(place, printable(_repeated(pairs))))
     return entries
 
 
@@ -202,6 +202,7 @@ def _json_type(value: object) -> str:
     return next(fitting, "array" if isinstance(value, (list, tuple)) else type(value).__name__)
 
 
-def _printable(key: object) -> str:
+def printable(key: object) -> str:
+    """Return a key that nobody knows as the name of a place: safe to show, never empty, and not endless."""
     text = shown(key) or '""'
     return text if len(text) <= _LONGEST_KEY else text[: _LONGEST_KEY - 1] + "…"

@@ -10,7 +10,8 @@ from collections.abc import Coroutine, Iterable
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
-from asn1crypto import x509
+from asn1crypto import core, x509
+from cryptography.x509 import load_der_x509_certificate
 from pyhanko_certvalidator import CertificateValidator, PKIXValidationParams, ValidationContext
 from pyhanko_certvalidator.authority import CertTrustAnchor, TrustQualifiers, derive_quals_from_cert
 from pyhanko_certvalidator.errors import (
@@ -29,6 +30,10 @@ from ushield_hw.errors import UntrustedSigner, VerificationError
 
 T = TypeVar("T")
 
+# Extensions that change who may use a certificate for what, and that nobody reads here: addresses and numbers of
+# networks (RFC 3779), proxies (RFC 3820).
+_NOT_FOR_PAYING: Final = frozenset({"1.3.6.1.5.5.7.1.7", "1.3.6.1.5.5.7.1.8", "1.3.6.1.5.5.7.1.14"})
+_NETSCAPE_TYPE: Final = "2.16.840.1.113730.1.1"
 _WEAK: Final = frozenset({"md2", "md5", "sha1"})
 
 
@@ -129,7 +134,22 @@ def _facts(path: ValidationPath) -> tuple[CertificateFacts, ...]:
     for seen, read in zip(reversed(certificates), facts, strict=True):
         if seen.public_key.dump() != read.spki:  # two readers of one certificate must not differ about its key
             raise ValueError("the certificate's key is not clear")
+        _check_extensions(read.der)
     return facts
+
+
+def _check_extensions(der: bytes) -> None:
+    """Refuse a certificate with a damaged extension, as openssl does: certvalidator reads few of them.
+
+    Raises:
+        ValueError: from cryptography, for those that it knows; from here, for what only openssl knows.
+    """
+    for extension in load_der_x509_certificate(der).extensions:
+        name = extension.oid.dotted_string
+        if name in _NOT_FOR_PAYING:
+            raise ValueError(f"the certificate has the extension {name}")
+        if name == _NETSCAPE_TYPE:
+            _ = core.BitString.load(extension.value.public_bytes(), strict=True).native
 
 
 def _reason(failed: Exception, signer: CertificateFacts, moment: datetime) -> str:

@@ -237,6 +237,31 @@ def test_empty_basic_constraints_are_no_ca_s() -> None:
 
 
 @pytest.mark.parametrize(
+    ("constraints", "is_ca"),
+    [
+        (_TRUE, True),
+        (_TRUE + integer(0), True),
+        (_TRUE + integer(3), True),
+        (integer(0), False),  # says nothing, and openssl takes it
+        (integer(1), None),
+        (b"\x01\x01\x01", None),
+        (_TRUE + b"\x02\x01\xff", None),
+        (_TRUE + b"\x05\x00", None),
+        (b"\x05\x00", None),
+        (b"\x30\x00" + _TRUE, None),
+    ],
+)
+def test_basic_constraints_are_read_to_their_end(constraints: bytes, is_ca: bool | None) -> None:
+    der = pki.der(ROOT.issue("CN=A", PUBLIC, ca=True))
+    changed = _resized(der, b"\x30\x03" + _TRUE, tlv(SEQUENCE, constraints))
+
+    if is_ca is None:
+        refused(changed)
+    else:
+        assert CertificateFacts.read(changed).is_ca is is_ca
+
+
+@pytest.mark.parametrize(
     "spoil", [lambda der: der + b"\x00", lambda der: der[:-1], lambda der: b"", lambda der: der[1:]]
 )
 def test_refuses_what_is_not_one_whole_certificate(spoil: Callable[[bytes], bytes]) -> None:

@@ -199,6 +199,12 @@ def test_xml_is_a_closed_grammar(old: str, new: str, code: str | None) -> None:
         assert refused(content).code == code
 
 
+@pytest.mark.parametrize(("key", "place"), [("", '""'), ("\u202e", "\\u{202e}"), ("k" * 50, "k" * 39 + "…")])
+def test_a_place_nobody_knows_is_named_and_safe_to_show(key: str, place: str) -> None:
+    found = refused(XML_ZH.replace("<k>tx_id</k>", f"<k>{key}</k>").encode())
+    assert (found.code, found.place) == ("ORDER_UNKNOWN_KEY", place)
+
+
 def test_order_of_xml_items_matters() -> None:
     one, two = "<M><k>金额</k><v>CNY 128.50</v></M>", "<M><k>付款账号</k><v>6222020200012345678</v></M>"
     content = XML_ZH.replace(one, "@").replace(two, one).replace("@", two)

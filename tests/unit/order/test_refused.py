@@ -298,8 +298,10 @@ def test_every_code_has_a_sentence_and_a_remedy(lang: messages.Language) -> None
 
 
 @pytest.mark.parametrize("lang", messages.LANGUAGES)
-@pytest.mark.parametrize(("changes", "code"), {code: (changes, code) for changes, code, _ in ROWS}.values())
-def test_sentences_have_all_they_need(changes: dict[str, Any], code: str, lang: messages.Language) -> None:
+@pytest.mark.parametrize(
+    ("changes", "code", "place"), {code: (changes, code, at) for changes, code, at in ROWS}.values()
+)
+def test_sentences_have_all_they_need(changes: dict[str, Any], code: str, place: str, lang: messages.Language) -> None:
     with pytest.raises(InputError) as refusal:
         Order.from_json(make_payment(**changes))
     messages.set_language(lang)
@@ -309,3 +311,4 @@ def test_sentences_have_all_they_need(changes: dict[str, Any], code: str, lang: 
         messages.set_language(None)
     assert "{" not in words
     assert code not in words
+    assert place in words

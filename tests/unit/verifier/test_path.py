@@ -55,6 +55,36 @@ def test_a_ca_with_the_name_of_a_trusted_one(scene: Scene) -> None:
     assert untrusted(scene.sign(), TrustStore([imitation.der])) == "path_invalid"
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("2.5.29.14", b"\x04\x14" + bytes(19)),  # subject key identifier, cut off
+        ("2.5.29.30", b"\x30\x02\x05\x00"),  # name constraints
+        ("2.5.29.31", b"\x30\x02\x05\x00"),  # CRL distribution points
+        ("2.5.29.35", b"\x30\x02\x05\x00"),  # authority key identifier
+        ("2.5.29.37", b"\x30\x02\x05\x00"),  # extended key usage
+        ("2.16.840.1.113730.1.1", b"nonsense"),  # Netscape's certificate type
+        ("1.3.6.1.5.5.7.1.7", b"nonsense"),  # addresses (RFC 3779)
+        ("1.3.6.1.5.5.7.1.14", b"nonsense"),  # a proxy (RFC 3820)
+    ],
+)
+def test_a_damaged_extension_is_refused_as_openssl_does(scene: Scene, name: str, value: bytes, tmp_path: Path) -> None:
+    damaged = x509.UnrecognizedExtension(x509.ObjectIdentifier(name), value)
+    signed = signed_below(scene, scene.bank.issuing, scene.bank.issuing, extensions=[(damaged, False)])
+
+    assert untrusted(signed, scene.trust()) == "path_invalid"
+    assert not pki.openssl_accepts(signed, scene.bank.root.pem, tmp_path)
+
+
+@pytest.mark.parametrize("value", [b"\x03\x02\x05\xa0", b"\x03\x02\x07\x80"])
+def test_netscapes_certificate_type_may_be_there(scene: Scene, value: bytes, tmp_path: Path) -> None:
+    old = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.16.840.1.113730.1.1"), value)
+    signed = signed_below(scene, scene.bank.issuing, scene.bank.issuing, extensions=[(old, False)])
+
+    assert verify(signed, trust=scene.trust(), at=NOW)
+    assert pki.openssl_accepts(signed, scene.bank.root.pem, tmp_path)
+
+
 def test_the_issuing_ca_must_be_there(scene: Scene) -> None:
     without = scene.sign(intermediates=[])
 
