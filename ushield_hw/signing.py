@@ -9,7 +9,7 @@ C_Sign.
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -43,6 +43,9 @@ _OWN_CONFIRMATION: Final = {
     ConfirmKind.DISPLAY: Confirmation.BUTTON,
     ConfirmKind.PINPAD: Confirmation.PINPAD,
 }
+
+
+_PREPARED: Final = "prepared"  # what a session keeps these under
 
 
 class Attendance(Enum):
@@ -81,6 +84,9 @@ class SignedOrder:
 
     def __bytes__(self) -> bytes:
         return self.der
+
+
+_How = tuple[Profile | None, Attendance, KeyChoice]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,25 +130,15 @@ def sign(
         PinError, TokenError: as the token says; nothing was signed.
         StorageError: the journal; nothing was signed. ``SignedNotKept``: it was; ``.signed_order`` holds it.
     """
-    driver = session.link.driver
-    prepared = _prepare(order, session, _profile(driver, profile), attendance, key)
-    book = _journal(journal, session.link.settings)
-    held = (
-        book.signing(order, prepared.template.signer.sha256.hex(), prepared.subject)
-        if book is not None
-        else nullcontext()
-    )
-    with held as entry:
-        if entry is not None and entry.signed is not None:
+    now, settings = datetime.now(UTC), session.link.settings
+    prepared = _prepare(order, session, (profile, attendance, key), now)
+    book = _journal(journal, settings)
+    if book is None:
+        return _confirmed(order, session, prepared, attendance, now, None)
+    with book.signing(order, prepared.template.signer.sha256.hex(), prepared.subject) as entry:
+        if entry.signed is not None:
             return stored(entry.signed, order)
-        order.check_live(datetime.now(UTC))
-        check_fits(order, driver.display)
-        if entry is not None:
-            entry.move(State.PREPARED)
-        lang = messages.language()  # once: what is shown must be in the language of what is signed
-        content = message_format(driver.display.format).encode(order, lang)
-        _confirm(order, content, session, attendance, lang)
-        return _sign(order, content, session, prepared, entry)
+        return _confirmed(order, session, prepared, attendance, now, entry)
 
 
 def stored(der: bytes, order: Order) -> SignedOrder:
@@ -161,20 +157,26 @@ def _profile(driver: Driver, asked: Profile | None) -> Profile:
     return asked or Profile.CADES
 
 
-def _prepare(order: Order, session: Session, profile: Profile, attendance: Attendance, key: KeyChoice) -> _Prepared:
+def _prepare(order: Order, session: Session, how: _How, now: datetime) -> _Prepared:
+    """Return what signs orders of this type in this way, from what was kept of it if its certificate still holds."""
+    kept: list[tuple[str, _How, _Prepared]] = session.kept(_PREPARED, list)
+    for order_type, known, prepared in kept:
+        if order_type == order.type and known == how:
+            if prepared.pair.valid_at(now):
+                return prepared
+            session.forget()  # it was valid when it was chosen
+    made = _made(order, session, *how)
+    session.kept(_PREPARED, list).append((order.type, how, made))
+    return made
+
+
+def _made(order: Order, session: Session, asked: Profile | None, attendance: Attendance, key: KeyChoice) -> _Prepared:
+    profile = _profile(session.link.driver, asked)
     confirmation = _confirmation(session.link.driver, attendance) if profile is Profile.CADES else None
-
-    def make() -> _Prepared:
-        pair = choose(session_pairs(session), order.purpose_of_key, key)
-        how = plan(session, pair.facts.key)
-        template = Template(pair.facts.der, how.suite, profile, confirmation)
-        return _Prepared(pair, how, template, confirmation, pair.facts.subject.hex())
-
-    found: _Prepared = session.kept((order.purpose_of_key, profile, confirmation, key), make)
-    if not found.pair.valid_at(datetime.now(UTC)):  # it was valid when it was chosen
-        session.forget()
-        return make()
-    return found
+    pair = choose(session_pairs(session), order.purpose_of_key, key)
+    how = plan(session, pair.facts.key)
+    template = Template(pair.facts.der, how.suite, profile, confirmation)
+    return _Prepared(pair, how, template, confirmation, pair.facts.subject.hex())
 
 
 def _confirmation(driver: Driver, attendance: Attendance) -> Confirmation:
@@ -183,14 +185,26 @@ def _confirmation(driver: Driver, attendance: Attendance) -> Confirmation:
     return own or (Confirmation.HOST if attendance is Attendance.PERSON else Confirmation.NONE)
 
 
-def _confirm(order: Order, content: bytes, session: Session, attendance: Attendance, lang: messages.Language) -> None:
+def _confirmed(
+    order: Order, session: Session, prepared: _Prepared, attendance: Attendance, now: datetime, entry: Entry | None
+) -> SignedOrder:
+    driver = session.link.driver
+    order.check_live(now)
+    check_fits(order, driver.display)
+    if entry is not None:
+        entry.move(State.PREPARED)
+    lang = messages.language()  # once: what is shown must be in the language of what is signed
+    content = message_format(driver.display.format).encode(order, lang)
+    if driver.confirm.text is ConfirmText.MESSAGE or attendance is Attendance.PERSON:
+        _confirm(order, content, session, lang)
+    return _sign(order, content, session, prepared, entry)
+
+
+def _confirm(order: Order, content: bytes, session: Session, lang: messages.Language) -> None:
     """Have the person agree on the host, or tell them what must stand on the token's screen."""
-    confirm = session.link.driver.confirm
-    if confirm.text is ConfirmText.HOST and attendance is Attendance.NOBODY:
-        return
     rules = Rules(demo=session.link.settings.demo)
     ask = ConfirmRequest(order.type, screen_lines(content, lang, rules=rules))
-    if confirm.text is ConfirmText.MESSAGE:
+    if session.link.driver.confirm.text is ConfirmText.MESSAGE:
         session.interaction.compare_on_token(ask)
     elif not session.interaction.confirm_order(ask):
         raise ConfirmationRejected("CONFIRMATION_REJECTED_ON_HOST", tx_id=order.tx_id)

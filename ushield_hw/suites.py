@@ -45,6 +45,9 @@ class Way:
     feed: Feed
 
 
+_HASHES: Final = {"sha256": hashlib.sha256, "sha384": hashlib.sha384, "sha512": hashlib.sha512}
+
+
 @dataclass(frozen=True, slots=True)
 class Suite:
     """A kind of key with a digest.
@@ -63,7 +66,7 @@ class Suite:
 
     def hash(self, message: bytes) -> bytes:
         """Return the suite's digest of ``message``."""
-        return hashlib.new(self.digest, message).digest()
+        return _HASHES[self.digest](message).digest()
 
     def way(self, offered: Collection[str], *, hash_on_token: bool) -> Way | None:
         """Return the way to use on a token that offers these mechanisms, or None.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from ushield_hw.cms.attributes import ID_DATA, Confirmation, signed_attributes
-from ushield_hw.cms.der import OCTET_STRING, SEQUENCE, SET, DerError, integer, oid, set_of, tlv
+from ushield_hw.cms.der import OCTET_STRING, SEQUENCE, SET, DerError, head, heads, integer, oid, set_of, tlv
 from ushield_hw.cms.facts import CertificateFacts
 from ushield_hw.cms.signature import to_wire
 from ushield_hw.cms.signer import check_key, in_order, read_kept
@@ -89,15 +90,11 @@ class Template:
             raise InputError("SIGNED_ORDER_TOO_LARGE", most=_MOST_CONTENT)
         message, attributes = content, b""
         if self._attributes is not None:
-            message = tlv(SET, self._attributes.encode(self._suite.hash(content)))
+            encoded = self._attributes.encode(self._suite.hash(content))
+            message = head(SET, len(encoded)) + encoded
             attributes = _EXPLICIT_0_TAG + message[1:]  # in the container an implicit [0] (RFC 5652 section 5.4)
-        wrapped = tlv(SEQUENCE, ID_DATA, tlv(EXPLICIT_0, tlv(OCTET_STRING, content)))
-        return Draft(
-            message,
-            self._signer,
-            self._head + wrapped + self._certificates,
-            self._signer_head + attributes + self._suite.signature_algorithm,
-        )
+        before = b"".join((self._head, _content_head(len(content)), content, self._certificates))
+        return Draft(message, self._signer, before, self._signer_head + attributes + self._suite.signature_algorithm)
 
     def to_be_signed(self, content: bytes) -> bytes:
         """Return the message that the token signs: attributes as a SET OF, or the content itself.
@@ -140,6 +137,23 @@ class Draft(NamedTuple):
             value = to_wire(signature, self.signer)
         except DerError as refused:
             raise BadSignature(problem=f"cms_{refused.problem}") from refused
-        signer = tlv(SEQUENCE, self.of_signer, tlv(OCTET_STRING, value))
-        signed_data = tlv(SEQUENCE, self.before, tlv(SET, signer))
-        return tlv(SEQUENCE, ID_SIGNED_DATA, tlv(EXPLICIT_0, signed_data))
+        outer, inner, last = _heads(len(self.before), len(self.of_signer), len(value))
+        return b"".join((outer, self.before, inner, self.of_signer, last, value))
+
+
+# Orders of one bank are of like sizes: what only sizes decide is made once.
+@lru_cache(maxsize=1024)
+def _content_head(size: int) -> bytes:
+    """Return encapContentInfo (RFC 5652 section 5.2) up to its content."""
+    inside = heads(size, EXPLICIT_0, OCTET_STRING)
+    return head(SEQUENCE, len(ID_DATA) + len(inside) + size) + ID_DATA + inside
+
+
+@lru_cache(maxsize=1024)
+def _heads(before: int, of_signer: int, value: int) -> tuple[bytes, bytes, bytes]:
+    """Return what stands in front of ``before``, of ``of_signer`` and of the signature value, by their sizes."""
+    last = head(OCTET_STRING, value)
+    inner = heads(of_signer + len(last) + value, SET, SEQUENCE)
+    signed_data = heads(before + len(inner) + of_signer + len(last) + value, EXPLICIT_0, SEQUENCE)
+    whole = len(ID_SIGNED_DATA) + len(signed_data) + before + len(inner) + of_signer + len(last) + value
+    return head(SEQUENCE, whole) + ID_SIGNED_DATA + signed_data, inner, last

@@ -32,8 +32,20 @@ class DerError(Exception):
 def tlv(tag: int, *parts: bytes) -> bytes:
     """Return the element with ``tag`` whose content is ``parts``, joined."""
     content = b"".join(parts)
-    size = len(content)
-    return _TAGS[tag] + (_LENGTHS[size] if size < len(_LENGTHS) else _length(size)) + content
+    return head(tag, len(content)) + content
+
+
+def head(tag: int, size: int) -> bytes:
+    """Return tag and length of an element whose content has ``size`` octets."""
+    return _TAGS[tag] + (_LENGTHS[size] if size < len(_LENGTHS) else _length(size))
+
+
+def heads(size: int, *tags: int) -> bytes:
+    """Return the heads of elements that stand in each other, the innermost with a content of ``size`` octets."""
+    found = b""
+    for tag in reversed(tags):
+        found = head(tag, size + len(found)) + found
+    return found
 
 
 def _length(size: int) -> bytes:
@@ -58,7 +70,8 @@ def set_of(elements: Iterable[bytes], tag: int = SET) -> bytes:
 
 def integer(value: int) -> bytes:
     """Return an INTEGER that is not negative."""
-    return tlv(INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big"))
+    size = value.bit_length() // 8 + 1
+    return head(INTEGER, size) + value.to_bytes(size, "big")
 
 
 def oid(dotted: str) -> bytes:
