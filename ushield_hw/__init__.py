@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ushield_hw.session import Session
     from ushield_hw.signing import Attendance, SignedOrder, sign
     from ushield_hw.verifier import TrustStore, Verified, verify
+    from ushield_hw.watch import TokenEvent, watch_tokens
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ __all__ = [
     "SignedOrder",
     "Silent",
     "Token",
+    "TokenEvent",
     "TrustStore",
     "UShieldError",
     "Verified",
@@ -45,6 +47,7 @@ __all__ = [
     "find_tokens",
     "sign",
     "verify",
+    "watch_tokens",
 ]
 
 _HOMES: Final = {
@@ -55,6 +58,7 @@ _HOMES: Final = {
     "SignedOrder": "signing",
     "Silent": "interaction",
     "Token": "discovery",
+    "TokenEvent": "watch",
     "TrustStore": "verifier",
     "UShieldError": "errors",
     "Verified": "verifier",
@@ -62,6 +66,7 @@ _HOMES: Final = {
     "find_tokens": "discovery",
     "sign": "signing",
     "verify": "verifier",
+    "watch_tokens": "watch",
 }
 
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from ushield_hw.config import Settings, load
 from ushield_hw.cryptoki.model import SlotInfo, TokenFlag, TokenInfo
+from ushield_hw.cryptoki.module import Module
 from ushield_hw.drivers import Catalogue, Driver, Kind
 from ushield_hw.errors import InputError, TokenMultiple, TokenNotFound, UShieldError
 from ushield_hw.installed import Installed, chosen, discoverable, installed
@@ -215,16 +216,16 @@ def _look(entry: Installed, catalogue: Catalogue, settings: Settings) -> Survey:
 
 
 def _read(entry: Installed, catalogue: Catalogue, settings: Settings) -> Survey:
-    slots = entry.module(settings).slots()
+    module = entry.module(settings)
+    slots = module.slots()
     problems = tuple(_problem(entry, slot) for slot in slots if slot.problem)
-    return Survey(tokens_in(entry, slots, catalogue, settings), problems)
+    return Survey(tokens_in(entry, module, slots, catalogue, settings), problems)
 
 
 def tokens_in(
-    entry: Installed, slots: Iterable[SlotInfo], catalogue: Catalogue, settings: Settings
+    entry: Installed, module: Module, slots: Iterable[SlotInfo], catalogue: Catalogue, settings: Settings
 ) -> tuple[Token, ...]:
-    """Return the tokens in a module's slots."""
-    module = entry.module(settings)
+    """Return the tokens in a module's slots. ``module``: the one they are opened with."""
 
     def token(info: TokenInfo, slot_id: int) -> Token:
         driver = catalogue.family(entry.driver, info)

@@ -54,7 +54,7 @@ def rows(page: str, heading: str) -> list[tuple[str, str]]:
 
 def test_every_command_is_there(pages: Pages) -> None:
     assert set(pages) >= {
-        *("list", "info", "show", "sign", "verify", "completion", "demo"),
+        *("list", "info", "watch", "show", "sign", "verify", "completion", "demo"),
         *(f"pin {name}" for name in ("status", "verify", "change", "unblock")),
         *(f"cert {name}" for name in ("list", "request", "install", "export")),
         *(f"driver {name}" for name in ("list", "show", "check", "match")),

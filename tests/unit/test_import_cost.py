@@ -37,7 +37,15 @@ def test_errors_cost_little() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("--help",), ("--version",), ("pin", "--help"), ("driver", "list"), ("config", "show"), ("show", "ORDER")],
+    [
+        ("--help",),
+        ("--version",),
+        ("pin", "--help"),
+        ("watch", "--help"),
+        ("driver", "list"),
+        ("config", "show"),
+        ("show", "ORDER"),
+    ],
     ids=" ".join,
 )
 def test_the_command_loads_no_more_than_it_needs(words: tuple[str, ...]) -> None:

@@ -1,0 +1,86 @@
+"""What tests put on a desk, and what else may happen there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from smartcard import scard
+
+from ushield_hw.pcsc import Monitor, Slot
+from ushield_hw.testing.card.schsm import SmartCardHsm, blank
+from ushield_hw.testing.desk import Card, Desk, Insertion
+
+READER: Final = "Virtual U-shield"
+SLOT: Final = f"{READER} 00 00"  # vpcd makes two slots a reader
+YUBIKEY: Final = "Yubico YubiKey CCID"  # ykcs11 looks at no reader with another name
+ATR: Final = bytes.fromhex("3B80800101")
+WITHIN_S: Final = 15.0  # ends a wait for what must come
+SOON_S: Final = 2.0  # the aim is 0.5 s; a machine that runs tests may be busy
+
+
+class Blank:
+    """A card that knows no command. ``resets`` counts how often it lost power or was reset."""
+
+    def __init__(self) -> None:
+        self.atr = ATR
+        self.resets = 0
+
+    def reset(self) -> None:
+        self.resets += 1
+
+    def transmit(self, command: bytes) -> bytes:
+        return b"\x6d\x00"
+
+    def pulled_out(self) -> None:
+        """Nothing waits."""
+
+
+def token(serial: str = "WATCH1") -> SmartCardHsm:
+    """Return a card that OpenSC knows."""
+    return SmartCardHsm(blank(serial, "123456", "3537363231383830", tries=3))
+
+
+def inserted(desk: Desk, card: Card) -> Insertion:
+    """Put a card into the first reader; return once programs can connect to it, a moment after pcscd has seen it."""
+    insertion, deadline = desk.insert(card), time.monotonic() + WITHIN_S
+    with Monitor() as monitor:
+        scene = monitor.wait(None, WITHIN_S)
+        while not any(reader.name == SLOT and reader.slot is Slot.CARD for reader in scene.readers):
+            assert time.monotonic() < deadline, "no program can see the card"
+            scene = monitor.wait(scene, WITHIN_S)
+    return insertion
+
+
+@contextmanager
+def another_program(share: int = scard.SCARD_SHARE_SHARED) -> Iterator[None]:
+    """A connection to the card in the first reader, as another program would have it."""
+    context = succeeds(scard.SCardEstablishContext(scard.SCARD_SCOPE_USER))[0]
+    try:
+        card, _ = succeeds(scard.SCardConnect(context, SLOT, share, scard.SCARD_PROTOCOL_T0 | scard.SCARD_PROTOCOL_T1))
+        yield
+        succeeds([scard.SCardDisconnect(card, scard.SCARD_LEAVE_CARD)])
+    finally:
+        scard.SCardReleaseContext(context)
+
+
+def succeeds(answer: list[Any]) -> list[Any]:
+    """Return what a call of PC/SC gave, if it did not fail."""
+    rv, *found = answer
+    assert rv == scard.SCARD_S_SUCCESS, hex(rv & 0xFFFFFFFF)
+    return found
+
+
+@contextmanager
+def hanging(desk: Desk) -> Iterator[None]:
+    """The desk's pcscd is there and does not answer."""
+    pid = int((desk.folder / "run" / "pcscd.pid").read_text().strip("\0\n"))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)

@@ -1,0 +1,213 @@
+"""Readers and cards by PC/SC, with a service that is there, is not, dies and hangs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from smartcard import scard
+
+from tests.stack.virtual.desks import ATR, SLOT, WITHIN_S, Blank, another_program, hanging, inserted
+from ushield_hw import pcsc
+from ushield_hw.errors import DriverError, TokenBusy, TokenRemoved
+from ushield_hw.pcsc import Contact, Monitor, Scene, Slot, contact, readers
+from ushield_hw.testing.desk import Desk
+
+pytestmark = pytest.mark.stack
+
+
+def slots(scene: Scene) -> list[Slot]:
+    return [reader.slot for reader in scene.readers]
+
+
+# --- what is there now ------------------------------------------------------------------------------------------------
+
+
+def test_readers_with_what_is_in_them(desk: Desk) -> None:
+    inserted(desk, Blank())
+    found = {reader.name: reader for reader in readers()}
+    assert len(found) == 4
+    assert (found[SLOT].slot, found[SLOT].atr) == (Slot.CARD, ATR)
+    others = [(reader.slot, reader.atr) for name, reader in found.items() if name != SLOT]
+    assert others == [(Slot.EMPTY, b"")] * 3
+
+
+def test_without_a_service_the_error_names_the_call_and_what_it_said(desk: Desk) -> None:
+    desk.stop()
+    with pytest.raises(DriverError) as caught:
+        readers()
+    assert caught.value.code == "PCSC_NO_SERVICE"
+    expected = {"function": "SCardEstablishContext", "name": "SCARD_E_NO_SERVICE", "number": "0x8010001D"}
+    assert caught.value.details == expected
+    assert "SCARD_E_NO_SERVICE" in caught.value.message
+
+
+def test_a_service_that_hangs_keeps_nobody(desk: Desk) -> None:
+    with Monitor() as monitor, hanging(desk):
+        began = time.monotonic()
+        with pytest.raises(DriverError) as caught:
+            readers(0.3)
+        assert caught.value.code == "PCSC_NO_ANSWER"
+        with pytest.raises(DriverError, match="does not answer"):
+            contact(SLOT, 0.3)
+        monitor.wait(monitor.scene, 0.3)
+        monitor.close()
+        assert time.monotonic() - began < WITHIN_S
+    assert len(readers()) == 4
+
+
+def test_without_the_library_nothing_is_printed(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pcsc, "_LIBRARY", "libnothing.so.1")
+    pcsc._scard.cache_clear()
+    with pytest.raises(DriverError) as caught:
+        readers()
+    assert caught.value.code == "PCSC_NO_LIBRARY"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_pyscard_is_imported_when_it_is_needed() -> None:
+    asked = "import sys, ushield_hw.pcsc, ushield_hw.watch; print('smartcard' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", asked], text=True).strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("flags", "slot"),
+    [
+        ("PRESENT MUTE", Slot.MUTE),
+        ("PRESENT INUSE", Slot.CARD),
+        ("EMPTY", Slot.EMPTY),
+        ("UNAVAILABLE", Slot.UNAVAILABLE),
+        ("UNKNOWN", Slot.UNAVAILABLE),
+    ],
+)
+def test_states_that_no_virtual_reader_makes(flags: str, slot: Slot) -> None:
+    event = sum(getattr(scard, f"SCARD_STATE_{flag}") for flag in flags.split()) | 7 << 16
+    found = pcsc._reader("reader", event, b"")
+    assert (found.slot, found.in_use, found.changes) == (slot, "INUSE" in flags, 7)
+
+
+# --- a card -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_card_is_left_as_it_was(desk: Desk) -> None:
+    card = Blank()
+    inserted(desk, card)
+    with another_program():
+        before = card.resets
+        assert contact(SLOT) == Contact(ATR, "T=1")
+        assert contact(SLOT).atr == ATR
+        assert card.resets == before
+
+
+def test_a_card_that_another_program_keeps_to_itself(desk: Desk) -> None:
+    inserted(desk, Blank())
+    with another_program(scard.SCARD_SHARE_EXCLUSIVE):
+        with pytest.raises(TokenBusy) as caught:
+            contact(SLOT)
+        assert next(reader for reader in readers() if reader.name == SLOT).exclusive
+    assert caught.value.code == "CARD_BUSY"
+    assert (caught.value.name, caught.value.number) == ("SCARD_E_SHARING_VIOLATION", "0x8010000B")
+    assert contact(SLOT).atr == ATR
+
+
+@pytest.mark.parametrize(("reader", "code"), [(SLOT, "CARD_ABSENT"), ("No such reader", "READER_GONE")])
+def test_no_card(desk: Desk, reader: str, code: str) -> None:
+    with pytest.raises(TokenRemoved) as caught:
+        contact(reader)
+    assert (caught.value.code, caught.value.reader) == (code, reader)
+    assert reader in caught.value.message
+
+
+# --- what changes -----------------------------------------------------------------------------------------------------
+
+
+def test_the_monitor_sees_a_card_come_and_go(desk: Desk) -> None:
+    with Monitor() as monitor:
+        empty = monitor.wait(None, WITHIN_S)
+        assert slots(empty) == [Slot.EMPTY] * 4
+        insertion = desk.insert(Blank())
+        there = monitor.wait(empty, WITHIN_S)
+        assert [(reader.name, reader.atr) for reader in there.readers if reader.slot is Slot.CARD] == [(SLOT, ATR)]
+        insertion.eject()
+        assert slots(monitor.wait(there, WITHIN_S)) == [Slot.EMPTY] * 4
+
+
+def test_a_card_that_was_out_between_two_looks_is_another_scene(desk: Desk) -> None:
+    first = inserted(desk, Blank())
+    with Monitor() as monitor:
+        there = monitor.wait(None, WITHIN_S)
+        first.eject()
+        monitor.wait(there, WITHIN_S)  # until then PC/SC would take the next card for this one
+        desk.insert(Blank())
+        again = contains_a_card(monitor)
+        assert slots(again) == slots(there)
+        assert again != there
+
+
+def contains_a_card(monitor: Monitor) -> Scene:
+    scene, deadline = monitor.scene, time.monotonic() + WITHIN_S
+    while Slot.CARD not in slots(scene):
+        assert time.monotonic() < deadline
+        scene = monitor.wait(scene, WITHIN_S)
+    return scene
+
+
+def test_a_program_that_uses_a_card_is_no_change(desk: Desk) -> None:
+    inserted(desk, Blank())
+    with Monitor() as monitor:
+        before = monitor.wait(None, WITHIN_S)
+        with another_program():
+            assert monitor.wait(before, 1.5) == before  # PC/SC tells of it, at the latest, after half a second
+        with another_program(scard.SCARD_SHARE_EXCLUSIVE):
+            assert monitor.wait(before, WITHIN_S) != before
+
+
+def test_the_service_dies_and_comes_back(desk: Desk) -> None:
+    with Monitor() as monitor:
+        before = monitor.wait(None, WITHIN_S)
+        desk.stop()
+        without = monitor.wait(before, WITHIN_S)
+        assert without.readers == ()
+        assert without.failure is not None
+        desk.restart()
+        after = without
+        while after.failure is not None:
+            known, after = after, monitor.wait(after, WITHIN_S)
+            assert after != known, "it did not come back in time"
+        assert slots(after) == slots(before)
+        assert after.era > before.era
+
+
+def test_a_service_that_comes_after_the_monitor(desk: Desk) -> None:
+    desk.stop()
+    with Monitor() as monitor:
+        without = monitor.wait(None, WITHIN_S)
+        assert without.failure is not None
+        assert without.failure.error().code == "PCSC_NO_SERVICE"
+        desk.restart()
+        assert slots(monitor.wait(without, WITHIN_S)) == [Slot.EMPTY] * 4
+
+
+def test_closing_ends_every_wait(desk: Desk) -> None:
+    monitor = Monitor()
+    scene = monitor.wait(None, WITHIN_S)
+    waiting = [threading.Thread(target=monitor.wait, args=(scene,), daemon=True) for _ in range(2)]
+    for thread in waiting:
+        thread.start()
+    monitor.close()
+    for thread in waiting:
+        thread.join(WITHIN_S)
+        assert not thread.is_alive()
+
+
+def test_a_wait_that_is_over_says_what_was_there(desk: Desk) -> None:
+    with Monitor() as monitor:
+        scene = monitor.wait(None, WITHIN_S)
+        began = time.monotonic()
+        assert monitor.wait(scene, 0.2) == scene
+        assert 0.2 <= time.monotonic() - began < WITHIN_S
