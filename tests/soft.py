@@ -8,7 +8,7 @@ of the library's own registry, and the next test's C_Initialize reads the next t
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -93,14 +93,19 @@ def key(module: Module, slot_id: int, label: str) -> KeyRecord:
     return next(key for key in module.keys(slot_id) if key.private and key.label == label)
 
 
+def generate_keys(module: Module, login: int, wanted: Mapping[str, KeyKind] = KEYS) -> None:
+    """Make a token's keys; their ids count from 1."""
+    for number, (label, kind) in enumerate(wanted.items(), start=1):
+        module.generate(login, kind, 2048, bytes([number]), label, always_authenticate=label == "each")
+
+
 @cache  # two conftests that import the fixture make it twice
 def _provision(folder: Path) -> Provisioned:
     made = provision(folder, SETTINGS)
     module = Module(SOFTHSM, Isolation.PROCESS, OPTIONS, 60, {CONF_VARIABLE: str(made.conf)})
     slot_id = next(slot.slot_id for slot in module.slots() if slot.token and slot.token.serial == made.tokens[0].serial)
     login = module.login(slot_id, User.USER, made.tokens[0].pin_file.read_text().strip())
-    for number, (label, kind) in enumerate(KEYS.items(), start=1):
-        module.generate(login, kind, 2048, bytes([number]), label, always_authenticate=label == "each")
+    generate_keys(module, login)
     module.close()
     return made
 

@@ -11,6 +11,7 @@ readonly system_packages=(
   gcc libc6-dev swig libpcsclite-dev pkg-config # builds pyscard, and the C parts of the test tokens
   softhsm2 opensc p11-kit pcscd openssl         # what the tokens, the demo and the tests run
   vsmartcard-vpcd ykcs11                        # readers for virtual cards, and a second module that drives them
+  opencryptoki libnss3                          # other tokens that pass the same contract: docs/tokens.md
 )
 
 say() { printf 'setup: %s\n' "$*" >&2; }

@@ -5,27 +5,29 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from fnmatch import fnmatchcase
+from functools import lru_cache
 from glob import glob
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
 from ushield_hw.cryptoki.ckr import NUMBERS, Outcome
-from ushield_hw.cryptoki.model import TokenInfo
+from ushield_hw.cryptoki.model import ModuleOptions
 from ushield_hw.cryptoki.module import Isolation
 from ushield_hw.errors import DescriptorError
+from ushield_hw.marks import CONFIDENCE, FAMILY_ID, Atr, TokenPattern, UsbId, read_atrs, read_tokens, read_usb
 from ushield_hw.order import DisplayProfile
 from ushield_hw.schema import Table
 
-_ID = "[a-z0-9][a-z0-9-]{0,62}"
-_HEX4 = "[0-9a-f]{4}"
-_ATR = "([0-9a-f]{2}){2,33}"
+_FILE_NAME: Final = r"[^/\\]+"
+_ABSOLUTE: Final = {"linux": "/.*", "macos": "/.*", "windows": r"(%[A-Za-z0-9_()]+%|[A-Za-z]:)\\.*"}
 _PLATFORM: Final = {"linux": "linux", "darwin": "macos", "win32": "windows"}.get(sys.platform, "linux")
 
 
@@ -114,12 +116,16 @@ class ModuleSpec:
         relist: it must be re-initialised to see tokens and PINs that others changed.
         general: it drives many families; a family's own module is preferred.
         via: the descriptor whose module this family is driven by; its own ``paths`` are empty then.
+        also_via: other descriptors whose modules show this family's tokens too.
+        names: every PKCS#11 file name of any platform, with ``*``: for telling whose file one is.
+        skf: its GM/T 0016 libraries, which are never loaded.
         config_env: the variable that names its configuration file.
         config_template: the template for that file, shipped beside the descriptors.
         config_adds: what is added to the module's own configuration, in a copy that only our worker gets.
         config_extends: where that configuration of its own may lie, the first that exists counts.
         config_unless: a regular expression; where the module's own configuration has it, nothing is added.
         init_reserved: a string for C_Initialize.
+        one_at_a_time: it is told to use no locks of its own, and gets one call at a time.
     """
 
     paths: tuple[str, ...] = ()
@@ -129,12 +135,21 @@ class ModuleSpec:
     relist: bool = False
     general: bool = False
     via: str | None = None
+    also_via: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    skf: tuple[str, ...] = ()
     config_env: str | None = None
     config_template: str | None = None
     config_adds: str | None = None
     config_extends: tuple[str, ...] = ()
     config_unless: str | None = None
     init_reserved: str | None = None
+    one_at_a_time: bool = False
+
+    @property
+    def options(self) -> ModuleOptions:
+        """How its worker must handle it."""
+        return ModuleOptions(self.relist, self.init_reserved, self.one_at_a_time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,44 +191,6 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True)
-class UsbId:
-    """A USB id, lower-case hex. ``binding``: ccid, hid, mass-storage, vendor."""
-
-    vid: str
-    pid: str
-    name: str = ""
-    binding: str = "ccid"
-
-
-@dataclass(frozen=True, slots=True)
-class Atr:
-    """An answer to reset, lower-case hex. ``mask``: which bits count. ``also_in``: other families that have it."""
-
-    atr: str
-    mask: str | None = None
-    also_in: tuple[str, ...] = ()
-
-    def matches(self, atr: bytes) -> bool:
-        """Tell whether a card's ATR is this one."""
-        ours, mask = bytes.fromhex(self.atr), bytes.fromhex(self.mask or "ff" * (len(self.atr) // 2))
-        return len(atr) == len(ours) and all(a & m == b & m for a, b, m in zip(atr, ours, mask, strict=True))
-
-
-@dataclass(frozen=True, slots=True)
-class TokenPattern:
-    """What a family's tokens say of themselves, each with ``*`` and ``?``; None: anything. Claims, like all of it."""
-
-    manufacturer: str | None = None
-    model: str | None = None
-    label: str | None = None
-
-    def matches(self, info: TokenInfo) -> bool:
-        """Tell whether a token says so."""
-        pairs = ((self.manufacturer, info.manufacturer), (self.model, info.model), (self.label, info.label))
-        return all(pattern is None or fnmatchcase(said, pattern) for pattern, said in pairs)
-
-
-@dataclass(frozen=True, slots=True)
 class Driver:
     """One family of tokens."""
 
@@ -223,6 +200,8 @@ class Driver:
     file: Path
     kind: Kind = Kind.TOKEN
     interface: Interface = Interface.PKCS11
+    transport: str = ""
+    bank_token: bool = False
     module: ModuleSpec = field(default_factory=ModuleSpec)
     confirm: ConfirmSpec = field(default_factory=ConfirmSpec)
     pin: PinSpec = field(default_factory=PinSpec)
@@ -238,16 +217,50 @@ class Driver:
     confidence: str = "low"
 
     def module_files(self) -> list[Path]:
-        """Return the candidate module files that exist here, best first, each file once."""
+        """Return the candidate module files that exist here, best first, each file once.
+
+        Vendors ship a module for several architectures: where one for ours is there, the others are left out.
+        """
         if self.interface is not Interface.PKCS11:
             return []
         found = (Path(path) for pattern in self.module.paths for path in candidates(pattern))
-        return list({path.resolve(): path for path in reversed(list(found)) if path.is_file()}.values())[::-1]
+        files = list({path.resolve(): path for path in reversed(list(found)) if path.is_file()}.values())[::-1]
+        return [file for file in files if _is_ours(file)] or files
+
+
+def _is_ours(file: Path) -> bool:
+    """Tell whether a module can be of our word size; what is no ELF file, or cannot be read, is not judged."""
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(5)
+    except OSError:
+        return True
+    return not head.startswith(b"\x7fELF") or head[4:] == (b"\x02" if sys.maxsize > 2**32 else b"\x01")
 
 
 def candidates(pattern: str) -> Sequence[str]:
-    """Return the paths that a pattern may stand for here, sorted."""
-    return sorted(glob(pattern)) if "*" in pattern else (pattern,)
+    """Return the paths that a pattern may stand for here, sorted; whether such a file is there is not said."""
+    head, star, tail = pattern.partition("*")
+    if not star:
+        return (pattern,)
+    name, slash, rest = tail.partition("/")
+    if not slash or "*" in rest:
+        return sorted(glob(pattern))
+    return [f"{folder}/{rest}" for folder in _folders(f"{head}*{name}")]
+
+
+def _folders(pattern: str) -> tuple[str, ...]:
+    """Return what a pattern of folders stands for; a hundred descriptors ask for the same few."""
+    try:
+        changed = os.stat(os.path.dirname(pattern)).st_mtime_ns
+    except OSError:
+        return ()
+    return _listed(pattern, changed)
+
+
+@lru_cache(64)
+def _listed(pattern: str, changed: int) -> tuple[str, ...]:
+    return tuple(sorted(glob(pattern)))
 
 
 def parse(file: Path, raw: bytes) -> Driver:
@@ -275,25 +288,27 @@ def parse(file: Path, raw: bytes) -> Driver:
 def _driver(file: Path, table: Table) -> Driver:
     match = table.table("match")
     driver = Driver(
-        id=table.text("id", pattern=_ID),
+        id=table.text("id", pattern=FAMILY_ID),
         vendor=table.text("vendor"),
         product=table.text("product"),
         file=file,
         kind=table.choice("kind", Kind),
         interface=table.choice("interface", Interface),
+        transport=table.text("transport", ""),
+        bank_token=table.boolean("bank_token", False),
         module=_module(table.table("module")),
         confirm=_confirm(table.table("confirm")),
         pin=_pin(table.table("pin")),
         sign=_sign(table.table("sign")),
         display=_display(table.table("display")),
         capabilities=_capabilities(table.table("capabilities")),
-        usb=tuple(_usb(row) for row in match.tables("usb")),
-        atrs=tuple(_atr(row) for row in match.tables("atr")),
-        tokens=tuple(_token(row) for row in match.tables("token")),
+        usb=read_usb(match),
+        atrs=read_atrs(match),
+        tokens=read_tokens(match),
         proven_with=table.texts("proven_with", ()),
         notes=table.texts("notes", ()),
         sources=table.texts("sources"),
-        confidence=table.text("confidence", pattern="high|medium|low"),
+        confidence=table.text("confidence", pattern=CONFIDENCE),
     )
     match.close()
     return driver
@@ -310,17 +325,22 @@ def _module(table: Table) -> ModuleSpec:
         deadline_s=table.integer("deadline_s", default.deadline_s, least=1, most=600),
         relist=table.boolean("relist", default.relist),
         general=table.boolean("general", default.general),
-        via=table.text("via", None, pattern=_ID),
+        via=table.text("via", None, pattern=FAMILY_ID),
+        also_via=table.texts("also_via", (), pattern=FAMILY_ID),
+        names=table.texts("names", (), pattern=_FILE_NAME) + tuple(map(_name, chain(*everywhere.values()))),
+        skf=table.texts("skf", (), pattern=_FILE_NAME),
         config_env=config.text("env", None, pattern="[A-Z][A-Z0-9_]*"),
         config_template=config.text("template", None),
         config_adds=config.text("adds", None),
         config_extends=config.texts("extends", ()),
-        config_unless=_regular(config, "unless"),
+        config_unless=config.regular("unless"),
         init_reserved=config.text("init_reserved", None),
+        one_at_a_time=table.boolean("one_at_a_time", default.one_at_a_time),
     )
-    for number, path in enumerate(everywhere["linux"] + everywhere["macos"]):
-        if not path.startswith("/"):
-            table.fail(f"paths[{number}]", "path_relative", path=path)
+    for platform, paths in everywhere.items():
+        for number, path in enumerate(paths):
+            if not re.fullmatch(_ABSOLUTE[platform], path):
+                table.fail(f"{platform}[{number}]", "path_relative", path=path)
     if spec.via is not None and any(everywhere.values()):
         table.fail("via", "via_and_paths")
     if spec.config_adds is not None and spec.config_env is None:
@@ -330,13 +350,8 @@ def _module(table: Table) -> ModuleSpec:
     return spec
 
 
-def _regular(table: Table, key: str) -> str | None:
-    found = table.text(key, None)
-    try:
-        re.compile(found or "")
-    except re.error as error:
-        table.fail(key, "not_a_pattern", reason=str(error))
-    return found
+def _name(path: str) -> str:
+    return path.replace("\\", "/").rpartition("/")[2]
 
 
 def _confirm(table: Table) -> ConfirmSpec:
@@ -387,7 +402,7 @@ def _sign(table: Table) -> SignSpec:
 
 def _display(table: Table) -> DisplayProfile:
     profile = DisplayProfile(
-        format=table.text("format", "jcs", pattern=_ID),
+        format=table.text("format", "jcs", pattern=FAMILY_ID),
         max_text=table.integer("max_text", None, least=1, most=140),
         columns=table.integer("columns", None, least=8, most=200),
         rows=table.integer("rows", None, least=1, most=100),
@@ -402,37 +417,5 @@ def _capabilities(table: Table) -> Capabilities:
         generate=table.boolean("generate", default.generate),
         write_certificate=table.boolean("write_certificate", default.write_certificate),
     )
-    table.close()
-    return found
-
-
-def _usb(table: Table) -> UsbId:
-    found = UsbId(
-        vid=table.text("vid", pattern=_HEX4),
-        pid=table.text("pid", pattern=_HEX4),
-        name=table.text("name", ""),
-        binding=table.text("binding", "ccid", pattern="ccid|no-ccid|hid|mass-storage|vendor"),
-    )
-    table.close()
-    return found
-
-
-def _token(table: Table) -> TokenPattern:
-    names = ("manufacturer", "model", "label")
-    found = TokenPattern(**{name: table.text(name, None) for name in names})
-    if found == TokenPattern():
-        table.fail("manufacturer", "matches_everything")
-    table.close()
-    return found
-
-
-def _atr(table: Table) -> Atr:
-    found = Atr(
-        atr=table.text("atr", pattern=_ATR),
-        mask=table.text("mask", None, pattern=_ATR),
-        also_in=table.texts("also_in", ()),
-    )
-    if found.mask is not None and len(found.mask) != len(found.atr):
-        table.fail("mask", "length_differs")
     table.close()
     return found

@@ -6,16 +6,18 @@ asked for: a signature needs one of them.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from ushield_hw.config import data_dir
 from ushield_hw.cryptoki.model import TokenInfo
 from ushield_hw.descriptor import (
-    Atr,
     Capabilities,
     ConfirmKind,
     ConfirmSpec,
@@ -30,17 +32,17 @@ from ushield_hw.descriptor import (
     PinFlags,
     PinSpec,
     SignSpec,
-    TokenPattern,
     Unblock,
-    UsbId,
     candidates,
     parse,
 )
 from ushield_hw.errors import DescriptorError, DriverNotFound
+from ushield_hw.marks import Atr, Binding, TokenPattern, UsbId
 
 __all__ = [
     "GENERIC",
     "Atr",
+    "Binding",
     "Capabilities",
     "Catalogue",
     "ConfirmKind",
@@ -62,6 +64,12 @@ __all__ = [
     "parse",
 ]
 
+# What can be seen in a descriptor's text without parsing it: absolute paths, a * in a file name, [[match.token]].
+_PATH: Final = re.compile(rb"""["'](/[^"'\n]+)["']""")
+_STAR: Final = re.compile(rb"""\*[^/\\"'\n]*(?=["'])""")
+_BEFORE_A_NAME: Final = (b"/", b"\\", b'"', b"'")
+_TOKEN_ROWS: Final = re.compile(rb"\btoken\s*[\]=]")
+
 GENERIC: Final = Driver("generic", "", "", Path())
 """For a module that no descriptor names: a worker process, no assumptions."""
 
@@ -81,7 +89,7 @@ class Catalogue:
     def _raw(self) -> dict[str, tuple[Path, bytes]]:
         found: dict[str, tuple[Path, bytes]] = {}
         for folder in self._folders:
-            for file in sorted(folder.glob("*.toml")):
+            for file in sorted(folder.glob("*.toml"), key=lambda file: file.stem):
                 if file.stem not in found:
                     found[file.stem] = file, _content(file)
         return found
@@ -106,27 +114,48 @@ class Catalogue:
         """Yield every driver, those of the first folder first: for a file that two name, the user's wins."""
         return (self.get(driver_id) for driver_id in self._raw)
 
+    def installed(self) -> Iterator[Driver]:
+        """Yield the drivers that have a module file here, in the catalogue's order.
+
+        A shipped one is parsed only if its text names a file that is there. Someone's own always is: what is wrong with
+        it has to be told.
+        """
+        shipped = data_dir("drivers")
+        for driver_id, (file, raw) in self._raw.items():
+            if file.parent != shipped or any(map(os.path.isfile, _places(raw))):
+                driver = self.get(driver_id)
+                if driver.module_files():
+                    yield driver
+
     def for_module(self, path: Path) -> Driver | None:
-        """Return the driver that names this module file, by path or, failing that, by file name."""
+        """Return the driver that names this module file: by path, else by its name, or by where it leads."""
         real, by_name = path.resolve(), None
-        for driver_id, (_, raw) in self._raw.items():
-            if not any(word in raw for word in _words(path)):
-                continue  # not worth parsing
+        for driver_id in self._naming(path.name):
             driver = self.get(driver_id)
-            for pattern in driver.module.paths:
-                if any(Path(found).resolve() == real for found in candidates(pattern)):
-                    return driver
-                if fnmatch(path.name, Path(pattern).name):
-                    by_name = by_name or driver
-        return by_name
+            if any(Path(found).resolve() == real for pattern in driver.module.paths for found in candidates(pattern)):
+                return driver
+            if _names(driver.module.names, path.name):
+                by_name = by_name or driver
+        return by_name or self._leading_to(real)
+
+    def naming(self, name: str) -> list[Driver]:
+        """Return the drivers that know a module, on whatever platform, or an SKF library of this name."""
+        found = (self.get(driver_id) for driver_id in self._naming(name))
+        return [driver for driver in found if _names(driver.module.names + driver.module.skf, name)]
+
+    def driven_by(self, driver: Driver) -> list[Driver]:
+        """Return the families whose tokens the module of ``driver`` shows too."""
+        wanted = driver.id
+        return [found for found in self if found.module.via == wanted or wanted in found.module.also_via]
 
     def family(self, driver: Driver, info: TokenInfo) -> Driver:
         """Return the family a token belongs to, of those that are driven by the module of ``driver``; else ``driver``.
 
         The family's own descriptor says everything but how the module is run.
         """
+        via = re.compile(rb"""\bvia\s*=\s*["']%s["']""" % re.escape(driver.id).encode())
         for driver_id, (_, raw) in self._raw.items():
-            if b"via" not in raw or driver.id.encode() not in raw:
+            if not (via.search(raw) and _TOKEN_ROWS.search(raw)):
                 continue  # not worth parsing
             found = self.get(driver_id)
             if found.module.via == driver.id and any(pattern.matches(info) for pattern in found.tokens):
@@ -134,13 +163,33 @@ class Catalogue:
         return driver
 
     def for_usb(self, vid: str, pid: str) -> list[Driver]:
-        """Return the drivers that know a USB id."""
-        wanted = (vid.lower(), pid.lower())
-        return [driver for driver in self if any((usb.vid, usb.pid) == wanted for usb in driver.usb)]
+        """Return the drivers that know a USB id; several is possible."""
+        wanted = f"{vid}:{pid}".lower()
+        return [driver for driver in self if any(str(usb) == wanted for usb in driver.usb)]
+
+    def for_vendor(self, vid: str) -> list[Driver]:
+        """Return the drivers that know another product with this USB vendor id."""
+        return [driver for driver in self if any(usb.vid == vid.lower() for usb in driver.usb)]
 
     def for_atr(self, atr: bytes) -> list[Driver]:
         """Return the drivers that know an ATR; several is common."""
         return [driver for driver in self if any(known.matches(atr) for known in driver.atrs)]
+
+    def _naming(self, name: str) -> Iterator[str]:
+        """Yield the ids of those worth parsing for a file name: they have its first part, or a pattern that fits."""
+        first = name.partition(".")[0].lower().encode()
+        starts = [mark + first for mark in _BEFORE_A_NAME]
+        for driver_id, (_, raw) in self._raw.items():
+            text = raw.lower()
+            if any(start in text for start in starts) or _names(list(_patterns(raw)), name):
+                yield driver_id
+
+    def _leading_to(self, real: Path) -> Driver | None:
+        """Return the driver of a file that bears another name where its descriptor looks for it."""
+        for driver_id, (_, raw) in self._raw.items():
+            if any(os.path.realpath(place) == str(real) for place in _places(raw)):
+                return self.get(driver_id)
+        return None
 
 
 def _content(file: Path) -> bytes:
@@ -150,6 +199,18 @@ def _content(file: Path) -> bytes:
         raise DescriptorError(file=str(file), key="", problem="unreadable", reason=error.strerror) from error
 
 
-def _words(path: Path) -> list[bytes]:
-    """Return what a descriptor that names this file must contain: its name, or a pattern that can only be a ``*``."""
-    return [path.name.encode(), path.name.split(".")[0].encode(), b"*"]
+def _places(raw: bytes) -> Iterator[str]:
+    """Yield the paths that the text of a descriptor names, whatever for, without parsing it."""
+    for pattern in _PATH.findall(raw):
+        yield from candidates(pattern.decode("utf-8", "replace"))
+
+
+def _patterns(raw: bytes) -> Iterator[str]:
+    """Yield the file names with a ``*`` that the text of a descriptor has."""
+    for star in _STAR.finditer(raw):
+        start = max(raw.rfind(mark, 0, star.start()) for mark in _BEFORE_A_NAME) + 1
+        yield raw[start : star.end()].decode("utf-8", "replace")
+
+
+def _names(patterns: Sequence[str], name: str) -> bool:
+    return any(fnmatchcase(name.lower(), pattern.lower()) for pattern in patterns)

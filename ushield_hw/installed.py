@@ -16,7 +16,6 @@ from typing import Final
 
 from ushield_hw import state
 from ushield_hw.config import Settings
-from ushield_hw.cryptoki.model import ModuleOptions
 from ushield_hw.cryptoki.module import Module, open_module
 from ushield_hw.drivers import GENERIC, Catalogue, Discover, Driver
 from ushield_hw.errors import DriverNotFound, StorageError
@@ -39,9 +38,8 @@ class Installed:
     def module(self, settings: Settings) -> Module:
         """Return the module, to be loaded at first use."""
         spec = self.driver.module
-        options = ModuleOptions(relist=spec.relist, init_reserved=spec.init_reserved)
-        environment = _environment(self.driver, settings)
-        return open_module(self.path, spec.isolation, options, deadline_s=spec.deadline_s, environment=environment)
+        environment = module_environment(self.driver, settings)
+        return open_module(self.path, spec.isolation, spec.options, deadline_s=spec.deadline_s, environment=environment)
 
 
 def installed(
@@ -76,7 +74,7 @@ def discoverable(entries: Sequence[Installed]) -> tuple[Installed, ...]:
     return tuple(entry for entry in entries if entry.driver.module.discover is Discover.ALWAYS)
 
 
-def _environment(driver: Driver, settings: Settings) -> dict[str, str]:
+def module_environment(driver: Driver, settings: Settings) -> dict[str, str]:
     """Return what the module's worker needs besides: where its configuration is, with what the descriptor adds to it.
 
     Somebody who names a configuration of their own, or has settled the matter in the system's, keeps it.
@@ -107,7 +105,7 @@ def _text(place: str | Path) -> str | None:
 
 
 def _from_descriptors(catalogue: Catalogue) -> Iterator[Installed]:
-    for driver in catalogue:
+    for driver in catalogue.installed():
         for path in driver.module_files():
             yield Installed(path, driver, driver.id)
 

@@ -21,6 +21,7 @@ from ushield_hw.config import Settings
 from ushield_hw.cryptoki.model import TokenFlag, TokenInfo
 from ushield_hw.drivers import Driver, PinFlags
 from ushield_hw.errors import (
+    DriverError,
     LastTryNotConfirmed,
     PinCancelled,
     PinChangeRequired,
@@ -30,6 +31,7 @@ from ushield_hw.errors import (
     PinLocked,
     StorageError,
     TokenNotInitialized,
+    UShieldError,
 )
 from ushield_hw.interaction import CountSource, Interaction, PinKind, PinRequest, PinState
 
@@ -37,6 +39,7 @@ T = TypeVar("T")
 
 _UNUSABLE: Final = "PIN_COUNTER_UNUSABLE"
 _LONGEST: Final = 255  # bytes; no token takes more
+_SENDING: Final = frozenset({"C_Login", "C_SetPIN"})
 _PROTECTED: Final = TokenFlag.PROTECTED_AUTHENTICATION_PATH
 
 
@@ -216,11 +219,18 @@ def _facts(error: PinError) -> dict[str, object]:
     return {name: value for name, value in error.details.items() if name in {"ckr", "function"}}
 
 
+def _unsent(error: UShieldError) -> bool:
+    """Tell whether the PIN surely never left this host: the module was not loaded, or answered before it was asked."""
+    if isinstance(error, DriverError):
+        return True
+    return "ckr" in error.details and error.details.get("function") not in _SENDING
+
+
 class TryCounter:
     """Failed tries of one PIN, kept on this host across processes and crashes.
 
-    The count goes up before the PIN is sent, under a lock, and comes back only when the token said yes; a crash in
-    between costs a try and never gives one.
+    The count goes up before the PIN is sent, under a lock, and goes to zero only when the token said yes. If something
+    failed before the PIN was sent, the try was none. A crash in between costs a try and never gives one.
 
     Raises:
         StorageError: from every method, when the count cannot be read or kept.
@@ -236,7 +246,7 @@ class TryCounter:
 
     @contextlib.contextmanager
     def trying(self, *, consented: bool) -> Iterator[None]:
-        """Count a try for the time of the block; give it back when the block ends without an exception."""
+        """Count a try for the time of the block, forget all when it ends well; one that was never made is no try."""
         file = self._file()
         with kept.exclusive(file, _UNUSABLE, "another ushield process"):
             failed = self._read(file)
@@ -245,7 +255,13 @@ class TryCounter:
             if failed == self._tries - 1 and not consented:  # another process used a try meanwhile
                 raise LastTryNotConfirmed
             self._write(file, failed + 1)
-            yield
+            try:
+                yield
+            except UShieldError as error:
+                if _unsent(error):
+                    with contextlib.suppress(StorageError):  # the first error is the one to see
+                        self._write(file, failed)
+                raise
             self._write(file, 0)
 
     def reset(self) -> None:

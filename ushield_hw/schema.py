@@ -106,6 +106,15 @@ class Table:
 
         return self._take(key, default, check)
 
+    def regular(self, key: str) -> str | None:
+        """Take a regular expression, if there is one."""
+        found = self.text(key, None)
+        try:
+            re.compile(found or "")
+        except re.error as error:
+            self.fail(key, "not_a_pattern", reason=str(error))
+        return found
+
     def table(self, key: str) -> Table:
         """Take a table; one that is missing reads as empty, so that its own keys say what is required."""
         path = ".".join(part for part in (self.place, key) if part)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,15 @@ from ushield_hw.interaction import Interaction, PinKind, PinRequest, PinState
 from ushield_hw.pin import PinGuard
 
 _log: Final = logging.getLogger("ushield_hw")
+
+_VAGUE: Final = frozenset({"CKR_GENERAL_ERROR", "CKR_DEVICE_ERROR", "CKR_FUNCTION_FAILED"})
+_NOTICED_S: Final = 0.6
+_WORKER_LOST: Final = frozenset({"MODULE_HUNG", "MODULE_CRASHED"})
+# What a token answers to C_SetPIN that has refused it and done nothing.
+_NOT_DONE: Final = frozenset(
+    "CKR_ARGUMENTS_BAD CKR_CANCEL CKR_CRYPTOKI_NOT_INITIALIZED CKR_FUNCTION_CANCELED CKR_FUNCTION_NOT_SUPPORTED "
+    "CKR_FUNCTION_REJECTED CKR_SESSION_READ_ONLY CKR_TOKEN_WRITE_PROTECTED CKR_USER_NOT_LOGGED_IN".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,23 @@ class Link:
         if info.serial != self.serial:
             raise errors.TokenRemoved(serial=self.serial)
         return info
+
+    def is_gone_after(self, error: errors.UShieldError) -> bool:
+        """Tell whether a call failed because the token was pulled out, though its module did not say so.
+
+        OpenSC answers CKR_GENERAL_ERROR until it has noticed, which takes it up to 0.4 s.
+        """
+        if error.details.get("ckr") not in _VAGUE:
+            return False
+        until = time.monotonic() + _NOTICED_S
+        while time.monotonic() < until:
+            try:
+                if not any(slot.token and slot.token.serial == self.serial for slot in self.module.slots()):
+                    return True
+            except errors.UShieldError:
+                return False  # it is not the token that is gone
+            time.sleep(_NOTICED_S / 10)
+        return False
 
     @property
     def pin(self) -> PinGuard:
@@ -185,7 +212,7 @@ def verify_pin(link: Link, interaction: Interaction) -> PinState:
     """
     with _alone(link):
         _logout(link, _login(link, interaction, "verify"))
-        return link.pin.state()
+        return _state_after(link)
 
 
 def change_pin(link: Link, interaction: Interaction) -> PinState:
@@ -194,6 +221,7 @@ def change_pin(link: Link, interaction: Interaction) -> PinState:
     Raises:
         TokenBusy: this process is logged in.
         PinError: nothing was changed.
+        TokenError: likewise, unless the code is ``PIN_CHANGE_UNKNOWN``: then the old or the new PIN holds.
     """
     with _alone(link):
         guard, new = link.pin, None
@@ -204,10 +232,11 @@ def change_pin(link: Link, interaction: Interaction) -> PinState:
             new = _new_pin(link, interaction, info)
 
         def send(old: str | None) -> None:
-            link.module.set_pin(link.slot_id, old, new, deadline_s=_patience_s(link, old, entries=3))
+            with _telling_unknown():
+                _change(link, old, new)
 
         guard.use(interaction, PinKind.USER, "change", send)
-        return guard.state()
+        return _state_after(link)
 
 
 def unblock_pin(link: Link, interaction: Interaction) -> PinState:
@@ -234,7 +263,41 @@ def unblock_pin(link: Link, interaction: Interaction) -> PinState:
                 _set_pin_by_puk(link, secret, new)
         if counter := link.pin.counter:
             counter.reset()
+        return _state_after(link)
+
+
+@contextmanager
+def _telling_unknown() -> Iterator[None]:
+    """Say that either PIN may hold now when C_SetPIN gave no answer, or none but that something went wrong."""
+    try:
+        yield
+    except errors.TokenError as error:
+        place = error.details.get("function")
+        lost = error.code in _WORKER_LOST and place == "set_pin"  # how far it came only the worker knew
+        failed = place == "C_SetPIN" and error.details.get("ckr") not in _NOT_DONE
+        if not (lost or failed) or isinstance(error, errors.TokenBusy | errors.TokenNotInitialized):
+            raise
+        raise type(error)("PIN_CHANGE_UNKNOWN", **error.details) from error
+
+
+def _state_after(link: Link) -> PinState:
+    """Return what is known of the PIN after something was done; that it cannot be read now undoes nothing."""
+    try:
         return link.pin.state()
+    except errors.UShieldError as error:
+        _log.warning("the state of the PIN could not be read: %s", error.code)
+        return PinState()
+
+
+def _change(link: Link, old: str | None, new: str | None) -> None:
+    """One C_SetPIN; after a login where a session that nobody is logged in to would take the old PIN for the PUK."""
+    login_id = None
+    if link.driver.pin.unblock is Unblock.SET_PIN_UNLOGGED:
+        login_id = link.module.login(link.slot_id, User.USER, old, deadline_s=_patience_s(link, old))
+    try:
+        link.module.set_pin(link.slot_id, old, new, deadline_s=_patience_s(link, old, entries=3))
+    finally:
+        _logout(link, login_id)
 
 
 def _set_pin_by_puk(link: Link, puk: str | None, new: str | None) -> None:
@@ -249,14 +312,14 @@ def _set_pin_by_puk(link: Link, puk: str | None, new: str | None) -> None:
 def _init_pin(link: Link, so_pin: str | None, new: str | None) -> None:
     try:
         login_id = link.module.login(link.slot_id, User.SO, so_pin, deadline_s=_patience_s(link, so_pin))
+        try:  # OpenSC hands the SO PIN of some cards over only here
+            link.module.init_pin(login_id, new, deadline_s=_patience_s(link, new, entries=2))
+        finally:
+            _logout(link, login_id)
     except errors.PinIncorrect as error:
         raise errors.PinIncorrect("SO_PIN_INCORRECT", state=PinState(), **error.details) from error
     except errors.PinLocked as error:
         raise errors.PinLocked("SO_PIN_LOCKED", unblock=Unblock.NONE.value, **error.details) from error
-    try:
-        link.module.init_pin(login_id, new, deadline_s=_patience_s(link, new, entries=2))
-    finally:
-        _logout(link, login_id)
 
 
 class _AskedOnce:
@@ -303,9 +366,11 @@ def _login(link: Link, interaction: Interaction, purpose: str) -> int:
     try:
         link.pin.use(interaction, PinKind.USER, purpose, send)
         link.info()  # the token that was asked for is still the one in the slot
-    except BaseException:
+    except BaseException as error:
         for login_id in logins:
             _logout(link, login_id)
+        if isinstance(error, errors.UShieldError) and link.is_gone_after(error):
+            raise errors.TokenRemoved(serial=link.serial) from error
         raise
     return logins[0]
 
@@ -318,8 +383,9 @@ def _logout(link: Link, login_id: int | None) -> None:
     except errors.TokenRemoved:
         _log.info("token gone before logout")
     except errors.TokenError as error:
-        if error.code != "LOGIN_ENDED":
+        if error.code not in {"LOGIN_ENDED", *_WORKER_LOST} and not link.is_gone_after(error):
             raise
+        _log.info("no logout: %s", error.code)
 
 
 def _owner(link: Link) -> _Owner:

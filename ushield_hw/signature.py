@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,16 +20,12 @@ from ushield_hw.errors import (
     UShieldError,
 )
 from ushield_hw.interaction import PinKind, TokenAction
-from ushield_hw.session import Link, Session
+from ushield_hw.session import Session
 from ushield_hw.suites import DIGEST_INFO_PREFIX, Feed, KeyKind, Suite, Way, suites_for
 
 _QUIET_S: Final = 0.5
 # The module's own time-out comes first; this one is for a module that hangs.
 _PATIENCE_S: Final = 30.0
-
-# What C_Sign answers when the token is pulled out meanwhile, before OpenSC has noticed, but for other reasons too.
-_VAGUE: Final = frozenset({"CKR_GENERAL_ERROR", "CKR_DEVICE_ERROR", "CKR_FUNCTION_FAILED"})
-_NOTICED_S: Final = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,24 +82,11 @@ def signature(session: Session, key: KeyRecord, how: Plan, message: bytes, *, pu
         try:
             return _signed(session, call, purpose, patience)
         except UShieldError as error:
-            if error.details.get("ckr") in _VAGUE and _is_gone(session.link):
+            if session.link.is_gone_after(error):
                 raise TokenRemoved(serial=session.serial) from error
             if action.cancelled and not isinstance(error, ConfirmationError):
                 raise ConfirmationCancelled from error
             raise
-
-
-def _is_gone(link: Link) -> bool:
-    """Tell whether the token was pulled out; its module may take a moment to notice."""
-    until = time.monotonic() + _NOTICED_S
-    while time.monotonic() < until:
-        try:
-            if not any(slot.token and slot.token.serial == link.serial for slot in link.module.slots()):
-                return True
-        except UShieldError:
-            return False  # it is not the token that is gone
-        time.sleep(_NOTICED_S / 10)
-    return False
 
 
 def _signed(session: Session, call: SignCall, purpose: str, patience: Patience) -> bytes:

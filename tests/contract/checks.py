@@ -6,26 +6,23 @@ import hashlib
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.contract.subjects import Subject
 from ushield_hw.cryptoki.model import KeyRecord, SignCall
-from ushield_hw.suites import KeyKind
+from ushield_hw.suites import DIGEST_INFO_PREFIX, KeyKind
 
 MESSAGE = b"CNY 128.50"
 HASHES: dict[str, HashAlgorithm] = {"sha256": SHA256(), "sha384": SHA384(), "sha512": SHA512()}
 CURVES: dict[KeyKind, ec.EllipticCurve] = {KeyKind.EC_P256: ec.SECP256R1(), KeyKind.EC_P384: ec.SECP384R1()}
+MECHANISMS = {KeyKind.EC_P256: "ECDSA", KeyKind.EC_P384: "ECDSA", KeyKind.RSA: "RSA_PKCS"}
 
 
 def digest_of(message: bytes, name: str = "sha256") -> bytes:
     return hashlib.new(name, message).digest()
-
-
-def public_ec(kind: KeyKind, point: bytes) -> ec.EllipticCurvePublicKey:
-    return ec.EllipticCurvePublicKey.from_encoded_point(CURVES[kind], point)
 
 
 def public_half(subject: Subject, private: KeyRecord) -> bytes:
@@ -44,10 +41,26 @@ def verify_ecdsa(key: ec.EllipticCurvePublicKey, raw: bytes, digest: bytes, name
     key.verify(signature, digest, ec.ECDSA(Prehashed(HASHES[name])))
 
 
+def call_of(private: KeyRecord, message: bytes = MESSAGE, digest: str = "sha256") -> SignCall:
+    """Return a signature to make with a key of any kind, over a digest that the host made."""
+    assert private.kind is not None
+    prefix = DIGEST_INFO_PREFIX[digest] if private.kind is KeyKind.RSA else b""
+    return SignCall(private.handle, MECHANISMS[private.kind], prefix + digest_of(message, digest))
+
+
+def verify(kind: KeyKind, public: bytes, raw: bytes, message: bytes = MESSAGE, digest: str = "sha256") -> None:
+    """Check what :func:`call_of` has signed by a public key as :class:`KeyRecord` holds it."""
+    if kind is KeyKind.RSA:
+        public_rsa(public).verify(raw, message, padding.PKCS1v15(), HASHES[digest])
+    else:
+        point = ec.EllipticCurvePublicKey.from_encoded_point(CURVES[kind], public)
+        verify_ecdsa(point, raw, digest_of(message, digest), digest)
+
+
 def sign_and_verify(subject: Subject, login: int, message: bytes) -> None:
-    private = subject.key("pay")
-    raw = subject.module.sign(login, SignCall(private.handle, "ECDSA", digest_of(message)))
-    verify_ecdsa(public_ec(KeyKind.EC_P256, public_half(subject, private)), raw, digest_of(message))
+    private = subject.key(subject.usual)
+    raw = subject.module.sign(login, call_of(private, message))
+    verify(subject.usual, public_half(subject, private), raw, message)
 
 
 def self_signed() -> x509.Certificate:

@@ -1,35 +1,52 @@
-"""The kinds of token under the contract, and what each can do.
+"""What a token under the contract is, what it can do, and how a test says what it needs.
 
-To add one: write a maker that prepares a token with the keys of ``soft.KEYS`` as far as it can hold them, and a row
-with what it can do. A test that needs more than a row can do is not made for that row, so nothing is ever skipped.
+To add a kind: write a maker in ``tokens/`` that prepares a token with the keys of :func:`keys_of`, and a :class:`Kind`
+in ``rows.KINDS``. What the token cannot do is said there, each with its reason: a test that needs it is not made for
+that kind, so nothing is ever skipped, and ``test_declared`` fails once the token can do it after all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum, auto
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
 from typing import Final, TypeVar
 
-from tests.soft import SOFTHSM, Soft, key
+import pytest
+
+from tests.soft import KEYS, SETTINGS, Soft
 from ushield_hw.cryptoki.model import KeyRecord, TokenFlag, TokenInfo, User
 from ushield_hw.cryptoki.module import Isolation, Module
+from ushield_hw.drivers import Catalogue, Driver
+from ushield_hw.suites import KeyKind
 
 F = TypeVar("F", bound=Callable[..., object])
 
 
 class Can(Enum):
-    """What not every token can do."""
+    """What not every token can do. The value is the ability's name in the table."""
 
-    RSA = auto()
-    P384 = auto()
-    GENERATE = auto()
-    WRITE_CERTIFICATE = auto()
-    CONTEXT_LOGIN = auto()  # CKA_ALWAYS_AUTHENTICATE
-    SET_PIN = auto()
-    INIT_PIN = auto()  # C_InitPIN by the SO
-    INIT_TOKEN = auto()
-    COUNT_LOW = auto()  # a wrong PIN shows as USER_PIN_COUNT_LOW
+    EC = "ECDSA with P-256"
+    P384 = "ECDSA with P-384"
+    RSA = "RSA, PKCS#1 v1.5"
+    PSS = "RSA-PSS"
+    HASH = "hashes the message itself (SHA256_RSA_PKCS)"
+    CUT_DIGEST = "signs a digest that is longer than its EC key"
+    GENERATE = "makes key pairs"
+    WRITE_CERTIFICATE = "stores certificates"
+    PLAIN_PROGRAM = "opens for a program that hands over no settings"
+    HIDE_KEYS = "shows private keys only while logged in"
+    SHARED = "keeps its login when another program has logged in and gone"
+    CONTEXT_LOGIN = "wants the PIN for each signature (CKA_ALWAYS_AUTHENTICATE)"
+    PIN_LENGTHS = "says how short a PIN may be"
+    WRONG_PIN = "may be sent a wrong PIN"
+    COUNT_LOW = "shows a wrong PIN in its flags (CKF_USER_PIN_COUNT_LOW)"
+    LOCK = "locks after wrong PINs, and says so before"
+    SET_PIN = "changes the PIN (C_SetPIN)"
+    INIT_PIN = "lets the SO set a new PIN (C_InitPIN)"
+    INIT_TOKEN = "is set up by C_InitToken"
 
 
 @dataclass
@@ -40,56 +57,133 @@ class Subject:
         module: the way to it that is tested.
         elsewhere: the same token as another process sees it.
         serial: its serial number.
-        pin: its user PIN.
+        pin: its user PIN. No failure shows it: it may be a person's.
         so_pin: its SO PIN.
+        keys: its private keys, by label.
+        label: its label, where the serial number does not tell it from another.
     """
 
     module: Module
     elsewhere: Module
     serial: str
-    pin: str
-    so_pin: str
+    pin: str = field(repr=False)
+    so_pin: str = field(repr=False)
+    keys: Mapping[str, KeyKind]
+    label: str | None = None
 
     def info(self, module: Module | None = None) -> TokenInfo:
         """Find the token."""
-        slots = (module or self.module).slots()
-        return next(slot.token for slot in slots if slot.token and slot.token.serial == self.serial)
+        tokens = (slot.token for slot in (module or self.module).slots() if slot.token)
+        return next(one for one in tokens if one.serial == self.serial and self.label in {None, one.label})
 
     @property
     def slot(self) -> int:
         """Its slot, as the way under test numbers it."""
         return self.info().slot_id
 
-    def empty_slot(self, module: Module) -> int:
-        """Return a slot whose token was never set up."""
+    def spare_slot(self, module: Module) -> int:
+        """Return a slot to set a token up in: one that never had one, else the token's own."""
         tokens = (slot.token for slot in module.slots() if slot.token)
-        return next(token.slot_id for token in tokens if not token.has(TokenFlag.TOKEN_INITIALIZED))
+        empty = (token.slot_id for token in tokens if not token.has(TokenFlag.TOKEN_INITIALIZED))
+        return next(empty, None) or self.info(module).slot_id
 
     def login(self, pin: str | None = None) -> int:
         """Log in as the user."""
         return self.module.login(self.slot, User.USER, pin or self.pin)
 
-    def key(self, label: str) -> KeyRecord:
-        """Return a private key; needs a login."""
-        return key(self.module, self.slot, label)
+    def key(self, kind: KeyKind, *, each: bool = False) -> KeyRecord:
+        """Return a private key of a kind, one that wants the PIN ``each`` time or not; needs a login."""
+        found = (key for key in self.module.keys(self.slot) if key.private and key.can_sign)
+        return next(key for key in found if (key.kind, key.always_authenticate) == (kind, each))
+
+    def named(self, label: str) -> KeyRecord:
+        """Return the private key of a label; needs a login."""
+        return next(key for key in self.module.keys(self.slot) if key.private and key.label == label)
+
+    @property
+    def usual(self) -> KeyKind:
+        """The kind of key to sign with where any will do."""
+        return next(kind for kind in (KeyKind.EC_P256, KeyKind.RSA, KeyKind.EC_P384) if kind in self.keys.values())
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a test's token is made. What it asks for is made when it is asked for."""
+
+    request: pytest.FixtureRequest
+
+    @property
+    def soft(self) -> Soft:
+        """A SoftHSM2 token of this test's own."""
+        made: Soft = self.request.getfixturevalue("soft")
+        return made
+
+    @property
+    def folder(self) -> Path:
+        """This test's folder."""
+        made: Path = self.request.getfixturevalue("tmp_path")
+        return made
+
+    @property
+    def kept(self) -> Path:
+        """This process's folder: what takes long is made there once and copied."""
+        factory: pytest.TempPathFactory = self.request.getfixturevalue("tmp_path_factory")
+        return factory.getbasetemp()
+
+    @property
+    def monkeypatch(self) -> pytest.MonkeyPatch:
+        """What is changed through it is as before after the test."""
+        patch: pytest.MonkeyPatch = self.request.getfixturevalue("monkeypatch")
+        return patch
+
+
+Maker = Callable[[Place, Isolation], AbstractContextManager[Subject]]
+NOT_ABSENT: Final[Callable[[], str | None]] = lambda: None  # noqa: E731
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of token.
+
+    Attributes:
+        name: what tests and the table call it.
+        title: what it is, with the version that the table holds for.
+        make: prepares one; it is gone, with all that it needed, when the context ends.
+        cannot: what it cannot do, and why.
+        ways: how its module is reached.
+        one_way: why it is not reached both ways.
+        absent: says why it cannot be made on this machine.
+    """
+
+    name: str
+    title: str
+    make: Maker
+    cannot: Mapping[Can, str]
+    ways: tuple[Isolation, ...] = tuple(Isolation)
+    one_way: str | None = None
+    absent: Callable[[], str | None] = NOT_ABSENT
+
+    @property
+    def can(self) -> frozenset[Can]:
+        """What it can do."""
+        return frozenset(Can) - self.cannot.keys()
 
 
 @dataclass(frozen=True)
 class Row:
     """One kind of token, reached in one way."""
 
-    name: str
+    kind: Kind
     isolation: Isolation
-    make: Callable[[Soft, Isolation], Subject]
-    can: frozenset[Can]
 
+    @property
+    def name(self) -> str:
+        """What the tests made for it are called by."""
+        return f"{self.kind.name}-{self.isolation.value}"
 
-def softhsm(soft: Soft, isolation: Isolation) -> Subject:
-    """Return a SoftHSM2 token."""
-    return Subject(soft.module(isolation, SOFTHSM), soft.module(), soft.serial, soft.pin, soft.so_pin)
-
-
-ROWS: Final = tuple(Row(f"softhsm-{way.value}", way, softhsm, frozenset(Can)) for way in Isolation)
+    def make(self, place: Place) -> AbstractContextManager[Subject]:
+        """Prepare a token."""
+        return self.kind.make(place, self.isolation)
 
 
 def needs(*abilities: Can) -> Callable[[F], F]:
@@ -100,3 +194,15 @@ def needs(*abilities: Can) -> Callable[[F], F]:
         return test
 
     return mark
+
+
+def keys_of(cannot: Mapping[Can, str]) -> dict[str, KeyKind]:
+    """Return those of :data:`tests.soft.KEYS` that a token can hold."""
+    kinds = {KeyKind.EC_P256: Can.EC, KeyKind.EC_P384: Can.P384, KeyKind.RSA: Can.RSA}
+    held = {label: kind for label, kind in KEYS.items() if kinds[kind] not in cannot}
+    return {label: kind for label, kind in held.items() if label != "each" or Can.CONTEXT_LOGIN not in cannot}
+
+
+def driver(driver_id: str) -> Driver:
+    """Return a shipped descriptor."""
+    return Catalogue(SETTINGS.drivers).get(driver_id)

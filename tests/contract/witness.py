@@ -1,7 +1,7 @@
 """What another program sees of a key: plain python-pkcs11 in a process of its own, nothing of this library.
 
-``python -m tests.contract.witness MODULE SERIAL PIN KEY_ID`` prints the private key's attributes as JSON; those that
-the token does not show are left out.
+``python -m tests.contract.witness MODULE SERIAL KEY_ID`` reads the PIN from stdin and prints the private key's
+attributes as JSON; those that the token does not show are left out.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pkcs11
 from pkcs11 import Attribute, ObjectClass
 
 from tests.project.tree import ROOT
+
+if TYPE_CHECKING:
+    from tests.contract.subjects import Subject
 
 _WANTED = (
     *(Attribute.TOKEN, Attribute.PRIVATE, Attribute.SENSITIVE, Attribute.EXTRACTABLE, Attribute.SIGN),
@@ -23,17 +26,27 @@ _WANTED = (
 )
 
 
-def attributes(module: Path, serial: str, pin: str, key_id: bytes) -> dict[str, object]:
-    """Return the attributes, read in another process."""
-    command = [sys.executable, "-m", "tests.contract.witness", str(module), serial, pin, key_id.hex()]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=30)
-    found: dict[str, object] = json.loads(done.stdout)
+def attributes(subject: Subject, key_id: bytes) -> dict[str, object]:
+    """Return a private key's attributes, read in another process."""
+    seen = _run(subject, key_id)
+    seen.check_returncode()
+    found: dict[str, object] = json.loads(seen.stdout)
     return found
 
 
-def _main(module: str, serial: str, pin: str, key_id: str) -> None:
+def opens(subject: Subject) -> bool:
+    """Tell whether another program can open the token."""
+    return _run(subject, b"\x01").returncode == 0
+
+
+def _run(subject: Subject, key_id: bytes) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.contract.witness", str(subject.module.path), subject.serial, key_id.hex()]
+    return subprocess.run(command, cwd=ROOT, check=False, input=subject.pin, capture_output=True, text=True, timeout=30)
+
+
+def _main(module: str, serial: str, key_id: str) -> None:
     (token,) = pkcs11.lib(module).get_tokens(token_serial=serial.encode())
-    with token.open(user_pin=pin) as session:
+    with token.open(user_pin=sys.stdin.read()) as session:
         wanted = {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.ID: bytes.fromhex(key_id)}
         (found,) = session.get_objects(wanted)
         print(json.dumps({name.name.lower(): found[name] for name in _WANTED if _shown(found, name)}))

@@ -1,8 +1,9 @@
 """The C interface, for the calls that python-pkcs11 lacks or makes in a way a bank token cannot bear.
 
 python-pkcs11 0.10 initialises without locking, leaks a session on a wrong PIN, calls C_Sign twice (once to ask for the
-length, which some tokens answer by asking the person), and finishes a failed per-signature login by signing the empty
-message. These calls go through the module's own CK_FUNCTION_LIST instead (PKCS#11 v2.40, section 4.6).
+length, which some tokens answer by asking the person), finishes a failed per-signature login by signing the empty
+message, and takes an error while it reads an attribute for a missing one. These calls go through the module's own
+CK_FUNCTION_LIST instead (PKCS#11 v2.40, section 4.6).
 """
 
 from __future__ import annotations
@@ -99,17 +100,25 @@ class TokenInfoStruct(ctypes.Structure):
     )
 
 
+class SessionInfoStruct(ctypes.Structure):
+    """CK_SESSION_INFO."""
+
+    _fields_ = (("slotID", c_ulong), ("state", c_ulong), ("flags", c_ulong), ("ulDeviceError", c_ulong))
+
+
 _PROTOTYPES: Final[dict[str, tuple[Any, ...]]] = {
     "C_Initialize": (c_void_p,),
     "C_Finalize": (c_void_p,),
     "C_GetSlotList": (c_ubyte, c_void_p, c_void_p),
     "C_GetSlotInfo": (c_ulong, c_void_p),
     "C_GetTokenInfo": (c_ulong, c_void_p),
+    "C_GetMechanismList": (c_ulong, c_void_p, c_void_p),
     "C_InitToken": (c_ulong, c_char_p, c_ulong, c_char_p),
     "C_InitPIN": (c_ulong, c_char_p, c_ulong),
     "C_SetPIN": (c_ulong, c_char_p, c_ulong, c_char_p, c_ulong),
     "C_CloseSession": (c_ulong,),
     "C_CloseAllSessions": (c_ulong,),
+    "C_GetSessionInfo": (c_ulong, c_void_p),
     "C_Login": (c_ulong, c_ulong, c_char_p, c_ulong),
     "C_Logout": (c_ulong,),
     "C_DestroyObject": (c_ulong, c_ulong),

@@ -81,7 +81,7 @@ class Engine:
         self._options = options
         try:
             self._functions = abi.Functions(path)
-            self._serial = self._initialize()
+            self._initialize()
             self._lib = self._opened(path)
         except (OSError, AttributeError) as error:
             raise LoadFailed(str(error)) from error
@@ -90,7 +90,7 @@ class Engine:
             two_lists = error.function == "C_GetInfo" and error.among("CRYPTOKI_NOT_INITIALIZED")
             raise LoadFailed(error.name, "proxy" if two_lists else "refused") from error
         self._path = path
-        self._gate = Gate()
+        self._gate = Gate(self._initialize)
         self._buffers = _Buffers()
         self._states: dict[int, _SlotState] = {}
         self._states_lock = threading.Lock()
@@ -117,7 +117,7 @@ class Engine:
             for slot in found:
                 state = self._states.get(slot.slot_id)
                 gone = slot.token is None and (slot.problem or "").removeprefix("CKR_") in {"", *GONE}
-                if gone and state is not None and state.login_id is not None:
+                if state and state.login_id and (gone or not slots.logged_in(self._functions, state.anchor.handle)):
                     self._forget(slot.slot_id, state)
         return found
 
@@ -128,9 +128,9 @@ class Engine:
 
     def mechanisms(self, slot_id: int) -> tuple[str, ...]:
         """Return the names (without CKM_) of the mechanisms the token offers; those unknown here as numbers."""
-        with self._gate, self._serial, objects.translated("C_GetMechanismList"):
-            found = self._pkcs11_token(slot_id).slot.get_mechanisms()
-        return tuple(sorted(getattr(mechanism, "name", hex(mechanism)) for mechanism in found))
+        with self._gate, self._serial:
+            self._pkcs11_token(slot_id)  # NSS lists mechanisms for slots that do not exist, too
+            return slots.mechanisms(self._functions, slot_id)
 
     # -- login --------------------------------------------------------------------------------------------------
 
@@ -142,7 +142,10 @@ class Engine:
         state = self._state(slot_id)
         with state.login_lock:
             if state.login_id is not None:
-                raise CkrError("C_Login", NUMBERS["USER_ALREADY_LOGGED_IN"])
+                with self._gate, self._serial:
+                    if slots.logged_in(self._functions, state.anchor.handle):
+                        raise CkrError("C_Login", NUMBERS["USER_ALREADY_LOGGED_IN"])
+                    self._forget(slot_id, state)
             self._relist()
             with self._gate, self._serial:
                 self._close_idle(state)  # the SO cannot log in beside read-only sessions
@@ -175,12 +178,12 @@ class Engine:
     def certificates(self, slot_id: int) -> tuple[CertificateRecord, ...]:
         """Return the certificate objects; needs no login."""
         with self._session(slot_id) as session:
-            return objects.certificates(session)
+            return objects.certificates(self._functions, session.handle)
 
     def keys(self, slot_id: int) -> tuple[KeyRecord, ...]:
         """Return private and public key objects; private ones show only while logged in."""
         with self._session(slot_id) as session:
-            return objects.keys(session)
+            return objects.keys(self._functions, session.handle)
 
     def generate(
         self, login_id: int, kind: KeyKind, bits: int, key_id: bytes, label: str, always_authenticate: bool
@@ -258,25 +261,25 @@ class Engine:
 
     # -- inside -------------------------------------------------------------------------------------------------
 
-    def _initialize(self) -> AbstractContextManager[object]:
-        """C_Initialize with OS locks; return the lock that every call must hold, a real one if the module has none."""
-        reserved = self._options.init_reserved
-        arguments = abi.InitializeArgs(flags=abi.OS_LOCKING_OK, pReserved=reserved.encode() if reserved else None)
+    def _initialize(self) -> None:
+        """C_Initialize with OS locks; ``_serial`` is what every call must hold, a real lock if the module has none."""
+        apart = self._options.one_at_a_time
+        reserved = self._options.init_reserved or ""
+        arguments = abi.InitializeArgs(flags=abi.OS_LOCKING_OK, pReserved=reserved.encode() or None)
         self._ours = True
         try:
-            self._functions.call("C_Initialize", ctypes.byref(arguments))
-            locking: AbstractContextManager[object] = nullcontext()
+            self._functions.call("C_Initialize", None if apart else ctypes.byref(arguments))
+            self._serial: AbstractContextManager[object] = threading.RLock() if apart else nullcontext()
         except CkrError as error:
             if error.among("CRYPTOKI_ALREADY_INITIALIZED"):  # by somebody else in this process: its locking is unknown
                 self._ours = False
-                locking = threading.RLock()
+                self._serial = threading.RLock()
             elif error.among("CANT_LOCK", "NEED_TO_CREATE_THREADS"):
                 self._functions.call("C_Initialize", None)
-                locking = threading.RLock()
+                self._serial = threading.RLock()
             else:
                 raise
         self._initialized_at = time.monotonic()
-        return locking
 
     def _opened(self, path: str) -> _Lib:
         try:
@@ -293,7 +296,7 @@ class Engine:
     def _relist(self) -> None:
         """Make a module see what other processes changed, if it needs that and nobody is logged in."""
         fresh = time.monotonic() - self._initialized_at < _FRESH_S
-        if fresh or not self._options.relist or not self._ours:
+        if fresh or not self._options.relist or not self._ours or not self._gate.open:
             return
         with self._gate.alone() as nobody:
             if nobody and all(state.login_id is None for state in self._states.values()):
@@ -301,7 +304,7 @@ class Engine:
                     self._close_idle(state)
                 self._functions.call("C_Finalize", None)
                 self._tokens.clear()
-                self._serial = self._initialize()
+                self._gate.lay()
 
     def _pkcs11_token(self, slot_id: int) -> Any:
         """Return python-pkcs11's token. After a re-insertion many modules answer only once the slots were listed."""
@@ -437,13 +440,10 @@ class Engine:
 
 def _ends_login(error: CkrError) -> bool:
     """A token that is gone, and any sign that the token no longer holds us logged in, end the login here too."""
-    if error.among(*GONE, "USER_NOT_LOGGED_IN"):
-        return True
-    return error.function == "C_Login"  # only per-signature logins pass here: a wrong PIN there ends the login
+    # Of logins only those for one signature pass here: a wrong PIN there ends the login.
+    return error.function == "C_Login" or error.among(*GONE, "USER_NOT_LOGGED_IN")
 
 
 def _pin(pin: str | None) -> tuple[bytes | None, int]:
-    if pin is None:
-        return None, 0
-    data = pin.encode()
-    return data, len(data)
+    data = None if pin is None else pin.encode()
+    return data, len(data or b"")

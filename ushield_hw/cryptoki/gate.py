@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ushield_hw.cryptoki.ckr import NUMBERS, CkrError
 
 
 class Gate:
-    """Many callers or one re-initialisation, never both: C_Finalize pulls the floor from under a running call."""
+    """Many callers or one re-initialisation, never both: C_Finalize pulls the floor from under a running call.
 
-    def __init__(self) -> None:
+    Args:
+        lay: lays the floor again: C_Initialize. If that fails, whoever comes in next tries it once more.
+    """
+
+    def __init__(self, lay: Callable[[], None]) -> None:
         self._changed = threading.Condition()
         self._inside = 0
         self._shut = False
+        self._lay = lay
+        self._floor = True
+
+    @property
+    def open(self) -> bool:
+        """Whether the module is initialised, and still in these hands."""
+        return self._floor and not self._shut
 
     def __enter__(self) -> None:
         with self._changed:
             if self._shut:
                 raise CkrError("C_Finalize", NUMBERS["CRYPTOKI_NOT_INITIALIZED"])
+            if not self._floor:
+                self.lay()
             self._inside += 1
 
     def __exit__(self, *error: object) -> None:
@@ -34,6 +47,12 @@ class Gate:
         """Yield whether nobody else is inside, after waiting for that at most ``wait_s``; hold newcomers back."""
         with self._changed:
             yield self._changed.wait_for(lambda: self._inside == 0, timeout=wait_s)
+
+    def lay(self) -> None:
+        """Initialise the module after C_Finalize; only for one who is alone."""
+        self._floor = False
+        self._lay()
+        self._floor = True
 
     def shut(self) -> None:
         """Let nobody in any more: the module may be in other hands from now on."""

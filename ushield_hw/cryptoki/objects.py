@@ -1,16 +1,18 @@
-"""Keys and certificates on a token, through python-pkcs11's sessions.
+"""Keys and certificates on a token: read through the module's function list, made through python-pkcs11.
 
 What a token says is bounded and never trusted: a label that is no UTF-8, an unknown key type or a missing attribute
-makes a field empty, not an exception.
+makes a field empty, not an exception. An error does: python-pkcs11 takes one that comes while it asks how long an
+attribute is for "there is no such attribute", and a token that was pulled out for one without a certificate.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+import hashlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from itertools import islice
 from typing import Any, Final
 
 import pkcs11
@@ -24,9 +26,23 @@ from ushield_hw.suites import KeyKind
 
 _MOST_OBJECTS: Final = 1000
 _LONGEST_VALUE: Final = 1 << 16
+_BATCH: Final = 64
+_OF_KEYS: Final = (Attribute.KEY_TYPE, Attribute.ID, Attribute.LABEL)
+_OF_PRIVATE_KEYS: Final = (Attribute.SIGN, Attribute.ALWAYS_AUTHENTICATE)
+_OF_TYPE: Final[dict[int, tuple[Attribute, ...]]] = {
+    KeyType.RSA: (Attribute.MODULUS,),
+    KeyType.EC: (Attribute.EC_PARAMS, Attribute.EC_POINT),
+}
+# What a token answers of an attribute that an object does not have or does not show.
+_NOT_SHOWN: Final = ("ATTRIBUTE_TYPE_INVALID", "ATTRIBUTE_SENSITIVE", "FUNCTION_FAILED")
 _CURVES: Final = {
     bytes.fromhex("06082a8648ce3d030107"): KeyKind.EC_P256,
     bytes.fromhex("06052b81040022"): KeyKind.EC_P384,
+}
+# SHA-256 of the same curves' parameters when every number is spelt out, as OpenSSL does: ykcs11 2.2 shows them so.
+_SPELT_OUT: Final = {
+    "40c3c405abfc62e096cb6491f85f967d6d75ede716604629654910c475d4b846": KeyKind.EC_P256,
+    "19a03321b63c6490867791325fc61a4df548ffaf40b94e499793a6267e5a72dd": KeyKind.EC_P384,
 }
 _PARAMETERS: Final = {kind: parameters for parameters, kind in _CURVES.items()}
 _POINT_LENGTHS: Final = {KeyKind.EC_P256: 65, KeyKind.EC_P384: 97}
@@ -55,25 +71,34 @@ def translated(function: str) -> Iterator[None]:
         raise CkrError(function, number_of(error)) from error
 
 
-def certificates(session: Any) -> tuple[CertificateRecord, ...]:
-    """Return the X.509 certificate objects of a session's token."""
-    return tuple(
-        CertificateRecord(found.handle, _value(found, Attribute.ID) or b"", _label(found), der)
-        for found in _find(session, ObjectClass.CERTIFICATE)
-        if (der := _value(found, Attribute.VALUE))
-    )
+def certificates(functions: abi.Functions, session: int) -> tuple[CertificateRecord, ...]:
+    """Return the X.509 certificate objects that a session shows."""
+    found = []
+    for handle in _find(functions, session, ObjectClass.CERTIFICATE):
+        said = _read(functions, session, handle, (Attribute.ID, Attribute.LABEL, Attribute.VALUE))
+        if der := said.get(Attribute.VALUE):
+            found.append(CertificateRecord(handle, said.get(Attribute.ID, b""), _label(said), der))
+    return tuple(found)
 
 
-def keys(session: Any) -> tuple[KeyRecord, ...]:
-    """Return the private and public key objects that the session can see."""
+def keys(functions: abi.Functions, session: int) -> tuple[KeyRecord, ...]:
+    """Return the private and public key objects that a session shows."""
     classes = ((ObjectClass.PRIVATE_KEY, True), (ObjectClass.PUBLIC_KEY, False))
-    return tuple(_key(found, private=private) for kind, private in classes for found in _find(session, kind))
+    return tuple(
+        _key(functions, session, handle, private=private)
+        for kind, private in classes
+        for handle in _find(functions, session, kind)
+    )
 
 
 def generate(
     session: Any, kind: KeyKind, bits: int, key_id: bytes, label: str, *, always_authenticate: bool
 ) -> PublicKey:
-    """Make a pair for signing: private half sensitive, not extractable, for C_Sign only."""
+    """Make a pair for signing: private half sensitive, not extractable, for C_Sign only.
+
+    Raises:
+        CkrError: no pair was made, or not one that stays on the token.
+    """
     private = {
         Attribute.PRIVATE: True,
         Attribute.SENSITIVE: True,
@@ -91,12 +116,27 @@ def generate(
         "private_template": private,
     }
     with translated("C_GenerateKeyPair"):
+        try:
+            public, _ = _pair(session, kind, bits, wanted)
+        except pkcs11.AttributeTypeInvalid:  # ykcs11 will not be told that a key stays; it says so itself
+            del private[Attribute.EXTRACTABLE]
+            public, made = _pair(session, kind, bits, wanted)
+            if made[Attribute.EXTRACTABLE]:
+                made.destroy()
+                raise
         if kind is KeyKind.RSA:
-            public, _ = session.generate_keypair(KeyType.RSA, bits, **wanted)
             return PublicKey(kind, modulus=public[Attribute.MODULUS], exponent=public[Attribute.PUBLIC_EXPONENT])
-        domain = session.create_domain_parameters(KeyType.EC, {Attribute.EC_PARAMS: _PARAMETERS[kind]}, local=True)
-        public, _ = domain.generate_keypair(**wanted)
         return PublicKey(kind, point=_point(public[Attribute.EC_POINT], kind))
+
+
+def _pair(session: Any, kind: KeyKind, bits: int, wanted: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the public and the private half of a new pair."""
+    if kind is KeyKind.RSA:
+        made: tuple[Any, Any] = session.generate_keypair(KeyType.RSA, bits, **wanted)
+        return made
+    domain = session.create_domain_parameters(KeyType.EC, {Attribute.EC_PARAMS: _PARAMETERS[kind]}, local=True)
+    made = domain.generate_keypair(**wanted)
+    return made
 
 
 def write_certificate(
@@ -136,46 +176,90 @@ def mechanism(name: str, digest: str | None) -> abi.Mechanism:
     return made
 
 
-def _find(session: Any, kind: ObjectClass) -> Iterator[Any]:
-    with translated("C_FindObjects"):
-        yield from list(islice(session.get_objects({Attribute.CLASS: kind}), _MOST_OBJECTS))
+def _find(functions: abi.Functions, session: int, kind: ObjectClass) -> list[int]:
+    """Return the handles of the objects of a class."""
+    wanted = ctypes.c_ulong(kind)
+    template = abi.Attribute(Attribute.CLASS, ctypes.addressof(wanted), ctypes.sizeof(wanted))
+    functions.call("C_FindObjectsInit", session, ctypes.byref(template), 1)
+    batch, count, found = (ctypes.c_ulong * _BATCH)(), ctypes.c_ulong(1), list[int]()
+    while count.value and len(found) < _MOST_OBJECTS:
+        functions.call("C_FindObjects", session, batch, _BATCH, ctypes.byref(count))
+        found += batch[: min(count.value, _BATCH)]
+    functions.call("C_FindObjectsFinal", session)
+    return found[:_MOST_OBJECTS]
 
 
-def _key(found: Any, *, private: bool) -> KeyRecord:
-    key_type = _value(found, Attribute.KEY_TYPE)
+def _read(functions: abi.Functions, session: int, handle: int, wanted: Sequence[Attribute]) -> dict[Attribute, bytes]:
+    """Return attributes of an object; those that it does not have or does not show are left out.
+
+    One that fails alone is no reason to give up the others, and some modules fail for all when one is missing: so what
+    was refused together is asked for one by one. Any other error is raised: a token that cannot be read has not said
+    that there is nothing on it.
+    """
+    try:
+        return _read_together(functions, session, handle, wanted)
+    except CkrError as error:
+        if not error.among(*_NOT_SHOWN):
+            raise
+        if len(wanted) == 1:
+            return {}
+    return {name: value for one in wanted for name, value in _read(functions, session, handle, [one]).items()}
+
+
+def _read_together(
+    functions: abi.Functions, session: int, handle: int, wanted: Sequence[Attribute]
+) -> dict[Attribute, bytes]:
+    template = (abi.Attribute * len(wanted))(*(abi.Attribute(name, None, 0) for name in wanted))
+    functions.call("C_GetAttributeValue", session, handle, template, len(wanted))
+    asked = [(name, one.ulValueLen) for name, one in zip(wanted, template, strict=True)]
+    asked = [(name, length) for name, length in asked if 0 < length <= _LONGEST_VALUE]  # not shown is the greatest
+    if not asked:
+        return {}
+    buffers = [ctypes.create_string_buffer(length) for _, length in asked]
+    template = (abi.Attribute * len(asked))(
+        *(
+            abi.Attribute(name, ctypes.addressof(room), len(room))
+            for (name, _), room in zip(asked, buffers, strict=True)
+        )
+    )
+    functions.call("C_GetAttributeValue", session, handle, template, len(asked))
+    return {
+        name: room.raw[: one.ulValueLen]
+        for (name, length), room, one in zip(asked, buffers, template, strict=True)
+        if one.ulValueLen <= length
+    }
+
+
+def _key(functions: abi.Functions, session: int, handle: int, *, private: bool) -> KeyRecord:
+    said = _read(functions, session, handle, _OF_KEYS + (_OF_PRIVATE_KEYS if private else ()))
+    key_type = int.from_bytes(said.get(Attribute.KEY_TYPE, b"\xff"), sys.byteorder)
+    said |= _read(functions, session, handle, _OF_TYPE[key_type]) if key_type in _OF_TYPE else {}
     kind: KeyKind | None = None
     public: bytes | None = None
     if key_type == KeyType.RSA:
-        kind, public = KeyKind.RSA, (_value(found, Attribute.MODULUS) or b"").lstrip(b"\0") or None
+        kind, public = KeyKind.RSA, said.get(Attribute.MODULUS, b"").lstrip(b"\0") or None
     elif key_type == KeyType.EC:
-        kind = _CURVES.get(_value(found, Attribute.EC_PARAMS) or b"")
-        point = _value(found, Attribute.EC_POINT)
+        kind = _curve(said.get(Attribute.EC_PARAMS, b""))
+        point = said.get(Attribute.EC_POINT)
         public = _point(point, kind) if point and kind else None
     return KeyRecord(
-        found.handle,
+        handle,
         private,
-        _value(found, Attribute.ID) or b"",
-        _label(found),
+        said.get(Attribute.ID, b""),
+        _label(said),
         kind,
         public,
-        bool(_value(found, Attribute.SIGN)) if private else False,
-        bool(_value(found, Attribute.ALWAYS_AUTHENTICATE)) if private else False,
+        private and any(said.get(Attribute.SIGN, b"")),
+        private and any(said.get(Attribute.ALWAYS_AUTHENTICATE, b"")),
     )
 
 
-def _label(found: Any) -> str:
-    return str(_value(found, Attribute.LABEL) or "")
+def _label(said: Mapping[Attribute, bytes]) -> str:
+    return said.get(Attribute.LABEL, b"").decode("utf-8", "replace")
 
 
-def _value(found: Any, attribute: Attribute) -> Any:
-    """Return an attribute, or None where the token does not have it or does not show it."""
-    try:
-        value = found[attribute]
-    except (pkcs11.AttributeTypeInvalid, pkcs11.AttributeSensitive, pkcs11.FunctionFailed, LookupError, ValueError):
-        return None
-    except pkcs11.PKCS11Error as error:
-        raise CkrError("C_GetAttributeValue", number_of(error)) from error
-    return None if isinstance(value, (bytes, str)) and len(value) > _LONGEST_VALUE else value
+def _curve(parameters: bytes) -> KeyKind | None:
+    return _CURVES.get(parameters) or _SPELT_OUT.get(hashlib.sha256(parameters).hexdigest())
 
 
 def _point(value: bytes, kind: KeyKind) -> bytes:

@@ -6,15 +6,19 @@ import ctypes
 import time
 from typing import Any, Final
 
+import pkcs11
+
 from ushield_hw.cryptoki import abi
-from ushield_hw.cryptoki.ckr import CkrError
+from ushield_hw.cryptoki.ckr import GONE, CkrError
 from ushield_hw.cryptoki.model import SlotInfo, TokenInfo
 
 _MOST_SLOTS: Final = 256
+_MOST_MECHANISMS: Final = 1024
 _READS: Final = 3
 _BETWEEN_READS_S: Final = 0.025
 _TOKEN_PRESENT: Final = 1
 _REMOVABLE_DEVICE: Final = 2
+_LOGGED_IN: Final = (1, 3, 4)  # CKS_RO_USER_FUNCTIONS, CKS_RW_USER_FUNCTIONS, CKS_RW_SO_FUNCTIONS
 
 
 def slot_ids(functions: abi.Functions) -> list[int]:
@@ -67,6 +71,31 @@ def token(functions: abi.Functions, slot_id: int) -> TokenInfo:
         _length(about.ulMaxPinLen),
         tuple(about.firmwareVersion),
     )
+
+
+def mechanisms(functions: abi.Functions, slot_id: int) -> tuple[str, ...]:
+    """Return the names (without CKM_) of a token's mechanisms; those unknown here as numbers.
+
+    A module may fill in fewer than it announced (p11-kit's client does); python-pkcs11 then lists what was in memory.
+    """
+    count = ctypes.c_ulong(0)
+    functions.call("C_GetMechanismList", slot_id, None, ctypes.byref(count))
+    found = (ctypes.c_ulong * min(count.value, _MOST_MECHANISMS))()
+    count.value = len(found)
+    if found:
+        functions.call("C_GetMechanismList", slot_id, found, ctypes.byref(count))
+    names = {int(known): known.name for known in pkcs11.Mechanism}
+    return tuple(sorted({names.get(number, hex(number)) for number in found[: count.value]}))
+
+
+def logged_in(functions: abi.Functions, session: int) -> bool:
+    """Tell whether a module still holds a session's login: it may have dropped it when others reset the card."""
+    about = abi.SessionInfoStruct()
+    try:
+        functions.call("C_GetSessionInfo", session, ctypes.byref(about))
+    except CkrError as error:
+        return not error.among(*GONE)
+    return about.state in _LOGGED_IN
 
 
 def _text(padded: Any) -> str:

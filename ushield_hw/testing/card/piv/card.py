@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
 from cryptography.hazmat.primitives.ciphers import Cipher, modes
@@ -51,6 +51,14 @@ _TOUCH_S: Final = 15.0
 _SECRETS: Final = {Reference.PIN: "pin", Reference.PUK: "puk"}
 
 
+class Answered(NamedTuple):
+    """A command that was answered: its instruction, how long its data was, and the status word."""
+
+    ins: int
+    length: int
+    sw: int
+
+
 class PivCard:
     """A card for a reader.
 
@@ -59,7 +67,7 @@ class PivCard:
         panel: where somebody touches it: OK is a touch. By default one that waits 15 seconds.
 
     Attributes:
-        history: instruction and status word of the latest commands; nothing of their data.
+        history: the latest commands, without what was in them.
     """
 
     _untouched = apdu.NOT_SATISFIED
@@ -70,7 +78,7 @@ class PivCard:
     def __init__(self, memory: Memory, panel: Panel | None = None) -> None:
         self.memory = memory
         self.panel = panel or Panel(_TOUCH_S)
-        self.history: deque[tuple[int, int]] = deque(maxlen=_HISTORY)
+        self.history: deque[Answered] = deque(maxlen=_HISTORY)
         self._chaining = Chaining()
         self._commands: dict[int, Callable[[Command], bytes]] = {
             SELECT: self._select,
@@ -98,10 +106,14 @@ class PivCard:
     def transmit(self, command: bytes) -> bytes:
         """Answer one command APDU."""
         try:
-            answer = self._answer(Command.parse(command))
+            parsed = Command.parse(command)
+        except Refused as refused:
+            return refused.sw.to_bytes(2)
+        try:
+            answer = self._answer(parsed)
         except Refused as refused:
             answer = refused.data + refused.sw.to_bytes(2)
-        self.history.append((command[1] if len(command) > 1 else 0, int.from_bytes(answer[-2:])))
+        self.history.append(Answered(parsed.ins, len(parsed.data), int.from_bytes(answer[-2:])))
         return answer
 
     def _answer(self, command: Command) -> bytes:

@@ -1,0 +1,1 @@
+"""How each kind of token is made: one file a kind, each with what its token cannot do."""

@@ -1,0 +1,69 @@
+"""The virtual U-shield without buttons, as OpenSC drives it: a SmartCard-HSM that locks.
+
+The model with a display signs nothing but what it can show, and so cannot be held to a contract about digests; what it
+promises is in ``tests/stack/virtual/test_shield.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import cache
+from typing import Final
+
+from tests.contract.subjects import Can, Kind, Place, Subject, driver
+from tests.soft import KEYS, generate_keys
+from ushield_hw.cryptoki.model import User
+from ushield_hw.cryptoki.module import Isolation, Module
+from ushield_hw.testing.card.memory import Memory
+from ushield_hw.testing.desk import Desk
+from ushield_hw.testing.shield import Model, VirtualShield
+
+_CANNOT: Final[Mapping[Can, str]] = {
+    Can.PLAIN_PROGRAM: "The other program would have to be told where the test's PC/SC daemon is.",
+}
+_ONE_WAY: Final = "PC/SC's client library reads the place of the daemon once in a process; each test has a daemon."
+
+
+def _module(shield: VirtualShield) -> Module:
+    spec = driver("opensc").module
+    path = driver("opensc").module_files()[0].resolve()
+    return Module(path, Isolation.PROCESS, spec.options, spec.deadline_s, shield.desk_env)
+
+
+@cache
+def _provisioned() -> tuple[Memory, str, str]:
+    """Return what is copied: a card with the keys, made through OpenSC, and its PINs."""
+    with VirtualShield(model=Model.NONE, certified=False) as shield:
+        module = _module(shield)
+        slot = next(slot.slot_id for slot in module.slots() if slot.token)
+        generate_keys(module, module.login(slot, User.USER, shield.pin))
+        module.close()
+        memory = shield.card.memory
+        memory.path = None
+        return memory, shield.pin, shield.so_pin
+
+
+@contextmanager
+def _make(_place: Place, _isolation: Isolation) -> Iterator[Subject]:
+    memory, pin, so_pin = _provisioned()
+    with Desk() as desk, VirtualShield(model=Model.NONE, certified=False, desk=desk) as shield:
+        shield.eject()
+        shield.card.memory = deepcopy(memory)
+        shield.insert()
+        modules = _module(shield), _module(shield)
+        try:
+            yield Subject(*modules, memory.serial, pin, so_pin, KEYS)
+        finally:
+            for module in modules:
+                module.close()
+
+
+def _absent() -> str | None:
+    return None if driver("opensc").module_files() else "OpenSC is not installed"
+
+
+KIND: Final = Kind(
+    "opensc-shield", "Virtual U-shield, OpenSC 0.23", _make, _CANNOT, (Isolation.PROCESS,), _ONE_WAY, _absent
+)
