@@ -38,6 +38,7 @@ class Can(Enum):
     WRITE_CERTIFICATE = "stores certificates"
     PLAIN_PROGRAM = "opens for a program that hands over no settings"
     HIDE_KEYS = "shows private keys only while logged in"
+    SHOWS_OTHERS = "shows at once what another program has written"
     SHARED = "keeps its login when another program has logged in and gone"
     CONTEXT_LOGIN = "wants the PIN for each signature (CKA_ALWAYS_AUTHENTICATE)"
     PIN_LENGTHS = "says how short a PIN may be"
@@ -46,6 +47,7 @@ class Can(Enum):
     LOCK = "locks after wrong PINs, and says so before"
     SET_PIN = "changes the PIN (C_SetPIN)"
     INIT_PIN = "lets the SO set a new PIN (C_InitPIN)"
+    CHECK_SO = "checks the SO PIN when the SO logs in"
     INIT_TOKEN = "is set up by C_InitToken"
 
 

@@ -98,6 +98,21 @@ def lets_the_so_set_a_pin(subject: Subject) -> bool:
     return bool(subject.login("654321"))
 
 
+def checks_the_so(subject: Subject) -> bool:
+    try:
+        subject.module.login(subject.slot, User.SO, WRONG_PIN)
+    except PinIncorrect:
+        return True
+    return False
+
+
+def shows_what_others_write(subject: Subject) -> bool:
+    subject.login()
+    theirs = subject.elsewhere.login(subject.info(subject.elsewhere).slot_id, User.USER, subject.pin)
+    subject.elsewhere.generate(theirs, subject.usual, 2048, b"\x77", "theirs", always_authenticate=False)
+    return any(key.label == "theirs" for key in subject.module.keys(subject.slot))
+
+
 def is_set_up(subject: Subject) -> bool:
     subject.module.init_token(subject.spare_slot(subject.module), "87654321", "new")
     subject.module.close()
@@ -116,6 +131,7 @@ TRIED: dict[Can, Callable[[Subject], bool]] = {
     Can.PSS: signs_with("RSA_PKCS_PSS"),
     Can.HASH: signs_with("SHA256_RSA_PKCS"),
     Can.CUT_DIGEST: cuts_a_digest,
+    Can.SHOWS_OTHERS: shows_what_others_write,
     Can.SHARED: is_shared,
     Can.GENERATE: lambda subject: generates(subject.usual)(subject),
     Can.WRITE_CERTIFICATE: lambda subject: bool(write(subject, subject.login(), self_signed())),
@@ -128,6 +144,7 @@ TRIED: dict[Can, Callable[[Subject], bool]] = {
     Can.LOCK: warns(TokenFlag.USER_PIN_LOCKED, 15),
     Can.SET_PIN: sets_a_pin,
     Can.INIT_PIN: lets_the_so_set_a_pin,
+    Can.CHECK_SO: checks_the_so,
     Can.INIT_TOKEN: is_set_up,
 }
 

@@ -206,7 +206,7 @@ def test_a_new_key_can_ask_for_the_pin_each_time(subject: Subject) -> None:
     assert attributes(subject, b"\x77")["always_authenticate"] is True
 
 
-@needs(Can.GENERATE)
+@needs(Can.GENERATE, Can.SHOWS_OTHERS)
 def test_a_key_written_by_another_process_is_seen_at_once(subject: Subject) -> None:
     subject.login()
     theirs = subject.elsewhere.login(subject.info(subject.elsewhere).slot_id, User.USER, subject.pin)
@@ -248,7 +248,7 @@ def test_the_so_sets_a_new_pin(subject: Subject) -> None:
     subject.login("654321")
 
 
-@needs(Can.INIT_PIN, Can.WRONG_PIN)
+@needs(Can.INIT_PIN, Can.CHECK_SO, Can.WRONG_PIN)
 def test_the_so_pin_is_checked(subject: Subject) -> None:
     with pytest.raises(PinIncorrect):
         subject.module.login(subject.slot, User.SO, WRONG_PIN)

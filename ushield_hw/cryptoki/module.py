@@ -255,6 +255,8 @@ class Module:
     def _lost(self, error: Lost, operation: str) -> errors.UShieldError:
         if error.began:
             return errors.OutcomeUnknown(tx_id=None, reason=error.kind, detail=error.detail)
+        if error.kind == "waiting":
+            return errors.TokenBusy(holder="this process", function=operation)
         code = "MODULE_HUNG" if error.kind == "hung" else "MODULE_CRASHED"
         return errors.TokenError(code, path=str(self.path), function=operation, detail=error.detail)
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +28,11 @@ _BOOT: Final = (
 
 
 class Lost(Exception):
-    """The worker died or was given up: ``kind`` is "crashed" or "hung"; ``began``: C_Sign had been entered."""
+    """The worker gave no answer.
+
+    ``kind`` is "crashed", "hung" (it was ended) or "waiting" (another call of this process, which may take longer, is
+    still under way and was not disturbed); ``began``: C_Sign had been entered.
+    """
 
     def __init__(self, kind: str, detail: str, *, began: bool) -> None:
         self.kind = kind
@@ -115,6 +120,7 @@ class Worker:
             self._marks = mmap.mmap(shared.fileno(), wire.MARKS)
             self._process = _start(theirs, shared.fileno(), environment)
         self._idle: list[_Leased] = []
+        self._until: dict[int, float] = {}  # by channel: how long a call under way may take
         self._made = 0
         self._open = True
         self._lock = threading.Lock()
@@ -139,20 +145,30 @@ class Worker:
         try:
             leased = self._lease()
             self._marks[leased.number] = 0
+            self._until[leased.number] = time.monotonic() + deadline_s
             leased.channel.send((operation, arguments))
             answer = _receive(leased.channel, deadline_s)
         except BaseException as error:
             began = leased is not None and bool(self._marks[leased.number])
             if leased is not None:  # a late answer may still come on it
                 leased.channel.close()
+                self._until.pop(leased.number, None)
             if isinstance(error, wire.TimedOut):
-                self._kill()
-                raise Lost("hung", f"no answer in {deadline_s:g} s", began=began) from error
+                raise self._late(deadline_s, began=began) from error
             if isinstance(error, wire.Closed):
                 raise Lost("crashed", self._epitaph(), began=began) from error
             raise
+        del self._until[leased.number]
         self._give_back(leased)
         return _result(answer)
+
+    def _late(self, deadline_s: float, *, began: bool) -> Lost:
+        """End the worker, unless another call may still take its time: a signature that waits for its person."""
+        now, detail = time.monotonic(), f"no answer in {deadline_s:g} s"
+        if any(until > now for until in list(self._until.values())):
+            return Lost("waiting", detail, began=began)
+        self._kill()
+        return Lost("hung", detail, began=began)
 
     def alive(self) -> bool:
         """See :class:`Transport`."""

@@ -24,6 +24,7 @@ CANNOT: Final = {
     Can.LOCK: "Never locks.",
     Can.SET_PIN: "C_SetPIN answers CKR_USER_NOT_LOGGED_IN unless the user is logged in.",
     Can.INIT_PIN: "There is no SO: one can log in only while no password is set, with an empty PIN.",
+    Can.CHECK_SO: "There is no SO: one can log in only while no password is set, with an empty PIN.",
     Can.INIT_TOKEN: "C_InitToken takes no SO PIN but the empty one, and no label.",
 }
 _LABEL: Final = "NSS Certificate DB"

@@ -213,6 +213,8 @@ _OPENSC_CANNOT: Final = {
     Can.HIDE_KEYS: "The key for the card's own authentication (9E) needs no PIN and is shown to everybody.",
     Can.COUNT_LOW: "OpenSC shows FINAL_TRY and LOCKED, never COUNT_LOW.",
     Can.INIT_PIN: "A PIV card has a PUK and no SO PIN.",
+    Can.CHECK_SO: "A PIV card has a PUK and no SO PIN.",
+    Can.SHOWS_OTHERS: "OpenSC writes nothing to PIV cards through PKCS#11: CKR_FUNCTION_NOT_SUPPORTED.",
     Can.INIT_TOKEN: "OpenSC has no C_InitToken for PIV cards.",
 }
 _YKCS11_CANNOT: Final = {
@@ -222,6 +224,7 @@ _YKCS11_CANNOT: Final = {
     Can.WRITE_CERTIFICATE: "Certificates are written by the SO only: the PIN does not open the management key.",
     Can.PLAIN_PROGRAM: "The other program would have to be told where the test's PC/SC daemon is.",
     Can.INIT_PIN: "ykcs11 has no C_InitPIN: CKR_FUNCTION_NOT_SUPPORTED.",
+    Can.SHOWS_OTHERS: "Key pairs are made by the SO only, and never beside a user's login.",
     Can.INIT_TOKEN: "C_InitToken resets the PIV application, and a new one has a PIN already.",
 }
 

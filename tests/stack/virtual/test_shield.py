@@ -28,6 +28,7 @@ from ushield_hw.errors import (
     OutcomeUnknown,
     PinIncorrect,
     PinLocked,
+    TokenBusy,
     TokenError,
     TokenFull,
     TokenMultiple,
@@ -535,3 +536,22 @@ def test_a_token_that_is_kept_is_found_again(tmp_path: Path, in_force: InForce) 
         in_force(again)
         assert (again.serial, again.pin) == (serial, pin)
         assert find_token(again.uri).pin_state().low
+
+
+def test_somebody_who_looks_meanwhile_does_not_end_a_signature_that_waits(
+    host: Host, aside: ThreadPoolExecutor
+) -> None:
+    module, order = host.token.link.module, fresh()
+
+    def look() -> None:
+        module.deadline_s = 0.3  # as patient as a look is; the signature's own deadline is the person's
+        with pytest.raises(TokenBusy):
+            module.slots()
+        host.shield.press("ok")
+
+    looked = when_asked(host.shield, aside, look)
+    host.verified(host.sign(order), order)
+    looked.result(10)
+    module.deadline_s = 30
+    assert len(module.slots()) == 2  # the same worker, none the worse
+    assert host.shield.signatures == 1

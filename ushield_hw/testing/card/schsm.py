@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final, NoReturn
 
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa, utils
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 
 from ushield_hw.testing.card import apdu
 from ushield_hw.testing.card.apdu import Chaining, Command, Refused, tlv, tlvs
@@ -35,7 +35,7 @@ _HASHES: Final[dict[int, Callable[[], hashes.HashAlgorithm] | None]] = {
 _PREHASHED: Final[dict[int, Callable[[], hashes.HashAlgorithm]]] = {
     made().digest_size: made for made in (hashes.SHA1, hashes.SHA224, hashes.SHA256, hashes.SHA384, hashes.SHA512)
 }
-_RSA_RAW: Final = 0x20
+_RSA_RAW, _RSA_PSS = 0x20, 0x40
 _CURVES: Final = {
     "1.2.840.10045.3.1.7": ec.SECP256R1(),
     "1.3.132.0.34": ec.SECP384R1(),
@@ -318,15 +318,30 @@ def _request(wanted: dict[int, bytes], key: PrivateKey) -> bytes:
 
 def _signature(key: PrivateKey, algorithm: int, data: bytes) -> bytes:
     if isinstance(key, rsa.RSAPrivateKey):
-        if algorithm != _RSA_RAW or len(data) != key.key_size // 8:
-            raise Refused(apdu.WRONG_DATA)
-        numbers = key.private_numbers()
-        return pow(int.from_bytes(data, "big"), numbers.d, numbers.public_numbers.n).to_bytes(len(data), "big")
+        return _rsa_pss(key, data) if algorithm == _RSA_PSS else _rsa_raw(key, algorithm, data)
     if algorithm not in _HASHES:
         raise Refused(apdu.WRONG_PARAMETERS)
     hashing = _HASHES[algorithm]
     if hashing is not None:
         return key.sign(data, ec.ECDSA(hashing()))
-    if len(data) not in _PREHASHED:
+    return key.sign(data, ec.ECDSA(utils.Prehashed(_hash_of(data))))
+
+
+def _rsa_raw(key: rsa.RSAPrivateKey, algorithm: int, data: bytes) -> bytes:
+    numbers, number = key.private_numbers(), int.from_bytes(data, "big")
+    if algorithm != _RSA_RAW or len(data) != key.key_size // 8 or number >= numbers.public_numbers.n:
         raise Refused(apdu.WRONG_DATA)
-    return key.sign(data, ec.ECDSA(utils.Prehashed(_PREHASHED[len(data)]())))
+    return pow(number, numbers.d, numbers.public_numbers.n).to_bytes(len(data), "big")
+
+
+def _rsa_pss(key: rsa.RSAPrivateKey, digest: bytes) -> bytes:
+    hashing = _hash_of(digest)
+    salted = padding.PSS(padding.MGF1(hashing), hashing.digest_size)
+    return key.sign(digest, salted, utils.Prehashed(hashing))
+
+
+def _hash_of(digest: bytes) -> hashes.HashAlgorithm:
+    """Return the hash that makes digests of this length."""
+    if len(digest) not in _PREHASHED:
+        raise Refused(apdu.WRONG_DATA)
+    return _PREHASHED[len(digest)]()
