@@ -17,7 +17,9 @@ class Gate:
     """
 
     def __init__(self, lay: Callable[[], None]) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # taken directly: every call does, and a condition is slower
+        self._changed = threading.Condition(self._lock)
+        self._waiting = False
         self._inside = 0
         self._shut = False
         self._lay = lay
@@ -29,7 +31,7 @@ class Gate:
         return self._floor and not self._shut
 
     def __enter__(self) -> None:
-        with self._changed:
+        with self._lock:
             if self._shut:
                 raise CkrError("C_Finalize", NUMBERS["CRYPTOKI_NOT_INITIALIZED"])
             if not self._floor:
@@ -37,16 +39,21 @@ class Gate:
             self._inside += 1
 
     def __exit__(self, *error: object) -> None:
-        with self._changed:
+        with self._lock:
             self._inside -= 1
-            if not self._inside:
+            if self._waiting and not self._inside:
                 self._changed.notify_all()
 
     @contextmanager
     def alone(self, wait_s: float = 0) -> Iterator[bool]:
         """Yield whether nobody else is inside, after waiting for that at most ``wait_s``; hold newcomers back."""
-        with self._changed:
-            yield self._changed.wait_for(lambda: self._inside == 0, timeout=wait_s)
+        with self._lock:
+            self._waiting = True
+            try:
+                nobody = self._changed.wait_for(lambda: self._inside == 0, timeout=wait_s)
+            finally:
+                self._waiting = False
+            yield nobody
 
     def lay(self) -> None:
         """Initialise the module after C_Finalize; only for one who is alone."""
