@@ -33,7 +33,7 @@ from ushield_hw.errors import (
     TokenNotInitialized,
     UShieldError,
 )
-from ushield_hw.interaction import CountSource, Interaction, PinKind, PinRequest, PinState
+from ushield_hw.interaction import CountSource, Interaction, Pin, PinKind, PinRequest, PinState
 
 T = TypeVar("T")
 
@@ -140,7 +140,7 @@ class PinGuard:
         if pin is None:
             raise PinCancelled(serial=ask.serial)
         self.check_format(pin, info)
-        return pin
+        return Pin(pin)
 
     def _send(self, ask: PinRequest, pin: str | None, send: Callable[[str | None], T]) -> T:
         counter = self.counter

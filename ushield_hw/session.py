@@ -21,7 +21,7 @@ from ushield_hw.config import Settings
 from ushield_hw.cryptoki.model import CertificateRecord, KeyRecord, TokenFlag, TokenInfo, User
 from ushield_hw.cryptoki.module import Module
 from ushield_hw.drivers import Driver, Unblock
-from ushield_hw.interaction import Interaction, PinKind, PinRequest, PinState
+from ushield_hw.interaction import Interaction, Pin, PinKind, PinRequest, PinState
 from ushield_hw.pin import PinGuard
 
 _log: Final = logging.getLogger("ushield_hw")
@@ -341,7 +341,7 @@ def _answer(interaction: Interaction, ask: PinRequest) -> str:
     pin = interaction.request_pin(ask)
     if pin is None:
         raise errors.PinCancelled(serial=ask.serial)
-    return pin
+    return Pin(pin)
 
 
 def _new_pin(link: Link, interaction: Interaction, info: TokenInfo) -> str:

@@ -18,7 +18,7 @@ from tests.soft import WRONG_PIN
 from tests.stack.bench import EACH_JOB, LAST_TRY, Bench, Job, ends
 from ushield_hw import state
 from ushield_hw.errors import LastTryNotConfirmed, PinIncorrect, PinLocked, StorageError, TokenError
-from ushield_hw.interaction import CountSource, PinState
+from ushield_hw.interaction import CountSource, PinKind, PinState
 from ushield_hw.session import Link, change_pin, open_session, verify_pin
 from ushield_hw.testing.faulty import Fault, hangs, token_info
 from ushield_hw.testing.scripted import Scripted
@@ -291,3 +291,11 @@ def test_a_file_where_the_state_folder_should_be_stops_every_try(bench: Bench) -
     with pytest.raises(StorageError):
         verify_pin(bench.link, Scripted())
     assert bench.pins_sent() == []
+
+
+@pytest.mark.parametrize("kind", [PinKind.USER, PinKind.CONTEXT])
+def test_a_pin_on_its_way_shows_in_no_frame(bench: Bench, kind: PinKind) -> None:
+    sent: list[str | None] = []
+    bench.link.pin.use(Scripted(bench.soft.pin), kind, "sign", sent.append)
+    assert sent == [bench.soft.pin]
+    assert bench.soft.pin not in repr(sent)
