@@ -1,0 +1,1 @@
+"""Every PKCS#11 call of the jobs, times every fault."""

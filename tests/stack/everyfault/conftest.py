@@ -1,0 +1,49 @@
+"""The ground on which every fault is tried."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.stack.everyfault.ground import Ground, original
+from ushield_hw import session
+from ushield_hw.cryptoki import engine
+from ushield_hw.cryptoki.module import Isolation, close_modules
+from ushield_hw.session import verify_pin
+from ushield_hw.softhsm import CONF_VARIABLE
+
+pytest.register_assert_rewrite("tests.stack.everyfault.jobs", "tests.stack.everyfault.trial")
+
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - see _memory
+
+
+@pytest.fixture(scope="session")
+def _memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in memory where there is such a thing: the token is written some thousand times."""
+    if not os.access(_MEMORY, os.W_OK):
+        yield tmp_path_factory.mktemp("everyfault")
+        return
+    with tempfile.TemporaryDirectory(dir=_MEMORY, prefix="everyfault-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def ground(isolation: Isolation, _memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
+    """A token of this test's own, in memory; the test is parametrised by ``isolation``."""
+    (_memory / "original").mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=_memory)) / "token"
+    ground = original(_memory / "original").copy(folder, isolation)
+    monkeypatch.setenv(CONF_VARIABLE, str(ground.soft.conf))
+    monkeypatch.setattr(engine, "_FRESH_S", 0.0)  # else it would depend on the time which calls a job makes
+    monkeypatch.setattr(session, "_NOTICED_S", 0.01)  # this token is not one that needs half a second to be missed
+    close_modules()
+    verify_pin(ground.link, ground.person())  # from here on there is a count of tries
+    yield ground
+    ground.let_go()
+    shutil.rmtree(folder.parent)

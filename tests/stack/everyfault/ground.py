@@ -1,0 +1,143 @@
+"""Where faults are tried: a soft token with one key behind the faulty module, in this process or in a worker."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+
+from tests.soft import SETTINGS, SOFTHSM, Soft
+from tests.unit.cms.pki import Authority, authority, der
+from ushield_hw.certificate import KeySpec, install, request
+from ushield_hw.config import data_dir
+from ushield_hw.cryptoki.abi import Functions
+from ushield_hw.cryptoki.ckr import CkrError
+from ushield_hw.cryptoki.model import ModuleOptions
+from ushield_hw.cryptoki.module import Isolation, Module
+from ushield_hw.session import Link, open_session
+from ushield_hw.softhsm import CONF_VARIABLE, Provisioned, provision
+from ushield_hw.testing.faulty import FaultyModule, faulty_module
+from ushield_hw.testing.scripted import Scripted
+
+SLOW_S: Final = 30.0
+_OTHER_PIN: Final = "654321"
+_ONE_TOKEN: Final = '[[token]]\nlabel = "one"\npin_digits = 6\nso_pin_digits = 8\n'
+
+
+@dataclass
+class Ground:
+    """A token, the faulty module in front of it, and the library's way to it.
+
+    Attributes:
+        soft: the token; on it, one key and its certificate.
+        pins: the PIN that it has now, and another.
+        certificate: the key's, DER.
+        bank: who issued it.
+        faulty: the module.
+        module: the same, as the library sees it.
+        original: the folder that the token was copied from.
+    """
+
+    soft: Soft
+    pins: tuple[str, str]
+    certificate: bytes
+    bank: Authority
+    faulty: FaultyModule
+    module: Module
+    original: Path
+
+    @cached_property
+    def link(self) -> Link:
+        """The token, as a session knows it."""
+        return self.soft.link(self.module)
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the module runs in this process."""
+        return self.module.isolation is Isolation.IN_PROCESS
+
+    def let_go(self) -> None:
+        """Close the module, and see to it that it is finalised even if it has refused that."""
+        self.module.close()
+        if self.in_process:
+            with suppress(CkrError):
+                Functions(str(self.faulty.path)).call("C_Finalize", None)
+
+    def person(self, *more: str, confirms: int = 0) -> Scripted:
+        """Return somebody who knows the PIN, perhaps a new one too, and says yes so often."""
+        return Scripted(self.pins[0], *more, confirms=[True] * confirms)
+
+    def count_failures(self, failures: int) -> None:
+        """Have this host believe that so many tries of the PIN have failed."""
+        self._counter.write_text(json.dumps({"version": 1, "failures": failures}))
+
+    def failures(self) -> int:
+        """Return how many tries of the PIN this host believes to have failed."""
+        failures: int = json.loads(self._counter.read_bytes())["failures"]
+        return failures
+
+    def restore(self) -> None:
+        """Make the token as it was at first."""
+        self.let_go()
+        shutil.rmtree(self.soft.folder / "tokens")
+        shutil.copytree(self.original / "tokens", self.soft.folder / "tokens")
+        self.pins = self.soft.pin, _OTHER_PIN
+
+    @cached_property
+    def _counter(self) -> Path:
+        (file,) = (self.soft.state / "pin").glob("*.json")
+        return file
+
+
+@dataclass(frozen=True)
+class Original:
+    """A token that is copied for each test; see :class:`Ground`."""
+
+    made: Provisioned
+    pin: str
+    certificate: bytes
+    bank: Authority
+
+    def copy(self, folder: Path, isolation: Isolation) -> Ground:
+        """Return a copy behind a faulty module without a plan.
+
+        In this process the module is handled as SoftHSM2 is, in a worker as a vendor's module is.
+        """
+        source, (token,) = self.made.conf.parent, self.made.tokens
+        shutil.copytree(source, folder)
+        conf = folder / "softhsm2.conf"
+        conf.write_text(conf.read_text().replace(str(source), str(folder)))
+        soft = Soft(
+            folder, token.label, token.serial, self.pin, token.so_pin_file.read_text().strip(), folder / "state"
+        )
+        faulty = faulty_module(folder / "faulty", SOFTHSM)
+        options = ModuleOptions(relist=isolation is Isolation.IN_PROCESS)
+        module = Module(faulty.path, isolation, options, SLOW_S, {CONF_VARIABLE: str(conf)})
+        return Ground(soft, (self.pin, _OTHER_PIN), self.certificate, self.bank, faulty, module, source)
+
+
+@cache
+def original(folder: Path) -> Original:
+    """Make a token with one key and a certificate for it."""
+    config, tokens = folder / "config", folder / "tokens"
+    config.mkdir()
+    shutil.copy(data_dir("softhsm-config") / "softhsm2.conf", config)
+    (config / "tokens.toml").write_text(_ONE_TOKEN)
+    made, bank = provision(tokens, SETTINGS, config), authority()
+    token, pin = made.tokens[0], made.tokens[0].pin_file.read_text().strip()
+    soft = Soft(tokens, token.label, token.serial, pin, "", folder / "state")
+    module = Module(SOFTHSM, Isolation.PROCESS, ModuleOptions(), SLOW_S, {CONF_VARIABLE: str(made.conf)})
+    try:
+        with open_session(soft.link(module), Scripted(pin), "request") as session:
+            public = x509.load_pem_x509_csr(request(session, KeySpec.EC_P256, "CN=张三").pem).public_key()
+            issued = der(bank.issue("CN=张三", public))
+            install(session, issued)
+    finally:
+        module.close()
+    return Original(made, pin, issued, bank)

@@ -1,0 +1,262 @@
+"""The jobs that are tried, and what must be true of each after something went wrong in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.stack.everyfault.ground import Ground
+from tests.stack.everyfault.trial import Attempt
+from tests.unit.order.samples import live, payment
+from ushield_hw.certificate import install
+from ushield_hw.errors import OutcomeUnknown, PinIncorrect, TokenNotFound
+from ushield_hw.keys import Pair
+from ushield_hw.order import Order
+from ushield_hw.session import Session, change_pin, open_session, verify_pin
+from ushield_hw.signing import SignedOrder, sign
+from ushield_hw.testing.scripted import Scripted
+from ushield_hw.verifier import TrustStore, verify
+
+
+class Job:
+    """Something that is done with a token, over and over again on the same ground.
+
+    Attributes:
+        decisive: the functions whose failure can never end well.
+        leaves: how many sessions the module may keep open for the next time.
+    """
+
+    decisive: frozenset[str] = frozenset()
+    leaves = 0
+
+    @property
+    def afresh(self) -> bool:
+        """Whether every try begins with a new worker, so that nothing of one can spoil the next."""
+        return False
+
+    def __init__(self, ground: Ground) -> None:
+        self.ground = ground
+
+    def prepare(self) -> None:
+        """Make everything as it is before the job."""
+
+    def person(self) -> Scripted:
+        """Return who is asked."""
+        return self.ground.person()
+
+    def run(self, person: Scripted) -> Any:
+        """Do it."""
+        raise NotImplementedError
+
+    def check(self, result: Any) -> None:
+        """Assert that what came out is right."""
+
+    def judge(self, attempt: Attempt) -> None:
+        """Assert what the job promises when something went wrong. Nothing does any more when this is called."""
+
+    def again(self, attempt: Attempt) -> None:
+        """Assert that the next try works."""
+        self.finish(self.run(self.person()))
+
+    def finish(self, result: Any) -> None:
+        """Assert that a try in which nothing went wrong is right, and note what it has changed."""
+        self.check(result)
+
+
+class Load(Job):
+    """Load the module, look at the token, let the module go."""
+
+    @property
+    def afresh(self) -> bool:
+        return not self.ground.in_process
+
+    def prepare(self) -> None:
+        self.ground.let_go()
+
+    def run(self, person: Scripted) -> Any:
+        module = self.ground.module
+        module.info()
+        info = module.token(self.ground.link.slot_id)
+        module.close()
+        return info
+
+    def check(self, result: Any) -> None:
+        assert result.serial == self.ground.soft.serial
+
+
+class Find(Job):
+    """Look for the token."""
+
+    def run(self, person: Scripted) -> Any:
+        serial, slots = self.ground.soft.serial, self.ground.module.slots()
+        found = [slot.token for slot in slots if slot.token and slot.token.serial == serial]
+        if not found:  # as discovery does
+            raise TokenNotFound(findings=[slot.problem for slot in slots if slot.problem])
+        return found
+
+    def check(self, result: Any) -> None:
+        assert len(result) == 1
+
+
+class Sign(Job):
+    """Sign an order, with a journal."""
+
+    decisive = frozenset({"C_Login", "C_SignInit", "C_Sign"})
+
+    def prepare(self) -> None:
+        shutil.rmtree(self.journals, ignore_errors=True)
+        self.order = self.fresh()
+
+    def fresh(self) -> Order:
+        """Return an order that nobody has signed."""
+        return payment(**{**live(datetime.now(UTC)), "tx_id": str(uuid.uuid4())})
+
+    def person(self) -> Scripted:
+        return self.ground.person(confirms=1)
+
+    def run(self, person: Scripted) -> Any:
+        with open_session(self.ground.link, person, "sign") as session:
+            return sign(self.order, session)
+
+    def check(self, result: Any) -> None:
+        verify(result, trust=self.trust, expected=self.order)
+
+    def judge(self, attempt: Attempt) -> None:
+        asked = attempt.of("C_Sign")
+        if not asked:
+            assert self.journal() in {None, "prepared", "rejected"}
+            assert not isinstance(attempt.error, OutcomeUnknown)
+        elif asked[0].rv == 0:
+            assert self.journal() == "signed"
+        elif asked[0].rv is None:
+            assert isinstance(attempt.error, OutcomeUnknown)
+            assert attempt.error.tx_id == self.order.tx_id
+            assert self.journal() == "unknown"
+        else:  # the token has answered, and not with a signature
+            assert not isinstance(attempt.error, OutcomeUnknown)
+            assert self.journal() == "rejected"
+
+    def again(self, attempt: Attempt) -> None:
+        before = self.journal()
+        self.ground.faulty.clear()
+        if before == "unknown":
+            with pytest.raises(OutcomeUnknown) as caught:
+                self.run(self.person())
+            assert caught.value.code == "OUTCOME_STILL_UNKNOWN"
+            assert self.ground.faulty.count("C_Sign") == 0
+            self.order = self.fresh()
+        signed: SignedOrder = self.run(self.person())
+        self.check(signed)
+        assert signed.again == (before == "signed")
+        assert self.ground.faulty.count("C_Sign") == (0 if signed.again else 1)
+
+    @property
+    def journals(self) -> Path:
+        """Where the journal is."""
+        return self.ground.soft.state / "journal"
+
+    def journal(self) -> str | None:
+        """Return the state of the order, None if there is no record."""
+        for file in self.journals.glob("*.json"):
+            record = json.loads(file.read_bytes())
+            if record["tx_id"] == self.order.tx_id:
+                (entry,) = record["entries"].values()
+                return str(entry["state"])
+        return None
+
+    @cached_property
+    def trust(self) -> TrustStore:
+        """Who may have issued the certificate."""
+        return TrustStore([self.ground.bank.der])
+
+
+class ChangePin(Job):
+    """Change the PIN."""
+
+    decisive = frozenset({"C_SetPIN"})
+    leaves = 1  # the one it was changed by
+
+    def person(self) -> Scripted:
+        return self.ground.person(self.ground.pins[1])
+
+    def run(self, person: Scripted) -> Any:
+        return change_pin(self.ground.link, person)
+
+    def judge(self, attempt: Attempt) -> None:
+        sent, code = attempt.of("C_SetPIN"), attempt.error and attempt.error.code
+        if sent and sent[0].rv == 0:
+            assert attempt.error is None, "the PIN was changed, and that is not what was said"
+        else:
+            assert (code == "PIN_CHANGE_UNKNOWN") == bool(sent or attempt.lost_in("set_pin"))
+        if sent and sent[0].target_rv == 0:
+            self.changed()
+        if sent:
+            now, other = self.ground.pins
+            verify_pin(self.ground.link, Scripted(now))
+            with pytest.raises(PinIncorrect):
+                verify_pin(self.ground.link, Scripted(other))
+
+    def finish(self, result: Any) -> None:
+        self.changed()
+        verify_pin(self.ground.link, Scripted(self.ground.pins[0]))
+
+    def changed(self) -> None:
+        """Note that the PIN is the other one now."""
+        now, other = self.ground.pins
+        self.ground.pins = other, now
+
+
+class Install(Job):
+    """Install a certificate."""
+
+    decisive = frozenset({"C_Login", "C_CreateObject"})
+    clean = False  # surely no certificate on the token
+
+    def prepare(self) -> None:
+        if not self.clean:
+            with open_session(self.ground.link, self.ground.person(), "remove") as session:
+                self.remove(session)
+        self.clean = False
+
+    def run(self, person: Scripted) -> Any:
+        with open_session(self.ground.link, person, "install") as session:
+            return install(session, self.ground.certificate)
+
+    def check(self, result: Any) -> None:
+        assert isinstance(result, Pair)
+        assert (result.has_key, result.facts.der) == (True, self.ground.certificate)
+
+    def judge(self, attempt: Attempt) -> None:
+        if made := attempt.of("C_CreateObject"):
+            assert self.installed() == [self.ground.certificate] * (made[0].target_rv == 0)
+
+    def again(self, attempt: Attempt) -> None:
+        with open_session(self.ground.link, self.person(), "install") as session:
+            self.check(install(session, self.ground.certificate))
+            self.remove(session)
+        self.clean = True  # and nothing is kept of the module's tokens and sessions, as before the job
+
+    def remove(self, session: Session) -> None:
+        """Take the certificate off the token."""
+        (record,) = session.certificates()  # there is exactly one
+        self.ground.module.destroy(session.login_id, record.handle)
+
+    def installed(self) -> list[bytes]:
+        """Return the certificates on the token."""
+        return [record.der for record in self.ground.module.certificates(self.ground.link.slot_id)]
+
+
+JOBS: Final[dict[str, type[Job]]] = {
+    "load": Load,
+    "find": Find,
+    "sign": Sign,
+    "change-pin": ChangePin,
+    "install": Install,
+}

@@ -1,0 +1,196 @@
+"""One fault in one call of a job: what comes of it, and what must be true whatever the job is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tests.stack.bench import CONTEXT, open_sessions
+from tests.stack.everyfault.ground import SLOW_S
+from ushield_hw.cryptoki.ckr import name_of
+from ushield_hw.errors import (
+    DriverLoadError,
+    OutcomeUnknown,
+    TokenError,
+    TokenFull,
+    TokenNotFound,
+    TokenRemoved,
+    UShieldError,
+)
+from ushield_hw.testing.faulty import Action, Call, Fault, ckr_number, crashes, hangs, returns
+
+if TYPE_CHECKING:
+    from tests.stack.everyfault.jobs import Job
+
+FAILED_BEFORE: Final = 2  # so that a try given back (2), all forgiven (0) and one more spent (3) can be told apart
+_QUICK_S: Final = 0.1  # for what is going to hang
+_MARGIN_S: Final = 10.0  # a new worker, and a module that is slow to go
+_LOST: Final = {"MODULE_HUNG", "MODULE_CRASHED", "PIN_CHANGE_UNKNOWN"}
+
+CODES: Final[dict[int | str, type[UShieldError]]] = {
+    "CKR_DEVICE_REMOVED": TokenRemoved,
+    "CKR_DEVICE_ERROR": TokenError,
+    "CKR_DEVICE_MEMORY": TokenFull,
+    "CKR_TOKEN_NOT_PRESENT": TokenRemoved,
+    "CKR_SESSION_HANDLE_INVALID": TokenRemoved,
+    "CKR_GENERAL_ERROR": TokenError,
+    0x8000BAD0: TokenError,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call of a job: a function, and which call of it."""
+
+    function: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.function} #{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What goes wrong at a step.
+
+    Attributes:
+        name: for messages.
+        action: what the module does.
+        kind: the error that the answer stands for; None if there is no answer, and the worker is lost.
+    """
+
+    name: str
+    action: Action
+    kind: type[UShieldError] | None = None
+
+    @property
+    def deadly(self) -> bool:
+        """Whether the worker is lost."""
+        return self.kind is None
+
+
+def answers(*, after: bool = False) -> list[Trouble]:
+    """Return the error codes; ``after``: the work is done, only the answer says otherwise."""
+    return [Trouble(name_of(ckr_number(code)), returns(code, after=after), kind) for code, kind in CODES.items()]
+
+
+HANG: Final = Trouble("hang", hangs())
+CRASH: Final = Trouble("crash", crashes())
+CRASH_AFTER: Final = Trouble("crash after the work", crashes(after=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """How a job went in which one step went wrong: its result or its error, and the calls that were made."""
+
+    step: Step
+    trouble: Trouble
+    result: object
+    error: UShieldError | None
+    calls: tuple[Call, ...]
+    failures: int
+
+    def of(self, *functions: str) -> list[Call]:
+        """Return the calls of some functions."""
+        return [call for call in self.calls if call.function in functions]
+
+    def lost_in(self, operation: str) -> bool:
+        """Tell whether the worker was lost in an operation of the module; how far it came only the worker knew."""
+        return self.trouble.deadly and self.error is not None and self.error.details.get("function") == operation
+
+    @property
+    def struck(self) -> bool:
+        """Whether the job came as far as the step."""
+        return any(call.call == self.step.number for call in self.of(self.step.function))
+
+
+def recorded(job: Job) -> list[Step]:
+    """Do a job without a fault and return its calls."""
+    job.prepare()
+    job.ground.faulty.clear()
+    result = job.run(job.person())
+    calls = [Step(call.function, call.call) for call in job.ground.faulty.calls]
+    job.finish(result)
+    return calls
+
+
+def each(job: Job, steps: Sequence[Step], troubles: Sequence[Trouble]) -> None:
+    """Try every trouble at every step, and assert that all went as it must; what did not is named."""
+    wrong = []
+    for step in steps:
+        for trouble in troubles:
+            try:
+                attempt = _attempted(job, step, trouble)
+                _judge(job, attempt)
+                job.judge(attempt)
+                if not job.afresh or trouble is troubles[-1]:
+                    job.again(attempt)
+            except Exception as error:
+                wrong.append(f"{step} {trouble.name}: {type(error).__name__}: {error}")
+                job.ground.restore()
+    assert not wrong, "\n".join([f"{len(wrong)} of {len(steps) * len(troubles)}", *wrong])
+
+
+def _attempted(job: Job, step: Step, trouble: Trouble) -> Attempt:
+    """Do a job in which one step goes wrong. On a slow machine what is to hang may need more than the least time."""
+    limit_s = _QUICK_S if trouble is HANG else SLOW_S
+    attempt = _attempted_within(limit_s, job, step, trouble)
+    while not attempt.struck and limit_s < SLOW_S:
+        limit_s *= 8
+        attempt = _attempted_within(limit_s, job, step, trouble)
+    return attempt
+
+
+def _attempted_within(limit_s: float, job: Job, step: Step, trouble: Trouble) -> Attempt:
+    job.prepare()
+    ground, person, result, error = job.ground, job.person(), None, None
+    ground.count_failures(FAILED_BEFORE)
+    ground.faulty.clear()
+    ground.faulty.plan([Fault(step.function, step.number, trouble.action)])
+    ground.module.deadline_s, began = limit_s, time.monotonic()
+    try:
+        result = job.run(person)
+    except UShieldError as caught:
+        error = caught
+    finally:
+        ground.module.deadline_s = SLOW_S
+        ground.faulty.plan([])
+    assert time.monotonic() - began < limit_s + _MARGIN_S, "not within its time"
+    return Attempt(step, trouble, result, error, tuple(ground.faulty.calls), ground.failures())
+
+
+def _judge(job: Job, attempt: Attempt) -> None:
+    """Assert what is promised whatever the job."""
+    assert attempt.struck, f"the job never came so far: {attempt.error!r}"
+    assert len([call for call in attempt.of("C_Login", "C_SetPIN") if call.user_type != CONTEXT]) <= 1
+    assert len(attempt.of("C_Sign")) <= 1
+    if not attempt.trouble.deadly:
+        assert len(open_sessions(attempt.calls)) <= job.leaves, "a session was left open"
+    assert attempt.failures == _failures_due(attempt), f"{attempt.failures} failed tries after {attempt.error!r}"
+    if attempt.error is None:
+        assert attempt.step.function not in job.decisive, "that cannot have gone well"
+        job.check(attempt.result)
+    else:
+        _judge_error(attempt.trouble, attempt.error)
+
+
+def _failures_due(attempt: Attempt) -> int:
+    """Return how many tries must count as failed: a PIN that was not sent costs nothing, a right one forgives all."""
+    sent = attempt.of("C_Login", "C_SetPIN")
+    if sent and sent[0].rv == 0:
+        return 0
+    return FAILED_BEFORE + bool(sent or attempt.lost_in("login") or attempt.lost_in("set_pin"))
+
+
+def _judge_error(trouble: Trouble, error: UShieldError) -> None:
+    if isinstance(error, DriverLoadError):
+        assert trouble.deadly or error.reason == trouble.name
+    elif isinstance(error, TokenNotFound):
+        assert error.findings == [trouble.name]
+    elif trouble.kind is None:
+        assert isinstance(error, OutcomeUnknown) or error.code in _LOST, repr(error)
+    else:
+        assert type(error) is trouble.kind, repr(error)
+        assert error.details["ckr"] == trouble.name
