@@ -126,6 +126,7 @@ class ModuleSpec:
         config_unless: a regular expression; where the module's own configuration has it, nothing is added.
         init_reserved: a string for C_Initialize.
         one_at_a_time: it is told to use no locks of its own, and gets one call at a time.
+        services: programs that must run for it, by the names of their processes.
     """
 
     paths: tuple[str, ...] = ()
@@ -145,6 +146,7 @@ class ModuleSpec:
     config_unless: str | None = None
     init_reserved: str | None = None
     one_at_a_time: bool = False
+    services: tuple[str, ...] = ()
 
     @property
     def options(self) -> ModuleOptions:
@@ -336,6 +338,7 @@ def _module(table: Table) -> ModuleSpec:
         config_unless=config.regular("unless"),
         init_reserved=config.text("init_reserved", None),
         one_at_a_time=table.boolean("one_at_a_time", default.one_at_a_time),
+        services=table.texts("services", (), pattern=_FILE_NAME),
     )
     for platform, paths in everywhere.items():
         for number, path in enumerate(paths):

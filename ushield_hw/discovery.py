@@ -167,7 +167,7 @@ def find_token(
         for token in seen.tokens
         if (serial is None or token.serial == serial)
         and (label is None or token.label == label)
-        and (selector is None or (_fits(uri, token) if uri else selector in {token.serial, token.label} - {""}))
+        and (selector is None or names(selector, token))
     ]
     if len(wanted) == 1:
         return wanted[0]
@@ -196,8 +196,15 @@ def key_choice(selector: str | None, key_id: str | None) -> KeyChoice:
         raise InputError("KEY_ID_INVALID", key_id=key_id) from error
 
 
-def _fits(uri: TokenUri, token: Token) -> bool:
-    info = token.info
+def names(selector: str, token: Token) -> bool:
+    """Tell whether a URI, a serial number or a label names a token.
+
+    Raises:
+        InputError: the URI is wrong or carries what a URI may not.
+    """
+    if not TokenUri.names(selector):
+        return selector in {token.serial, token.label} - {""}
+    uri, info = TokenUri.parse(selector), token.info
     named = (
         (uri.token, info.label),
         (uri.serial, info.serial),

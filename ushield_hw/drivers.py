@@ -68,7 +68,9 @@ __all__ = [
 _PATH: Final = re.compile(rb"""["'](/[^"'\n]+)["']""")
 _STAR: Final = re.compile(rb"""\*[^/\\"'\n]*(?=["'])""")
 _BEFORE_A_NAME: Final = (b"/", b"\\", b'"', b"'")
-_TOKEN_ROWS: Final = re.compile(rb"\btoken\s*[\]=]")
+_TOKEN_TABLE: Final = re.compile(rb"\[\[\s*match\s*\.\s*token\s*\]\]")
+_TOKEN_LIST: Final = re.compile(rb"\btoken\s*=")
+_MAKER: Final = re.compile(rb"""\bmanufacturer\s*=\s*["']([^"'\\\n]*)["']""")
 
 GENERIC: Final = Driver("generic", "", "", Path())
 """For a module that no descriptor names: a worker process, no assumptions."""
@@ -155,7 +157,7 @@ class Catalogue:
         """
         via = re.compile(rb"""\bvia\s*=\s*["']%s["']""" % re.escape(driver.id).encode())
         for driver_id, (_, raw) in self._raw.items():
-            if not (via.search(raw) and _TOKEN_ROWS.search(raw)):
+            if not (via.search(raw) and _may_fit(raw, info)):
                 continue  # not worth parsing
             found = self.get(driver_id)
             if found.module.via == driver.id and any(pattern.matches(info) for pattern in found.tokens):
@@ -210,6 +212,14 @@ def _patterns(raw: bytes) -> Iterator[str]:
     for star in _STAR.finditer(raw):
         start = max(raw.rfind(mark, 0, star.start()) for mark in _BEFORE_A_NAME) + 1
         yield raw[start : star.end()].decode("utf-8", "replace")
+
+
+def _may_fit(raw: bytes, info: TokenInfo) -> bool:
+    """Tell whether the rows of ``[[match.token]]`` in a descriptor's text may fit a token, by its manufacturer."""
+    makers = _MAKER.findall(raw)
+    if len(makers) != len(_TOKEN_TABLE.findall(raw)) or _TOKEN_LIST.search(raw):  # written in another way
+        return bool(_TOKEN_TABLE.search(raw) or _TOKEN_LIST.search(raw))
+    return any(fnmatchcase(info.manufacturer, maker.decode("utf-8", "replace")) for maker in makers)
 
 
 def _names(patterns: Sequence[str], name: str) -> bool:

@@ -33,6 +33,7 @@ _SLICE_MS: Final = 500
 _RETRY_S: Final = 0.2  # asking a service that is not there costs microseconds
 _BREATH_S: Final = 0.1  # should waits end at once, again and again, without a change
 _NEW_READER: Final = "\\\\?PnP?\\Notification"
+_MOST_READERS: Final = 16  # pcsc-lite has no more, and refuses a question about more, that for new ones included
 _COUNTER_SHIFT: Final = 16  # pcsc-lite and Windows count a reader's insertions and removals in the upper half
 _LIBRARY: Final = "libpcsclite.so.1"  # the name that pyscard opens
 _NO_LIBRARY: Final = "NO_LIBRARY"
@@ -294,7 +295,10 @@ def _contact(reader: str, hold_s: float) -> Contact:
 
 def _states(context: Any, known: dict[str, int], timeout_ms: int) -> list[tuple[str, int, bytes]]:
     """Return (name, state, ATR) of every reader and of the question for new ones, once something differs from known."""
-    wanted = [(name, known.get(name, 0)) for name in (*_names(context), _NEW_READER)]
+    names = list(_names(context))
+    if len(names) < _MOST_READERS:
+        names.append(_NEW_READER)
+    wanted = [(name, known.get(name, 0)) for name in names]
     rv, states = _scard().SCardGetStatusChange(context, timeout_ms, wanted)
     failure = _failure("SCardGetStatusChange", rv)
     if failure is not None and failure.name != "SCARD_E_TIMEOUT":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from gettext import GNUTranslations
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
+from pkgutil import iter_modules
 from string import Formatter
 
 import pytest
@@ -12,6 +15,7 @@ from babel.messages.catalog import Message
 
 from hatch_build import MESSAGES, CatalogueError, compile_all, compile_language, languages, read_language, singular
 from tests.project.tree import ROOT
+from ushield_hw import doctor
 
 pytestmark = pytest.mark.unit
 
@@ -51,6 +55,21 @@ def test_both_languages_have_the_same_placeholders() -> None:
 def test_both_languages_agree_on_what_is_counted() -> None:
     en, zh = by_id("en"), by_id("zh")
     assert [msgid for msgid in en.keys() & zh.keys() if en[msgid].pluralizable != zh[msgid].pluralizable] == []
+
+
+def probes() -> Iterator[str]:
+    """Yield the id of everything that the doctor asks."""
+    for module in iter_modules(doctor.__path__):
+        for name, found in vars(import_module(f"{doctor.__name__}.{module.name}")).items():
+            if name.endswith("PROBES"):
+                yield from (probe.id for probe in found)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_everything_that_the_doctor_asks_has_a_cause_and_a_remedy(language: str) -> None:
+    wanted = {f"doctor.{found}.{part}" for found in probes() for part in ("cause", "remedy")}
+    assert len(wanted) >= 2 * 76
+    assert sorted(wanted - by_id(language).keys()) == []
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

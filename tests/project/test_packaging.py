@@ -25,6 +25,7 @@ DEPENDENCIES = {
     "asn1crypto",
     "click",
     "cryptography",
+    "pyelftools",
     "pyhanko-certvalidator",
     "pyscard",
     "python-pkcs11",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from tests.unit.descriptors import LEAST, USB_AGAIN, WHOLE
 from ushield_hw import messages
 from ushield_hw.config import data_dir
 from ushield_hw.cryptoki.model import TokenInfo
 from ushield_hw.cryptoki.module import Isolation
+from ushield_hw.descriptor import candidates
 from ushield_hw.drivers import (
     GENERIC,
-    Atr,
+    Binding,
     Catalogue,
     ConfirmKind,
     ConfirmText,
@@ -20,7 +23,6 @@ from ushield_hw.drivers import (
     Driver,
     HashOn,
     Interface,
-    Kind,
     PinFlags,
     TokenPattern,
     Unblock,
@@ -30,93 +32,6 @@ from ushield_hw.errors import DescriptorError, DriverNotFound
 from ushield_hw.messages import LANGUAGES
 
 pytestmark = pytest.mark.unit
-
-SHIPPED = sorted(data_dir("drivers").glob("*.toml"))
-
-WHOLE = """\
-id = "shield"
-vendor = "Example"
-product = "Shield 1"
-kind = "token"
-interface = "pkcs11"
-confidence = "high"
-proven_with = ["shield 1.0"]
-notes = ["A note."]
-sources = ["https://bank.example"]
-
-[module]
-linux = ["/opt/shield/libshield*.so"]
-macos = ["/opt/shield/libshield.dylib"]
-windows = ['%WINDIR%\\System32\\shield.dll']
-isolation = "process"
-discover = "named"
-deadline_s = 60
-relist = true
-general = true
-
-[module.config]
-env = "SHIELD_CONF"
-template = "shield.conf"
-adds = "lock = true"
-extends = ["/etc/shield.conf"]
-unless = "(?m)^lock"
-init_reserved = "configdir='/etc/shield'"
-
-[confirm]
-kind = "display"
-text = "message"
-timeout_s = 90
-codes = { CKR_FUNCTION_REJECTED = "rejected", "CKR_0x80000001" = "timed-out" }
-
-[pin]
-flags = "trusted"
-policy_tries = 6
-min_length = 6
-max_length = 12
-
-[pin.unblock]
-via = "set-pin-unlogged"
-
-[sign]
-hash_on = "token"
-rsa_padding = "pss"
-always_authenticate = true
-
-[display]
-format = "xml-tdm"
-max_text = 60
-columns = 16
-rows = 4
-
-[capabilities]
-generate = false
-write_certificate = false
-
-[[match.usb]]
-vid = "1a2b"
-pid = "3c4d"
-name = "Shield"
-binding = "hid"
-
-[[match.atr]]
-atr = "3b9f95"
-mask = "ffff00"
-also_in = ["opensc"]
-
-[[match.token]]
-manufacturer = "Example*"
-model = "Shield ?"
-"""
-
-LEAST = """\
-id = "shield"
-vendor = "Example"
-product = "Shield 1"
-kind = "token"
-interface = "pkcs11"
-confidence = "low"
-sources = []
-"""
 
 
 def shield(text: str) -> Driver:
@@ -148,8 +63,19 @@ def test_every_key() -> None:
     assert driver.tokens == (TokenPattern("Example*", "Shield ?"),)
     assert (driver.display.format, driver.display.columns) == ("xml-tdm", 16)
     assert not driver.capabilities.generate
-    assert driver.usb[0].binding == "hid"
-    assert driver.atrs[0].also_in == ("opensc",)
+    assert (driver.transport, driver.bank_token) == ("ccid", True)
+    assert driver.module.names == ("libshield_bank*.so", "libshield*.so", "libshield.dylib", "shield.dll")
+    assert (driver.module.skf, driver.module.also_via) == (("libshield_skf.so",), ("opensc",))
+    usb, (masked, regular) = driver.usb[0], driver.atrs
+    assert (usb.binding, usb.pinpad, usb.source, usb.confidence) == (
+        Binding.HID,
+        True,
+        "https://bank.example/usb",
+        "low",
+    )
+    assert (masked.name, masked.also_in, masked.confidence) == ("Shield, first edition", ("opensc",), "medium")
+    assert regular.matches(bytes.fromhex("3b9f9502"))
+    assert not regular.matches(bytes.fromhex("3b9f9503"))
 
 
 def test_the_least_there_may_be() -> None:
@@ -179,7 +105,12 @@ def test_what_must_be_there(line: str) -> None:
         ('sources = ["https://bank.example"]', 'sources = "x"', "sources", "not_a_list"),
         ('notes = ["A note."]', "notes = [1]", "notes[0]", "not_a_string"),
         ("[sign]", "[singing]", "singing", "unknown_key"),
-        ('"/opt/shield/libshield*.so"', '"libshield.so"', "module.paths[0]", "path_relative"),
+        ('"/opt/shield/libshield*.so"', '"libshield.so"', "module.linux[0]", "path_relative"),
+        ("%WINDIR%\\System32", "System32", "module.windows[0]", "path_relative"),
+        ('names = ["', 'names = ["/', "module.names[0]", "bad_form"),
+        ('skf = ["', 'skf = ["/', "module.skf[0]", "bad_form"),
+        ('also_via = ["opensc"]', 'also_via = ["Open SC"]', "module.also_via[0]", "bad_form"),
+        ("bank_token = true", 'bank_token = "yes"', "bank_token", "not_a_boolean"),
         ('isolation = "process"', 'isolation = "none"', "module.isolation", "not_a_choice"),
         ("deadline_s = 60", "deadline_s = 0", "module.deadline_s", "out_of_range"),
         ("deadline_s = 60", "deadline_s = 6.5", "module.deadline_s", "not_an_integer"),
@@ -202,7 +133,14 @@ def test_what_must_be_there(line: str) -> None:
         ("columns = 16", "columns = 1", "display.columns", "out_of_range"),
         ("generate = false", 'generate = "no"', "capabilities.generate", "not_a_boolean"),
         ('vid = "1a2b"', 'vid = "0x1a2b"', "match.usb[0].vid", "bad_form"),
-        ('binding = "hid"', 'binding = "usb"', "match.usb[0].binding", "bad_form"),
+        ('binding = "hid"', 'binding = "usb"', "match.usb[0].binding", "not_a_choice"),
+        ("pinpad = true", "pinpad = 3", "match.usb[0].pinpad", "not_a_boolean"),
+        ('confidence = "low"', 'confidence = "poor"', "match.usb[0].confidence", "bad_form"),
+        ("[[match.atr]]", USB_AGAIN + "[[match.atr]]", "match.usb[1].pid", "repeated"),
+        ('atr = "3b9f9501"\nregex', 'atr = "3b9f95"\nmask = "ffff00"\nregex', "match.atr[1].regex", "mask_and_regex"),
+        ('atr = "3b9f9501"\nregex = "3b9f950[12]"', 'atr = "3b9f95"\nmask = "ffff00"', "match.atr[1].atr", "repeated"),
+        ("3b9f950[12]", "3b9f950[", "match.atr[1].regex", "not_a_pattern"),
+        ("3b9f950[12]", "3b9f950[23]", "match.atr[1].regex", "misses_its_atr"),
         ('atr = "3b9f95"', 'atr = "3b9f9"', "match.atr[0].atr", "bad_form"),
         ('mask = "ffff00"', 'mask = "ffff"', "match.atr[0].mask", "length_differs"),
         ("[[match.usb]]", "[[match.pci]]", "match.pci", "unknown_key"),
@@ -221,27 +159,6 @@ def test_what_is_no_toml(raw: bytes) -> None:
     with pytest.raises(DescriptorError) as caught:
         parse(Path("shield.toml"), raw)
     assert (caught.value.details["file"], caught.value.details["problem"]) == ("shield.toml", "not_toml")
-
-
-# --- the shipped ones -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: str(file.stem))
-def test_every_shipped_descriptor_is_valid(file: Path) -> None:
-    driver = parse(file, file.read_bytes())
-    assert driver.module.paths or driver.module.via in {other.stem for other in SHIPPED}
-    assert driver.sources, "says where it is from"
-
-
-def test_softhsm_is_there() -> None:
-    driver = Catalogue([data_dir("drivers")]).get("softhsm2")
-    assert (driver.kind, driver.pin.policy_tries) == (Kind.SOFTWARE, 6)
-    assert driver.module_files()
-
-
-def test_only_what_is_proven_runs_in_this_process() -> None:
-    inside = [driver for driver in Catalogue([data_dir("drivers")]) if driver.module.isolation is Isolation.IN_PROCESS]
-    assert all(driver.proven_with for driver in inside)
 
 
 # --- the catalogue ----------------------------------------------------------------------------------------------------
@@ -340,6 +257,13 @@ def test_for_module_by_name_wherever_it_lies(catalogue: Catalogue) -> None:
     assert owner(catalogue, Path("/elsewhere/star-7.so")) == "star"
 
 
+def test_for_module_under_another_name_than_its_links(catalogue: Catalogue, tmp_path: Path) -> None:
+    (tmp_path / "lib/libreal.so.7").touch()
+    (tmp_path / "lib/libshield.so").unlink()
+    (tmp_path / "lib/libshield.so").symlink_to("libreal.so.7")
+    assert owner(catalogue, tmp_path / "lib/libreal.so.7") == "shield"
+
+
 def test_for_module_of_nobody(catalogue: Catalogue) -> None:
     assert owner(catalogue, Path("/elsewhere/nothing.so")) is None
     assert GENERIC.module.isolation is Isolation.PROCESS
@@ -368,35 +292,36 @@ def test_only_pkcs11_is_driven(tmp_path: Path, interface: Interface) -> None:
     assert shield(text).module_files() == []
 
 
-@pytest.fixture
-def recognised(tmp_path: Path) -> Catalogue:
-    def family(name: str, match: str) -> None:
-        (tmp_path / f"{name}.toml").write_text(LEAST.replace('"shield"', f'"{name}"') + match)
-
-    family("a", '[[match.usb]]\nvid = "1a2b"\npid = "0001"\n[[match.atr]]\natr = "3b9f95"\n')
-    family("b", '[[match.usb]]\nvid = "1a2b"\npid = "0001"\n[[match.atr]]\natr = "3b9f00"\nmask = "ffff00"\n')
-    family("c", '[[match.usb]]\nvid = "1a2b"\npid = "0002"\n')
-    return Catalogue([tmp_path])
+ELF32, ELF64 = b"\x7fELF\x01", b"\x7fELF\x02"
 
 
 @pytest.mark.parametrize(
-    ("vid", "pid", "ids"), [("1a2b", "0001", ["a", "b"]), ("1A2B", "0002", ["c"]), ("1a2b", "0003", [])]
+    ("first", "second", "found"), [(ELF32, ELF64, ["b"]), (ELF64, b"", ["a", "b"]), (ELF32, ELF32, ["a", "b"])]
 )
-def test_for_usb(recognised: Catalogue, vid: str, pid: str, ids: list[str]) -> None:
-    assert [driver.id for driver in recognised.for_usb(vid, pid)] == ids
+def test_a_module_of_another_architecture_is_left_out_where_there_is_one_of_ours(
+    tmp_path: Path, first: bytes, second: bytes, found: list[str]
+) -> None:
+    (tmp_path / "a").write_bytes(first)
+    (tmp_path / "b").write_bytes(second)
+    driver = shield(LEAST + f'[module]\nlinux = ["{tmp_path}/a", "{tmp_path}/b"]\n')
+    assert [file.name for file in driver.module_files()] == found
 
 
-@pytest.mark.parametrize(
-    ("atr", "ids"), [("3b9f95", ["a", "b"]), ("3b9f55", ["b"]), ("3b9e95", []), ("3b9f9500", []), ("", [])]
-)
-def test_for_atr(recognised: Catalogue, atr: str, ids: list[str]) -> None:
-    assert [driver.id for driver in recognised.for_atr(bytes.fromhex(atr))] == ids
+def test_a_pattern_of_folders_is_looked_up_again_when_one_is_added(tmp_path: Path) -> None:
+    pattern = f"{tmp_path}/*-linux-gnu/lib.so"
+    assert list(candidates(pattern)) == []
+    (tmp_path / "b-linux-gnu").mkdir()
+    os.utime(tmp_path, (1, 1))
+    assert list(candidates(pattern)) == [f"{tmp_path}/b-linux-gnu/lib.so"]
+    (tmp_path / "a-linux-gnu").mkdir()
+    os.utime(tmp_path, (2, 2))
+    assert list(candidates(pattern)) == [f"{tmp_path}/{name}-linux-gnu/lib.so" for name in "ab"]
 
 
-def test_a_mask_says_which_bits_count() -> None:
-    known = Atr("3b0f", mask="ff0f")
-    assert known.matches(bytes.fromhex("3baf"))
-    assert not known.matches(bytes.fromhex("3ba0"))
+def test_ones_own_is_parsed_even_where_its_module_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text("[")
+    with pytest.raises(DescriptorError):
+        list(Catalogue([tmp_path, data_dir("drivers")]).installed())
 
 
 # --- families that share a module -------------------------------------------------------------------------------------
@@ -422,6 +347,24 @@ def test_a_token_is_of_the_family_that_it_says(shared: Catalogue) -> None:
     found = shared.family(shared.get("general"), said())
     assert (found.id, found.confirm.kind) == ("shield", ConfirmKind.BUTTON)
     assert found.module == shared.get("general").module  # how the module is run is the general one's to say
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        '[[match.token]]\nmanufacturer = "Example*"\n',
+        "[[match.token]]\nmanufacturer = 'Other'\n[[match.token]]\nmodel = 'Shield *'\n",
+        '[[match.token]]\nmanufacturer = "\\u0045xample*"\n',
+        '[match]\ntoken = [{ manufacturer = "Other" }, { label = "mine" }]\n',
+        '[[ match . token ]]\nmodel = "Shield ?"\n',
+    ],
+)
+def test_a_family_is_found_however_its_rows_are_written(tmp_path: Path, rows: str) -> None:
+    general = LEAST.replace('id = "shield"', 'id = "general"')
+    (tmp_path / "general.toml").write_text(general)
+    (tmp_path / "shield.toml").write_text(LEAST + f"[module]\nvia = 'general'\n{rows}")
+    catalogue = Catalogue([tmp_path])
+    assert catalogue.family(catalogue.get("general"), said()).id == "shield"
 
 
 def test_other_tokens_are_of_the_general_family(shared: Catalogue) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from ushield_hw import messages
-from ushield_hw.cli import options, output
+from ushield_hw.cli import families, options, output
 from ushield_hw.cli.help import Group
 from ushield_hw.drivers import Catalogue, Driver, parse
 from ushield_hw.errors import DriverNotFound, InputError
+from ushield_hw.marks import CHIP_MAKERS
 
 
 def _catalogue() -> Catalogue:
@@ -25,6 +28,8 @@ def driver_document(driver: Driver) -> dict[str, object]:
         "product": driver.product,
         "kind": driver.kind,
         "interface": driver.interface,
+        "transport": driver.transport,
+        "bank_token": driver.bank_token,
         "file": str(driver.file),
         "confidence": driver.confidence,
         "proven_with": list(driver.proven_with),
@@ -33,6 +38,10 @@ def driver_document(driver: Driver) -> dict[str, object]:
             "installed": [str(path) for path in driver.module_files()],
             "isolation": driver.module.isolation,
             "discover": driver.module.discover,
+            "via": driver.module.via,
+            "also_via": list(driver.module.also_via),
+            "names": list(driver.module.names),
+            "skf": list(driver.module.skf),
         },
         "confirm": {
             "kind": driver.confirm.kind,
@@ -45,17 +54,12 @@ def driver_document(driver: Driver) -> dict[str, object]:
             "policy_tries": driver.pin.policy_tries,
             "unblock": driver.pin.unblock,
         },
-        "usb": [f"{usb.vid}:{usb.pid}" for usb in driver.usb],
+        "usb": [str(usb) for usb in driver.usb],
+        "bindings": {str(usb): usb.binding for usb in driver.usb},
         "atrs": [atr.atr for atr in driver.atrs],
         "notes": list(driver.notes),
         "sources": list(driver.sources),
     }
-
-
-def _row(driver: Driver) -> str:
-    state = "driver.installed" if driver.module_files() else "driver.not_installed"
-    proven = messages.text("driver.proven" if driver.proven_with else "driver.known")
-    return f"{driver.id:<16} {proven} · {messages.text(state)} · {driver.vendor} {driver.product}"
 
 
 @click.group("driver", cls=Group, help=messages.text("help.driver"))
@@ -66,11 +70,11 @@ def driver_command() -> None:
 @driver_command.command("list", help=messages.text("help.driver.list"))
 @options.as_json()
 def _list(as_json: bool) -> None:
-    drivers = list(_catalogue())
+    catalogue = _catalogue()
     if as_json:
-        output.document({"drivers": [driver_document(driver) for driver in drivers]})
+        output.document({"drivers": [driver_document(driver) for driver in catalogue]})
     else:
-        output.lines(_row(driver) for driver in drivers)
+        output.lines(families.listed(catalogue))
 
 
 @driver_command.command("show", help=messages.text("help.driver.show"))
@@ -88,11 +92,13 @@ def _show(driver_id: str, as_json: bool) -> None:
 @click.argument("file", metavar="FILE.toml", type=click.Path(path_type=Path, dir_okay=False))
 @options.as_json()
 def _check(file: Path, as_json: bool) -> None:
-    driver = parse(file, options.read_file(file))
+    driver, catalogue = parse(file, options.read_file(file)), _catalogue()
+    families.through(driver, catalogue)  # are they there?
     if as_json:
         output.document({"valid": True, "driver": driver_document(driver)})
     else:
         output.lines([messages.text("driver.valid", id=driver.id, file=file)])
+        output.lines(families.matched([driver], [], catalogue))
 
 
 @driver_command.command("match", help=messages.text("help.driver.match"))
@@ -106,28 +112,74 @@ def _check(file: Path, as_json: bool) -> None:
 )
 @options.as_json()
 def _match(usb: str | None, atr: str | None, module: Path | None, as_json: bool) -> None:
-    found = _matching(usb, atr, module)
-    if not found:
-        raise DriverNotFound("DRIVER_NONE_MATCHES", searched=[str(folder) for folder in options.settings().drivers])
-    if as_json:
-        output.document({"drivers": [driver_document(driver) for driver in found]})
-    else:
-        output.lines(_row(driver) for driver in found)
-
-
-def _matching(usb: str | None, atr: str | None, module: Path | None) -> list[Driver]:
     catalogue = _catalogue()
     if sum(value is not None for value in (usb, atr, module)) != 1:
         raise InputError("USAGE_ONE_OF", argument="--usb, --atr, --module")
     if usb is not None:
-        vid, colon, pid = usb.partition(":")
-        if not colon:
-            raise InputError("USAGE", argument="--usb", reason="VID:PID")
-        return catalogue.for_usb(vid, pid)
-    if atr is not None:
-        try:
-            return catalogue.for_atr(bytes.fromhex(atr))
-        except ValueError as error:
-            raise InputError("USAGE", argument="--atr", reason="hex") from error
-    found = catalogue.for_module(module.absolute()) if module else None
-    return [found] if found else []
+        found = _by_usb(catalogue, usb.lower())
+    elif atr is not None:
+        found = _by_atr(catalogue, atr)
+    else:
+        found = _by_module(catalogue, module or Path())
+    if as_json:
+        output.document({"drivers": [driver_document(one) for one in found.drivers], **found.said})
+    else:
+        output.lines(families.matched(found.drivers, found.remarks, catalogue))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The families that match, what ``--json`` says of the match, and what a person should know of it."""
+
+    drivers: list[Driver]
+    said: dict[str, object]
+    remarks: list[str]
+
+
+def _by_usb(catalogue: Catalogue, usb: str) -> _Found:
+    if not re.fullmatch("[0-9a-f]{4}:[0-9a-f]{4}", usb):
+        raise InputError("USAGE", argument="--usb", reason="VID:PID")
+    vid, _, pid = usb.partition(":")
+    drivers = catalogue.for_usb(vid, pid)
+    if not drivers and vid in CHIP_MAKERS:
+        raise _nothing("DRIVER_CHIP_MAKER", usb=usb, vid=vid, maker=CHIP_MAKERS[vid])
+    if not drivers and (others := [driver.id for driver in catalogue.for_vendor(vid)]):
+        raise _nothing("DRIVER_VENDOR_KNOWN", usb=usb, vid=vid, ids=", ".join(others))
+    if not drivers:
+        raise _nothing("DRIVER_NONE_MATCHES")
+    rows = [row for driver in drivers for row in driver.usb if str(row) == usb]
+    remarks = [*families.usb_remarks(usb, rows), *_ambiguous("usb", drivers)]
+    return _Found(drivers, {"ambiguous": len(drivers) > 1, "pcsc_reader": families.reader(rows[0])}, remarks)
+
+
+def _by_atr(catalogue: Catalogue, atr: str) -> _Found:
+    try:
+        wanted = bytes.fromhex(atr.replace(":", ""))
+    except ValueError as error:
+        raise InputError("USAGE", argument="--atr", reason="hex") from error
+    drivers = catalogue.for_atr(wanted)
+    if not drivers:
+        raise _nothing("DRIVER_NONE_MATCHES")
+    return _Found(drivers, {"ambiguous": len(drivers) > 1}, _ambiguous("atr", drivers))
+
+
+def _by_module(catalogue: Catalogue, module: Path) -> _Found:
+    owner = catalogue.for_module(module.absolute())
+    drivers = [owner] if owner and module.absolute() in owner.module_files() else catalogue.naming(module.name)
+    drivers = drivers or ([owner] if owner else [])
+    if not drivers:
+        raise _nothing("DRIVER_NONE_MATCHES")
+    remarks = _ambiguous("module", drivers)
+    if any(families.is_skf(driver, module.name) for driver in drivers):
+        remarks.append(messages.text("driver.skf_library", file=module.name))
+    if shown := [family.id for driver in drivers for family in catalogue.driven_by(driver)]:
+        remarks.append(messages.text("driver.shows_too", ids=", ".join(shown)))
+    return _Found(drivers, {"ambiguous": len(drivers) > 1, "shows_too": shown}, remarks)
+
+
+def _ambiguous(by: str, drivers: list[Driver]) -> list[str]:
+    return [messages.text(f"driver.ambiguous.{by}", n=len(drivers))] if len(drivers) > 1 else []
+
+
+def _nothing(code: str, **details: object) -> DriverNotFound:
+    return DriverNotFound(code, searched=[str(folder) for folder in options.settings().drivers], **details)
