@@ -89,7 +89,7 @@ def test_no_option_takes_a_pin(pages: Pages) -> None:
 
 def test_every_reading_command_has_json(pages: Pages) -> None:
     without = {command for command, page in pages.items() if "--json" not in page}
-    assert without == {"", "pin", "cert", "driver", "softhsm", "config", "completion", "demo"}
+    assert without == {"", "pin", "cert", "driver", "softhsm", "virtual", "config", "completion", "demo"}
 
 
 def test_short_help(desk: Home) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 
 from tests.cli.person import CTRL_C, Person
-from tests.cli.world import TIMEOUT_S, USHIELD, Home
+from tests.cli.world import TIMEOUT_S, USHIELD, Bank, Home
 from ushield_hw.messages import LANGUAGES
 
 pytestmark = pytest.mark.stack
@@ -211,3 +211,16 @@ def test_a_person_types_the_pin_once_and_looks_at_the_token(bare: Home) -> None:
         person.sees("press OK there")
         person.ends(0)
         assert person.screen.count("PIN ") == 1
+
+
+def test_a_key_made_by_the_command_wants_the_pin_each_time_and_signs(bare: Home, bank: Bank) -> None:
+    """Request, certificate, order: all by the command, on a token that shows what it signs."""
+    with started(bare, "--answer", "ok") as told:
+        token = ("--token", told["uri"], "--pin-source", told["pin_file"])
+        words = ("--key", "ec-p256", "--subject", "CN=李四,O=Demo Bank", "-o", "new.csr")
+        made = bare.json("cert", "request", *token, *words, **told["env"])
+        bank.certify(bare.file("new.csr"), bare.file("new.pem"))
+        bare.ushield("cert", "install", "new.pem", *token, **told["env"])
+        order = bare.order()
+        bare.ushield("sign", order, *token, "--key-id", made["key_id"], "-o", "new.p7m", **told["env"])
+        bare.ushield("verify", "new.p7m", "--ca", bank.ca, "--order", order)

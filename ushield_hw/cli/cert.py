@@ -70,7 +70,7 @@ def _request(
     options.check_folder(out)
     person = options.person({PinKind.USER: pin_source}, allow_last_try=allow_last_try)
     token = options.find(selector)
-    policy = PinPolicy.SIGNATURE if pin_per_signature else PinPolicy.LOGIN
+    policy = PinPolicy.SIGNATURE if pin_per_signature else None  # None: as the driver says
     with token.open(person, purpose="request") as session, output.progress("cli.generating"):
         made = request(session, KeySpec(spec), subject, pin_policy=policy)
         try:
