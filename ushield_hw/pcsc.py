@@ -295,7 +295,8 @@ def _contact(reader: str, hold_s: float) -> Contact:
 
 def _states(context: Any, known: dict[str, int], timeout_ms: int) -> list[tuple[str, int, bytes]]:
     """Return (name, state, ATR) of every reader and of the question for new ones, once something differs from known."""
-    names = list(_names(context))
+    found = _names(context)
+    names = [name for name in found if name.isascii()]
     if len(names) < _MOST_READERS:
         names.append(_NEW_READER)
     wanted = [(name, known.get(name, 0)) for name in names]
@@ -304,7 +305,9 @@ def _states(context: Any, known: dict[str, int], timeout_ms: int) -> list[tuple[
     if failure is not None and failure.name != "SCARD_E_TIMEOUT":
         raise _CallFailed(failure)
     changed = _scard().SCARD_STATE_CHANGED
-    return [(name, event & ~changed, bytes(atr)) for name, event, atr in states]
+    told = [(name, event & ~changed, bytes(atr)) for name, event, atr in states]
+    # pyscard cannot ask about a reader whose name is not ASCII.
+    return told + [(name, _scard().SCARD_STATE_UNAVAILABLE, b"") for name in found if not name.isascii()]
 
 
 def _names(context: Any) -> Sequence[str]:

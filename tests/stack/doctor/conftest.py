@@ -1,0 +1,89 @@
+"""A soft token as the doctor sees it, behind SoftHSM2 itself or behind the faulty module."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.soft import DRIVER, SETTINGS, SOFTHSM, Soft
+from ushield_hw.doctor.machine import Machine
+from ushield_hw.doctor.slots import Choice, tokens_of
+from ushield_hw.doctor.subjects import Loaded, ModuleFile, TokenSeen, load
+from ushield_hw.drivers import Driver
+from ushield_hw.softhsm import CONF_VARIABLE
+from ushield_hw.testing.faulty import Fault, faulty_module
+
+_DEADLINE_S: Final = 20.0
+
+
+@dataclass
+class Doctor:
+    """Looks at the soft token; what it loads is closed after the test."""
+
+    soft: Soft
+    folder: Path
+    _closing: ExitStack = field(default_factory=ExitStack, repr=False)
+
+    def machine(self, **how: Any) -> Machine:
+        """Return this machine, with a state folder of the test's own."""
+        return Machine(replace(SETTINGS, state_dir=self.soft.state), **how)
+
+    def loaded(
+        self, *plan: Fault, driver: Driver = DRIVER, path: Path = SOFTHSM, asked: bool = False, **how: Any
+    ) -> Loaded:
+        """Load a module; with a plan: the faulty one in front of it."""
+        if plan:
+            path = faulty_module(self.folder / "faulty", path, plan).path
+        found = load(ModuleFile(self.machine(**how), path, driver, asked), _DEADLINE_S)
+        self._closing.callback(found.module.close)
+        return found
+
+    def seen(self, *plan: Fault, driver: Driver = DRIVER, **how: Any) -> TokenSeen:
+        """Return the soft token as it is seen through a module."""
+        tokens = tokens_of(self.loaded(*plan, driver=driver, **how))
+        return next((seen for seen in tokens if seen.token.serial == self.soft.serial), tokens[0])
+
+    def choice(self, selector: str | None, **how: Any) -> Choice:
+        """Return what there is for somebody who asked for this."""
+        loaded = self.loaded(selector=selector, **how)
+        return Choice(loaded.file.machine, [loaded], tokens_of(loaded))
+
+    def close(self) -> None:
+        """Let every module go."""
+        self._closing.close()
+
+
+@pytest.fixture
+def doctor(soft: Soft, tmp_path: Path) -> Iterator[Doctor]:
+    found = Doctor(soft, tmp_path)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def softhsm_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Write another configuration, and have SOFTHSM2_CONF name it."""
+
+    def write(folder: str) -> Path:
+        conf = tmp_path / "another.conf"
+        conf.write_text(f"objectstore.backend = file\ndirectories.tokendir = {folder}\n")
+        monkeypatch.setenv(CONF_VARIABLE, str(conf))
+        return conf
+
+    return write
+
+
+def without_variable(*names: str) -> dict[str, str]:
+    """Return the environment without these."""
+    return {name: value for name, value in os.environ.items() if name not in names}
+
+
+def ids(findings: Sequence[Any]) -> list[str]:
+    """Return the ids of what a person should read."""
+    return [finding.id for finding in findings if finding.matters]

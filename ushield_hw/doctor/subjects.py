@@ -1,0 +1,108 @@
+"""What the probes of the later layers look at: a module's file, the module once it is loaded, and a token in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from ushield_hw.cryptoki.model import KeyRecord, ModuleInfo, SlotInfo
+from ushield_hw.cryptoki.module import Isolation, Module
+from ushield_hw.discovery import Token
+from ushield_hw.doctor.image import Image, read_image
+from ushield_hw.doctor.machine import Machine
+from ushield_hw.drivers import GENERIC, Driver
+from ushield_hw.errors import UShieldError
+from ushield_hw.installed import module_environment
+from ushield_hw.interaction import PinState
+from ushield_hw.keys import Pair
+
+LOAD_DEADLINE_S: Final = 10.0
+
+
+@dataclass
+class ModuleFile:
+    """A PKCS#11 module's file, which may be anything.
+
+    Attributes:
+        machine: where it lies.
+        path: the file.
+        driver: the family it belongs to; ``GENERIC``: none that is known.
+        asked: somebody named this very file.
+    """
+
+    machine: Machine
+    path: Path
+    driver: Driver = GENERIC
+    asked: bool = False
+
+    @cached_property
+    def image(self) -> Image | None:
+        """What the file says of itself, read without loading it; None: it cannot be read."""
+        return read_image(self.path)
+
+
+@dataclass
+class Loaded:
+    """A module in a worker process of its own, or why it is not. Made by :func:`load`.
+
+    Attributes:
+        file: where it came from.
+        error: what went wrong, in loading, in C_Initialize or in listing the slots.
+        info: what the module says of itself; None if it did not come that far.
+        slots: its slots.
+        module: the module; to be closed.
+    """
+
+    file: ModuleFile
+    module: Module
+    error: UShieldError | None = None
+    info: ModuleInfo | None = None
+    slots: Sequence[SlotInfo] = field(default_factory=tuple)
+
+
+def load(file: ModuleFile, deadline_s: float = LOAD_DEADLINE_S) -> Loaded:
+    """Load a module in a worker of its own and list its slots; never in this process, whatever its descriptor says."""
+    spec, environment = file.driver.module, module_environment(file.driver, file.machine.settings)
+    loaded = Loaded(file, Module(file.path, Isolation.PROCESS, spec.options, deadline_s, environment))
+    try:
+        loaded.info = loaded.module.info()
+        loaded.slots = loaded.module.slots()
+    except UShieldError as error:
+        loaded.error = error
+    return loaded
+
+
+@dataclass
+class TokenSeen:
+    """A token in a slot. Nothing here logs in: what a PIN would show stays unknown.
+
+    Attributes:
+        token: the token.
+        loaded: the module it was seen through.
+    """
+
+    token: Token
+    loaded: Loaded
+
+    @cached_property
+    def pin(self) -> PinState:
+        """What is known of its PIN; no try is spent."""
+        return self.token.pin_state()
+
+    @cached_property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The certificates that show without a login."""
+        return self.token.pairs()
+
+    @cached_property
+    def keys(self) -> tuple[KeyRecord, ...]:
+        """The key objects that show without a login."""
+        return self.token.link.module.keys(self.token.link.slot_id)
+
+    @cached_property
+    def mechanisms(self) -> tuple[str, ...]:
+        """The mechanisms it offers."""
+        return self.token.link.module.mechanisms(self.token.link.slot_id)
