@@ -126,6 +126,7 @@ class ModuleSpec:
         config_unless: a regular expression; where the module's own configuration has it, nothing is added.
         init_reserved: a string for C_Initialize.
         one_at_a_time: it is told to use no locks of its own, and gets one call at a time.
+        renew_when_refused: it keeps the token to itself after a login that failed, and is initialised anew then.
         services: programs that must run for it, by the names of their processes.
     """
 
@@ -146,12 +147,13 @@ class ModuleSpec:
     config_unless: str | None = None
     init_reserved: str | None = None
     one_at_a_time: bool = False
+    renew_when_refused: bool = False
     services: tuple[str, ...] = ()
 
     @property
     def options(self) -> ModuleOptions:
         """How its worker must handle it."""
-        return ModuleOptions(self.relist, self.init_reserved, self.one_at_a_time)
+        return ModuleOptions(self.relist, self.init_reserved, self.one_at_a_time, self.renew_when_refused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +340,7 @@ def _module(table: Table) -> ModuleSpec:
         config_unless=config.regular("unless"),
         init_reserved=config.text("init_reserved", None),
         one_at_a_time=table.boolean("one_at_a_time", default.one_at_a_time),
+        renew_when_refused=table.boolean("renew_when_refused", default.renew_when_refused),
         services=table.texts("services", (), pattern=_FILE_NAME),
     )
     for platform, paths in everywhere.items():

@@ -51,9 +51,11 @@ def watched(owner, name):
 
 for name in ("fsync", "replace", "link"):
     watched(os, name)
+from ushield_hw.cryptoki.abi import Signer
 from ushield_hw.cryptoki.engine import Engine
-for name in ("_c_login", "_sign_init", "_c_sign"):
-    watched(Engine, name)
+watched(Engine, "_c_login")
+for name in ("begin", "finish"):
+    watched(Signer, name)
 from ushield_hw.cli.app import run
 sys.exit(run(words))
 """
@@ -194,7 +196,7 @@ def after_a_full_disk(case: Counted, bank: Bank, told: object) -> None:
 
 def test_a_signature_whose_answer_is_lost_stays_unknown(counted: Counted, shared: Home, tmp_path: Path) -> None:
     _, whole = fresh(shared, tmp_path / "probe").ended_at(0)
-    code, steps = counted.ended_at(whole.index("after _c_sign") + 1)
+    code, steps = counted.ended_at(whole.index("after finish") + 1)
     assert (code, signatures(counted.module)) == (-9, 1), steps
     again = counted.run("again.p7m")
     assert again.code == 9
@@ -207,6 +209,6 @@ def test_the_walk_sees_every_step(counted: Counted) -> None:
     assert code == 0
     assert {step.removeprefix("before ") for step in steps if step.startswith("before")} == {
         *("fsync", "replace", "link"),
-        *("_c_login", "_sign_init", "_c_sign"),
+        *("_c_login", "begin", "finish"),
     }
     assert os.path.exists(counted.home.folder / "signed.p7m")

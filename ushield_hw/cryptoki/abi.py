@@ -9,10 +9,11 @@ CK_FUNCTION_LIST instead (PKCS#11 v2.40, section 4.6).
 from __future__ import annotations
 
 import ctypes
+import threading
 from ctypes import byref, c_char_p, c_ubyte, c_ulong, c_void_p
 from typing import Any, Final
 
-from ushield_hw.cryptoki.ckr import CkrError
+from ushield_hw.cryptoki.ckr import NUMBERS, CkrError
 
 # The order of CK_FUNCTION_LIST up to C_Sign, the last one needed here.
 _ORDER: Final = (
@@ -26,6 +27,8 @@ _ORDER: Final = (
 
 OS_LOCKING_OK: Final = 2
 UNAVAILABLE: Final = c_ulong(-1).value
+_SIGNATURE_ROOM: Final = 1024  # RSA of 8192 bits
+_MOST_SIGNATURE: Final = 1 << 16
 
 
 class _FunctionList(ctypes.Structure):
@@ -170,3 +173,39 @@ class Functions:
         rv = self.raw(name)(*arguments)
         if rv:
             raise CkrError(name, rv)
+
+
+class Signer:
+    """C_SignInit and C_Sign of one module: the path where a call's cost counts.
+
+    Args:
+        functions: the module's.
+    """
+
+    def __init__(self, functions: Functions) -> None:
+        self._functions = functions
+        self._buffers = _Buffers()
+
+    def begin(self, session: int, handle: int, mechanism: Mechanism) -> None:
+        """C_SignInit."""
+        self._functions.call("C_SignInit", session, byref(mechanism), handle)
+
+    def finish(self, session: int, data: bytes) -> bytes:
+        """C_Sign, once; a second call only tells a module that signed nothing how much room there is."""
+        out, length = self._buffers.out, self._buffers.length
+        length.value = _SIGNATURE_ROOM
+        rv = self._functions.raw("C_Sign")(session, data, len(data), out, byref(length))
+        if rv == NUMBERS["BUFFER_TOO_SMALL"] and length.value <= _MOST_SIGNATURE:  # still active, unsigned
+            out = ctypes.create_string_buffer(length.value)
+            rv = self._functions.raw("C_Sign")(session, data, len(data), out, byref(length))
+        if rv:
+            raise CkrError("C_Sign", rv)
+        return ctypes.string_at(out, min(length.value, len(out)))
+
+
+class _Buffers(threading.local):
+    """Where C_Sign of one thread puts its signature; made once."""
+
+    def __init__(self) -> None:
+        self.out = ctypes.create_string_buffer(_SIGNATURE_ROOM)
+        self.length = c_ulong(_SIGNATURE_ROOM)

@@ -40,7 +40,6 @@ _CONTEXT_SPECIFIC: Final = 2
 _USER_TYPES: Final = {User.SO: 0, User.USER: 1}
 # A module that must be re-initialised to see the world is, unless it was initialised this recently.
 _FRESH_S: Final = 0.5
-_SIGNATURE_ROOM: Final = 1024  # RSA of 8192 bits
 
 
 class _Lib(_pkcs11.lib):
@@ -48,14 +47,6 @@ class _Lib(_pkcs11.lib):
 
     def initialize(self) -> None:
         """Do nothing: the engine has initialised the module with CKF_OS_LOCKING_OK."""
-
-
-class _Buffers(threading.local):
-    """Where C_Sign of one thread puts its signature."""
-
-    def __init__(self) -> None:
-        self.out = ctypes.create_string_buffer(_SIGNATURE_ROOM)
-        self.length = ctypes.c_ulong(_SIGNATURE_ROOM)
 
 
 @dataclass(slots=True)
@@ -91,7 +82,7 @@ class Engine:
             raise LoadFailed(error.name, "proxy" if two_lists else "refused") from error
         self._path = path
         self._gate = Gate(self._initialize)
-        self._buffers = _Buffers()
+        self._signer = abi.Signer(self._functions)
         self._states: dict[int, _SlotState] = {}
         self._states_lock = threading.Lock()
         self._tokens: dict[int, Any] = {}
@@ -147,16 +138,25 @@ class Engine:
                         raise CkrError("C_Login", NUMBERS["USER_ALREADY_LOGGED_IN"])
                     self._forget(slot_id, state)
             self._relist()
-            with self._gate, self._serial:
-                self._close_idle(state)  # the SO cannot log in beside read-only sessions
-                session = self._open(slot_id, rw=user is User.SO)
-                try:
-                    self._c_login(session.handle, _USER_TYPES[user], pin)
-                except BaseException:
-                    self._close_quietly(session)
-                    raise
+            try:
+                session = self._logged_in_session(slot_id, state, user, pin)
+            except CkrError:
+                if self._options.renew_when_refused:
+                    self._renew()
+                raise
             state.anchor, state.login_id = session, secrets.randbits(62)
             return state.login_id
+
+    def _logged_in_session(self, slot_id: int, state: _SlotState, user: User, pin: str | None) -> Any:
+        with self._gate, self._serial:
+            self._close_idle(state)  # the SO cannot log in beside read-only sessions
+            session = self._open(slot_id, rw=user is User.SO)
+            try:
+                self._c_login(session.handle, _USER_TYPES[user], pin)
+            except BaseException:
+                self._close_quietly(session)
+                raise
+            return session
 
     def logout(self, login_id: int) -> None:
         """End a login: C_Logout, then every session of the slot. The first error is raised after both were done."""
@@ -217,11 +217,11 @@ class Engine:
             try:
                 if state.login_id != login_id:
                     raise StaleLogin
-                self._sign_init(session.handle, call.handle, objects.mechanism(call.mechanism, call.digest))
+                self._signer.begin(session.handle, call.handle, objects.mechanism(call.mechanism, call.digest))
                 if call.context:
                     self._c_login(session.handle, _CONTEXT_SPECIFIC, call.pin)
                 began()
-                signature = self._c_sign(session.handle, call.data)
+                signature = self._signer.finish(session.handle, call.data)
             except BaseException as error:
                 self._failed(slot_id, state, era, error, session)
                 raise
@@ -295,8 +295,12 @@ class Engine:
 
     def _relist(self) -> None:
         """Make a module see what other processes changed, if it needs that and nobody is logged in."""
-        fresh = time.monotonic() - self._initialized_at < _FRESH_S
-        if fresh or not self._options.relist or not self._ours or not self._gate.open:
+        if self._options.relist and time.monotonic() - self._initialized_at >= _FRESH_S:
+            self._renew()
+
+    def _renew(self) -> None:
+        """C_Finalize and C_Initialize, unless somebody is logged in or the module is in other hands."""
+        if not self._ours or not self._gate.open:
             return
         with self._gate.alone() as nobody:
             if nobody and all(state.login_id is None for state in self._states.values()):
@@ -422,20 +426,6 @@ class Engine:
 
     def _c_login(self, session: int, user_type: int, pin: str | None) -> None:
         self._functions.call("C_Login", session, user_type, *_pin(pin))
-
-    def _sign_init(self, session: int, handle: int, mechanism: abi.Mechanism) -> None:
-        self._functions.call("C_SignInit", session, ctypes.byref(mechanism), handle)
-
-    def _c_sign(self, session: int, data: bytes) -> bytes:
-        out, length = self._buffers.out, self._buffers.length  # a thread's own, made once
-        length.value = _SIGNATURE_ROOM
-        rv = self._functions.raw("C_Sign")(session, data, len(data), out, ctypes.byref(length))
-        if rv == NUMBERS["BUFFER_TOO_SMALL"] and length.value <= 1 << 16:  # the operation is still active, unsigned
-            out = ctypes.create_string_buffer(length.value)
-            rv = self._functions.raw("C_Sign")(session, data, len(data), out, ctypes.byref(length))
-        if rv:
-            raise CkrError("C_Sign", rv)
-        return ctypes.string_at(out, min(length.value, len(out)))
 
 
 def _ends_login(error: CkrError) -> bool:

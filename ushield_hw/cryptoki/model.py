@@ -45,11 +45,13 @@ class ModuleOptions:
         relist: the module sees tokens and PINs changed by others only after C_Finalize and C_Initialize (SoftHSM2).
         init_reserved: a string for CK_C_INITIALIZE_ARGS.pReserved, for the modules that want one (NSS).
         one_at_a_time: calls are kept apart by this library, and the module is told that it needs no locks of its own.
+        renew_when_refused: a login that failed leaves the token to this process alone until C_Finalize (OpenSC).
     """
 
     relist: bool = False
     init_reserved: str | None = None
     one_at_a_time: bool = False
+    renew_when_refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,12 +172,14 @@ def _number(data: bytes, form: str, at: int) -> int:
 
 _SAME: Final = {
     "amd64": "x86_64",
+    "amd64-32": "x86",
     "x86_64-32": "x86",
     "i386": "x86",
     "i486": "x86",
     "i586": "x86",
     "i686": "x86",
     "arm64": "aarch64",
+    "arm64-32": "arm",
     "aarch64-32": "arm",
     "loong64": "loongarch64",
 }

@@ -68,8 +68,10 @@ def _not_there(file: ModuleFile) -> Said:
     if not file.asked and file.driver.usb and not facts["found"]:
         places = list(file.driver.module.paths)
         return fail(kind="driver", product=f"{file.driver.vendor} {file.driver.product}", places=places, **facts)
-    kind = "found" if facts["found"] else "package" if package else "nothing"
-    return fail(kind=kind, **facts)
+    if facts["found"] or package:
+        return fail(kind="found" if facts["found"] else "package", **facts)
+    installed = [str(other.path) for other in named_modules(file.machine) if other.path.is_file()]
+    return fail(kind="others" if installed else "nothing", installed=installed, **facts)
 
 
 @probe("E41", "module.permission")
@@ -257,7 +259,7 @@ def loads(loaded: Loaded) -> Said:
 @probe("E48", "module.answers")
 def answers(loaded: Loaded) -> Said:
     """It does not come back from being loaded, initialised or asked for its slots."""
-    error, facts = loaded.error, {"path": str(loaded.file.path), "seconds": loaded.module.deadline_s}
+    error, facts = loaded.error, {"path": str(loaded.file.path), "seconds": round(loaded.module.deadline_s)}
     if _problem(error) == "load_hung":
         return fail(kind="load", function="C_Initialize", **facts)
     if error is not None and error.code == "MODULE_HUNG":

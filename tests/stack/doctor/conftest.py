@@ -12,12 +12,15 @@ from typing import Any, Final
 import pytest
 
 from tests.soft import DRIVER, SETTINGS, SOFTHSM, Soft
+from tests.stack.doctor.modules import built, loading, machine
 from ushield_hw.doctor.machine import Machine
 from ushield_hw.doctor.slots import Choice, tokens_of
 from ushield_hw.doctor.subjects import Loaded, ModuleFile, TokenSeen, load
 from ushield_hw.drivers import Driver
 from ushield_hw.softhsm import CONF_VARIABLE
 from ushield_hw.testing.faulty import Fault, faulty_module
+
+__all__ = ["built", "loading", "machine"]
 
 _DEADLINE_S: Final = 20.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 import uuid
@@ -348,6 +349,17 @@ def test_locked_is_locked_until_the_so_unblocks(host: Host) -> None:
     host.shield.answer("ok")
     order = fresh()
     host.verified(host.sign(order, Scripted("864209", "864209")), order)
+
+
+def test_after_a_wrong_pin_other_programs_reach_the_token(host: Host) -> None:
+    """OpenSC with lock_login keeps the card to itself after a login that failed, until it is initialised anew."""
+    with pytest.raises(PinIncorrect):
+        verify_pin(host.token.link, Scripted(WRONG))
+    other = ["pkcs11-tool", "--module", str(host.token.module), "-L"]
+    done = subprocess.run(
+        other, check=True, env={**os.environ, **host.shield.env}, capture_output=True, text=True, timeout=20
+    )
+    assert host.shield.serial in done.stdout
 
 
 def test_a_wrong_so_pin_changes_nothing(host: Host) -> None:

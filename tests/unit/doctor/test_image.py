@@ -185,6 +185,7 @@ def test_what_is_no_file_is_told_without_waiting(tmp_path: Path) -> None:
         ("AMD64", "x86_64"),
         ("x86_64", "x86_64"),
         ("x86_64-32", "x86"),
+        ("AMD64-32", "x86"),
         ("i686", "x86"),
         ("arm64", "aarch64"),
         ("armv7l", "arm"),
