@@ -21,6 +21,7 @@ _COMMANDS: Final = {
     "list": "tokens",
     "info": "tokens",
     "watch": "watch",
+    "doctor": "doctor",
     "pin": "pin",
     "cert": "cert",
     "show": "orders",

@@ -30,6 +30,11 @@ def document(content: Mapping[str, object], *, one_line: bool = False) -> None:
     _write(text.encode("utf-8", "backslashreplace").decode() + "\n")
 
 
+def speaks_utf8() -> bool:
+    """Tell whether stdout takes every character."""
+    return sys.stdout.encoding.lower() == "utf-8"
+
+
 def lines(rows: Iterable[str]) -> None:
     """Print lines on stdout, each made safe for a terminal."""
     for row in rows:

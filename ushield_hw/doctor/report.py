@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
-from ushield_hw.doctor.finding import Finding, Layer, Status
+from ushield_hw.doctor.finding import Finding, Layer
 
 
 class Outcome(IntEnum):
@@ -43,7 +43,7 @@ class Report:
     Attributes:
         findings: in the order of the walk.
         usable: the tokens that can sign.
-        first: the one cause to look at; None: nothing is wrong.
+        first: the one cause to look at; None: a token can be used.
         skeleton: a descriptor to begin with, for a token that no descriptor knows.
         environment: versions and the kind of machine, for a ticket.
     """
@@ -67,7 +67,7 @@ class Report:
         """Return the document of ``ushield doctor --json``."""
         return {
             "verdict": "ok" if self.first is None else "fail",
-            "first": None if self.first is None else self.first.id,
+            "first": None if self.first is None else self.first.to_json() | {"status": "fail"},
             "usable": [
                 {"uri": token.uri, "label": token.label, "serial": token.serial, "subject": token.subject}
                 for token in self.usable
@@ -76,20 +76,3 @@ class Report:
             "skeleton": self.skeleton,
             "environment": self.environment,
         }
-
-
-def first_cause(findings: Sequence[Finding], *, prefer: Sequence[str] = ()) -> Finding | None:
-    """Return the failure that explains the rest: of the subject that came furthest, the first one on its way.
-
-    A token that is there but cannot sign says more than a service that nobody may need.
-
-    Args:
-        findings: all of them.
-        prefer: subjects that somebody asked for; a failure of theirs goes before all others.
-    """
-    failures = [finding for finding in findings if finding.status is Status.FAIL]
-    asked = [finding for finding in failures if finding.subject in prefer]
-    if asked:
-        return asked[0]
-    of_tokens = [finding for finding in failures if finding.layer in {Layer.PIN, Layer.OBJECTS}]
-    return next(iter(of_tokens or failures), None)
