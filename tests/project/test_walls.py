@@ -21,9 +21,9 @@ PKCS11 = "Only cryptoki speaks PKCS#11"
 PCSC = "Only pcsc speaks PC/SC"
 
 ROOMS = (
-    "cli testing doctor softhsm watch discovery signing certificate keys signature token_key session pin installed "
-    "drivers descriptor marks cryptoki verifier journal cms interaction uri order state config schema suites errors messages "
-    "pcsc usb"
+    "cli testing doctor softhsm watch discovery signing certificate keys signature token_key session pin "
+    "installed drivers descriptor marks cryptoki verifier journal cms interaction uri order state config "
+    "schema suites errors messages pcsc usb"
 ).split()
 
 
