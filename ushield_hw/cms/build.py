@@ -23,7 +23,7 @@ _EXPLICIT_0_TAG: Final = bytes((EXPLICIT_0,))
 MOST_OCTETS: Final = 1 << 20
 """The longest signed order that is written or read."""
 
-_MOST_CONTENT: Final = MOST_OCTETS - (1 << 16)  # certificates and signature fit into the rest
+MOST_CONTENT: Final = MOST_OCTETS - (1 << 16)  # certificates and signature fit into the rest
 
 
 class Profile(StrEnum):
@@ -86,8 +86,8 @@ class Template:
         Raises:
             InputError: ``SIGNED_ORDER_TOO_LARGE``.
         """
-        if len(content) > _MOST_CONTENT:
-            raise InputError("SIGNED_ORDER_TOO_LARGE", most=_MOST_CONTENT)
+        if len(content) > MOST_CONTENT:
+            raise InputError("SIGNED_ORDER_TOO_LARGE", most=MOST_CONTENT)
         message, attributes = content, b""
         if self._attributes is not None:
             encoded = self._attributes.encode(self._suite.hash(content))
@@ -137,6 +137,10 @@ class Draft(NamedTuple):
             value = to_wire(signature, self.signer)
         except DerError as refused:
             raise BadSignature(problem=f"cms_{refused.problem}") from refused
+        return self.enclose(value)
+
+    def enclose(self, value: bytes) -> bytes:
+        """Return the signed order around a signature value as it carries one, whatever that is."""
         outer, inner, last = _heads(len(self.before), len(self.of_signer), len(value))
         return b"".join((outer, self.before, inner, self.of_signer, last, value))
 

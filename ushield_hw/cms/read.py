@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
+from ushield_hw.cms.again import Found, Known, recognised, remember
 from ushield_hw.cms.attributes import ID_DATA, Confirmation, read_confirmation
-from ushield_hw.cms.build import EXPLICIT_0, ID_SIGNED_DATA, MOST_OCTETS, VERSION, Profile
+from ushield_hw.cms.build import EXPLICIT_0, ID_SIGNED_DATA, MOST_OCTETS, VERSION, Profile, Template
 from ushield_hw.cms.der import OCTET_STRING, SEQUENCE, SET, DerError, Reader, tlv
 from ushield_hw.cms.facts import CertificateFacts
 from ushield_hw.cms.signature import check_wire
@@ -69,11 +70,34 @@ def parse(der: bytes) -> SignedOrderParts:
     """
     _check_beginning(der)
     try:
-        return _read(der)
+        found = recognised(der) if len(der) <= MOST_OCTETS else None
+        return _parts(found) if found is not None else _remembered(_read(der))
     except DerError as broken:
         raise BadSignature(problem=f"cms_{broken.problem}") from broken
     except InputError as broken:
         raise BadSignature(problem="cms_certificate_malformed") from broken
+
+
+def _parts(found: Found) -> SignedOrderParts:
+    known = found.known
+    return SignedOrderParts(
+        found.content,
+        known.signer.der,
+        known.intermediates,
+        known.suite,
+        known.profile,
+        known.confirmation,
+        found.signature,
+        found.message,
+        known.signer,
+    )
+
+
+def _remembered(parts: SignedOrderParts) -> SignedOrderParts:
+    how = (parts.suite, parts.profile, parts.confirmation)
+    template = Template(parts.certificate, *how, parts.intermediates)
+    remember(Known(template, parts.signer, parts.intermediates, *how))
+    return parts
 
 
 def _check_beginning(der: bytes) -> None:

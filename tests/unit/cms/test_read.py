@@ -63,6 +63,9 @@ def test_one_broken_rule(
     der = make(scene).der()
 
     assert problem(der) == expected
+    for good in (scene.cades, scene.plain):  # now both of the signer's ways are known
+        parse(good.der())
+    assert problem(der) == expected
     assert (openssl(der), openssl(der, "-cades")) == (openssl_takes, openssl_cades_takes)
 
 

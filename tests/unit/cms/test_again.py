@@ -1,0 +1,96 @@
+"""A known signer's next order: the short way and the strict reader say the same of every input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.cms.cases import Scene, make_scene
+from tests.unit.cms.people import Bank
+from ushield_hw.cms import again, parse
+from ushield_hw.cms.read import SignedOrderParts
+from ushield_hw.errors import UShieldError
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(scope="session")
+def scene(bank: Bank) -> Scene:
+    return make_scene(bank)
+
+
+@pytest.fixture(scope="session")
+def orders(scene: Scene) -> tuple[bytes, bytes]:
+    """The same two signed orders all the time: each signature differs from the last."""
+    return scene.cades.der(), scene.plain.der()
+
+
+@pytest.fixture(autouse=True)
+def nobody_known() -> Iterator[None]:
+    again._known.clear()
+    yield
+    again._known.clear()
+
+
+def told(der: bytes) -> SignedOrderParts | tuple[str, object]:
+    try:
+        return parse(der)
+    except UShieldError as error:
+        return error.code, error.details.get("problem")
+
+
+@pytest.mark.parametrize("which", ["cades", "plain"])
+def test_the_next_one_is_recognised_and_read_the_same(scene: Scene, which: str) -> None:
+    der = getattr(scene, which).der()
+    assert again.recognised(der) is None
+    first = parse(der)
+    assert again.recognised(der) is not None
+    assert parse(der) == first
+
+
+def test_another_way_of_the_same_signer_is_another_way(scene: Scene) -> None:
+    parse(scene.cades.der())
+    assert again.recognised(scene.plain.der()) is None
+    parse(scene.plain.der())
+    assert again.recognised(scene.plain.der()) is not None
+    assert again.recognised(scene.cades.der()) is not None
+
+
+@given(data=st.data())
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damage_is_told_the_same_whether_the_signer_is_known_or_not(
+    orders: tuple[bytes, bytes], data: st.DataObject
+) -> None:
+    """One octet changed, taken out or put in, anywhere, or the end cut off."""
+    der = data.draw(st.sampled_from(orders))
+    at, octet = data.draw(st.integers(0, len(der) - 1)), bytes((data.draw(st.integers(0, 255)),))
+    damaged = data.draw(
+        st.sampled_from(
+            [der[:at] + octet + der[at + 1 :], der[:at] + der[at + 1 :], der[:at] + octet + der[at:], der[:at]]
+        )
+    )
+    again._known.clear()
+    strictly = told(damaged)
+    for good in orders:
+        parse(good)
+    assert told(damaged) == strictly
+
+
+def test_whatever_comes_it_is_recognised_or_not(scene: Scene) -> None:
+    der = scene.cades.der()
+    parse(der)
+    for size in range(len(der)):
+        assert again.recognised(der[:size]) is None
+
+
+def test_what_is_known_is_bounded(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(again, "_MOST", 1)
+    parse(scene.cades.der())
+    (known,) = again._known.values()
+    again._known.clear()
+    again._known[b"somebody else"] = known
+    parse(scene.cades.der())
+    assert b"somebody else" not in again._known
