@@ -1,7 +1,13 @@
-"""Options for a token that a person has plugged in; what the head of a run says of the tokens under the contract."""
+"""Options for a token that a person has plugged in; what the head of a run says of the tokens under the contract.
+
+PC/SC's client library asks once a process where its service is. In the process of the tests that is a place of our own,
+where nobody is until a test puts a link to its desk there: no test sees the readers of this machine.
+"""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if serial is None:
         if config.option.markexpr == "device":
             raise pytest.UsageError("which token? name it by --token-serial")
+        os.environ["PCSCLITE_CSOCK_NAME"] = f"{tempfile.gettempdir()}/ushield-tests-{os.getpid()}.comm"
         return
     if config.getoption("numprocesses", None):
         raise pytest.UsageError("one token, one process: without -n")

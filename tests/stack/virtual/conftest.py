@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,17 +15,22 @@ from ushield_hw.testing.desk import Desk
 
 @pytest.fixture(scope="session")
 def only_desk() -> Iterator[Desk]:
-    """PC/SC's library asks only once a process where its service is."""
+    """The desk, which is made once: each test only starts its daemon anew."""
     with Desk((READER, YUBIKEY)) as desk:
         yield desk
 
 
 @pytest.fixture
 def desk(only_desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    """The desk without cards; programs find it."""
+    """The desk without cards; programs find it, and so does this process, by the place that tests/conftest.py named."""
+    here = Path(os.environ["PCSCLITE_CSOCK_NAME"])
     for name, value in only_desk.env.items():
         monkeypatch.setenv(name, value)
-    only_desk.restart()
-    close_modules()  # a worker keeps the environment it was started with
-    yield only_desk
-    close_modules()
+        here.symlink_to(value)
+    try:
+        only_desk.restart()
+        close_modules()  # a worker keeps the environment it was started with
+        yield only_desk
+    finally:
+        here.unlink()
+        close_modules()
