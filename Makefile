@@ -1,8 +1,8 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench fuzz table messages lock clean
+.PHONY: help setup demo test lint format bench side-by-side fuzz table causes messages lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: ## install what is missing and make .venv ready (quick when nothing changed)
 	@tools/setup.sh
@@ -23,11 +23,17 @@ format: setup ## sort imports and format the code
 bench: setup ## compare speed with the peers (in .venv-bench); WRITE=1 also writes docs/benchmarks.md and .svg
 	@tools/bench.sh $(if $(WRITE),--write)
 
+side-by-side: setup ## show what tools say of ten broken set-ups (in .venv-bench); WRITE=1 also writes docs/side-by-side.md
+	@tools/bench.sh --side-by-side $(if $(WRITE),--write)
+
 fuzz: setup ## fuzz everything that reads strangers' bytes (in .venv-fuzz); SECONDS=600, TARGETS="cms verify"
 	@tools/fuzz.sh --seconds $(or $(SECONDS),60) $(TARGETS)
 
 table: setup ## write the table of docs/tokens.md: what each kind of token can do
 	@.venv/bin/python -m tests.contract.table
+
+causes: setup ## write docs/diagnosis.md: what the doctor knows, and how each cause is proved
+	@.venv/bin/python -m tests.project.causes
 
 messages: setup ## compile the zh and en texts (.po to .mo)
 	@.venv/bin/python hatch_build.py

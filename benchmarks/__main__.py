@@ -1,4 +1,7 @@
-"""``python -m benchmarks [--write]``: run everything, print it, and with ``--write`` keep it in ``docs/``."""
+"""``python -m benchmarks [--write]``: run everything, print it, and with ``--write`` keep it in ``docs/``.
+
+``--side-by-side`` compares words instead of speed.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import report
+from benchmarks import report, side_by_side
 from benchmarks.groups import GROUPS
 from benchmarks.rows import Group
 from benchmarks.stage import set_up
@@ -18,7 +21,22 @@ def main() -> None:
     """Run the benchmarks."""
     parser = argparse.ArgumentParser(prog="make bench", description="Compare speed with the peers.")
     parser.add_argument("--write", action="store_true", help="also write docs/benchmarks.md and docs/benchmarks.svg")
-    write = parser.parse_args().write
+    parser.add_argument("--side-by-side", action="store_true", help="compare what is said of broken set-ups instead")
+    asked = parser.parse_args()
+    if asked.side_by_side:
+        _compare_words(write=asked.write)
+    else:
+        _compare_speed(write=asked.write)
+
+
+def _compare_words(*, write: bool) -> None:
+    text = side_by_side.everything()
+    print(text)
+    if write:
+        Path("docs", "side-by-side.md").write_text(text, encoding="utf-8")
+
+
+def _compare_speed(*, write: bool) -> None:
     started, before = time.monotonic(), report.load()
     with tempfile.TemporaryDirectory(prefix="run-", dir=sys.prefix) as folder:  # beside the checkout: on a disk
         groups = _run(Path(folder))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from benchmarks import commands, ours, peers
-from benchmarks.race import Make, race, race_apart
+from benchmarks import commands, doctors, ours, peers
+from benchmarks.race import Make, Timed, race, race_apart
 from benchmarks.rows import Better, Group, Row, Times, compare
 from benchmarks.stage import Stage
 
@@ -17,6 +17,8 @@ _RAW: Final = "raw python-pkcs11 C_Sign"
 _RAW_VERIFY: Final = "raw cryptography ECDSA verify"
 _YKMAN: Final = "ykman --version"
 _PYTHON: Final = "python -c pass"
+_PKCS11_TOOL: Final = "pkcs11-tool -L, for each module"
+_ROUNDS_OF_DIAGNOSES: Final = 11
 
 
 def signing(stage: Stage) -> Group:
@@ -123,10 +125,40 @@ def starting(stage: Stage) -> Group:
     return Group("Starting", "Time, so less is better.", rows)
 
 
+def diagnosis(stage: Stage) -> Group:
+    """How long somebody waits whose token is not recognized: less is better."""
+    with doctors.ward(stage) as environment:
+        runners: dict[str, Timed] = {
+            "doctor": doctors.whole(stage, environment),
+            "pkcs11-tool": doctors.pkcs11_tool_each(stage, environment),
+            "help": commands.ushield_help(stage),
+        }
+        times = race(runners, _ROUNDS_OF_DIAGNOSES, 0)
+    hung = race_apart({"one": doctors.one_hangs, "five": doctors.five_hang}, stage, _ROUNDS_OF_DIAGNOSES, 0)
+    rows = (
+        _command("ushield doctor, all of it", _PKCS11_TOOL, times, ("doctor", "pkcs11-tool"), 3.0),
+        _command("ushield --help", _PKCS11_TOOL, times, ("help", "pkcs11-tool")),
+        _command("five modules that hang", "one that hangs", hung, ("five", "one"), 1.3),
+    )
+    note = (
+        "Time, so less is better. Two soft tokens and a virtual U-shield are plugged in and well; pkcs11-tool runs "
+        "once for each module that the doctor loads. A module that hangs is given up after two seconds."
+    )
+    return Group("Diagnosis", note, rows)
+
+
 def _command(
     what: str, against: str, times: Times, names: tuple[str, str], target: float | None = None, *, ours: bool = True
 ) -> Row:
     return Row(what, against, compare(times, *names, Better.LOWER), Better.LOWER, target, ours)
 
 
-GROUPS: Final[tuple[Callable[[Stage], Group], ...]] = (signing, threads, verifying, journal, whole_commands, starting)
+GROUPS: Final[tuple[Callable[[Stage], Group], ...]] = (
+    signing,
+    threads,
+    verifying,
+    journal,
+    whole_commands,
+    starting,
+    diagnosis,
+)

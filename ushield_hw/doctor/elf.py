@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import IO, Any, BinaryIO, Final, cast
 
@@ -148,14 +148,17 @@ class _Tables:
 
     elf: ELFFile
     tags: list[tuple[str | int, int]]
+    _places: dict[str, int | None] = field(default_factory=dict)
 
     def values(self, tag: str) -> list[int]:
         return [value for name, value in self.tags if name == tag]
 
     def place(self, tag: str) -> int | None:
-        """Return where in the file a table is."""
-        address = next(iter(self.values(tag)), None)
-        return None if address is None else next(iter(self.elf.address_offsets(address)), None)
+        """Return where in the file a table is; worked out once, for pyelftools reads every segment's header for it."""
+        if tag not in self._places:
+            address = next(iter(self.values(tag)), None)
+            self._places[tag] = None if address is None else next(iter(self.elf.address_offsets(address)), None)
+        return self._places[tag]
 
     def string(self, at: int) -> str:
         """Return a string of the string table. It may be in any encoding: builders' paths are in here."""

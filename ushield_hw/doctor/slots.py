@@ -310,7 +310,8 @@ def _closed(folder: Path) -> str | None:
 
 def _slots_now(loaded: Loaded) -> Sequence[SlotInfo]:
     """Return the slots as a program sees them that starts now; a software module may not look again by itself."""
-    if loaded.file.driver.kind is not Kind.SOFTWARE:
+    driver = loaded.file.driver
+    if driver.kind is not Kind.SOFTWARE or driver.module.relist:  # which looks anew by C_Finalize and C_Initialize
         return loaded.module.slots()
     again = load(loaded.file)
     try:
