@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +22,12 @@ if TYPE_CHECKING:
     from ushield_hw.doctor.report import Report
 
 _MARKS: Final = {"ok": "✓", "warn": "!", "fail": "✗", "skip": "-"}
-_PLAIN: Final = {"ok": "+", "warn": "!", "fail": "x", "skip": "-"}
+_PLAIN: Final = str.maketrans({"✓": "+", "✗": "x", "→": "->", "·": "|", "…": "..."})
+_NARROWEST: Final = 40
+_SECRETS: Final = re.compile(r"(?i)^pkcs11:.*\bpin-(value|source)=")
+_LEAD: Final = re.compile(r"\s*(?:[✓✗!→-] |\[\w+\] )?(?:[A-H]\d+ )?")
+# What stays together: words, each sign of Chinese with the punctuation that may not begin or end a line.
+_PIECES: Final = re.compile(r"\s+|[（“‘「《【]*(?:[!-~]+|[^\s!-~])[，。；：、！？）”’」》】]*")
 
 
 @click.command("doctor", cls=Command, help=messages.text("help.doctor"))
@@ -33,20 +42,26 @@ def doctor_command(
 ) -> int:
     """Say why a token is not recognized."""
     if code is not None:
+        if selector is not None or module is not None or bundle is not None:
+            raise InputError("USAGE_ONE_OF", argument="--code, --token | --module | --bundle")
         return _explain(code, as_json=as_json)
     from ushield_hw.doctor.machine import Machine
     from ushield_hw.doctor.walk import examine
+    from ushield_hw.uri import TokenUri
 
+    if selector is not None and _SECRETS.search(selector):
+        TokenUri.parse(selector)  # refuses it; whatever else is wrong with a selector is a finding
     if bundle is not None:
         options.check_folder(bundle)
         options.refuse_existing(bundle)
-    report = examine(Machine(options.settings(), selector=selector), module)
+    with output.progress("cli.looking"):
+        report = examine(Machine(options.settings(), selector=selector), module)
     if bundle is not None:
         _write_bundle(report, bundle)
     if as_json:
         output.document(report.to_json())
     else:
-        output.lines(_rows(report, everything=everything))
+        _print(_rows(report, everything=everything), kept=report.skeleton or "")
         if bundle is not None:
             output.hint("doctor.bundle", file=bundle)
     return int(report.outcome)
@@ -61,7 +76,7 @@ def _explain(code: str, *, as_json: bool) -> int:
     if as_json:
         output.document({"finding": finding.to_json()})
     else:
-        output.lines([f"[{finding.id}] {finding.cause()}", f"  → {finding.remedy()}"])
+        _print([f"[{finding.id}] {finding.cause()}", f"  → {finding.remedy()}"])
     return 0
 
 
@@ -75,20 +90,21 @@ def _write_bundle(report: Report, file: Path) -> None:
             texts[lang] = "\n".join(_rows(report, everything=True)) + "\n"
     finally:
         messages.set_language(before)
-    options.write_new(file, bundle(report, texts))
+    options.write_new(file, bundle(report, texts), 0o600)
 
 
 def _rows(report: Report, *, everything: bool) -> Iterator[str]:
     say = messages.text
     for token in report.usable:
-        yield f"{_mark('ok')} " + say("doctor.usable", label=token.label, serial=token.serial, subject=token.subject)
+        yield "✓ " + say("doctor.usable", label=token.label, serial=token.serial, subject=token.subject)
         yield f"    {token.uri}"
     if report.first is not None:
-        yield f"{_mark('fail')} " + say("doctor.unusable")
+        yield "✗ " + say(_headline(report))
         yield ""
         yield f"[{report.first.id}] {_subject(report.first)}{report.first.cause()}"
         yield f"  → {report.first.remedy()}"
-        yield from (f"    {row}" for row in _evidence(report.first))
+        if everything:
+            yield from (f"    {row}" for row in _evidence(report.first))
     yield ""
     yield say("doctor.path")
     yield from _path(report, everything=everything)
@@ -101,27 +117,55 @@ def _rows(report: Report, *, everything: bool) -> Iterator[str]:
     yield say("doctor.environment", **{name: facts[name] for name in ("ushield", "python", "system", "kind", "pcsc")})
 
 
+def _headline(report: Report) -> str:
+    if report.first is not None and report.first.id in {"F55", "F57"}:
+        return "doctor.not_there"
+    return "doctor.undecided" if report.usable else "doctor.unusable"
+
+
 def _path(report: Report, *, everything: bool) -> Iterator[str]:
     from ushield_hw.doctor.finding import Layer
 
     for layer in Layer:
         of_it = [finding for finding in report.findings if finding.layer is layer]
-        worst = next((kind for kind in ("fail", "warn", "ok") if any(f.status.value == kind for f in of_it)), "skip")
+        worst = _worst(of_it, report.first)
+        if worst == "ok" and layer in {Layer.SERVICE, Layer.READER} and report.environment["pcsc"] != "ok":
+            worst = "skip"  # without PC/SC there is little to be well
         name, state = messages.text(f"doctor.layer.{layer.value}"), messages.text(f"doctor.status.{worst}")
-        yield f"  {_mark(worst)} {name}: {state}"
+        yield f"  {_MARKS[worst]} " + messages.text("doctor.line", name=name, text=state)
         for finding in of_it:
-            if finding.matters:
-                yield f"      {_mark(finding.status.value)} {finding.id} {_subject(finding)}{finding.cause()}"
-                if finding is not report.first:
-                    yield f"          → {finding.remedy()}"
-            elif everything:
-                reason = f" ({finding.evidence.get('reason')})" if finding.status.value == "skip" else ""
-                yield f"      {_mark(finding.status.value)} {finding.id} {finding.probe} {finding.subject}{reason}"
+            if finding.matters or everything:
+                yield from _told(finding, report, everything=everything)
+
+
+def _worst(findings: Sequence[Finding], first: Finding | None) -> str:
+    there = {"fail" if finding is first else finding.status.value for finding in findings}
+    return next((status for status in ("fail", "warn", "ok") if status in there), "skip")
+
+
+def _told(finding: Finding, report: Report, *, everything: bool) -> Iterator[str]:
+    """Tell of a finding on the way: the first one has been told, and of others the cause is enough beside it."""
+    status = finding.status.value
+    if finding is report.first:
+        yield f"      {_MARKS['fail']} {finding.id} {messages.text('doctor.above')}"
+    elif finding.matters:
+        yield f"      {_MARKS[status]} {finding.id} {_subject(finding)}{finding.cause()}"
+        if everything or report.first is None:
+            yield f"        → {finding.remedy()}"
+    else:
+        reason = f" ({finding.evidence.get('reason')})" if status == "skip" else ""
+        yield f"      {_MARKS[status]} {finding.id} {finding.probe} {finding.subject}{reason}"
 
 
 def _subject(finding: Finding) -> str:
-    subject = finding.subject
-    return f"{subject}: " if subject and subject not in (finding.cause() or "") else ""
+    subject = messages.shown(finding.subject)
+    said = not subject or subject in (finding.cause() or "") or _label(subject) in (finding.cause() or "")
+    return "" if said else messages.text("doctor.line", name=subject, text="")
+
+
+def _label(subject: str) -> str:
+    """Return what a token is called: a sentence about it says that much."""
+    return subject.rpartition(" (")[0] or subject
 
 
 def _evidence(finding: Finding) -> list[str]:
@@ -133,5 +177,33 @@ def _short(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _mark(status: str) -> str:
-    return (_MARKS if output.speaks_utf8() else _PLAIN)[status]
+# --- on paper and on a screen -----------------------------------------------------------------------------------------
+
+
+def _print(rows: Iterable[str], kept: str = "") -> None:
+    """Print rows; at a terminal as wide as it is, but for what must be kept; without signs that may not show."""
+    whole = set(kept.split("\n"))
+    made = [messages.shown(row) for row in rows]
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+        wide = [[row] if row in whole else _folded(row, max(width, _NARROWEST)) for row in made]
+        made = [part for parts in wide for part in parts]
+    output.lines(made if _has_signs() else (row.translate(_PLAIN) for row in made))
+
+
+def _has_signs() -> bool:
+    """Tell whether signs beyond ASCII show: Python writes UTF-8 in the C locale too, whoever reads it."""
+    names = (os.environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))
+    return output.speaks_utf8() and next(filter(None, names), "C") not in {"C", "POSIX"}
+
+
+def _folded(row: str, width: int) -> Iterator[str]:
+    """Yield a row in pieces of a width; those that go on stand under the text, not under its mark."""
+    indent = " " * len(_LEAD.match(row)[0])  # type: ignore[index] # it matches everything
+    line = ""
+    for piece in _PIECES.findall(row):
+        if line.strip() and not piece.isspace() and output.columns(line + piece) > width:
+            yield line.rstrip()
+            line = indent
+        line += "" if piece.isspace() and line == indent and indent else piece
+    yield line.rstrip()

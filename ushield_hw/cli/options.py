@@ -176,8 +176,8 @@ def check_folder(path: Path) -> None:
         raise StorageError("OUTPUT_NOT_WRITTEN", path=str(path), reason=reason)
 
 
-def write_new(path: Path, data: bytes) -> None:
-    """Write a file that must not exist; it appears whole or not at all.
+def write_new(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write a file that must not exist, with the rights of ``mode`` at most; it appears whole or not at all.
 
     Raises:
         InputError: ``OUTPUT_EXISTS``: it has appeared meanwhile.
@@ -186,8 +186,8 @@ def write_new(path: Path, data: bytes) -> None:
     draft = path.absolute().with_name(f".ushield-{secrets.token_hex(8)}")
     try:
         try:
-            _write_whole(draft, data)
-            _link(draft, path, data)
+            _write_whole(draft, data, mode)
+            _link(draft, path, data, mode)
         finally:
             draft.unlink(missing_ok=True)
     except FileExistsError as error:
@@ -196,18 +196,18 @@ def write_new(path: Path, data: bytes) -> None:
         raise StorageError("OUTPUT_NOT_WRITTEN", path=str(path), reason=error.strerror) from error
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
+def _write_whole(path: Path, data: bytes, mode: int) -> None:
+    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _link(draft: Path, path: Path, data: bytes) -> None:
+def _link(draft: Path, path: Path, data: bytes, mode: int) -> None:
     """Give the draft its name; unlike a rename, a link never replaces a file. A FAT stick knows no links."""
     try:
         os.link(draft, path)
     except OSError as error:
         if error.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}:
             raise
-        _write_whole(path, data)
+        _write_whole(path, data, mode)

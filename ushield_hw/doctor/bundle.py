@@ -14,28 +14,44 @@ import os
 import re
 import socket
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
+from urllib.parse import quote
 
-from ushield_hw.doctor.finding import Finding
+from ushield_hw.doctor.finding import Finding, Layer
 from ushield_hw.doctor.report import Report
+from ushield_hw.messages import shown
 
-_SHORTEST: Final = 3  # a shorter value would be found inside words
-_ACCOUNT: Final = re.compile(r"(?<![\w.])[0-9][0-9 -]{7,}[0-9](?![\w.])")
+_OF_A_TOKEN: Final = frozenset({Layer.TOKEN, Layer.PIN, Layer.OBJECTS})
+_SHORTEST: Final = 2  # bytes, so that a Chinese name of one sign counts: a single letter is found everywhere
+_LONG: Final = 6  # letters: a shorter value is looked for as a word of its own
+_ASCII: Final = "0-9A-Za-z"
+_ACCOUNT: Final = re.compile(rf"(?<![{_ASCII}.])[0-9](?:[ -]?[0-9]){{8,}}X?(?![{_ASCII}]|\.[0-9])")
+_IBAN: Final = re.compile(rf"(?<![{_ASCII}])[A-Z]{{2}}[0-9]{{2}}(?: ?[A-Z0-9]{{2,4}}){{3,8}}(?![{_ASCII}])")
+_DATE: Final = re.compile(r"[12][0-9]{3}-[01][0-9]-[0-3][0-9]")
 _MAIL: Final = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]+")
+_HOME: Final = re.compile(r"(?<=/home/)[^/\s:;,]+|(?<=/Users/)[^/\s:;,]+|(?<=\\Users\\)[^\\\s:;,]+")
 _SECRET_KEYS: Final = {
     "serial": "serial",
     "serials": "serial",
     "label": "label",
     "labels": "label",
+    "unlabelled": "label",
     "subject": "name",
     "subjects": "name",
+    "owner": "name",
+    "owners": "name",
     "issuer": "name",
-    "uri": "uri",
+    "account": "account",
 }
-_URI_PART: Final = re.compile(r"\b(serial|token|object|id)=([^;?&\s\"]+)")
-_NAME_PART: Final = re.compile(r"\b(CN|O|OU|SN|GN|emailAddress|serialNumber)=([^,+]+)")
+_PLAIN_KEYS: Final = frozenset({"id", "probe", "layer", "status", "verdict", "kind"})  # words of ours
+_URI_PART: Final = re.compile(r"(?<![\w-])(serial|token|object|id|pin-value|pin-source)=(?!<)([^;?&\s\",，。]+)")
+_NAME_PART: Final = re.compile(
+    r"(?<![\w-])(CN|OU|O|SN|GN|L|ST|STREET|DC|UID|emailAddress|serialNumber)=(?!<)((?:\\.|[^,+\n;；，。”])+)"
+)
+_VALUE: Final = re.compile(r"(?:^|[,+])\s*([\w.]+)=((?:\\.|[^,+\\])*)")  # of a name as RFC 4514 writes it
+_OF_A_READER: Final = re.compile(r"\(([0-9A-Za-z._-]{4,})\)(?: [0-9A-F]{2}){1,2}$")  # pcscd puts the USB serial there
 
 
 class Mask:
@@ -44,27 +60,41 @@ class Mask:
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
         self._counts: dict[str, int] = {}
+        self._pattern: re.Pattern[str] | None = None
 
     def know(self, kind: str, value: str) -> None:
-        """From now on hide a value, wherever it stands."""
-        if len(value) >= _SHORTEST and value not in self._known:
-            self._counts[kind] = self._counts.get(kind, 0) + 1
-            self._known[value] = f"<{kind}-{self._counts[kind]}>"
+        """From now on hide a value, wherever it stands and however it is written."""
+        value = value.strip()
+        if len(value.encode()) < _SHORTEST or value.casefold() in self._known:
+            return
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        mask, self._pattern = f"<{kind}-{self._counts[kind]}>", None
+        for way in (value, shown(value), quote(value), quote(value, safe="")):
+            self._known.setdefault(way.casefold(), mask)
 
     def text(self, text: str) -> str:
         """Return a text without what is known, and without what looks like an account, a name or an address."""
-        for value in sorted(self._known, key=len, reverse=True):
-            text = text.replace(value, self._known[value])
+        if self._known:
+            self._pattern = self._pattern or _any_of(self._known)
+            text = self._pattern.sub(lambda found: self._known.get(found[0].casefold(), "<masked>"), text)
         text = _URI_PART.sub(lambda found: f"{found[1]}=<{found[1]}>", text)
         text = _NAME_PART.sub(lambda found: f"{found[1]}=<name>", text)
-        return _ACCOUNT.sub("<number>", _MAIL.sub("<mail>", text))
+        text = _HOME.sub("<user>", _MAIL.sub("<mail>", text))
+        return _ACCOUNT.sub(
+            lambda found: found[0] if _DATE.fullmatch(found[0]) else "<number>", _IBAN.sub("<number>", text)
+        )
 
     def value(self, value: Any) -> Any:
-        """Return a JSON value with every text in it masked."""
+        """Return a JSON value with every text in it masked, but for the words that are ours."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, dict):
-            return {self.text(str(name)): self.value(inner) for name, inner in value.items()}
+            return {
+                name if str(name).isidentifier() else self.text(str(name)): (
+                    inner if name in _PLAIN_KEYS else self.value(inner)
+                )
+                for name, inner in value.items()
+            }
         if isinstance(value, list | tuple | set):
             return [self.value(inner) for inner in value]
         return value
@@ -73,15 +103,20 @@ class Mask:
 def mask_for(report: Report) -> Mask:
     """Return a mask that knows this machine's and this report's names."""
     mask = Mask()
-    home = os.path.expanduser("~")
-    for kind, value in (("home", home), ("user", _user()), ("host", socket.gethostname())):
+    host = socket.gethostname()
+    ours = [("home", home) for home in _homes()] + [("user", user) for user in _users()]
+    for kind, value in (*ours, ("host", host), ("host", host.partition(".")[0])):
         if value not in {"/", "/root", "root", "localhost"}:
             mask.know(kind, value)
     for token in report.usable:
         for kind, value in (("serial", token.serial), ("label", token.label), ("name", token.subject)):
-            mask.know(kind, value)
+            _know(mask, kind, value)
+    for kind, value in report.private:
+        _know(mask, kind, value)
     for finding in report.findings:
         _learn(mask, finding)
+    for name in report.environment.get("readers", ()):
+        _learn_reader(mask, name)
     return mask
 
 
@@ -111,16 +146,44 @@ A diagnosis made by `ushield doctor --bundle`. Serial numbers, labels, names, ac
 """
 
 
+def _know(mask: Mask, kind: str, value: str) -> None:
+    """Hide a value; of a certificate's name also each part, which may stand alone."""
+    mask.know(kind, value)
+    if kind == "name":
+        for attribute, part in _VALUE.findall(value):
+            if attribute != "C":
+                mask.know(kind, re.sub(r"\\(.)", r"\1", part))
+
+
 def _learn(mask: Mask, finding: Finding) -> None:
     for name, value in finding.evidence.items():
         kind = _SECRET_KEYS.get(name)
         if kind is not None:
             for one in _texts(value):
-                mask.know(kind, one)
+                _know(mask, kind, one)
     label, found, serial = finding.subject.rpartition(" (")
-    if found and serial.endswith(")"):  # a token
+    if found and serial.endswith(")") and finding.layer in _OF_A_TOKEN:
         mask.know("label", label)
         mask.know("serial", serial.removesuffix(")"))
+    _learn_reader(mask, finding.subject)
+
+
+def _learn_reader(mask: Mask, name: str) -> None:
+    found = _OF_A_READER.search(name)
+    if found:
+        mask.know("serial", found[1])
+
+
+def _any_of(values: Iterable[str]) -> re.Pattern[str]:
+    """Return what finds each of these, the longest first; a short one only where it is a word."""
+    return re.compile("|".join(map(_finding, sorted(values, key=len, reverse=True))), re.IGNORECASE)
+
+
+def _finding(value: str) -> str:
+    if len(value) >= _LONG:
+        return re.escape(value)
+    before = f"(?<![{_ASCII}])" if value[0].isascii() else ""
+    return before + re.escape(value) + (f"(?![{_ASCII}])" if value[-1].isascii() else "")
 
 
 def _texts(value: Any) -> Iterable[str]:
@@ -130,7 +193,23 @@ def _texts(value: Any) -> Iterable[str]:
         yield from (str(inner) for inner in value)
 
 
-def _user() -> str:
+def _homes() -> set[str]:
+    homes = {os.path.expanduser("~")}
     with suppress(KeyError, OSError, ImportError):
-        return getpass.getuser()
-    return ""
+        homes.add(_account()[5])
+    return homes | {os.path.realpath(home) for home in homes}
+
+
+def _users() -> set[str]:
+    users = set()
+    with suppress(KeyError, OSError, ImportError):
+        users.add(getpass.getuser())
+    with suppress(KeyError, OSError, ImportError):
+        users.add(_account()[0])
+    return users
+
+
+def _account() -> Sequence[Any]:
+    import pwd  # not on Windows
+
+    return pwd.getpwuid(os.getuid())

@@ -7,26 +7,33 @@ one deadline together.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from enum import IntEnum, auto
 from pathlib import Path
 from typing import Any, Final
 
 from ushield_hw import __version__
+from ushield_hw.discovery import names
 from ushield_hw.doctor import bus, card, module_file, objects, pin, reader, service, slots
 from ushield_hw.doctor.finding import Finding, Layer, Status, ask_all
 from ushield_hw.doctor.machine import Machine
 from ushield_hw.doctor.report import Report, UsableToken
 from ushield_hw.doctor.skeleton import skeleton
 from ushield_hw.doctor.subjects import LOAD_DEADLINE_S, Loaded, ModuleFile, TokenSeen, load
-from ushield_hw.drivers import Discover, Kind
-from ushield_hw.errors import UShieldError
+from ushield_hw.drivers import GENERIC, Discover, Kind
+from ushield_hw.errors import InputError, TokenNotInitialized, UShieldError
 from ushield_hw.messages import shown
+from ushield_hw.uri import TokenUri
 
-_DEPENDENCIES: Final = "E45"  # a reason not to load a module, unless it loads
+_DEPENDENCIES: Final = "E45"  # no reason not to load a module: the loader itself knows best
+_DEPENDENCIES_AT: Final = [ask.id for ask in module_file.FILE_PROBES].index(_DEPENDENCIES)
 _WITHOUT_PLUG: Final = frozenset({"A1", "A2", "B11", "C25", "C26", "D29"})  # say nothing to somebody with a soft token
 _OF_A_TOKEN: Final = frozenset({Layer.PIN, Layer.OBJECTS})
+_CHOICES: Final = frozenset({"F55", "F57", "F58"})
+_LONGEST_SLOT: Final = 64  # bytes of a slot's description
 
 
 @dataclass
@@ -92,24 +99,60 @@ def _cards(machine: Machine) -> list[Finding]:
 
 def _look(file: ModuleFile, deadline_s: float) -> _Seen:
     seen, name = _Seen(file), str(file.path)
-    seen.findings = ask_all(module_file.FILE_PROBES, file, name)
-    broken = {finding.id for finding in seen.findings if finding.status is Status.FAIL}
-    if broken - {_DEPENDENCIES} or not (file.asked or file.driver.module.discover is Discover.ALWAYS):
+    seen.findings = [ask(file, name) for ask in module_file.FILE_PROBES if ask.id != _DEPENDENCIES]
+    broken = any(finding.status is Status.FAIL for finding in seen.findings)
+    if not broken and (file.asked or file.driver.module.discover is Discover.ALWAYS):
+        seen.loaded = load(file, deadline_s)
+    seen.findings.insert(_DEPENDENCIES_AT, _dependencies(file, seen.loaded))
+    if seen.loaded is None:
         return seen
-    seen.loaded = load(file, deadline_s)
-    if seen.loaded.info is not None:
-        seen.findings = [_believed(finding) for finding in seen.findings]
     for probes in (module_file.LOADED_PROBES, slots.LOADED_PROBES, objects.LOADED_PROBES):
         seen.findings += ask_all(probes, seen.loaded, name)
-    seen.tokens = _tokens(seen.loaded)
+    _look_into(seen, _tokens(seen.loaded))
     return seen
 
 
-def _believed(finding: Finding) -> Finding:
-    """A module that has loaded is missing nothing, whatever was thought of its file."""
-    if finding.id == _DEPENDENCIES and finding.status is Status.FAIL:
-        return replace(finding, status=Status.OK)
-    return finding
+def _look_into(seen: _Seen, tokens: Sequence[TokenSeen]) -> None:
+    """Keep the tokens that answer; a module that hangs or crashes over one of them is not asked again."""
+    answering: list[TokenSeen] = []
+    for token in tokens:
+        error = _trouble(token)
+        if error is None:
+            answering.append(token)
+            continue
+        troubled = replace(token.loaded, error=error)
+        of_module = ask_all((module_file.loads, module_file.answers), troubled, str(seen.file.path))
+        failed = [finding for finding in of_module if finding.status is Status.FAIL]
+        seen.findings += failed or [_unreadable(token, error)]
+        if failed:
+            return
+    seen.tokens = tuple(answering)
+
+
+def _trouble(seen: TokenSeen) -> UShieldError | None:
+    """Return why what shows on a token without a login cannot be read."""
+    try:
+        _ = seen.keys, seen.pairs, seen.mechanisms
+    except TokenNotInitialized:
+        return None  # F56 says so
+    except UShieldError as error:
+        return error
+    return None
+
+
+def _unreadable(seen: TokenSeen, error: UShieldError) -> Finding:
+    facts = {"path": str(seen.loaded.file.path), "slots": len(seen.loaded.slots)}
+    code = str(error.details.get("ckr") or error.code)
+    evidence = {"kind": "broken", **facts, "codes": [code], "where": [seen.token.label]}
+    return Finding(slots.readable.id, slots.readable.name, Status.FAIL, _name(seen), evidence)
+
+
+def _dependencies(file: ModuleFile, loaded: Loaded | None) -> Finding:
+    """Ask what a file is missing; one that has loaded is missing nothing, and following all it needs takes long."""
+    ask, name = module_file.FILE_PROBES[_DEPENDENCIES_AT], str(file.path)
+    if loaded is None or loaded.info is None or file.image is None:
+        return ask(file, name)
+    return Finding(ask.id, ask.name, Status.OK, name, {"path": name, "needed": list(file.image.needed)})
 
 
 def _tokens(loaded: Loaded) -> tuple[TokenSeen, ...]:
@@ -130,28 +173,41 @@ def _of_tokens(tokens: Iterable[TokenSeen]) -> Iterator[Finding]:
 
 def _concluded(machine: Machine, outer: list[Finding], seen: Sequence[_Seen], module: Path | None) -> Report:
     loaded = tuple(one.loaded for one in seen if one.loaded is not None)
-    tokens = _each([token for one in seen for token in one.tokens])
-    choice = slots.Choice(machine, loaded, [token for one in seen for token in one.tokens])
-    together = ask_all(module_file.TOGETHER_PROBES, loaded)
-    usable = {_name(token): token for token in tokens if _can_sign(token)}
+    every = [token for one in seen for token in one.tokens]
+    tokens = _each(every)
+    meant = [token for token in tokens if _is_meant(token, machine.selector)]
+    usable = [token for token in meant if _can_sign(token)]
     findings = [
         *outer,
         *(finding for one in seen for finding in one.findings),
-        *together,
-        *ask_all(slots.CHOICE_PROBES, choice),
+        *ask_all(module_file.TOGETHER_PROBES, loaded),
+        *ask_all(slots.CHOICE_PROBES, slots.Choice(machine, loaded, every)),
         *_of_tokens(tokens),
     ]
-    asked, no_service = module is not None or machine.selector is not None, machine.scene.failure is not None
-    findings = _weighed(findings, seen, usable, asked=asked, no_service=no_service)
-    first = None if usable and not _missed(findings) else _first(findings, module)
-    known = bool(tokens) or module is not None
+    idle = [token for token in tokens if _is_blank(token) and (usable or token not in meant)]
+    findings = _weighed(machine, findings, seen, usable, {_name(token) for token in idle})
+    first = None if usable and not _missed(findings) else _first(findings, meant, module)
     return Report(
         findings,
-        tuple(_usable(token) for token in usable.values()),
+        tuple(_usable(token) for token in usable),
         first,
-        skeleton=None if known else skeleton(machine),
+        skeleton=None if module is not None else _beginning(machine, findings, tokens),
         environment=_environment(machine, loaded),
+        private=tuple(_private(machine, every)),
     )
+
+
+def _beginning(machine: Machine, findings: Sequence[Finding], tokens: Sequence[TokenSeen]) -> str | None:
+    """Return a descriptor to begin with, where no token shows or a card is left that nothing here knows."""
+    strange = any(finding.id == "D37" and finding.matters for finding in findings)
+    return skeleton(machine) if strange or not tokens else None
+
+
+def _is_meant(seen: TokenSeen, selector: str | None) -> bool:
+    try:
+        return selector is None or names(selector, seen.token)
+    except InputError:  # F55 and F57 say what is wrong with it
+        return False
 
 
 def _each(tokens: Sequence[TokenSeen]) -> list[TokenSeen]:
@@ -181,56 +237,110 @@ def _name(seen: TokenSeen) -> str:
 
 
 def _weighed(
+    machine: Machine,
     findings: Sequence[Finding],
     seen: Sequence[_Seen],
-    usable: dict[str, TokenSeen],
-    *,
-    asked: bool,
-    no_service: bool,
+    usable: Sequence[TokenSeen],
+    idle: Container[str],
 ) -> list[Finding]:
     """Take the weight from what does not matter here, now that everything is known."""
-    shown_in = {
-        slot.description
-        for one in seen
-        if one.loaded is not None
-        for slot in one.loaded.slots
-        if slot.token is not None
-    }
-    soft = any(token.token.driver.kind is Kind.SOFTWARE for token in usable.values())
+    slots_seen = [slot for one in seen if one.loaded is not None for slot in one.loaded.slots]
+    shown_in = {slot.description for slot in slots_seen if slot.token is not None}
+    soft = any(token.token.driver.kind is Kind.SOFTWARE for token in usable)
+    no_service = machine.scene.failure is not None
+    need_pcsc = {str(one.file.path) for one in seen if not one.file.asked and _needs_pcsc(machine, one.file)}
 
     def weight(finding: Finding) -> Finding:
         if finding.id in _WITHOUT_PLUG and soft:
-            return replace(finding, status=Status.SKIP, evidence={"reason": "soft_token", **finding.evidence})
-        if finding.id == "F52" and no_service and finding.status is Status.FAIL:
-            return replace(finding, status=Status.WARN)  # a card's module without PC/SC: that is told first
-        if finding.id == "D37" and finding.subject in shown_in:
+            return _dropped(finding, "soft_token")
+        if finding.id == "F52" and no_service and finding.matters and finding.subject in need_pcsc:
+            return _dropped(finding, "no_service")  # B tells why
+        if finding.id == "D37" and finding.subject[:_LONGEST_SLOT] in shown_in:
             return replace(finding, status=Status.OK)
-        if usable and not asked and finding.id == "H71" and finding.status is Status.FAIL:
+        if finding.matters and finding.layer in _OF_A_TOKEN and finding.subject in idle:
+            return _dropped(finding, "another_is_meant")
+        if usable and finding.id == "H71" and finding.status is Status.FAIL:
             return replace(finding, status=Status.WARN)
         return finding
 
     return [weight(finding) for finding in findings]
 
 
+def _dropped(finding: Finding, reason: str) -> Finding:
+    return replace(finding, status=Status.SKIP, evidence={**finding.evidence, "reason": reason})
+
+
+def _needs_pcsc(machine: Machine, file: ModuleFile) -> bool:
+    """Tell whether a module's tokens come through PC/SC, as far as its descriptor says."""
+    families = (file.driver, *machine.catalogue.driven_by(file.driver))
+    past = any(usb.binding.past_pcsc for family in families for usb in family.usb)
+    return file.driver.kind is Kind.TOKEN and file.driver is not GENERIC and not past
+
+
 def _missed(findings: Sequence[Finding]) -> bool:
-    """Tell whether the token that was asked for is not among those that can be used."""
-    return any(finding.id in {"F55", "F57", "F58"} and finding.status is Status.FAIL for finding in findings)
+    """Tell whether it is not clear which token is meant."""
+    return any(finding.id in _CHOICES and finding.status is Status.FAIL for finding in findings)
 
 
-def _first(findings: Sequence[Finding], module: Path | None) -> Finding:
-    """Return the one cause to look at: of a token that is there, else the first failure, else what is absent.
+def _first(findings: Sequence[Finding], meant: Sequence[TokenSeen], module: Path | None) -> Finding:
+    """Return the one cause to look at; with a module asked for, what lies before modules counts last."""
+    blank = {_name(token) for token in meant if _is_blank(token)}
+    ours = {_name(token) for token in meant}
+    told = [one for one in findings if one.matters and (one.layer not in _OF_A_TOKEN or one.subject in ours)]
 
-    With a module asked for, what lies before modules does not count.
-    """
-    on_the_way = [finding for finding in findings if module is None or finding.layer.letter >= Layer.MODULE.letter]
-    failures = [finding for finding in on_the_way if finding.status is Status.FAIL]
-    choices = [finding for finding in failures if finding.id in {"F55", "F57", "F58"}]
-    of_tokens = [finding for finding in failures if finding.layer in _OF_A_TOKEN]
-    absent = [finding for finding in on_the_way if finding.status is Status.WARN and finding.layer not in _OF_A_TOKEN]
-    for group in (choices, of_tokens, failures, absent):
-        if group:
-            return group[0]
-    return Finding("A1", "token.none", Status.FAIL, evidence={"kind": "none"})
+    def order(one: Finding) -> tuple[bool, int]:
+        return module is not None and one.layer.letter < Layer.MODULE.letter, _rank(one, blank)
+
+    return min(told, key=order, default=None) or Finding("A1", "token.none", Status.FAIL, evidence={"kind": "none"})
+
+
+class _Rank(IntEnum):
+    """What explains best why no token can be used, the best first."""
+
+    CHOICE = 0
+    TOKEN = auto()
+    FAILURE = auto()
+    STRANGE = auto()
+    NOT_THERE = auto()
+    BLANK = auto()
+    ABSENT = auto()
+    ODD = auto()
+
+
+def _rank(finding: Finding, blank: Container[str]) -> _Rank:
+    if finding.status is Status.WARN:
+        absent = _Rank.ABSENT if finding.id in _WITHOUT_PLUG else _Rank.ODD
+        return _Rank.STRANGE if finding.id == "D37" else absent
+    if finding.id in _CHOICES:  # a name that nothing bears: perhaps what bears it does not show
+        return _Rank.NOT_THERE if finding.evidence.get("kind") == "none" else _Rank.CHOICE
+    if finding.layer in _OF_A_TOKEN:
+        return _Rank.BLANK if finding.subject in blank else _Rank.TOKEN
+    return _Rank.BLANK if finding.id == "F56" and finding.evidence.get("kind") == "soft" else _Rank.FAILURE
+
+
+def _is_blank(seen: TokenSeen) -> bool:
+    """Tell whether it is an empty soft token, which may be nobody's."""
+    try:
+        return seen.token.driver.kind is Kind.SOFTWARE and not seen.pairs
+    except UShieldError:
+        return False
+
+
+def _private(machine: Machine, tokens: Sequence[TokenSeen]) -> Iterator[tuple[str, str]]:
+    """Yield what names a person or a token, and its kind, for the bundle to mask."""
+    for seen in tokens:
+        yield "serial", seen.token.serial
+        yield "label", seen.token.label
+        with suppress(UShieldError):
+            yield from (("label", key.label) for key in seen.keys)
+        with suppress(UShieldError):
+            for pair in seen.pairs:
+                yield "label", pair.certificate.label
+                yield "name", pair.facts.subject_text()
+                yield "name", pair.facts.issuer_text()
+    yield from (("serial", device.serial) for device in machine.usb or ())
+    if machine.selector is not None and not TokenUri.names(machine.selector):
+        yield "asked", machine.selector
 
 
 def _environment(machine: Machine, loaded: Sequence[Loaded]) -> dict[str, Any]:

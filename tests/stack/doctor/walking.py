@@ -1,0 +1,147 @@
+"""Walks from the plug to the key in a process of its own, and says how it went.
+
+``python -m tests.stack.doctor.walking`` reads what to look at and prints a :class:`Walked`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from tests.project.tree import ROOT
+from tests.unit.doctor.recorded import texts
+from ushield_hw import pcsc
+from ushield_hw.config import Settings, data_dir
+from ushield_hw.doctor.machine import Machine
+from ushield_hw.doctor.walk import examine
+
+_WITHIN_S: Final = 90.0
+_CARDS_WITHIN_S: Final = 15.0
+_HOME: Final = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+
+
+@dataclass(frozen=True)
+class Walked:
+    """What came of a walk.
+
+    Attributes:
+        report: the document of ``ushield doctor --json``.
+        outcome: the exit code it stands for.
+        first: what the first cause and its remedy say, by language.
+        seconds: how long it took.
+        left: the processes of its own that it has left behind.
+    """
+
+    report: dict[str, Any]
+    outcome: int
+    first: dict[str, tuple[str, str]]
+    seconds: float
+    left: list[int]
+
+    @property
+    def named(self) -> str | None:
+        """The id of the cause that is named first."""
+        first = self.report["first"]
+        return None if first is None else str(first["id"])
+
+    @property
+    def failures(self) -> list[str]:
+        """The ids of all that fails."""
+        return [finding["id"] for finding in self.report["findings"] if finding["status"] == "fail"]
+
+    def names(self, identity: str, outcome: int, *words: str, **evidence: object) -> None:
+        """Assert what is named first, and that each language has these words."""
+        first = self.report["first"]
+        assert first is not None, self.report["usable"]
+        assert (first["id"], self.outcome) == (identity, outcome), (first, self.failures)
+        assert (first["status"], self.report["verdict"]) == ("fail", "fail")
+        assert {name: first["evidence"].get(name) for name in evidence} == evidence
+        for cause, remedy in self.first.values():
+            assert [word for word in words if word not in f"{cause} {remedy}"] == []
+        assert self.left == []
+
+    def is_well(self, *serials: str) -> None:
+        """Assert that exactly these tokens can sign and that nothing fails."""
+        assert [token["serial"] for token in self.report["usable"]] == [*serials], self.report["first"]
+        assert (self.named, self.report["verdict"], self.outcome) == (None, "ok", 0)
+        assert (self.failures, self.left) == ([], [])
+
+
+def walk(
+    home: Path,
+    *places: Mapping[str, str],
+    drivers: Sequence[Path] = (),
+    module_files: Sequence[Path] = (),
+    **how: Any,
+) -> Walked:
+    """Walk on this machine, with a home of the test's own.
+
+    Args:
+        home: also holds the state.
+        places: what is in the environment besides: where tokens and readers are.
+        drivers: folders of descriptors that come first.
+        module_files: modules that the configuration names.
+        how: ``selector``, ``module``, ``deadline_s``, ``now``; ``cards``: look when programs can see so many, a moment
+            after pcscd has.
+    """
+    env = {**_HOME, "HOME": str(home)}
+    for place in ({"PCSCLITE_CSOCK_NAME": str(home / "no-pcscd")}, *places):
+        env |= place
+    asked = {name: str(value) if isinstance(value, Path) else value for name, value in how.items()}
+    paths = {"drivers": [*map(str, drivers)], "module_files": [*map(str, module_files)], "state": str(home / "state")}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.stack.doctor.walking"],
+        input=json.dumps({**asked, **paths}),
+        capture_output=True,
+        cwd=ROOT,
+        env=env,
+        text=True,
+        timeout=_WITHIN_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return Walked(**json.loads(done.stdout))
+
+
+def _walk(asked: Mapping[str, Any]) -> Walked:
+    settings = Settings(
+        drivers=(*map(Path, asked["drivers"]), data_dir("drivers")),
+        module_files=tuple(map(Path, asked["module_files"])),
+        state_dir=Path(asked["state"]),
+    )
+    now = datetime.fromisoformat(asked["now"]) if "now" in asked else None
+    machine = Machine(settings, log="", selector=asked.get("selector"), now=now)
+    module = Path(asked["module"]) if "module" in asked else None
+    _wait_for_cards(asked.get("cards", 0))
+    began = time.monotonic()
+    report = examine(machine, module, asked.get("deadline_s", 20.0))
+    seconds = time.monotonic() - began
+    first = texts(report.first) if report.first is not None and report.first.matters else {}
+    return Walked(report.to_json(), int(report.outcome), first, seconds, _children())
+
+
+def _wait_for_cards(count: int) -> None:
+    deadline = time.monotonic() + _CARDS_WITHIN_S
+    with pcsc.Monitor() as monitor:
+        scene = monitor.wait(None, _CARDS_WITHIN_S)
+        while sum(reader.slot is pcsc.Slot.CARD for reader in scene.readers) < count:
+            assert time.monotonic() < deadline, scene
+            scene = monitor.wait(scene, _CARDS_WITHIN_S)
+
+
+def _children() -> list[int]:
+    tasks = Path("/proc/self/task").glob("*/children")
+    return [int(pid) for task in tasks for pid in task.read_text().split()]
+
+
+if __name__ == "__main__":
+    found = _walk(json.load(sys.stdin))
+    print(json.dumps({name: getattr(found, name) for name in Walked.__dataclass_fields__}))
