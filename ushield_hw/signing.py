@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Final
 
 from ushield_hw import messages
-from ushield_hw.cms import Confirmation, Profile, Template
+from ushield_hw.cms import Confirmation, Draft, Profile, Template
 from ushield_hw.config import Settings
 from ushield_hw.drivers import ConfirmKind, ConfirmText, Driver, Kind
 from ushield_hw.errors import (
@@ -96,6 +96,7 @@ class _Prepared:
     pair: Pair
     how: Plan
     template: Template
+    profile: Profile
     confirmation: Confirmation | None
     subject: str
 
@@ -176,7 +177,7 @@ def _made(order: Order, session: Session, asked: Profile | None, attendance: Att
     pair = choose(session_pairs(session), order.purpose_of_key, key)
     how = plan(session, pair.facts.key)
     template = Template(pair.facts.der, how.suite, profile, confirmation)
-    return _Prepared(pair, how, template, confirmation, pair.facts.subject.hex())
+    return _Prepared(pair, how, template, profile, confirmation, pair.facts.subject.hex())
 
 
 def _confirmation(driver: Driver, attendance: Attendance) -> Confirmation:
@@ -190,14 +191,19 @@ def _confirmed(
 ) -> SignedOrder:
     driver = session.link.driver
     order.check_live(now)
-    check_fits(order, driver.display)
+    if driver.display.max_text is not None:
+        check_fits(order, driver.display)
     if entry is not None:
         entry.move(State.PREPARED)
     lang = messages.language()  # once: what is shown must be in the language of what is signed
     content = message_format(driver.display.format).encode(order, lang)
-    if driver.confirm.text is ConfirmText.MESSAGE or attendance is Attendance.PERSON:
+    asks = driver.confirm.text is ConfirmText.MESSAGE or attendance is Attendance.PERSON
+    if asks:
         _confirm(order, content, session, lang)
-    return _sign(order, content, session, prepared, entry)
+    draft = prepared.template.draft(content)
+    if asks or entry is not None:
+        order.check_live(datetime.now(UTC))  # the person may have taken their time, and the disk
+    return _sign(order, draft, session, prepared, entry)
 
 
 def _confirm(order: Order, content: bytes, session: Session, lang: messages.Language) -> None:
@@ -216,21 +222,21 @@ def _journal(journal: Journal | Journaling, settings: Settings) -> Journal | Non
     return Journal.of(settings) if journal is Journaling.STATE_FOLDER else None
 
 
-def _sign(order: Order, content: bytes, session: Session, prepared: _Prepared, entry: Entry | None) -> SignedOrder:
-    draft = prepared.template.draft(content)
-    order.check_live(datetime.now(UTC))  # the person may have taken their time
+def _sign(order: Order, draft: Draft, session: Session, prepared: _Prepared, entry: Entry | None) -> SignedOrder:
     if entry is not None:
         _call_in(entry)
     try:
         key = prepared.pair.key
         assert key is not None  # noqa: S101 - a chosen pair has its key
         der = draft.assemble(signature(session, key, prepared.how, draft.message, purpose="sign"))
-        _check(der, session.link.driver)
+        if session.link.driver.kind is not Kind.SOFTWARE:  # a software token's signatures are not worth the time
+            _check(der)
     except UShieldError as error:
         _note_failure(error, order, entry)
         raise
-    _log.info("%s: signed, %s", order.tx_id, prepared.pair.key_id)
-    signed = SignedOrder(der, _profile_of(prepared), prepared.confirmation, prepared.template.signer.der, order.tx_id)
+    if _log.isEnabledFor(logging.INFO):
+        _log.info("%s: signed, %s", order.tx_id, prepared.pair.key_id)
+    signed = SignedOrder(der, prepared.profile, prepared.confirmation, prepared.pair.facts.der, order.tx_id)
     if entry is not None:
         _keep(entry, signed)
     return signed
@@ -253,10 +259,6 @@ def _keep(entry: Entry, signed: SignedOrder) -> None:
         raise SignedNotKept(signed, **error.details) from error
 
 
-def _profile_of(prepared: _Prepared) -> Profile:
-    return Profile.PLAIN if prepared.confirmation is None else Profile.CADES
-
-
 def _note_failure(error: UShieldError, order: Order, entry: Entry | None) -> None:
     """Close the record: unknown if the token may have signed, else rejected: it may be asked again by the person."""
     _log.info("%s: not signed, %s", order.tx_id, error.code)
@@ -268,9 +270,8 @@ def _note_failure(error: UShieldError, order: Order, entry: Entry | None) -> Non
             entry.move(State.UNKNOWN if unknown else State.REJECTED)
 
 
-def _check(der: bytes, driver: Driver) -> None:
-    """Verify what a token made before anybody gets it; a software token's signatures are not worth the time."""
-    if driver.kind is not Kind.SOFTWARE:
-        from ushield_hw.verifier import check_signature
+def _check(der: bytes) -> None:
+    """Verify what a token made before anybody gets it."""
+    from ushield_hw.verifier import check_signature
 
-        check_signature(der)
+    check_signature(der)

@@ -5,7 +5,7 @@ here.
 """
 
 from ushield_hw.cms.attributes import CONFIRMATION_OID, Confirmation
-from ushield_hw.cms.build import MOST_OCTETS, Profile, Template
+from ushield_hw.cms.build import MOST_OCTETS, Draft, Profile, Template
 from ushield_hw.cms.facts import CertificateFacts
 from ushield_hw.cms.read import SignedOrderParts, parse
 
@@ -14,6 +14,7 @@ __all__ = [
     "MOST_OCTETS",
     "CertificateFacts",
     "Confirmation",
+    "Draft",
     "Profile",
     "SignedOrderParts",
     "Template",

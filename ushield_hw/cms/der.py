@@ -58,6 +58,7 @@ def _length(size: int) -> bytes:
 # A signed order has a dozen elements, nearly all of them short: their heads are made once.
 _TAGS: Final = tuple(bytes((tag,)) for tag in range(256))
 _LENGTHS: Final = tuple(_length(size) for size in range(2048))
+_INTEGERS: Final = tuple(bytes((INTEGER, size)) for size in range(_LONG_FORM))
 
 
 def set_of(elements: Iterable[bytes], tag: int = SET) -> bytes:
@@ -71,7 +72,7 @@ def set_of(elements: Iterable[bytes], tag: int = SET) -> bytes:
 def integer(value: int) -> bytes:
     """Return an INTEGER that is not negative."""
     size = value.bit_length() // 8 + 1
-    return head(INTEGER, size) + value.to_bytes(size, "big")
+    return (_INTEGERS[size] if size < _LONG_FORM else head(INTEGER, size)) + value.to_bytes(size, "big")
 
 
 def oid(dotted: str) -> bytes:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from ushield_hw.cms.der import SEQUENCE, DerError, Reader, integer, tlv
+from typing import Final
+
+from ushield_hw.cms.der import SEQUENCE, DerError, Reader, head, integer
 from ushield_hw.cms.facts import CertificateFacts
 from ushield_hw.suites import CURVE_ORDER, KeyKind
+
+_P256: Final = CURVE_ORDER[KeyKind.EC_P256]
+_P384: Final = CURVE_ORDER[KeyKind.EC_P384]
 
 
 def to_wire(raw: bytes, signer: CertificateFacts) -> bytes:
@@ -25,7 +30,8 @@ def to_wire(raw: bytes, signer: CertificateFacts) -> bytes:
         raise DerError("signature_form")
     r, s = int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big")
     _check_range(r, s, signer)
-    return tlv(SEQUENCE, integer(r), integer(s))
+    numbers = integer(r) + integer(s)
+    return head(SEQUENCE, len(numbers)) + numbers
 
 
 def check_wire(value: bytes, signer: CertificateFacts) -> None:
@@ -50,6 +56,6 @@ def _check_rsa(value: bytes, signer: CertificateFacts) -> None:
 
 
 def _check_range(r: int, s: int, signer: CertificateFacts) -> None:
-    order = CURVE_ORDER[signer.key] if signer.key else 0
+    order = _P256 if signer.key is KeyKind.EC_P256 else _P384 if signer.key is KeyKind.EC_P384 else 0
     if not (0 < r < order and 0 < s < order):
         raise DerError("signature_form")

@@ -29,6 +29,7 @@ OS_LOCKING_OK: Final = 2
 UNAVAILABLE: Final = c_ulong(-1).value
 _SIGNATURE_ROOM: Final = 1024  # RSA of 8192 bits
 _MOST_SIGNATURE: Final = 1 << 16
+_BUFFER_TOO_SMALL: Final = NUMBERS["BUFFER_TOO_SMALL"]
 
 
 class _FunctionList(ctypes.Structure):
@@ -188,19 +189,21 @@ class Signer:
 
     def begin(self, session: int, handle: int, mechanism: Mechanism) -> None:
         """C_SignInit."""
-        self._functions.call("C_SignInit", session, byref(mechanism), handle)
+        rv = self._functions.raw("C_SignInit")(session, byref(mechanism), handle)
+        if rv:
+            raise CkrError("C_SignInit", rv)
 
     def finish(self, session: int, data: bytes) -> bytes:
         """C_Sign, once; a second call only tells a module that signed nothing how much room there is."""
-        out, length = self._buffers.out, self._buffers.length
+        out, length, sign = self._buffers.out, self._buffers.length, self._functions.raw("C_Sign")
         length.value = _SIGNATURE_ROOM
-        rv = self._functions.raw("C_Sign")(session, data, len(data), out, byref(length))
-        if rv == NUMBERS["BUFFER_TOO_SMALL"] and length.value <= _MOST_SIGNATURE:  # still active, unsigned
+        rv = sign(session, data, len(data), out, byref(length))
+        if rv == _BUFFER_TOO_SMALL and length.value <= _MOST_SIGNATURE:  # still active, unsigned
             out = ctypes.create_string_buffer(length.value)
-            rv = self._functions.raw("C_Sign")(session, data, len(data), out, byref(length))
+            rv = sign(session, data, len(data), out, byref(length))
         if rv:
             raise CkrError("C_Sign", rv)
-        return ctypes.string_at(out, min(length.value, len(out)))
+        return out.raw[: length.value]
 
 
 class _Buffers(threading.local):
