@@ -21,6 +21,7 @@ from ushield_hw.errors import ConfirmationTimedOut, PinFormatError
 from ushield_hw.interaction import ConfirmRequest, CountSource, PinKind, PinRequest, PinState, TokenAction
 
 _LONGEST: Final = 1024
+_SLICE_S: Final = 0.2
 _YES: Final = {"y", "yes", "是", "确认"}
 
 
@@ -152,8 +153,11 @@ def _line(tty: int, deadline: float) -> bytes | None:
     data = b""
     while not data.endswith(b"\n") and len(data) < _LONGEST:
         left = deadline - time.monotonic()
-        if left <= 0 or not select.select([tty], [], [], left)[0]:
+        if left <= 0:
             return None
+        # In slices: a Ctrl-C that comes just before the wait begins does not end it, and is looked at only after it.
+        if not select.select([tty], [], [], min(left, _SLICE_S))[0]:
+            continue
         part = os.read(tty, _LONGEST)
         if not part:
             return None

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import termios
-import threading
+import time
 import tty
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -138,7 +138,8 @@ def _stay(shield: VirtualShield) -> None:
     if sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty():
         _at_terminal(shield)
     else:
-        threading.Event().wait()
+        while True:  # in slices: a signal that comes just before a wait begins does not end it
+            time.sleep(_BEAT_S)
 
 
 def _at_terminal(shield: VirtualShield) -> None:

@@ -36,7 +36,7 @@ def watch_command(for_s: float | None, count: int | None, as_json: bool) -> None
 def _show(watch: TokenWatch, count: int | None, *, as_json: bool) -> None:
     there, shown, hinted = 0, 0, False
     while not watch.closed and shown != count:
-        event = watch.get(None if there or hinted else _PATIENCE_S)
+        event = watch.get(_PATIENCE_S)  # in slices: a Ctrl-C that comes just before a wait begins does not end it
         if event is None:
             if not (there or hinted or watch.closed):
                 output.hint("watch.waiting")
