@@ -21,10 +21,10 @@ format: setup ## sort imports and format the code
 	@.venv/bin/ruff format .
 
 bench: setup ## compare speed with the peers (in .venv-bench); WRITE=1 also writes docs/benchmarks.md and .svg
-	@tools/bench.sh $(if $(WRITE),--write)
+	@tools/side_venv.sh bench benchmarks $(if $(WRITE),--write)
 
 side-by-side: setup ## show what tools say of ten broken set-ups (in .venv-bench); WRITE=1 also writes docs/side-by-side.md
-	@tools/bench.sh --side-by-side $(if $(WRITE),--write)
+	@tools/side_venv.sh bench benchmarks --side-by-side $(if $(WRITE),--write)
 
 fuzz: setup ## fuzz everything that reads strangers' bytes (in .venv-fuzz); SECONDS=600, TARGETS="cms verify"
 	@tools/fuzz.sh --seconds $(or $(SECONDS),60) $(TARGETS)
