@@ -33,6 +33,9 @@ T = TypeVar("T")
 # Extensions that change who may use a certificate for what, and that nobody reads here: addresses and numbers of
 # networks (RFC 3779), proxies (RFC 3820).
 _NOT_FOR_PAYING: Final = frozenset({"1.3.6.1.5.5.7.1.7", "1.3.6.1.5.5.7.1.8", "1.3.6.1.5.5.7.1.14"})
+# What may be critical. certvalidator lets pass others that a CA must never make so: identifiers of keys, addresses of
+# services; openssl does not.
+_MAY_BE_CRITICAL: Final = frozenset(f"2.5.29.{arc}" for arc in (15, 17, 19, 30, 31, 32, 33, 36, 37, 54))
 _NETSCAPE_TYPE: Final = "2.16.840.1.113730.1.1"
 _WEAK: Final = frozenset({"md2", "md5", "sha1"})
 
@@ -139,7 +142,7 @@ def _facts(path: ValidationPath) -> tuple[CertificateFacts, ...]:
 
 
 def _check_extensions(der: bytes) -> None:
-    """Refuse a certificate with a damaged extension, as openssl does: certvalidator reads few of them.
+    """Refuse a certificate with a damaged or wrongly critical extension, as openssl does: certvalidator reads few.
 
     Raises:
         ValueError: from cryptography, for those that it knows; from here, for what only openssl knows.
@@ -148,6 +151,8 @@ def _check_extensions(der: bytes) -> None:
         name = extension.oid.dotted_string
         if name in _NOT_FOR_PAYING:
             raise ValueError(f"the certificate has the extension {name}")
+        if extension.critical and name not in _MAY_BE_CRITICAL:
+            raise ValueError(f"the extension {name} is critical")
         if name == _NETSCAPE_TYPE:
             _ = core.BitString.load(extension.value.public_bytes(), strict=True).native
 

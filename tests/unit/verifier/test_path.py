@@ -296,6 +296,27 @@ def test_a_critical_extension_nobody_knows_is_refused(scene: Scene) -> None:
     assert untrusted(scene.with_certificate(extensions=[(unknown, True)]).sign(), scene.trust()) == "path_invalid"
 
 
+@pytest.mark.parametrize(
+    "extension",
+    [
+        x509.SubjectKeyIdentifier(bytes(20)),
+        x509.AuthorityKeyIdentifier(None, None, None),
+        x509.AuthorityInformationAccess([x509.AccessDescription(AuthorityInformationAccessOID.OCSP, URL)]),
+        x509.FreshestCRL([x509.DistributionPoint([URL], None, None, None)]),
+        x509.OCSPNoCheck(),
+    ],
+    ids=lambda extension: type(extension).__name__,
+)
+def test_what_must_never_be_critical_is_refused_if_it_is(
+    scene: Scene, extension: x509.ExtensionType, tmp_path: Path
+) -> None:
+    fine = scene.with_certificate(extensions=[(extension, False)]).sign()
+
+    assert verify(fine, trust=scene.trust(), at=NOW)
+    assert pki.openssl_accepts(fine, scene.bank.root.pem, tmp_path)
+    assert untrusted(scene.with_certificate(extensions=[(extension, True)]).sign(), scene.trust()) == "path_invalid"
+
+
 def test_nothing_is_fetched(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     points = x509.CRLDistributionPoints([x509.DistributionPoint([URL], None, None, None)])
     access = x509.AuthorityInformationAccess(
