@@ -137,6 +137,8 @@ def _facts(path: ValidationPath) -> tuple[CertificateFacts, ...]:
     for seen, read in zip(reversed(certificates), facts, strict=True):
         if seen.public_key.dump() != read.spki:  # two readers of one certificate must not differ about its key
             raise ValueError("the certificate's key is not clear")
+        if seen is not certificates[0] and seen.self_signed != "no":  # openssl ends its path there
+            raise ValueError("below the trusted CA is a certificate that looks self-signed")
         _check_extensions(read.der)
     return facts
 

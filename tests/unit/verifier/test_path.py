@@ -92,6 +92,41 @@ def test_the_issuing_ca_must_be_there(scene: Scene) -> None:
     assert verify(without, trust=TrustStore([scene.bank.root.der], [scene.bank.issuing.der]), at=NOW)
 
 
+def ids(own: pki.Key, issuer: pki.Key | None = None) -> list[tuple[x509.ExtensionType, bool]]:
+    """Return the extensions that tell keys of one name apart."""
+    found: list[tuple[x509.ExtensionType, bool]] = [
+        (x509.SubjectKeyIdentifier.from_public_key(own.public_key()), False)
+    ]
+    if issuer is not None:
+        found.append((x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key()), False))
+    return found
+
+
+@pytest.mark.parametrize("subject", ["CN=Demo Issuing CA,O=Demo Bank", "CN=demo  issuing CA,O=DEMO bank"])
+def test_a_customer_with_the_ca_s_own_name_is_refused_as_openssl_does(
+    scene: Scene, subject: str, tmp_path: Path
+) -> None:
+    signed = scene.with_certificate(subject=subject).sign()
+
+    assert untrusted(signed, scene.trust()) == "path_invalid"
+    assert not pki.openssl_accepts(signed, scene.bank.root.pem, tmp_path)
+
+
+@pytest.mark.parametrize("told_apart", [True, False])
+def test_a_ca_s_next_key_is_told_apart_by_key_identifiers(scene: Scene, told_apart: bool, tmp_path: Path) -> None:
+    """A CA that certifies its own new key has twice the same name (RFC 5280: self-issued)."""
+    first, second = pki.key(number=143), pki.key(number=144)
+    old = pki.authority("CN=Root", number=143, extensions=ids(first))
+    rolled = old.subordinate("CN=Root", number=144, extensions=ids(second, first) if told_apart else [])
+    signed = signed_below(scene, rolled, rolled, extensions=ids(scene.private, second))
+
+    assert pki.openssl_accepts(signed, old.pem, tmp_path) is told_apart
+    if told_apart:
+        assert verify(signed, trust=TrustStore([old.der]), at=NOW)
+    else:
+        assert untrusted(signed, TrustStore([old.der])) == "path_invalid"
+
+
 def test_nothing_is_trusted_because_the_system_trusts_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyhanko_certvalidator.registry._system_trust_roots", lambda: pytest.fail("asked the system"))
 
