@@ -27,7 +27,6 @@ PENDING: Final = "#pending"
 """Ends the label of a key or certificate that is not in use yet: a renewal that was not finished."""
 
 _LEAST_RSA_BITS: Final = 2048
-_USAGE: Final = {KeyUse.PAYMENT: "nonRepudiation", KeyUse.LOGIN: "digitalSignature"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,9 @@ class Pair:
         """Tell whether the certificate allows a job; one without a keyUsage extension allows every job."""
         facts = self.facts
         strong = facts.key is not KeyKind.RSA or facts.key_bits >= _LEAST_RSA_BITS
-        return facts.key is not None and strong and (facts.key_usage is None or _USAGE[use] in facts.key_usage)
+        return (
+            facts.key is not None and strong and (facts.key_usage is None or not use.usages.isdisjoint(facts.key_usage))
+        )
 
     def valid_at(self, moment: datetime) -> bool:
         """Tell whether the certificate is within its time."""
@@ -133,7 +134,7 @@ def choose(found: Sequence[Pair], use: KeyUse, choice: KeyChoice = ANY, now: dat
     if not usable:
         code = "KEY_USE_NOT_ALLOWED" if any(pair.activated for pair in asked) else None
         candidates = [_brief(pair) for pair in found]
-        raise CertificateNotFound(code, use=_USAGE[use], candidates=candidates)
+        raise CertificateNotFound(code, use=use.value, candidates=candidates)
     living = [pair for pair in usable if pair.valid_at(moment)]
     if not living:
         last = max(usable, key=lambda pair: pair.facts.not_after)

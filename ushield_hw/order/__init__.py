@@ -2,7 +2,7 @@
 
 A file becomes an :class:`Order` or is refused by name; an order has one canonical form; a message format turns it into
 the bytes that the token receives; screen lines come from those bytes. To add a type of order, write its table, as
-``payment.py`` and ``login.py`` do, and list it in ``order.TYPES``.
+``payment.py``, ``login.py`` and ``renewal.py`` do, and list it in ``order.TYPES``.
 """
 
 from ushield_hw.order.formats import MessageFormat, decode, message_format

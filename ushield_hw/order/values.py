@@ -138,6 +138,9 @@ CNAPS: Final = _form("ORDER_CNAPS", r"[0-9]{12}")
 BIC: Final = _form("ORDER_BIC", r"[A-Z0-9]{4}[A-Z]{2}[A-Z0-9]{2}(?:[A-Z0-9]{3})?")
 # 32 bytes are 42 characters and four bits; the two bits left over in the last character are zero.
 NONCE: Final = _form("ORDER_NONCE", r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
+# A certificate's serial number as people read it: no more than 20 octets (RFC 5280 section 4.1.2.2), no leading zero.
+SERIAL: Final = _form("ORDER_SERIAL", r"(?=.{1,40}\Z)[1-9a-f][0-9a-f]*")
+DIGEST: Final = _form("ORDER_DIGEST", r"[0-9a-f]{64}")
 CURRENCY: Final = Rule(_check_currency)
 AMOUNT: Final = _form("ORDER_AMOUNT_FORM", r"(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 

@@ -114,7 +114,7 @@ def verify(
     _check_key_usage(parts, "digitalSignature", "nonRepudiation")
     judge(path.statuses, moment)
     name, order = _order(parts.content, expected, rules)
-    _check_key_usage(parts, order.purpose_of_key.value)
+    _check_key_usage(parts, *sorted(order.purpose_of_key.usages))
     if expected is not None and order is not expected:
         _check_expected(order, expected)
     revocation = Revocation.GOOD if trust.checks_revocation else Revocation.NOT_CHECKED

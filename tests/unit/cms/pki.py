@@ -111,7 +111,9 @@ class Authority:
             builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
         for extension, critical in extensions:
             builder = builder.add_extension(extension, critical=critical)
-        again_the_same = True if isinstance(self.key, ec.EllipticCurvePrivateKey) else None  # what a fuzzer kept holds it
+        again_the_same = (
+            True if isinstance(self.key, ec.EllipticCurvePrivateKey) else None
+        )  # what a fuzzer kept holds it
         return builder.sign(self.key, (digest or self.digest)(), ecdsa_deterministic=again_the_same)
 
     def subordinate(self, subject: str, *, number: int, **options: object) -> Authority:

@@ -58,6 +58,26 @@ def make_login(**changes: object) -> dict[str, Any]:
     return changed(document, changes)
 
 
+def make_renewal(**changes: object) -> dict[str, Any]:
+    """Return a valid renewal document, changed as asked."""
+    document: dict[str, Any] = {
+        "type": "ushield.renewal/1",
+        "bank": {"id": "demo-bank", "origin": "https://bank.example"},
+        "tx_id": "7c1f2f57-6d0b-4b5e-9f6a-0d6a4f1f6a10",
+        "certificate": {
+            "subject": "CN=张三,O=Demo Bank",
+            "serial": "5f0c11",
+            "sha256": "ab" * 32,
+            "not_after": "2027-11-24T02:00:00Z",
+        },
+        "replaces": {"serial": "4a77"},
+        "created": "2026-11-24T02:00:00Z",
+        "expires": "2026-11-24T02:05:00Z",
+        "nonce": "3q2-7wAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    }
+    return changed(document, changes)
+
+
 def payment(rules: Rules = STRICT, /, **changes: object) -> Order:
     """Return a valid payment order."""
     return Order.from_json(make_payment(**changes), rules=rules)
@@ -66,6 +86,11 @@ def payment(rules: Rules = STRICT, /, **changes: object) -> Order:
 def login(**changes: object) -> Order:
     """Return a valid login order."""
     return Order.from_json(make_login(**changes))
+
+
+def renewal(**changes: object) -> Order:
+    """Return a valid renewal order."""
+    return Order.from_json(make_renewal(**changes))
 
 
 def live(now: datetime, *, minutes: int = 5) -> dict[str, str]:

@@ -103,5 +103,18 @@ def logins(draw: st.DrawFn) -> dict[str, Any]:
     return {**draw(_envelopes("ushield.login/1")), "customer": customer}
 
 
-documents = st.one_of(payments(), logins())
+@st.composite
+def renewals(draw: st.DrawFn) -> dict[str, Any]:
+    serials = st.integers(1, 2**160 - 1).map(lambda number: f"{number:x}")
+    certificate = {
+        "subject": draw(texts),
+        "serial": draw(serials),
+        "sha256": draw(st.binary(min_size=32, max_size=32)).hex(),
+        "not_after": _written(draw(moments)),
+    }
+    replaces = draw(st.one_of(st.just({}), serials.map(lambda serial: {"replaces": {"serial": serial}})))
+    return {**draw(_envelopes("ushield.renewal/1")), "certificate": certificate, **replaces}
+
+
+documents = st.one_of(payments(), logins(), renewals())
 orders = documents.map(Order.from_json)

@@ -14,7 +14,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.order.samples import ABSENT, BIC_BANK, as_json, live, login, make_login, make_payment, payment
+from tests.unit.order.samples import ABSENT, BIC_BANK, as_json, live, login, make_login, make_payment, payment, renewal
 from tests.unit.order.strategies import documents, orders
 from ushield_hw.errors import InputError
 from ushield_hw.order import KeyUse, Order, Rules
@@ -84,6 +84,11 @@ def test_login_has_no_order_number_and_another_key() -> None:
     assert login().purpose_of_key is KeyUse.LOGIN
     assert payment().purpose_of_key is KeyUse.PAYMENT
     assert (KeyUse.PAYMENT.value, KeyUse.LOGIN.value) == ("nonRepudiation", "digitalSignature")
+
+
+def test_a_renewal_is_signed_by_a_key_of_either_use() -> None:
+    assert renewal().purpose_of_key.usages == {"nonRepudiation", "digitalSignature"}
+    assert payment().purpose_of_key.usages == {"nonRepudiation"}
 
 
 def test_to_json_is_in_document_order_and_fresh() -> None:

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.order import strategies
-from tests.unit.order.samples import BIC_BANK, make_payment
+from tests.unit.order.samples import BIC_BANK, make_payment, make_renewal
 from ushield_hw.errors import InputError
 from ushield_hw.order import Order
 from ushield_hw.order.currency import DECIMAL_PLACES
@@ -171,6 +171,21 @@ def test_a_bic_passes_exactly_when_its_form_is_right(value: str) -> None:
     assert accepted("payee.bank.bic", value, document) == is_bic(value)
 
 
+HEX = "0123456789abcdef"
+
+
+@given(near(st.integers(0, 2**168).map(lambda number: f"{number:x}")))
+def test_a_serial_number_passes_exactly_when_a_certificate_can_have_it(value: str) -> None:
+    right = only(value, HEX) and 1 <= len(value) <= 40 and value[0] != "0"
+    assert accepted("certificate.serial", value, make_renewal(certificate__serial=value)) == right
+
+
+@given(near(st.binary(min_size=32, max_size=32).map(bytes.hex)))
+def test_a_digest_passes_exactly_when_it_is_one(value: str) -> None:
+    right = only(value, HEX) and len(value) == 64
+    assert accepted("certificate.sha256", value, make_renewal(certificate__sha256=value)) == right
+
+
 @given(near(strategies.moments.map(lambda moment: moment.replace(microsecond=0).isoformat()[:19] + "Z")))
 def test_a_time_passes_exactly_when_there_is_such_a_second(value: str) -> None:
     document = make_payment(created=value, expires="9999-12-31T23:59:59Z")
@@ -208,7 +223,7 @@ def test_a_currency_passes_exactly_when_it_is_listed(code: str) -> None:
 # --- the schema is closed ---------------------------------------------------------------------------------------------
 
 FEWER = settings(max_examples=50)  # a whole document takes its time to draw
-OPTIONAL = {"payer.name", "customer.name"}
+OPTIONAL = {"payer.name", "customer.name", "replaces"}
 
 
 def places(document: dict[str, Any], above: str = "") -> Iterator[tuple[dict[str, Any], str, str]]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.order.samples import BIC_BANK, login, payment
+from tests.unit.order.samples import ABSENT, BIC_BANK, login, payment, renewal
 from tests.unit.order.strategies import orders, texts
 from ushield_hw.errors import InputError
 from ushield_hw.messages import LANGUAGES, Language, text
@@ -57,6 +57,23 @@ LOGIN_EN = [
     ("Customer number", "C10086"),
     ("Valid until", "2026-11-24 02:05:00 UTC"),
 ]
+RENEWAL_ZH = [
+    ("操作", "启用更新后的证书（不是付款）"),
+    ("证书持有人", "CN=张三,O=Demo Bank"),
+    ("证书序列号", "5f0c11"),
+    ("证书有效期至", "2027-11-24 02:00:00 UTC"),
+    ("替换的证书", "4a77"),
+    ("银行及网址", "demo-bank https://bank.example"),
+    ("有效期至", "2026-11-24 02:05:00 UTC"),
+]
+RENEWAL_EN = [
+    ("Operation", "PUT A RENEWED CERTIFICATE INTO USE - this is not a payment"),
+    ("Certificate of", "CN=张三,O=Demo Bank"),
+    ("Certificate number", "5f0c11"),
+    ("Certificate ends", "2027-11-24 02:00:00 UTC"),
+    ("Bank and website", "demo-bank https://bank.example"),
+    ("Valid until", "2026-11-24 02:05:00 UTC"),
+]
 YEN = payment(payer__name="张三", payee__bank=BIC_BANK, amount={"currency": "JPY", "value": "1200"})
 
 
@@ -71,6 +88,8 @@ YEN = payment(payer__name="张三", payee__bank=BIC_BANK, amount={"currency": "J
         (YEN, "en", PAYMENT_EN),
         (login(customer__name="李四"), "zh", LOGIN_ZH),
         (login(), "en", LOGIN_EN),
+        (renewal(), "zh", RENEWAL_ZH),
+        (renewal(replaces=ABSENT), "en", RENEWAL_EN),
     ],
 )
 def test_golden(name: str, order: Order, lang: Language, expected: list[tuple[str, str]]) -> None:
@@ -91,7 +110,7 @@ def test_the_language_asked_for_is_the_one_shown() -> None:
 def test_every_value_of_the_order_is_shown_whole_or_is_technical(order: Order, name: str, lang: Language) -> None:
     values = [line.value for line in screen_lines(message_format(name).encode(order, lang), lang)]
     for place, value in order.values.items():
-        if place not in ("type", "tx_id", "created", "expires", "nonce"):
+        if place not in ("type", "tx_id", "created", "expires", "nonce", "certificate.sha256", "certificate.not_after"):
             assert any(
                 shown == value or shown.startswith(value + " ") or shown.endswith(" " + value) for shown in values
             )
