@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any, Final, Self, TypeVar
 
 from ushield_hw.errors import DriverError, TokenBusy, TokenError, TokenRemoved, UShieldError
@@ -180,9 +180,7 @@ class Monitor:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     @property

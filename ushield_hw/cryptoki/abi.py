@@ -189,9 +189,7 @@ class Signer:
 
     def begin(self, session: int, handle: int, mechanism: Mechanism) -> None:
         """C_SignInit."""
-        rv = self._functions.raw("C_SignInit")(session, byref(mechanism), handle)
-        if rv:
-            raise CkrError("C_SignInit", rv)
+        self._functions.call("C_SignInit", session, byref(mechanism), handle)
 
     def finish(self, session: int, data: bytes) -> bytes:
         """C_Sign, once; a second call only tells a module that signed nothing how much room there is."""

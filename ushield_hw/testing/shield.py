@@ -17,10 +17,8 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Literal, Self
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -123,9 +121,7 @@ class VirtualShield:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -191,7 +187,11 @@ class VirtualShield:
         Raises:
             TimeoutError: it asked nothing in time.
         """
-        self._wait(lambda: self.card.panel.place() is not None, deadline_s)
+        until = time.monotonic() + deadline_s
+        while self.card.panel.place() is None:
+            if time.monotonic() > until:
+                raise TimeoutError(f"the virtual U-shield {self.serial} asked nothing within {deadline_s} s")
+            time.sleep(_POLL_S)
         return self.screen()
 
     def eject(self) -> None:
@@ -218,13 +218,6 @@ class VirtualShield:
         """Say another serial number; programs see it after the next :meth:`insert`."""
         self.card.memory.serial = serial
         self.card.memory.save()
-
-    def _wait(self, condition: Callable[[], bool], deadline_s: float) -> None:
-        until = time.monotonic() + deadline_s
-        while not condition():
-            if time.monotonic() > until:
-                raise TimeoutError(f"the virtual U-shield {self.serial} asked nothing within {deadline_s} s")
-            time.sleep(_POLL_S)
 
 
 def _opensc() -> Path:

@@ -24,8 +24,8 @@ _POLL_S: Final = 0.5
 _FIRST_ANSWER_S: Final = 2.0
 _RETRIES: Final = 5
 _GIVEN_UP_S: Final = 60.0  # a module that cannot even be loaded costs a process each time
-# A look waits behind a signature that waits for a person, and must not be what ends it: a worker is killed when a
-# call's time is over.
+# A look waits behind a signature that waits for a person. One that is given up too early leaves its call waiting in the
+# worker, and the next look another.
 _MARGIN_S: Final = 60.0
 _DESCRIPTION_BYTES: Final = 64  # of CK_SLOT_INFO, where modules put the reader's name
 _ABSENT: Final = {"CKR_TOKEN_NOT_PRESENT", "TOKEN_NOT_PRESENT"}

@@ -15,7 +15,6 @@ OK: Final = 0x9000
 MORE: Final = 0x6100  # | how much, 00 for 256 or more
 EXECUTION_ERROR: Final = 0x6400
 TIMED_OUT: Final = 0x6401  # this project's choice: OpenSC tells it from a refusal
-MEMORY_FAILURE: Final = 0x6581
 WRONG_LENGTH: Final = 0x6700
 SECURITY_NOT_SATISFIED: Final = 0x6982
 PIN_BLOCKED: Final = 0x6983

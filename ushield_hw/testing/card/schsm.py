@@ -23,7 +23,7 @@ _VERSION: Final = bytes((3, 5))
 _USER, _SO = 0x81, 0x88
 _SECRETS: Final = {_USER: "user", _SO: "so"}
 _DEVICE_CERTIFICATE, _TOKEN_INFO = 0x2F02, 0x2F03
-_KEY, _KEY_INFO, _CERTIFICATE = 0xCC00, 0xC400, 0xCE00
+_KEY: Final = 0xCC00
 _SO_LENGTH: Final = 8
 _PIN_LENGTHS: Final = range(6, 16)
 _HASHES: Final[dict[int, Callable[[], hashes.HashAlgorithm] | None]] = {
@@ -36,10 +36,6 @@ _PREHASHED: Final[dict[int, Callable[[], hashes.HashAlgorithm]]] = {
     made().digest_size: made for made in (hashes.SHA1, hashes.SHA224, hashes.SHA256, hashes.SHA384, hashes.SHA512)
 }
 _RSA_RAW, _RSA_PSS = 0x20, 0x40
-_CURVES: Final = {
-    "1.2.840.10045.3.1.7": ec.SECP256R1(),
-    "1.3.132.0.34": ec.SECP384R1(),
-}
 _PRIMES: Final = {
     0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF: ec.SECP256R1(),
     0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEFFFFFFFF0000000000000000FFFFFFFF: ec.SECP384R1(),
