@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.cms.der import integer
@@ -16,7 +16,7 @@ from ushield_hw.errors import CertificateError, CertificateNotFound, InputError,
 from ushield_hw.keys import ANY, KeyChoice, Pair, pairs, session_pairs
 from ushield_hw.session import Session
 from ushield_hw.signature import plan, signature
-from ushield_hw.suites import KeyKind, Padding, Suite
+from ushield_hw.suites import KeyKind
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -77,25 +77,66 @@ def request(
         TokenError: as the token says; a key that was made but cannot sign its request is removed again.
     """
     name, driver = _name(subject), session.link.driver
-    if not driver.capabilities.generate:
-        raise KeyGenerationUnavailable(driver=driver.id)
     each = pin_policy is PinPolicy.SIGNATURE or (pin_policy is None and driver.sign.always_authenticate)
-    key_id = os.urandom(20)  # RFC 5280's key identifier length; random, so that no two pairs ever share it
-    made = session.link.module.generate(
-        session.login_id,
-        spec.kind,
-        spec.bits,
-        key_id,
-        label or _common_name(name),
-        always_authenticate=each,
-    )
-    session.forget()
+    key_id = new_key_id()
+    made = make_key(session, spec.kind, spec.bits, key_id, label or _common_name(name), each=each)
     try:
-        pem = _signed_request(session, name, made, key_id)
+        der = signed_request(session, name, made, key_id)
     except BaseException:
         remove(session, key_id)
         raise
-    return Request(pem, key_id)
+    return Request(_pem(der, "CERTIFICATE REQUEST"), key_id)
+
+
+def new_key_id() -> bytes:
+    """Return a CKA_ID that no two pairs ever share: random, and as long as RFC 5280's key identifiers."""
+    return os.urandom(20)
+
+
+def make_key(session: Session, kind: KeyKind, bits: int, key_id: bytes, label: str, *, each: bool) -> PublicKey:
+    """Make a key pair on the token.
+
+    Args:
+        session: an open token.
+        kind: of key.
+        bits: the length of an RSA modulus.
+        key_id: its CKA_ID.
+        label: its label.
+        each: the token will want the PIN for every signature.
+
+    Raises:
+        KeyGenerationUnavailable: this token's module cannot make keys.
+        TokenError: as the token says.
+    """
+    driver = session.link.driver
+    if not driver.capabilities.generate:
+        raise KeyGenerationUnavailable(driver=driver.id)
+    made = session.link.module.generate(session.login_id, kind, bits, key_id, label, always_authenticate=each)
+    session.forget()
+    return made
+
+
+def signed_request(session: Session, subject: x509.Name, public: PublicKey, key_id: bytes) -> bytes:
+    """Return a PKCS#10 request, DER, signed on the token by the key that it is for.
+
+    Args:
+        session: an open token; a token that shows what it signs asks its owner.
+        subject: whom the certificate will name.
+        public: the key's public half.
+        key_id: the key's CKA_ID.
+
+    Raises:
+        PinError, TokenError, ConfirmationError: as the token says.
+    """
+    from ushield_hw import pkcs10
+
+    how = plan(session, public.kind)
+    key = next(key for key in session.keys() if key.private and key.key_id == key_id)
+
+    def sign(message: bytes) -> bytes:
+        return signature(session, key, how, message, purpose="request")
+
+    return pkcs10.build(subject, public, how.suite, sign)
 
 
 def remove(session: Session, key_id: bytes) -> None:
@@ -125,9 +166,23 @@ def install(session: Session, data: bytes) -> Pair:
     if key is None:
         raise KeyMismatch(subject=facts.subject_text(), serial=facts.serial_hex)
     if not any(record.der == der for record in session.certificates()):
-        _write(session, facts, key)
-    session.forget()
+        write(session, facts, key.key_id, key.label)
     return next(pair for pair in session_pairs(session) if pair.facts.der == der)
+
+
+def write(session: Session, facts: CertificateFacts, key_id: bytes, label: str) -> None:
+    """Write a certificate object and compare what the token gives back.
+
+    Raises:
+        TokenError: as the token says; ``TokenFull``: there is no room.
+        CertificateError: ``CERTIFICATE_READ_BACK``.
+    """
+    module = session.link.module
+    names = {"subject": facts.subject, "issuer": facts.issuer, "serial": integer(facts.serial)}
+    module.write_certificate(session.login_id, facts.der, key_id=key_id, label=label, **names)
+    session.forget()
+    if not any(record.der == facts.der for record in session.certificates()):
+        raise CertificateError("CERTIFICATE_READ_BACK", subject=facts.subject_text())
 
 
 def export(found: Sequence[Pair], choice: KeyChoice = ANY) -> bytes:
@@ -140,7 +195,7 @@ def export(found: Sequence[Pair], choice: KeyChoice = ANY) -> bytes:
     if len(matching) != 1:
         code = "CERTIFICATE_NONE_MATCHES" if not matching else "CERTIFICATE_SEVERAL_MATCH"
         raise CertificateNotFound(code, candidates=[f"{pair.key_id} {pair.facts.subject_text()}" for pair in found])
-    return _pem(matching[0].facts.der)
+    return _pem(matching[0].facts.der, "CERTIFICATE")
 
 
 def expiring(found: Sequence[Pair], days: int, now: datetime | None = None) -> list[Pair]:
@@ -184,21 +239,6 @@ def _proved(key: KeyRecord, facts: CertificateFacts, keys: Sequence[KeyRecord]) 
     return any(half.public is not None and half.public in facts.spki for half in halves)
 
 
-def _write(session: Session, facts: CertificateFacts, key: KeyRecord) -> None:
-    module = session.link.module
-    module.write_certificate(
-        session.login_id,
-        facts.der,
-        key_id=key.key_id,
-        label=key.label,
-        subject=facts.subject,
-        issuer=facts.issuer,
-        serial=integer(facts.serial),
-    )
-    if not any(record.der == facts.der for record in session.certificates()):
-        raise CertificateError("CERTIFICATE_READ_BACK", subject=facts.subject_text())
-
-
 def _name(subject: str) -> x509.Name:
     from cryptography import x509
 
@@ -218,36 +258,8 @@ def _common_name(name: x509.Name) -> str:
     return str(found[0].value) if found else name.rfc4514_string()
 
 
-def _signed_request(session: Session, name: x509.Name, made: PublicKey, key_id: bytes) -> bytes:
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.serialization import Encoding
+def _pem(der: bytes, label: str) -> bytes:
+    from asn1crypto import pem
 
-    from ushield_hw.token_key import token_private_key
-
-    how = plan(session, made.kind)
-    key = next(key for key in session.keys() if key.private and key.key_id == key_id)
-
-    def sign(message: bytes) -> bytes:
-        return signature(session, key, how, message, purpose="request")
-
-    private: Any = token_private_key(made, how.suite, sign)
-    digest: Any = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}[how.suite.digest]
-    built = (
-        x509.CertificateSigningRequestBuilder().subject_name(name).sign(private, digest, **_padding(how.suite, digest))
-    )
-    return built.public_bytes(Encoding.PEM)
-
-
-def _padding(suite: Suite, digest: Any) -> dict[str, Any]:
-    from cryptography.hazmat.primitives.asymmetric import padding
-
-    if suite.padding is not Padding.PSS:
-        return {}
-    return {"rsa_padding": padding.PSS(padding.MGF1(digest), digest.digest_size)}
-
-
-def _pem(der: bytes) -> bytes:
-    import ssl
-
-    return ssl.DER_cert_to_PEM_cert(der).encode()
+    armored: bytes = pem.armor(label, der)
+    return armored

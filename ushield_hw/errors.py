@@ -42,6 +42,7 @@
           UntrustedSigner
           Revoked
           Replayed
+      NetworkError           the bank's server could not be reached, or gave no answer to be used
       StorageError           journal, state or output; says what was kept where
         SignedNotKept        .signed_order
 
@@ -359,6 +360,12 @@ class Replayed(InvalidError):
     """This signed order was accepted before."""
 
     code = "ORDER_REPLAYED"
+
+
+class NetworkError(UShieldError):
+    """The bank's server could not be reached, or gave no answer that can be used. ``.url``."""
+
+    code = "BANK_UNREACHABLE"
 
 
 class StorageError(UShieldError):

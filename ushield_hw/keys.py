@@ -7,7 +7,7 @@ pair whose ids differ is still found by its public key.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -20,6 +20,7 @@ from ushield_hw.errors import (
     InputError,
 )
 from ushield_hw.order import KeyUse
+from ushield_hw.order.values import time_text
 from ushield_hw.session import Session
 from ushield_hw.suites import KeyKind
 
@@ -38,12 +39,14 @@ class Pair:
         facts: what the certificate says.
         key: the private key; None where there is none or it cannot be seen.
         has_key: True or False where that is known; None before login on a token that hides private keys.
+        superseded: a newer pair for the same subject, issuer and use is in use.
     """
 
     certificate: CertificateRecord
     facts: CertificateFacts
     key: KeyRecord | None
     has_key: bool | None
+    superseded: bool = False
 
     @property
     def key_id(self) -> str:
@@ -51,9 +54,18 @@ class Pair:
         return (self.key or self.certificate).key_id.hex()
 
     @property
+    def pending(self) -> bool:
+        """Whether it is a renewal's new pair that was not put into use yet."""
+        return self.certificate.label.endswith(PENDING)
+
+    @property
     def activated(self) -> bool:
-        """Whether the pair is in use; a renewal's new pair is not before it was proved."""
-        return not self.certificate.label.endswith(PENDING)
+        """Whether the pair is in use: neither pending nor superseded."""
+        return not self.pending and not self.superseded
+
+    def brief(self) -> str:
+        """Return what tells it from others: its id, whose it is, and how long it is valid."""
+        return f"{self.key_id} {self.facts.subject_text()} ({time_text(self.facts.not_after)})"
 
     def fits(self, use: KeyUse) -> bool:
         """Tell whether the certificate allows a job; one without a keyUsage extension allows every job."""
@@ -75,8 +87,8 @@ class Pair:
             "subject": self.facts.subject_text(),
             "issuer": self.facts.issuer_text(),
             "serial": self.facts.serial_hex,
-            "not_before": _utc(self.facts.not_before),
-            "not_after": _utc(self.facts.not_after),
+            "not_before": time_text(self.facts.not_before),
+            "not_after": time_text(self.facts.not_after),
             "key_usage": None if self.facts.key_usage is None else sorted(self.facts.key_usage),
             "has_key": self.has_key,
             "activated": self.activated,
@@ -112,7 +124,7 @@ def pairs(certificates: Iterable[CertificateRecord], keys: Sequence[KeyRecord], 
         public = any(_same_public(record, facts) for record in keys if not record.private)
         has_key = True if key is not None else False if logged_in else True if public else None
         found.append(Pair(certificate, facts, key, has_key))
-    return tuple(found)
+    return tuple(replace(pair, superseded=_superseded(pair, found)) for pair in found)
 
 
 def session_pairs(session: Session) -> tuple[Pair, ...]:
@@ -130,10 +142,10 @@ def choose(found: Sequence[Pair], use: KeyUse, choice: KeyChoice = ANY, now: dat
     """
     moment = now or datetime.now(UTC)
     asked = [pair for pair in found if choice.takes(pair) and pair.key is not None and pair.key.can_sign]
-    usable = [pair for pair in asked if pair.activated and pair.fits(use)]
+    usable = [pair for pair in asked if not pair.pending and pair.fits(use)]
     if not usable:
-        code = "KEY_USE_NOT_ALLOWED" if any(pair.activated for pair in asked) else None
-        candidates = [_brief(pair) for pair in found]
+        code = "KEY_USE_NOT_ALLOWED" if any(not pair.pending for pair in asked) else None
+        candidates = [pair.brief() for pair in found]
         raise CertificateNotFound(code, use=use.value, candidates=candidates)
     living = [pair for pair in usable if pair.valid_at(moment)]
     if not living:
@@ -141,14 +153,29 @@ def choose(found: Sequence[Pair], use: KeyUse, choice: KeyChoice = ANY, now: dat
         code = "CERTIFICATE_NOT_YET_VALID" if last.facts.not_before > moment else None
         raise CertificateExpired(
             code,
-            not_before=_utc(last.facts.not_before),
-            not_after=_utc(last.facts.not_after),
+            not_before=time_text(last.facts.not_before),
+            not_after=time_text(last.facts.not_after),
             subject=last.facts.subject_text(),
             key_id=last.key_id,
         )
     if len({(pair.facts.subject, pair.facts.issuer) for pair in living}) > 1:
-        raise CertificateMultiple(candidates=[_brief(pair) for pair in living])
+        raise CertificateMultiple(candidates=[pair.brief() for pair in living])
     return max(living, key=lambda pair: (pair.facts.not_before, pair.facts.not_after))
+
+
+def _superseded(pair: Pair, found: Sequence[Pair]) -> bool:
+    """Tell whether another pair signs in this one's place: newer, in use, for the same subject, issuer and use."""
+    now = datetime.now(UTC)
+    rivals = (other for other in found if not other.pending and other.has_key is not False and other.valid_at(now))
+    return any(_kin(other.facts) == _kin(pair.facts) and _age(other.facts) > _age(pair.facts) for other in rivals)
+
+
+def _kin(facts: CertificateFacts) -> tuple[object, ...]:
+    return facts.subject, facts.issuer, facts.key_usage
+
+
+def _age(facts: CertificateFacts) -> tuple[datetime, datetime]:
+    return facts.not_before, facts.not_after
 
 
 def _key_of(certificate: CertificateRecord, facts: CertificateFacts, keys: Sequence[KeyRecord]) -> KeyRecord | None:
@@ -172,11 +199,3 @@ def _other_public(key: KeyRecord, facts: CertificateFacts, keys: Sequence[KeyRec
     halves = [key, *(record for record in keys if not record.private and record.key_id == key.key_id)]
     known = [half for half in halves if half.public is not None]
     return bool(known) and not any(_same_public(half, facts) for half in known)
-
-
-def _brief(pair: Pair) -> str:
-    return f"{pair.key_id} {pair.facts.subject_text()} ({_utc(pair.facts.not_after)})"
-
-
-def _utc(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -180,10 +180,14 @@ def _made(order: Order, session: Session, asked: Profile | None, attendance: Att
     return _Prepared(pair, how, template, profile, confirmation, pair.facts.subject.hex())
 
 
+def own_confirmation(driver: Driver) -> Confirmation | None:
+    """Return how a token itself has its owner confirm; None: it asks nobody."""
+    return _OWN_CONFIRMATION.get(driver.confirm.kind)
+
+
 def _confirmation(driver: Driver, attendance: Attendance) -> Confirmation:
     """State what the token's own confirmation is; a token that asks nobody is as good as who sits at the host."""
-    own = _OWN_CONFIRMATION.get(driver.confirm.kind)
-    return own or (Confirmation.HOST if attendance is Attendance.PERSON else Confirmation.NONE)
+    return own_confirmation(driver) or (Confirmation.HOST if attendance is Attendance.PERSON else Confirmation.NONE)
 
 
 def _confirmed(

@@ -168,10 +168,17 @@ def test_expiring(shared: Home, days: int, exits: int) -> None:
 
 
 def test_what_has_expired_is_expiring(home: Home, bank: Bank) -> None:
-    key_id = home.enrol(bank, home.token, DEMO, days=(-20, -10))
+    key_id = home.enrol(bank, home.token, "CN=李四", days=(-20, -10))
     found = home.json("cert", "list", "--token", home.token.uri, "--expiring", "0", exits=6)["certificates"]
     assert [one["key_id"] for one in found] == [key_id]
     assert "ended on" in home.ushield("cert", "list", "--token", home.token.uri).out
+
+
+def test_what_a_newer_certificate_has_replaced_is_not_expiring(home: Home, bank: Bank) -> None:
+    old = home.enrol(bank, home.token, DEMO, days=(-20, -10))
+    assert home.json("cert", "list", "--token", home.token.uri, "--expiring", "0")["certificates"] == []
+    found = home.json("cert", "list", "--token", home.token.uri)["certificates"]
+    assert [one["key_id"] for one in found if not one["activated"]] == [old]
 
 
 # --- export -----------------------------------------------------------------------------------------------------------

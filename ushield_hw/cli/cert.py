@@ -1,4 +1,4 @@
-"""``ushield cert list|request|install|export``."""
+"""``ushield cert list|request|install|renew|export``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ushield_hw import messages
 from ushield_hw.certificate import KeySpec, PinPolicy, expiring, export, install, read_certificate, remove, request
 from ushield_hw.cli import options, output
 from ushield_hw.cli.help import Group
+from ushield_hw.cli.renew import renew_command
 from ushield_hw.cli.tokens import certificate_rows
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.discovery import key_choice
@@ -101,6 +102,9 @@ def _install(file: Path, selector: str | None, pin_source: str | None, allow_las
         output.document({"certificate": pair.to_json(), "key_id": pair.key_id})
     else:
         output.lines([messages.text("cert.installed", subject=pair.facts.subject_text(), key_id=pair.key_id)])
+
+
+cert_command.add_command(renew_command)
 
 
 @cert_command.command("export", help=messages.text("help.cert.export"))

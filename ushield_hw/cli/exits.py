@@ -26,6 +26,7 @@ _CODES: Final[tuple[tuple[type[errors.UShieldError], int], ...]] = (
     (errors.ConfirmationError, 7),
     (errors.InvalidError, 10),
     (errors.VerificationError, 11),
+    (errors.NetworkError, 11),
     (errors.StorageError, 12),
 )
 

@@ -127,6 +127,7 @@ _PROTOTYPES: Final[dict[str, tuple[Any, ...]]] = {
     "C_Logout": (c_ulong,),
     "C_DestroyObject": (c_ulong, c_ulong),
     "C_GetAttributeValue": (c_ulong, c_ulong, c_void_p, c_ulong),
+    "C_SetAttributeValue": (c_ulong, c_ulong, c_void_p, c_ulong),
     "C_FindObjectsInit": (c_ulong, c_void_p, c_ulong),
     "C_FindObjects": (c_ulong, c_void_p, c_ulong, c_void_p),
     "C_FindObjectsFinal": (c_ulong,),

@@ -199,6 +199,11 @@ class Engine:
         with self._login_session(login_id, rw=True) as session:
             return objects.write_certificate(session, der, key_id, label, subject, issuer, serial)
 
+    def relabel(self, login_id: int, handle: int, label: str) -> None:
+        """Give an object another label."""
+        with self._login_session(login_id, rw=True) as session:
+            objects.relabel(self._functions, session.handle, handle, label)
+
     def destroy(self, login_id: int, handle: int) -> None:
         """Remove one object."""
         with self._login_session(login_id, rw=True) as session:

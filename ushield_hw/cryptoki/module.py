@@ -153,6 +153,10 @@ class Module:
         arguments = (login_id, der, key_id, label, subject, issuer, serial)
         return self._call(Doing.WRITING, "write_certificate", *arguments)  # type: ignore[no-any-return]
 
+    def relabel(self, login_id: int, handle: int, label: str) -> None:
+        """Give an object another label; many tokens refuse that."""
+        self._call(Doing.WRITING, "relabel", login_id, handle, label)
+
     def destroy(self, login_id: int, handle: int) -> None:
         """Remove one object from the token."""
         self._call(Doing.WRITING, "destroy", login_id, handle)

@@ -161,6 +161,14 @@ def write_certificate(
     return int(made.handle)
 
 
+def relabel(functions: abi.Functions, session: int, handle: int, label: str) -> None:
+    """Give an object another label."""
+    value = label.encode()
+    room = ctypes.create_string_buffer(value, len(value))
+    template = abi.Attribute(Attribute.LABEL, ctypes.addressof(room), len(value))
+    functions.call("C_SetAttributeValue", session, handle, ctypes.byref(template), 1)
+
+
 @cache
 def mechanism(name: str, digest: str | None) -> abi.Mechanism:
     """Return the CK_MECHANISM for a name (without CKM_), with the PSS parameters for ``digest``."""

@@ -16,13 +16,14 @@ from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import load_der_x509_csr
 
-from ushield_hw import messages
 from ushield_hw.errors import InputError
 from ushield_hw.messages import Language
 from ushield_hw.order import DisplayProfile, Rules, pages, screen_lines
 from ushield_hw.order.lines import Line
+from ushield_hw.pkcs10 import renewal_lines, request_lines
 from ushield_hw.testing.card import apdu
 from ushield_hw.testing.card.apdu import Command, Refused, tlv, tlvs
 from ushield_hw.testing.card.memory import Memory
@@ -191,6 +192,7 @@ class UShieldCard(SmartCardHsm):
             yield from screen_lines(data, self._lang, rules=Rules(demo=True))
         except InputError:
             yield from _request_lines(key, data, self._lang)
+            yield from _renewal_lines(data, self._lang)
 
     def _report(self, command: Command) -> bytes:
         return tlv(0x80, self.signatures.to_bytes(4, "big")) + tlv(0x81, self.outcome.value.encode())
@@ -205,4 +207,16 @@ def _request_lines(key: ec.EllipticCurvePrivateKey, data: bytes, lang: Language)
     except (ValueError, UnsupportedAlgorithm):
         return
     if public == key.public_key():
-        yield Line(messages.text("screen.certificate_request", lang), request.subject.rfc4514_string())
+        yield from request_lines(request.subject.rfc4514_string(), lang)
+
+
+def _renewal_lines(data: bytes, lang: Language) -> Iterator[Line]:
+    """Show a whole certificate request that another key has signed: this key vouches for that one."""
+    try:
+        request = load_der_x509_csr(data)
+        genuine, public = request.is_signature_valid, request.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return
+    if genuine:
+        spki = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        yield from renewal_lines(request.subject.rfc4514_string(), spki, lang)
