@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -70,6 +70,8 @@ _STAR: Final = re.compile(rb"""\*[^/\\"'\n]*(?=["'])""")
 _BEFORE_A_NAME: Final = (b"/", b"\\", b'"', b"'")
 _TOKEN_TABLE: Final = re.compile(rb"\[\[\s*match\s*\.\s*token\s*\]\]")
 _TOKEN_LIST: Final = re.compile(rb"\btoken\s*=")
+_LOOSE_ATR: Final = re.compile(rb"\b(?:mask|regex)\s*=")
+_REGEX: Final = re.compile(rb"\bregex\s*=")
 _MAKER: Final = re.compile(rb"""\bmanufacturer\s*=\s*["']([^"'\\\n]*)["']""")
 
 GENERIC: Final = Driver("generic", "", "", Path())
@@ -148,7 +150,8 @@ class Catalogue:
     def driven_by(self, driver: Driver) -> list[Driver]:
         """Return the families whose tokens the module of ``driver`` shows too."""
         wanted = driver.id
-        return [found for found in self if found.module.via == wanted or wanted in found.module.also_via]
+        found = self._saying(wanted)
+        return [one for one in found if one.module.via == wanted or wanted in one.module.also_via]
 
     def family(self, driver: Driver, info: TokenInfo) -> Driver:
         """Return the family a token belongs to, of those that are driven by the module of ``driver``; else ``driver``.
@@ -167,15 +170,32 @@ class Catalogue:
     def for_usb(self, vid: str, pid: str) -> list[Driver]:
         """Return the drivers that know a USB id; several is possible."""
         wanted = f"{vid}:{pid}".lower()
-        return [driver for driver in self if any(str(usb) == wanted for usb in driver.usb)]
+        return [driver for driver in self._saying(vid, pid) if any(str(usb) == wanted for usb in driver.usb)]
 
     def for_vendor(self, vid: str) -> list[Driver]:
         """Return the drivers that know another product with this USB vendor id."""
-        return [driver for driver in self if any(usb.vid == vid.lower() for usb in driver.usb)]
+        return [driver for driver in self._saying(vid) if any(usb.vid == vid.lower() for usb in driver.usb)]
 
     def for_atr(self, atr: bytes) -> list[Driver]:
         """Return the drivers that know an ATR; several is common."""
-        return [driver for driver in self if any(known.matches(atr) for known in driver.atrs)]
+        plain, loose = atr.hex().encode(), re.compile(rb"""["'][0-9a-fA-F]{%d}["']""" % (2 * len(atr)))
+
+        def worth_parsing(raw: bytes) -> bool:
+            return plain in raw.lower() or bool(_LOOSE_ATR.search(raw) and (loose.search(raw) or _REGEX.search(raw)))
+
+        return [driver for driver in self._where(worth_parsing) if any(known.matches(atr) for known in driver.atrs)]
+
+    def _saying(self, *words: str) -> Iterator[Driver]:
+        """Yield the drivers in whose text each of these words stands in quotes, in either case."""
+        wanted = [re.compile(rb"""["']%s["']""" % re.escape(word).encode(), re.IGNORECASE) for word in words]
+        return self._where(lambda raw: all(word.search(raw) for word in wanted))
+
+    def _where(self, worth_parsing: Callable[[bytes], bool]) -> Iterator[Driver]:
+        """Yield the shipped drivers whose text is worth parsing, and all of somebody's own: TOML can be odd."""
+        shipped = data_dir("drivers")
+        for driver_id, (file, raw) in self._raw.items():
+            if file.parent != shipped or worth_parsing(raw):
+                yield self.get(driver_id)
 
     def _naming(self, name: str) -> Iterator[str]:
         """Yield the ids of those worth parsing for a file name: they have its first part, or a pattern that fits."""

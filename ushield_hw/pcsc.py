@@ -148,13 +148,16 @@ def readers(deadline_s: float = DEADLINE_S) -> tuple[Reader, ...]:
     return _within(deadline_s, look, "SCardGetStatusChange")
 
 
-def contact(reader: str, deadline_s: float = DEADLINE_S, hold_s: float = 0.0) -> Contact:
+def contact(
+    reader: str, deadline_s: float = DEADLINE_S, hold_s: float = 0.0, enough: threading.Event | None = None
+) -> Contact:
     """Connect to the card in a reader beside whoever else uses it, and leave it as it was.
 
     Args:
         reader: the reader's name.
         deadline_s: how long to wait for an answer.
         hold_s: how long to stay connected; a card that is reset or pulled out meanwhile is an error that says so.
+        enough: ends the hold early when it is set.
 
     Raises:
         TokenBusy: ``CARD_BUSY``: a program keeps it to itself.
@@ -162,7 +165,12 @@ def contact(reader: str, deadline_s: float = DEADLINE_S, hold_s: float = 0.0) ->
         TokenError: ``CARD_MUTE``.
         DriverError: as for :func:`readers`.
     """
-    return _within(deadline_s + hold_s, lambda: _contact(reader, hold_s), "SCardConnect", reader=reader)
+    return _within(
+        deadline_s + hold_s,
+        lambda: _contact(reader, hold_s, enough or threading.Event()),
+        "SCardConnect",
+        reader=reader,
+    )
 
 
 class Monitor:
@@ -274,7 +282,7 @@ def _within(deadline_s: float, call: Callable[[], T], function: str, **details: 
     return found
 
 
-def _contact(reader: str, hold_s: float) -> Contact:
+def _contact(reader: str, hold_s: float, enough: threading.Event) -> Contact:
     scard = _scard()
     with _context() as context:
         protocols = scard.SCARD_PROTOCOL_T0 | scard.SCARD_PROTOCOL_T1
@@ -282,8 +290,7 @@ def _contact(reader: str, hold_s: float) -> Contact:
         try:
             _, _, protocol, atr = _call("SCardStatus", card)
             until = time.monotonic() + hold_s
-            while time.monotonic() < until:
-                time.sleep(_BREATH_S)
+            while time.monotonic() < until and not enough.wait(_BREATH_S):
                 _call("SCardStatus", card)
         finally:
             scard.SCardDisconnect(card, scard.SCARD_LEAVE_CARD)

@@ -231,6 +231,21 @@ def test_by_vendor_id() -> None:
     assert CATALOGUE.for_vendor("0403") == []
 
 
+@each
+def test_what_is_found_without_parsing_all_is_what_parsing_all_finds(driver: Driver) -> None:
+    for row in driver.atrs:
+        for atr in (bytes.fromhex(row.atr), bytes.fromhex(row.atr)[:-1], bytes.fromhex(row.atr[:-2] + "5a")):
+            everywhere = [other.id for other in CATALOGUE if any(known.matches(atr) for known in other.atrs)]
+            assert [other.id for other in CATALOGUE.for_atr(atr)] == everywhere
+    for usb in driver.usb:
+        everywhere = [other.id for other in CATALOGUE if str(usb) in map(str, other.usb)]
+        assert [other.id for other in CATALOGUE.for_usb(usb.vid.upper(), usb.pid)] == everywhere
+        vendors = [other.id for other in CATALOGUE if usb.vid in {known.vid for known in other.usb}]
+        assert [other.id for other in CATALOGUE.for_vendor(usb.vid)] == vendors
+    through = [other.id for other in CATALOGUE if driver.id in {other.module.via, *other.module.also_via}]
+    assert [other.id for other in CATALOGUE.driven_by(driver)] == through
+
+
 @pytest.mark.parametrize(
     ("atr", "ids"),
     [

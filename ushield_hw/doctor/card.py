@@ -7,7 +7,8 @@ sent.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -42,11 +43,13 @@ class InReader:
         machine: whose reader.
         reader: as PC/SC shows it.
         hold_s: how long to stay connected to the card, to see whether somebody resets it or pulls it out.
+        enough: is set when the rest of the walk has ended well: there is no reason to stay any longer.
     """
 
     machine: Machine
     reader: Reader
     hold_s: float = _HOLD_S
+    enough: threading.Event = field(default_factory=threading.Event)
 
     @cached_property
     def contact(self) -> Contact | UShieldError | None:
@@ -54,7 +57,7 @@ class InReader:
         if self.reader.slot is not Slot.CARD:
             return None
         try:
-            return pcsc.contact(self.reader.name, _ANSWER_S, self.hold_s)
+            return pcsc.contact(self.reader.name, _ANSWER_S, self.hold_s, self.enough)
         except UShieldError as error:
             return error
 
@@ -78,9 +81,10 @@ class InReader:
         return self.evidence(**{name: details.get(name, "-") for name in ("function", "name", "number")}, **more)
 
 
-def readers(machine: Machine) -> tuple[InReader, ...]:
+def readers(machine: Machine, enough: threading.Event | None = None) -> tuple[InReader, ...]:
     """Return every reader, with or without a card."""
-    return tuple(InReader(machine, reader) for reader in machine.scene.readers)
+    ends = enough or threading.Event()
+    return tuple(InReader(machine, reader, enough=ends) for reader in machine.scene.readers)
 
 
 # --- is there a card that answers -------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Final
 from ushield_hw.cryptoki.model import KeyRecord, ModuleInfo, SlotInfo
 from ushield_hw.cryptoki.module import Isolation, Module
 from ushield_hw.discovery import Token
-from ushield_hw.doctor.image import Image, read_image
+from ushield_hw.doctor.image import Image, glance, processor, read_image
 from ushield_hw.doctor.machine import Machine
 from ushield_hw.drivers import GENERIC, Driver
 from ushield_hw.errors import UShieldError
@@ -31,16 +31,29 @@ class ModuleFile:
         path: the file.
         driver: the family it belongs to; ``GENERIC``: none that is known.
         asked: somebody named this very file.
+        closely: its tables are read; else a file that looks well is taken at its header's word.
     """
 
     machine: Machine
     path: Path
     driver: Driver = GENERIC
     asked: bool = False
+    closely: bool = True
 
-    @cached_property
+    @property
     def image(self) -> Image | None:
         """What the file says of itself, read without loading it; None: it cannot be read."""
+        return self._image if self.closely or self.glance is None else self.glance
+
+    @cached_property
+    def glance(self) -> Image | None:
+        """What its header says, if that looks like a module for this very machine; None: it needs a closer look."""
+        found = glance(self.path)
+        ours = processor(self.machine.architecture)
+        return found if found is not None and ours in found.architectures else None
+
+    @cached_property
+    def _image(self) -> Image | None:
         return read_image(self.path)
 
 

@@ -7,6 +7,7 @@ one deadline together.
 from __future__ import annotations
 
 import platform
+import threading
 from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -45,22 +46,38 @@ class _Seen:
     loaded: Loaded | None = None
     tokens: tuple[TokenSeen, ...] = ()
 
+    def ask_of_file(self) -> None:
+        """Ask what the file itself can be asked."""
+        name = str(self.file.path)
+        asked = [ask(self.file, name) for ask in module_file.FILE_PROBES if ask.id != _DEPENDENCIES]
+        asked.insert(_DEPENDENCIES_AT, _dependencies(self.file, self.loaded))
+        self.findings = [*asked, *self.findings[len(asked) :]]
 
-def examine(machine: Machine, module: Path | None = None, deadline_s: float = LOAD_DEADLINE_S) -> Report:
+
+def examine(
+    machine: Machine, module: Path | None = None, deadline_s: float = LOAD_DEADLINE_S, *, closely: bool = False
+) -> Report:
     """Look at everything and say what is wrong, naming one cause first. Spends no PIN try and changes nothing.
 
     Args:
         machine: this one, or a recorded one; its ``selector`` says which token was meant.
         module: look at this module file only; what lies before it is still told.
         deadline_s: how long a module may take to load.
+        closely: read the tables of every module's file, also where all is well.
 
     Raises:
         DescriptorError: a descriptor is wrong.
     """
     files = module_file.module_files(machine, module)
+    enough = threading.Event()
     with ThreadPoolExecutor(len(files) + 4) as pool:
-        outer = [pool.submit(part, machine) for part in (_usb, _service, _readers, _cards)]
-        seen = list(pool.map(lambda file: _look(file, deadline_s), files))
+        outer = [pool.submit(part, machine) for part in (_usb, _service, _readers)]
+        outer.append(pool.submit(_cards, machine, enough))
+        seen = list(pool.map(lambda file: _look(file, deadline_s, closely=closely), files))
+        if any(_is_meant(token, machine.selector) and _can_sign(token) for one in seen for token in one.tokens):
+            enough.set()
+        else:
+            list(pool.map(_look_closely, seen))
         findings = [finding for part in outer for finding in part.result()]
     try:
         return _concluded(machine, findings, seen, module)
@@ -88,28 +105,38 @@ def _readers(machine: Machine) -> list[Finding]:
     return ask_all(reader.PROBES, machine)
 
 
-def _cards(machine: Machine) -> list[Finding]:
+def _cards(machine: Machine, enough: threading.Event) -> list[Finding]:
     found = ask_all(card.MACHINE_PROBES, machine)
-    there = card.readers(machine)
+    there = card.readers(machine, enough)
     with ThreadPoolExecutor(len(there) or 1) as pool:  # each card is watched for a moment
         for part in pool.map(lambda here: ask_all(card.PROBES, here, here.reader.name), there):
             found += part
     return found
 
 
-def _look(file: ModuleFile, deadline_s: float) -> _Seen:
+def _look(file: ModuleFile, deadline_s: float, *, closely: bool) -> _Seen:
+    """Look at a file, and load it if nothing speaks against that."""
     seen, name = _Seen(file), str(file.path)
-    seen.findings = [ask(file, name) for ask in module_file.FILE_PROBES if ask.id != _DEPENDENCIES]
+    file.closely = closely
+    seen.ask_of_file()
     broken = any(finding.status is Status.FAIL for finding in seen.findings)
     if not broken and (file.asked or file.driver.module.discover is Discover.ALWAYS):
         seen.loaded = load(file, deadline_s)
-    seen.findings.insert(_DEPENDENCIES_AT, _dependencies(file, seen.loaded))
+        file.closely = closely or seen.loaded.info is None
+        seen.ask_of_file()
     if seen.loaded is None:
         return seen
     for probes in (module_file.LOADED_PROBES, slots.LOADED_PROBES, objects.LOADED_PROBES):
         seen.findings += ask_all(probes, seen.loaded, name)
     _look_into(seen, _tokens(seen.loaded))
     return seen
+
+
+def _look_closely(seen: _Seen) -> None:
+    """Read the tables of a file that is not loaded: nothing else has helped so far."""
+    if seen.loaded is None and not seen.file.closely:
+        seen.file.closely = True
+        seen.ask_of_file()
 
 
 def _look_into(seen: _Seen, tokens: Sequence[TokenSeen]) -> None:
@@ -148,11 +175,13 @@ def _unreadable(seen: TokenSeen, error: UShieldError) -> Finding:
 
 
 def _dependencies(file: ModuleFile, loaded: Loaded | None) -> Finding:
-    """Ask what a file is missing; one that has loaded is missing nothing, and following all it needs takes long."""
+    """Ask what a file is missing, unless it has shown that it misses nothing: following all it needs takes long."""
     ask, name = module_file.FILE_PROBES[_DEPENDENCIES_AT], str(file.path)
-    if loaded is None or loaded.info is None or file.image is None:
-        return ask(file, name)
-    return Finding(ask.id, ask.name, Status.OK, name, {"path": name, "needed": list(file.image.needed)})
+    if loaded is not None and loaded.info is not None:
+        return Finding(ask.id, ask.name, Status.OK, name, {"path": name})
+    if not file.closely and file.glance is not None:
+        return Finding(ask.id, ask.name, Status.SKIP, name, {"path": name, "reason": "looks_well"})
+    return ask(file, name)
 
 
 def _tokens(loaded: Loaded) -> tuple[TokenSeen, ...]:
