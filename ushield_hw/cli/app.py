@@ -36,6 +36,9 @@ _COMMANDS: Final = {
 }
 
 
+_IN_WORKERS: Final = {"doctor"}
+"""Commands that load every module in a worker, whatever its descriptor says."""
+
 COMPLETION_VARIABLE: Final = "_USHIELD_COMPLETE"
 
 
@@ -55,6 +58,10 @@ class _Root(Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
+        if cmd_name in _IN_WORKERS:  # it gets ready while the command is imported
+            from ushield_hw.cryptoki.nursery import warm
+
+            warm()
         module = import_module(f"ushield_hw.cli.{_COMMANDS[cmd_name]}")
         found: click.Command = getattr(module, f"{cmd_name}_command")
         return found

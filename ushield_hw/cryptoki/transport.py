@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -17,14 +15,9 @@ from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Protocol
 from weakref import WeakSet
 
-from ushield_hw.cryptoki import wire
+from ushield_hw.cryptoki import nursery, wire
 from ushield_hw.cryptoki.ckr import CkrError, LoadFailed, StaleLogin
 from ushield_hw.cryptoki.model import ModuleInfo, ModuleOptions
-
-_BOOT: Final = (
-    "import sys,json,socket;sys.path[:0]=json.loads(sys.argv[1]);"
-    "from ushield_hw.cryptoki.worker import serve;serve(socket.socket(fileno=int(sys.argv[2])),int(sys.argv[3]))"
-)
 
 
 class Lost(Exception):
@@ -116,9 +109,10 @@ class Worker:
 
     def __init__(self, path: Path, options: ModuleOptions, deadline_s: float, environment: Mapping[str, str]) -> None:
         self._control, theirs = socket.socketpair()
+        own = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         with theirs, _shared_file() as shared:
             self._marks = mmap.mmap(shared.fileno(), wire.MARKS)
-            self._process = _start(theirs, shared.fileno(), environment)
+            self._process = _started(theirs, shared.fileno(), own | {**environment})
         self._idle: list[_Leased] = []
         self._until: dict[int, float] = {}  # by channel: how long a call under way may take
         self._made = 0
@@ -278,16 +272,8 @@ def _shared_file() -> IO[bytes]:
     return file
 
 
-def _start(theirs: socket.socket, shared: int, extra: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start the interpreter without site or user settings; a vendor module's own output goes nowhere."""
-    search = [entry for entry in sys.path if entry] + [str(Path(__file__).parents[2])]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {**extra}
-    return subprocess.Popen(  # noqa: S603 - our own interpreter
-        [sys.executable, "-I", "-S", "-c", _BOOT, json.dumps(search), str(theirs.fileno()), str(shared)],
-        pass_fds=[theirs.fileno(), shared],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-        start_new_session=True,  # Ctrl-C is for the person's program; it decides what becomes of a signature
-    )
+def _started(theirs: socket.socket, shared: int, environment: Mapping[str, str]) -> nursery.Child:
+    try:
+        return nursery.fork(theirs, shared, environment)
+    except (wire.Closed, OSError) as error:
+        raise LoadFailed(str(error), "crashed") from error

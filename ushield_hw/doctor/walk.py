@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, auto
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,10 +71,12 @@ def examine(
     """
     files = module_file.module_files(machine, module)
     enough = threading.Event()
-    with ThreadPoolExecutor(len(files) + 4) as pool:
+    with ThreadPoolExecutor(len(files) + 5) as pool:
+        looks = [pool.submit(_look, file, deadline_s, closely=closely) for file in files]  # they take longest
         outer = [pool.submit(part, machine) for part in (_usb, _service, _readers)]
         outer.append(pool.submit(_cards, machine, enough))
-        seen = list(pool.map(lambda file: _look(file, deadline_s, closely=closely), files))
+        pool.submit(import_module, "cryptography.x509")  # certificates will be read; the modules are waited for anyway
+        seen = [look.result() for look in looks]
         if any(_is_meant(token, machine.selector) and _can_sign(token) for one in seen for token in one.tokens):
             enough.set()
         else:

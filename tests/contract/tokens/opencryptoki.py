@@ -47,6 +47,7 @@ cd "$0"
 mount --bind group /etc/group
 mount --bind etc /etc/opencryptoki
 mount --bind var /var/lib/opencryptoki
+if ! test -d /var/log/opencryptoki; then mount -t tmpfs none /var/log; mkdir /var/log/opencryptoki; fi
 mount --bind log /var/log/opencryptoki
 mount --bind shm /dev/shm
 mount --bind run /run
