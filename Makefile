@@ -20,8 +20,8 @@ format: setup ## sort imports and format the code
 	@.venv/bin/ruff check --fix-only --quiet .
 	@.venv/bin/ruff format .
 
-bench: setup ## compare speed with the peers (in .venv-bench); WRITE=1 also writes docs/benchmarks.md and .svg
-	@tools/side_venv.sh bench benchmarks $(if $(WRITE),--write)
+bench: setup ## compare speed with the peers (in .venv-bench); WRITE=1 also writes docs/benchmarks.md and .svg; ONLY=diagnosis
+	@tools/side_venv.sh bench benchmarks $(if $(WRITE),--write) $(if $(ONLY),--only $(ONLY))
 
 side-by-side: setup ## show what tools say of ten broken set-ups (in .venv-bench); WRITE=1 also writes docs/side-by-side.md
 	@tools/side_venv.sh bench benchmarks --side-by-side $(if $(WRITE),--write)

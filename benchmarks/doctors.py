@@ -49,6 +49,30 @@ class InARow:
         return time.perf_counter() - started
 
 
+_MORE: Final = """
+id = "bench-{name}"
+vendor = "bench"
+product = "{name}"
+kind = "software"
+interface = "pkcs11"
+confidence = "high"
+sources = ["benchmarks"]
+[module]
+linux = ["{path}"]
+"""
+
+
+def _more_modules(stage: Stage) -> Path:
+    """Return a folder of descriptors by which two more modules are looked at: p11-kit's certificates, and a copy."""
+    folder = stage.folder / "more"
+    folder.mkdir(exist_ok=True)
+    (trust,) = Path("/usr/lib").glob("*/pkcs11/p11-kit-trust.so")
+    again = Path(shutil.copy(stage.module, folder / "libsofthsm2-again.so"))
+    for name, path in (("trust", trust), ("again", again)):
+        (folder / f"bench-{name}.toml").write_text(_MORE.format(name=name, path=path))
+    return folder
+
+
 @contextmanager
 def ward(stage: Stage) -> Iterator[Mapping[str, str]]:
     """Plug a virtual U-shield in beside the soft tokens; yields what a command gets."""
@@ -58,12 +82,19 @@ def ward(stage: Stage) -> Iterator[Mapping[str, str]]:
 
 def whole(stage: Stage, environment: Mapping[str, str]) -> InARow:
     """Look at all of a machine on which tokens are well."""
-    return InARow([[_USHIELD, "doctor"]], environment, frozenset({0}))
+    return InARow([[_USHIELD, "--drivers", str(_more_modules(stage)), "doctor"]], environment, frozenset({0}))
+
+
+def imports(environment: Mapping[str, str]) -> InARow:
+    """Start the interpreter and import what the command does: no diagnosis can take less."""
+    program = "import ushield_hw.cli.app, ushield_hw.cli.doctor, ushield_hw.doctor.walk"
+    return InARow([[sys.executable, "-c", program]], environment, frozenset({0}))
 
 
 def pkcs11_tool_each(stage: Stage, environment: Mapping[str, str]) -> InARow:
     """List slots by OpenSC's tool, through each of the modules that the doctor loads."""
-    said = subprocess.run([_USHIELD, "doctor", "--json"], env=environment, capture_output=True, check=True)  # noqa: S603
+    command = [_USHIELD, "--drivers", str(_more_modules(stage)), "doctor", "--json"]
+    said = subprocess.run(command, env=environment, capture_output=True, check=True)  # noqa: S603
     modules: dict[str, str] = json.loads(said.stdout)["environment"]["modules"]
     lines = [["pkcs11-tool", "--module", path, "-L"] for path in modules]
     return InARow(lines, environment, frozenset({0, _NO_SLOTS}))

@@ -132,17 +132,19 @@ def diagnosis(stage: Stage) -> Group:
             "doctor": doctors.whole(stage, environment),
             "pkcs11-tool": doctors.pkcs11_tool_each(stage, environment),
             "help": commands.ushield_help(stage),
+            "imports": doctors.imports(environment),
         }
         times = race(runners, _ROUNDS_OF_DIAGNOSES, 0)
     hung = race_apart({"one": doctors.one_hangs, "five": doctors.five_hang}, stage, _ROUNDS_OF_DIAGNOSES, 0)
     rows = (
         _command("ushield doctor, all of it", _PKCS11_TOOL, times, ("doctor", "pkcs11-tool"), 3.0),
+        _command("python, and what it imports for that", _PKCS11_TOOL, times, ("imports", "pkcs11-tool")),
         _command("ushield --help", _PKCS11_TOOL, times, ("help", "pkcs11-tool")),
         _command("five modules that hang", "one that hangs", hung, ("five", "one"), 1.3),
     )
     note = (
         "Time, so less is better. Two soft tokens and a virtual U-shield are plugged in and well; pkcs11-tool runs "
-        "once for each module that the doctor loads. A module that hangs is given up after two seconds."
+        "once for each of the five modules that the doctor loads. A module that hangs is given up after two seconds."
     )
     return Group("Diagnosis", note, rows)
 
@@ -153,7 +155,9 @@ def _command(
     return Row(what, against, compare(times, *names, Better.LOWER), Better.LOWER, target, ours)
 
 
-GROUPS: Final[tuple[Callable[[Stage], Group], ...]] = (
+Measure = Callable[[Stage], Group]
+
+GROUPS: Final[tuple[Measure, ...]] = (
     signing,
     threads,
     verifying,

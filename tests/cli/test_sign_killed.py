@@ -1,15 +1,11 @@
 """``kill -9`` and a full disk at every step of ``sign``: then the journal knows whether the token may have signed.
 
-A driver program runs the real command in one process and kills it before or after the n-th thing that lasts (a sync, a
-rename, a link, a login, a signature), or lets the disk be full there. The token is behind the recording module, which
-counts every C_Sign that was made, also by a process that is dead.
+Before or after the n-th thing that lasts: a sync, a rename, a link, a login, a signature.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -17,116 +13,59 @@ from typing import Final
 
 import pytest
 
-from tests.cli.world import USHIELD, Bank, Done, Home
-from ushield_hw.testing.faulty import FaultyModule, faulty_module
+from tests.cli.ending import DISK, Counted, counted
+from tests.cli.world import Bank, Done, Home
+from ushield_hw.testing.faulty import FaultyModule
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 SIGN_CALLED: Final = 4
-SOFTHSM: Final = Path("/usr/lib/softhsm/libsofthsm2.so").resolve()
 
-PROGRAM: Final = """
-import errno, os, signal, sys
-end, point, log, words = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:]
-steps = 0
-
-def step(name, owner):
-    global steps
-    steps += 1
-    with open(log, "a") as file:
-        file.write(name + "\\n")
-    if steps == point and end == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if steps == point and owner is os:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-def watched(owner, name):
-    real = getattr(owner, name)
-    def call(*arguments, **options):
-        step("before " + name, owner)
-        answer = real(*arguments, **options)
-        step("after " + name, owner)
-        return answer
-    setattr(owner, name, call)
-
-for name in ("fsync", "replace", "link"):
-    watched(os, name)
-from ushield_hw.cryptoki.abi import Signer
-from ushield_hw.cryptoki.engine import Engine
-watched(Engine, "_c_login")
-for name in ("begin", "finish"):
-    watched(Signer, name)
-from ushield_hw.cli.app import run
-sys.exit(run(words))
-"""
-
-DESCRIPTOR: Final = """
-id = "counted"
-vendor = "ushield"
-product = "SoftHSM2 behind a recorder"
-kind = "software"
-interface = "pkcs11"
-confidence = "high"
-sources = ["tests"]
-[module]
-linux = ["{path}"]
-isolation = "in-process"
-[pin]
-policy_tries = 6
-[pin.unblock]
-via = "so-init-pin"
-"""
+WATCHED: Final = (
+    *DISK,
+    "ushield_hw.cryptoki.engine:Engine._c_login",
+    "ushield_hw.cryptoki.abi:Signer.begin",
+    "ushield_hw.cryptoki.abi:Signer.finish",
+)
 
 
 @dataclass(frozen=True)
-class Counted:
-    """A home whose token is driven through the recording module."""
+class Case:
+    """An order to be signed with a counted token."""
 
-    home: Home
-    module: FaultyModule
-    uri: str
+    counted: Counted
 
-    def words(self, out: str) -> list[str]:
-        sign = ["sign", "order.json", "--token", self.uri, "--pin-source", self.home.token.pin_file]
-        return ["--drivers", "drivers", *map(str, sign), "--unattended", "-o", out, "--json"]
+    @property
+    def home(self) -> Home:
+        return self.counted.home
+
+    @property
+    def module(self) -> FaultyModule:
+        return self.counted.module
 
     def run(self, out: str) -> Done:
         """Run ``sign`` as anybody would."""
-        return self._ended([USHIELD, *self.words(out)])
+        return self.counted.run(*self.words(out))
 
     def ended_at(self, point: int, end: str = "kill") -> tuple[int, list[str]]:
         """Run ``sign`` and end it at a point; return its exit code and the steps it made."""
-        log = self.home.folder / "steps"
-        done = self._ended([sys.executable, "-c", PROGRAM, end, str(point), str(log), *self.words("signed.p7m")])
-        return done.code, log.read_text().splitlines() if log.exists() else []
+        ended = self.counted.ended_at(point, self.words("signed.p7m"), WATCHED, end)
+        return ended.code, ended.steps
 
-    def _ended(self, command: list[str]) -> Done:
-        done = subprocess.run(
-            command,
-            cwd=self.home.folder,
-            env=self.home.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=60,
-            check=False,
-            text=True,
-        )
-        return Done(done.returncode, done.stdout, done.stderr)
+    def words(self, out: str) -> list[object]:
+        known = ["--token", self.counted.uri, "--pin-source", self.home.token.pin_file]
+        return ["sign", "order.json", *known, "--unattended", "-o", out, "--json"]
 
 
 @pytest.fixture
-def counted(shared: Home, tmp_path: Path) -> Counted:
+def case(shared: Home, tmp_path: Path) -> Case:
     return fresh(shared, tmp_path / "counted")
 
 
-def fresh(shared: Home, folder: Path) -> Counted:
-    home = shared.copy(folder)
-    (folder / "drivers").mkdir()
-    module = faulty_module(folder, SOFTHSM)
-    (folder / "drivers" / "counted.toml").write_text(DESCRIPTOR.format(path=module.path))
-    home.order()
-    uri = home.token.uri.partition("?")[0] + f"?module-path={module.path}"
-    return Counted(home, module, uri)
+def fresh(shared: Home, folder: Path) -> Case:
+    made = Case(counted(shared, folder))
+    made.home.order()
+    return made
 
 
 def signatures(module: FaultyModule) -> int:
@@ -148,7 +87,7 @@ def test_whatever_is_killed_nothing_is_signed_twice_and_nothing_signed_is_lost(
     assert signatures(case.module) == 1
 
 
-def after_a_kill(case: Counted, bank: Bank, steps: list[str]) -> None:
+def after_a_kill(case: Case, bank: Bank, steps: list[str]) -> None:
     """Run the same command again after a kill, without any: what it says must be what is true."""
     told = f"killed at {len(steps)}: {steps[-3:]}"
     renamed = steps.count("after replace")  # try counted, try given back, prepared, sign-called, signed
@@ -181,7 +120,7 @@ def test_wherever_the_disk_is_full_it_is_said_and_nothing_is_signed_twice(
         assert signatures(case.module) == max(signed, 1), told
 
 
-def after_a_full_disk(case: Counted, bank: Bank, told: object) -> None:
+def after_a_full_disk(case: Case, bank: Bank, told: object) -> None:
     """Run the same command again with room on the disk."""
     out = case.home.folder / "signed.p7m"
     made, signed = out.exists(), signatures(case.module)
@@ -194,21 +133,21 @@ def after_a_full_disk(case: Counted, bank: Bank, told: object) -> None:
     assert bank.accepts(out), told
 
 
-def test_a_signature_whose_answer_is_lost_stays_unknown(counted: Counted, shared: Home, tmp_path: Path) -> None:
+def test_a_signature_whose_answer_is_lost_stays_unknown(case: Case, shared: Home, tmp_path: Path) -> None:
     _, whole = fresh(shared, tmp_path / "probe").ended_at(0)
-    code, steps = counted.ended_at(whole.index("after finish") + 1)
-    assert (code, signatures(counted.module)) == (-9, 1), steps
-    again = counted.run("again.p7m")
+    code, steps = case.ended_at(whole.index("after finish") + 1)
+    assert (code, signatures(case.module)) == (-9, 1), steps
+    again = case.run("again.p7m")
     assert again.code == 9
-    assert again.document["error"]["details"]["tx_id"] == counted.home.document("order.json")["tx_id"]
-    assert signatures(counted.module) == 1
+    assert again.document["error"]["details"]["tx_id"] == case.home.document("order.json")["tx_id"]
+    assert signatures(case.module) == 1
 
 
-def test_the_walk_sees_every_step(counted: Counted) -> None:
-    code, steps = counted.ended_at(0)
+def test_the_walk_sees_every_step(case: Case) -> None:
+    code, steps = case.ended_at(0)
     assert code == 0
     assert {step.removeprefix("before ") for step in steps if step.startswith("before")} == {
         *("fsync", "replace", "link"),
         *("_c_login", "begin", "finish"),
     }
-    assert os.path.exists(counted.home.folder / "signed.p7m")
+    assert os.path.exists(case.home.folder / "signed.p7m")

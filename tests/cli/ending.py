@@ -1,0 +1,130 @@
+"""Ends a command at every step that lasts: a program runs the real command and kills itself, or fills the disk, there.
+
+What is watched is given as ``(owner, name)``: functions of ``os``, and methods by the path of their class. The token is
+behind the recording module, which counts what it was asked also by a process that is dead.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.cli.world import USHIELD, Done, Home
+from ushield_hw.testing.faulty import FaultyModule, faulty_module
+
+SOFTHSM: Final = Path("/usr/lib/softhsm/libsofthsm2.so").resolve()
+DISK: Final = ("os.fsync", "os.replace", "os.link")
+
+_PROGRAM: Final = """
+import errno, os, signal, sys
+from importlib import import_module
+end, point, log, watched, words = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4].split(), sys.argv[5:]
+steps = 0
+
+def step(name, owner):
+    global steps
+    steps += 1
+    with open(log, "a") as file:
+        file.write(name + "\\n")
+    if steps == point and end == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if steps == point and owner is os:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+def watch(owner, name):
+    real = getattr(owner, name)
+    def call(*arguments, **options):
+        step("before " + name, owner)
+        answer = real(*arguments, **options)
+        step("after " + name, owner)
+        return answer
+    setattr(owner, name, call)
+
+for place in watched:
+    path, _, name = place.rpartition(".")
+    module, _, owner = path.partition(":")
+    found = import_module(module)
+    watch(getattr(found, owner) if owner else found, name)
+from ushield_hw.cli.app import run
+sys.exit(run(words))
+"""
+
+_DESCRIPTOR: Final = """
+id = "counted"
+vendor = "ushield"
+product = "SoftHSM2 behind a recorder"
+kind = "software"
+interface = "pkcs11"
+confidence = "high"
+sources = ["tests"]
+[module]
+linux = ["{path}"]
+isolation = "in-process"
+[pin]
+policy_tries = 6
+[pin.unblock]
+via = "so-init-pin"
+"""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A home whose first token is driven through the recording module."""
+
+    home: Home
+    module: FaultyModule
+    uri: str
+
+    def run(self, *words: object) -> Done:
+        """Run a command as anybody would."""
+        return self._ended([USHIELD, *self._words(words)])
+
+    def ended_at(self, point: int, words: Sequence[object], watched: Sequence[str], end: str = "kill") -> Ended:
+        """Run a command and end it at a point; 0: never."""
+        log = self.home.folder / "steps"
+        log.unlink(missing_ok=True)
+        program = [sys.executable, "-c", _PROGRAM, end, str(point), str(log), " ".join(watched)]
+        done = self._ended([*program, *self._words(words)])
+        return Ended(done, log.read_text().splitlines() if log.exists() else [])
+
+    def _words(self, words: Sequence[object]) -> list[str]:
+        return ["--drivers", "drivers", *map(str, words)]
+
+    def _ended(self, command: list[str]) -> Done:
+        done = subprocess.run(
+            command,
+            cwd=self.home.folder,
+            env=self.home.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60,
+            check=False,
+            text=True,
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended, and the steps it had made."""
+
+    done: Done
+    steps: list[str]
+
+    @property
+    def code(self) -> int:
+        """Its exit code; -9: it was killed."""
+        return self.done.code
+
+
+def counted(shared: Home, folder: Path) -> Counted:
+    """Return a copy of a home, with its first token behind the recording module."""
+    home = shared.copy(folder)
+    (folder / "drivers").mkdir()
+    module = faulty_module(folder, SOFTHSM)
+    (folder / "drivers" / "counted.toml").write_text(_DESCRIPTOR.format(path=module.path))
+    return Counted(home, module, home.token.uri.partition("?")[0] + f"?module-path={module.path}")
