@@ -20,6 +20,7 @@ from tests.project.tree import ROOT
 from tests.unit.doctor.recorded import texts
 from ushield_hw import pcsc
 from ushield_hw.config import Settings, data_dir
+from ushield_hw.cryptoki import nursery
 from ushield_hw.doctor.machine import Machine
 from ushield_hw.doctor.walk import examine
 
@@ -37,7 +38,7 @@ class Walked:
         outcome: the exit code it stands for.
         first: what the first cause and its remedy say, by language.
         seconds: how long it took.
-        left: the processes of its own that it has left behind.
+        left: the workers and other processes of its own that it has left behind.
     """
 
     report: dict[str, Any]
@@ -125,7 +126,7 @@ def _walk(asked: Mapping[str, Any]) -> Walked:
     report = examine(machine, module, asked.get("deadline_s", 20.0))
     seconds = time.monotonic() - began
     first = texts(report.first) if report.first is not None and report.first.matters else {}
-    return Walked(report.to_json(), int(report.outcome), first, seconds, _children())
+    return Walked(report.to_json(), int(report.outcome), first, seconds, _left())
 
 
 def _wait_for_cards(count: int) -> None:
@@ -137,9 +138,12 @@ def _wait_for_cards(count: int) -> None:
             scene = monitor.wait(scene, _CARDS_WITHIN_S)
 
 
-def _children() -> list[int]:
-    tasks = Path("/proc/self/task").glob("*/children")
-    return [int(pid) for task in tasks for pid in task.read_text().split()]
+def _left(pid: int | str = "self") -> list[int]:
+    """Return every process below one, but for the one that workers are forked from, which stays as long as we do."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    below = [int(child) for task in tasks for child in task.read_text().split()]
+    stays = nursery.warm()._process.pid
+    return [*(child for child in below if child != stays), *(one for child in below for one in _left(child))]
 
 
 if __name__ == "__main__":
