@@ -188,10 +188,11 @@ class SignSpec:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What the module can be asked to do on the token."""
+    """What the module can be asked to do on the token. ``full``: CKR names that, when an object is written, mean so."""
 
     generate: bool = True
     write_certificate: bool = True
+    full: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,6 +423,7 @@ def _capabilities(table: Table) -> Capabilities:
     found = Capabilities(
         generate=table.boolean("generate", default.generate),
         write_certificate=table.boolean("write_certificate", default.write_certificate),
+        full=table.texts("full", default.full, pattern=r"CKR_[A-Z0-9_]+"),
     )
     table.close()
     return found

@@ -27,6 +27,9 @@ from ushield_hw.suites import KeyKind
 PENDING: Final = "#pending"
 """Ends the label of a key or certificate that is not in use yet: a renewal that was not finished."""
 
+REPLACED: Final = "#replaced"
+"""Ends the label of one that gives way to any newer pair of its subject and use, whoever has issued that."""
+
 _LEAST_RSA_BITS: Final = 2048
 
 
@@ -143,6 +146,7 @@ def choose(found: Sequence[Pair], use: KeyUse, choice: KeyChoice = ANY, now: dat
     moment = now or datetime.now(UTC)
     asked = [pair for pair in found if choice.takes(pair) and pair.key is not None and pair.key.can_sign]
     usable = [pair for pair in asked if not pair.pending and pair.fits(use)]
+    usable = [pair for pair in usable if pair.activated] or usable  # a superseded one may be asked for by its id
     if not usable:
         code = "KEY_USE_NOT_ALLOWED" if any(not pair.pending for pair in asked) else None
         candidates = [pair.brief() for pair in found]
@@ -167,11 +171,14 @@ def _superseded(pair: Pair, found: Sequence[Pair]) -> bool:
     """Tell whether another pair signs in this one's place: newer, in use, for the same subject, issuer and use."""
     now = datetime.now(UTC)
     rivals = (other for other in found if not other.pending and other.has_key is not False and other.valid_at(now))
-    return any(_kin(other.facts) == _kin(pair.facts) and _age(other.facts) > _age(pair.facts) for other in rivals)
+    newer = (other for other in rivals if _age(other.facts) > _age(pair.facts))
+    return any(_kin(other.facts, pair) == _kin(pair.facts, pair) for other in newer)
 
 
-def _kin(facts: CertificateFacts) -> tuple[object, ...]:
-    return facts.subject, facts.issuer, facts.key_usage
+def _kin(facts: CertificateFacts, of: Pair) -> tuple[object, ...]:
+    """Return what must be the same for one to take the other's place."""
+    marked = of.certificate.label.endswith(REPLACED)
+    return facts.subject, facts.key_usage, None if marked else facts.issuer
 
 
 def _age(facts: CertificateFacts) -> tuple[datetime, datetime]:

@@ -74,6 +74,20 @@ class Link:
             time.sleep(_NOTICED_S / 10)
         return False
 
+    @contextmanager
+    def noticing_removal(self) -> Iterator[None]:
+        """Say that the token was pulled out where that is why a call in the block has failed.
+
+        Raises:
+            TokenRemoved: that, for whatever the module said.
+        """
+        try:
+            yield
+        except errors.UShieldError as error:
+            if not isinstance(error, errors.TokenRemoved) and self.is_gone_after(error):
+                raise errors.TokenRemoved(serial=self.serial) from error
+            raise
+
     @property
     def pin(self) -> PinGuard:
         """The token's PIN."""

@@ -6,6 +6,7 @@ behind the recording module, which counts what it was asked also by a process th
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -124,7 +125,9 @@ class Ended:
 def counted(shared: Home, folder: Path) -> Counted:
     """Return a copy of a home, with its first token behind the recording module."""
     home = shared.copy(folder)
-    (folder / "drivers").mkdir()
-    module = faulty_module(folder, SOFTHSM)
+    for name in ("drivers", "recorder"):  # the home may be a counted one
+        shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / name).mkdir()
+    module = faulty_module(folder / "recorder", SOFTHSM)
     (folder / "drivers" / "counted.toml").write_text(_DESCRIPTOR.format(path=module.path))
     return Counted(home, module, home.token.uri.partition("?")[0] + f"?module-path={module.path}")

@@ -29,6 +29,7 @@ from ushield_hw.errors import (
     CertificateNotFound,
     KeyGenerationUnavailable,
     RenewalRejected,
+    TokenError,
     TokenFull,
 )
 from ushield_hw.keys import ANY, KeyChoice, Pair, session_pairs
@@ -37,7 +38,7 @@ from ushield_hw.order.values import time_text
 from ushield_hw.renewal import fit
 from ushield_hw.renewal.proof import activation, proved_here, request_by, requested_by
 from ushield_hw.renewal.record import Held, Record, Records, Step
-from ushield_hw.renewal.workbench import Workbench
+from ushield_hw.renewal.workbench import NotWritten, Workbench
 from ushield_hw.session import Session
 
 __all__ = ["Bank", "Renewed", "Retire", "Step", "abandon", "install", "renew", "request", "requested"]
@@ -291,6 +292,8 @@ class _Renewal:
         if record.step.before(Step.WRITTEN):
             self._making_room(self._bench.write)
             self._keep(Step.WRITTEN)
+        if self._bench.swapped and bank is not None:
+            raise TokenError("RENEWAL_RUN_AGAIN", serial=self._session.serial)
         if record.step.before(Step.PROVED) or (bank is not None and record.acknowledged is None):
             self._prove(facts, bank)
         if record.step.before(Step.ACTIVE):
@@ -311,7 +314,8 @@ class _Renewal:
 
     def _prove(self, facts: CertificateFacts, bank: Bank | None) -> None:
         if bank is None:
-            proved_here(self._session, self.record)
+            if not self.record.same_key:  # a key that stays has signed the request
+                proved_here(self._session, self.record)
         else:
             signed = activation(self._session, facts, self.record, bank.document(facts.spki), rules=bank.rules)
             bank.activate(facts.spki, signed)
@@ -324,6 +328,9 @@ class _Renewal:
         except TokenFull as error:
             self.give_up("no-room")
             raise TokenFull("RENEWAL_NO_ROOM", serial=self._session.serial, **error.details) from error
+        except NotWritten:
+            self.give_up("not-written")
+            raise
         except KeyGenerationUnavailable as error:
             self.give_up("no-keys")
             raise KeyGenerationUnavailable("RENEWAL_NO_KEYS", **error.details) from error
@@ -357,7 +364,8 @@ def _renewing(
                 raise CertificateNotFound("RENEWAL_NOT_BEGUN", serial=session.serial)
             record = _begun(session, choice, same_key=same_key)
             held.keep(record)
-        yield _Renewal(session, held, record, told)
+        with session.link.noticing_removal():
+            yield _Renewal(session, held, record, told)
 
 
 def _open_records(session: Session, choice: KeyChoice) -> list[Record]:

@@ -8,8 +8,8 @@ from typing import Final
 from ushield_hw.certificate import make_key, remove, write
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.cryptoki.model import CertificateRecord
-from ushield_hw.errors import CertificateError, KeyMismatch, TokenBusy, TokenError, TokenFull, TokenRemoved
-from ushield_hw.keys import PENDING, Pair, session_pairs
+from ushield_hw.errors import CertificateError, KeyMismatch, TokenBusy, TokenError, TokenRemoved
+from ushield_hw.keys import PENDING, REPLACED, Pair, session_pairs
 from ushield_hw.pkcs10 import spki_of
 from ushield_hw.renewal.record import Record
 from ushield_hw.session import Session
@@ -22,15 +22,23 @@ _NOT_CHANGED: Final = frozenset(
 )
 
 
+class NotWritten(TokenError):
+    """The token takes no certificate for this key, and will not."""
+
+
 class Workbench:
     """What one renewal does on the token.
 
     Args:
         session: an open token.
         record: the renewal's.
+
+    Attributes:
+        swapped: the new certificate was written in the old one's place.
     """
 
     def __init__(self, session: Session, record: Record) -> None:
+        self.swapped = False
         self._session = session
         self._record = record
 
@@ -54,36 +62,27 @@ class Workbench:
         Raises:
             KeyMismatch: ``RENEWAL_KEY_GONE``: its key is not on the token any more.
             TokenFull: there is no room for it.
+            NotWritten: ``RENEWAL_NOT_WRITTEN``.
         """
         record = self._record
         if not self.has_key():
             raise KeyMismatch("RENEWAL_KEY_GONE", serial=self._session.serial, key_id=record.key_id.hex())
         if self._written():
             return
-        facts, label = CertificateFacts.read(record.certificate), record.label + PENDING
-        if not record.same_key:
-            self._destroy(lambda one: one.key_id == record.key_id)  # half of one, perhaps
-        try:
-            write(self._session, facts, record.key_id, label)
-        except TokenFull:
-            if not record.same_key:
-                raise
-            self._swap(facts, label)
+        if record.same_key:
+            self._write_beside()
+        else:
+            self._write_anew()
 
     def put_into_use(self) -> None:
         """Take the mark off the new pair: this is what makes it the one that signs."""
         record = self._record
-        if not record.same_key:
-            for key in self._session.keys():
-                if key.key_id == record.key_id and key.label.endswith(PENDING):
-                    self._relabel(key.handle)
-        for certificate in self._written():
-            if certificate.label.endswith(PENDING):
-                self._relabel(certificate.handle)
-        self._session.forget()
+        if CertificateFacts.read(record.old).issuer != self._facts.issuer:
+            self._relabel_pair(record.old_key_id, record.old, record.label + REPLACED)  # or both would be in use
+        self._relabel_pair(record.key_id, record.certificate, record.label)
         if any(certificate.label.endswith(PENDING) for certificate in self._written()):
             self._destroy(lambda one: one.der == record.certificate)
-            write(self._session, CertificateFacts.read(record.certificate), record.key_id, record.label)
+            write(self._session, self._facts, record.key_id, record.label)
 
     def check_in_use(self) -> None:
         """Make sure that the new pair is what signs, before the old one goes.
@@ -113,6 +112,10 @@ class Workbench:
             self._destroy(lambda one: one.key_id == record.key_id)
             remove(self._session, record.key_id)
 
+    @property
+    def _facts(self) -> CertificateFacts:
+        return CertificateFacts.read(self._record.certificate)
+
     def _written(self) -> list[CertificateRecord]:
         return [one for one in self._session.certificates() if one.der == self._record.certificate]
 
@@ -126,21 +129,64 @@ class Workbench:
                 self._session.link.module.destroy(self._session.login_id, one.handle)
         self._session.forget()
 
-    def _relabel(self, handle: int) -> None:
-        """Give an object its last label, if the token lets us."""
+    def _relabel_pair(self, key_id: bytes, der: bytes, label: str) -> None:
+        """Give a key and its certificate another label. On some tokens the key's is the one that lasts."""
+        for key in self._session.keys():
+            if key.key_id == key_id and key.label != label:
+                self._relabel(key.handle, label)
+        for certificate in self._session.certificates():
+            if certificate.der == der and certificate.label != label:
+                self._relabel(certificate.handle, label)
+        self._session.forget()
+
+    def _relabel(self, handle: int, label: str) -> None:
+        """Give an object another label, if the token lets us."""
         try:
-            self._session.link.module.relabel(self._session.login_id, handle, self._record.label)
+            self._session.link.module.relabel(self._session.login_id, handle, label)
         except (TokenRemoved, TokenBusy):
             raise
         except TokenError as error:
             if error.details.get("ckr") not in _NOT_CHANGED:
                 raise
 
-    def _swap(self, facts: CertificateFacts, label: str) -> None:
-        """Write the new certificate in the place of the old one of the same key; the record has both."""
+    def _write_anew(self) -> None:
+        """Write the certificate; a token that does not say plainly that it is full is believed the second time.
+
+        Half a certificate, from when the token was pulled out, is in the way too: OpenSC neither shows nor replaces it.
+        """
+        unclear = self._session.link.driver.capabilities.full
+        for last in (False, True):
+            self._destroy(lambda one: one.key_id == self._record.key_id)  # half of one, perhaps
+            try:
+                return write(self._session, self._facts, self._record.key_id, self._record.label + PENDING)
+            except TokenError as error:
+                if error.details.get("ckr") not in unclear or self._session.link.is_gone_after(error):
+                    raise
+                if last:
+                    raise NotWritten("RENEWAL_NOT_WRITTEN", serial=self._session.serial, **error.details) from error
+        return None
+
+    def _write_beside(self) -> None:
+        """Write the certificate beside the old one of the same key, or in its place."""
+        try:
+            write(self._session, self._facts, self._record.key_id, self._record.label + PENDING)
+        except (TokenRemoved, TokenBusy):
+            raise
+        except TokenError as error:
+            if self._session.link.is_gone_after(error):
+                raise
+            self._swap()
+
+    def _swap(self) -> None:
+        """Write the new certificate in the place of the old one of the same key; the record has both.
+
+        For that moment the token has none: there is no other way for one that takes but one certificate for a key, or
+        has no room for two. OpenSC does not sign with such a key before it was loaded again.
+        """
+        self.swapped = True
         self._destroy(lambda one: one.der == self._record.old)
         try:
-            write(self._session, facts, self._record.key_id, label)
+            write(self._session, self._facts, self._record.key_id, self._record.label)
         except TokenError:
             self._restore()
             raise

@@ -1,0 +1,280 @@
+"""A certificate is renewed on the virtual U-shield: confirmed on its screen, pulled out at any step, full, refused."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from tests.stack.virtual.test_pulled_out_anywhere import Hand
+from tests.unit.order.samples import live, payment
+from ushield_hw import renewal
+from ushield_hw.cms import parse
+from ushield_hw.config import load
+from ushield_hw.cryptoki.module import close_modules
+from ushield_hw.discovery import Token, find_token
+from ushield_hw.errors import (
+    ConfirmationRejected,
+    ConfirmationTimedOut,
+    TokenError,
+    TokenFull,
+    UShieldError,
+)
+from ushield_hw.keys import Pair
+from ushield_hw.renewal import Step
+from ushield_hw.renewal.record import Records
+from ushield_hw.signing import sign
+from ushield_hw.testing.authority import Authority
+from ushield_hw.testing.card.ushield import _renewal_lines
+from ushield_hw.testing.scripted import Scripted
+from ushield_hw.testing.shield import VirtualShield
+from ushield_hw.verifier import TrustStore, verify
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+
+
+class Renewing:
+    """A shield whose certificate is to be renewed by a CA of the test's own."""
+
+    def __init__(self, shield: VirtualShield) -> None:
+        self.shield = shield
+        self.ca = Authority("Next CA")
+        self.person = Scripted()
+        self.issued: bytes | None = None
+        self._days = count(400)  # each ends later than the one before
+
+    @property
+    def token(self) -> Token:
+        return find_token(self.shield.uri)
+
+    def pairs(self) -> tuple[Pair, ...]:
+        return self.token.pairs()
+
+    def in_use(self) -> Pair:
+        (found,) = [pair for pair in self.pairs() if pair.activated]
+        return found
+
+    def whole(self, told: Callable[[Step], None] = lambda step: None, *, same_key: bool = False) -> renewal.Renewed:
+        """Do it all, or go on with it."""
+        self.person = Scripted(*[self.shield.pin] * 12)
+        with self.token.open(self.person, purpose="renew") as session:
+            request = renewal.request(session, same_key=same_key, told=told)
+            if self.issued is None:
+                self.issued = self.certify(request)
+            authority = self.ca.certificate.public_bytes(Encoding.DER)
+            return renewal.install(session, self.issued, authorities=[authority], told=told)
+
+    def certify(self, request: bytes) -> bytes:
+        asked = x509.load_der_x509_csr(parse(request).content)
+        assert asked.is_signature_valid
+        public = asked.public_key()
+        assert isinstance(public, ec.EllipticCurvePublicKey)
+        return self.ca.issue(asked.subject, public, days=next(self._days)).public_bytes(Encoding.DER)
+
+    def signs(self) -> None:
+        """The pair in use signs an order, after its owner has seen it."""
+        close_modules()  # as another program: with a new certificate for an old key, OpenSC must be loaded again
+        order = payment(**live(datetime.now(UTC)), tx_id=str(uuid.uuid4()))
+        with self.token.open(Scripted(self.shield.pin, self.shield.pin)) as session:
+            signed = sign(order, session)
+        pem = self.ca.pem
+        verified = verify(signed, trust=TrustStore([self.shield.ca_pem, pem]), expected=order)
+        assert verified.signer.certificate == self.in_use().facts.der
+
+    def on_card(self) -> tuple[int, int]:
+        """Return how many keys and certificates the card itself has."""
+        memory = self.shield.card.memory
+        certificates = [file for name, file in memory.files.items() if name >> 8 == 0xCE and file[:1] == b"\x30"]
+        return len(memory.keys), len(certificates)  # for a new key, OpenSC leaves the card's own request there
+
+
+@pytest.fixture
+def renewing(virtual_shield: VirtualShield) -> Iterator[Renewing]:
+    virtual_shield.answer("ok")
+    yield Renewing(virtual_shield)
+
+
+# --- the whole way ----------------------------------------------------------------------------------------------------
+
+
+def test_its_owner_sees_what_is_signed_and_the_old_pair_goes(renewing: Renewing) -> None:
+    old, before = renewing.in_use(), renewing.shield.signatures
+    done = renewing.whole()
+    assert renewing.in_use().facts.der == renewing.issued == done.certificate.der != old.facts.der
+    assert renewing.on_card() == (1, 1)
+    assert renewing.shield.signatures - before == 3, "the request, the old key around it, the proof"
+    shown = [[tuple(line) for line in ask.lines] for ask in renewing.person.shown]
+    subject = old.facts.subject_text()
+    assert shown[0] == shown[2] == [("Certificate request", subject)]
+    assert shown[1][:2] == [
+        ("Operation", "REQUEST A RENEWED CERTIFICATE - this is not a payment"),
+        ("Certificate of", subject),
+    ]
+    renewing.signs()
+
+
+def test_the_screen_says_it_is_no_payment_and_names_the_new_key(renewing: Renewing) -> None:
+    screens: list[list[str]] = []
+    panel, real = renewing.shield.card.panel, renewing.shield.card.panel.ask
+
+    def ask(pages: tuple[tuple[str, ...], ...]) -> object:
+        screens.append([row for page in pages for row in page])
+        return real(pages)
+
+    panel.ask = ask  # type: ignore[method-assign, assignment]
+    renewing.whole()
+    request, around, _ = ["".join(rows) for rows in screens]
+    assert "申请证书" in request and "申请更新证书（不是付款）" in around and "新密钥" in around
+
+
+def test_a_request_that_its_key_has_not_signed_has_nothing_to_show(renewing: Renewing) -> None:
+    with renewing.token.open(Scripted(*[renewing.shield.pin] * 9)) as session:
+        content = bytearray(parse(renewal.request(session)).content)
+    assert len(list(_renewal_lines(bytes(content), "zh"))) == 3
+    content[-1] ^= 1
+    assert list(_renewal_lines(bytes(content), "zh")) == []
+
+
+# --- pulled out -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [step for step in Step if step not in {Step.BEGUN, Step.DONE, Step.GIVEN_UP}])
+@pytest.mark.parametrize("same_key", [False, True], ids=["new key", "same key"])
+def test_pulled_out_after_each_step(renewing: Renewing, step: Step, same_key: bool) -> None:
+    def told(now: Step) -> None:
+        if now is step:
+            renewing.shield.eject()
+
+    try:
+        renewing.whole(told, same_key=same_key)
+    except TokenError as error:
+        assert error.code == "TOKEN_REMOVED"
+    else:
+        assert same_key and step is Step.ACTIVE, "there is no old pair to remove then"
+        return
+    renewing.shield.insert()
+    assert renewing.in_use().has_key
+    assert renewing.whole(same_key=same_key).again is (step is Step.DONE)
+    assert renewing.on_card() == (1, 1)
+    assert renewing.in_use().facts.der == renewing.issued
+    renewing.signs()
+
+
+def test_pulled_out_at_any_command(virtual_shield: VirtualShield) -> None:
+    """At every third command that the card gets, counted over the whole renewal.
+
+    A card that was pulled out while it made a key may have one that OpenSC never shows: nobody can remove that.
+    """
+    virtual_shield.answer("ok")
+    renewing, hand = Renewing(virtual_shield), Hand(virtual_shield)
+    close_modules()
+    renewing.whole()
+    total, wrong = hand.seen, []
+    assert total > 50
+    for number in range(1, total + 1, 3):
+        forget(renewing)
+        renewing.issued = None
+        close_modules()
+        hand.at, hand.seen = number, 0
+        try:
+            renewing.whole()
+        except TokenError:
+            pass
+        except UShieldError as error:
+            wrong.append(f"{number} of {total}: {error.code}")
+        hand.at = 0
+        virtual_shield.insert()
+        try:
+            assert renewing.in_use().has_key, number
+            again(renewing)
+            (pair,) = renewing.pairs()
+            assert pair.activated and pair.facts.der == renewing.issued, number
+        except UShieldError as error:
+            wrong.append(f"{number} of {total}, put in again: {error.code}")
+    assert wrong == []
+    renewing.signs()
+
+
+def again(renewing: Renewing) -> None:
+    """Do it again unless it was done; where half a certificate is in the way, that is told, and it begins anew."""
+    known = Records(load()).of_token(renewing.shield.serial)
+    if known and known[0].step is Step.DONE:
+        return
+    try:
+        renewing.whole()
+    except TokenError as error:
+        if error.code != "RENEWAL_NOT_WRITTEN":
+            raise
+        renewing.issued = None
+        renewing.whole()
+
+
+def forget(renewing: Renewing) -> None:
+    """Have the next renewal begin, and not be taken for the one that was just done."""
+    for file in Records(load())._folder().glob("*.json"):
+        file.unlink()
+
+
+# --- full, refused, nobody there --------------------------------------------------------------------------------------
+
+
+def test_without_room_what_was_begun_is_removed_and_the_key_may_stay(renewing: Renewing) -> None:
+    old = renewing.in_use()
+    renewing.shield.fill()
+    with pytest.raises(TokenFull) as caught:
+        renewing.whole()
+    assert caught.value.code == "RENEWAL_NO_ROOM" and "--same-key" in caught.value.remedy
+    assert renewing.in_use().facts.der == old.facts.der
+    assert renewing.on_card() == (1, 1)
+    renewing.signs()
+    renewing.shield.card.memory.capacity = renewing.shield.card.memory.used + 100  # a new one may be a little longer
+    renewing.whole(same_key=True)
+    assert renewing.on_card() == (1, 1) and renewing.in_use().key_id == old.key_id
+    assert renewing.in_use().facts.der == renewing.issued
+    renewing.signs()
+
+
+def test_without_room_for_the_certificate_the_new_key_goes_again(renewing: Renewing) -> None:
+    old = renewing.in_use()
+
+    def told(step: Step) -> None:
+        if step is Step.RECEIVED:
+            memory = renewing.shield.card.memory
+            memory.capacity = memory.used - 400  # less than the request of the card's own that it replaces leaves free
+
+    with pytest.raises(TokenError) as caught:
+        renewing.whole(told)
+    assert caught.value.code == "RENEWAL_NOT_WRITTEN", "OpenSC does not say that it is full"
+    assert renewing.on_card() == (1, 1) and renewing.in_use().facts.der == old.facts.der
+    renewing.signs()
+
+
+def test_refused_or_not_answered_nothing_is_lost_and_the_person_is_asked_again(renewing: Renewing) -> None:
+    old = renewing.in_use()
+    renewing.shield.answer("refuse")
+    with pytest.raises(ConfirmationRejected):
+        renewing.whole()
+    renewing.shield.answer("timeout")
+    with pytest.raises(ConfirmationTimedOut):
+        renewing.whole()
+    assert renewing.in_use().facts.der == old.facts.der
+    renewing.shield.answer("ok")
+    renewing.whole()
+    assert renewing.on_card() == (1, 1)
+    renewing.signs()
+
+
+def test_given_up_only_what_was_made_goes(renewing: Renewing, tmp_path: Path) -> None:
+    with renewing.token.open(Scripted(*[renewing.shield.pin] * 4)) as session:
+        renewal.request(session)
+        assert renewing.on_card() == (2, 1)
+        assert renewal.abandon(session)
+    assert renewing.on_card() == (1, 1)
+    renewing.signs()
