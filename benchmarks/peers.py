@@ -22,14 +22,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_publ
 from benchmarks.ours import signed_orders
 from benchmarks.race import Work
 from benchmarks.stage import Stage, orders, pin
-from ushield_hw.cms import CertificateFacts, parse
-from ushield_hw.cryptoki.model import PublicKey
+from ushield_hw.cms import parse
 from ushield_hw.suites import KeyKind, suites_for
 from ushield_hw.token_key import token_private_key
 
 _DIGESTS: Final = [hashlib.sha256(bytes([number])).digest() for number in range(200)]
 _ROUNDS_OF_PBKDF2: Final = 20_000
-_P256_POINT: Final = 65
 
 
 def raw(stage: Stage) -> Work:
@@ -56,7 +54,7 @@ def pyca(stage: Stage) -> Work:
     """Order to CMS by cryptography's PKCS7SignatureBuilder, with a private key object that signs on the token."""
     token = _Raw(stage)
     certificate = x509.load_der_x509_certificate(token.certificate)
-    public = PublicKey(KeyKind.EC_P256, point=CertificateFacts.read(token.certificate).spki[-_P256_POINT:])
+    public: Any = certificate.public_key()
     suite = suites_for(KeyKind.EC_P256)[0]
     key: Any = token_private_key(public, suite, lambda message: token.sign(hashlib.sha256(message).digest()))
     endless, options = cycle(orders()), [pkcs7.PKCS7Options.Binary]

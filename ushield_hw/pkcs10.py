@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 from ushield_hw import messages
 from ushield_hw.cryptoki.model import PublicKey
 from ushield_hw.order.lines import Line
-from ushield_hw.suites import KeyKind, Padding, Suite
+from ushield_hw.suites import KeyKind, Suite
 
 if TYPE_CHECKING:
     from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-    CertifiedKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+    from ushield_hw.token_key import CertifiedKey
 
 _FINGERPRINT: Final = 16  # hex digits a person is shown: 64 bits
 
@@ -30,15 +29,13 @@ def build(subject: x509.Name, public: PublicKey, suite: Suite, sign: Callable[[b
         sign: signs a message with the private half; ECDSA gives r||s.
     """
     from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    from ushield_hw.token_key import token_private_key
+    from ushield_hw.token_key import builder_arguments, token_private_key
 
-    private: Any = token_private_key(public, suite, sign)
-    digest: Any = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}[suite.digest]
+    private: Any = token_private_key(key_of(public), suite, sign)
     builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
-    return builder.sign(private, digest, **_padding(suite, digest)).public_bytes(Encoding.DER)
+    return builder.sign(private, **builder_arguments(suite)).public_bytes(Encoding.DER)
 
 
 def is_genuine(request: bytes, spki: bytes) -> bool:
@@ -54,18 +51,21 @@ def is_genuine(request: bytes, spki: bytes) -> bool:
         return False
 
 
+def key_of(public: PublicKey) -> CertifiedKey:
+    """Return a token's key as cryptography knows it."""
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+    if public.kind is KeyKind.RSA:
+        return rsa.RSAPublicNumbers(int.from_bytes(public.exponent), int.from_bytes(public.modulus)).public_key()
+    curve = ec.SECP256R1() if public.kind is KeyKind.EC_P256 else ec.SECP384R1()
+    return ec.EllipticCurvePublicKey.from_encoded_point(curve, public.point)
+
+
 def spki_of(public: PublicKey) -> bytes:
     """Return a key's SubjectPublicKeyInfo, DER."""
-    from cryptography.hazmat.primitives.asymmetric import ec, rsa
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-    key: CertifiedKey
-    if public.kind is KeyKind.RSA:
-        key = rsa.RSAPublicNumbers(int.from_bytes(public.exponent), int.from_bytes(public.modulus)).public_key()
-    else:
-        curve = ec.SECP256R1() if public.kind is KeyKind.EC_P256 else ec.SECP384R1()
-        key = ec.EllipticCurvePublicKey.from_encoded_point(curve, public.point)
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return key_of(public).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def public_of(spki: bytes) -> PublicKey:
@@ -104,11 +104,3 @@ def renewal_lines(subject: str, spki: bytes, lang: messages.Language) -> tuple[L
             " ".join(fingerprint[at : at + 4] for at in range(0, _FINGERPRINT, 4)),
         ),
     )
-
-
-def _padding(suite: Suite, digest: Any) -> dict[str, Any]:
-    from cryptography.hazmat.primitives.asymmetric import padding
-
-    if suite.padding is not Padding.PSS:
-        return {}
-    return {"rsa_padding": padding.PSS(padding.MGF1(digest), digest.digest_size)}

@@ -1,7 +1,8 @@
 """A token's key as cryptography's builders want one: it signs there and shows nothing but its public half.
 
 pyca's own answer to keys in hardware is a subclass of its private-key classes; its certificate, request, CRL and OCSP
-builders take one. Only signing works; everything that would need the secret says so.
+builders take one. Only signing works; everything that would need the secret says so. Nothing here knows how a token is
+reached: that is in ``sign``, which the caller hands in.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ from collections.abc import Callable
 from typing import Any, NoReturn, Self
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from ushield_hw.cryptoki.model import PublicKey
-from ushield_hw.suites import KeyKind, Padding, Suite
+from ushield_hw.suites import Padding, Suite
+
+CertifiedKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+"""The public keys that certificates of this project are for."""
 
 Sign = Callable[[bytes], bytes]
 """Signs a whole message on the token with one fixed suite; ECDSA gives r||s."""
 
 
-def token_private_key(public: PublicKey, suite: Suite, sign: Sign) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
+def token_private_key(public: CertifiedKey, suite: Suite, sign: Sign) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
     """Return a private key object for a key on a token.
 
     Args:
@@ -28,11 +32,17 @@ def token_private_key(public: PublicKey, suite: Suite, sign: Sign) -> ec.Ellipti
         suite: what ``sign`` makes; asked for anything else, the object refuses.
         sign: signs on the token.
     """
-    if public.kind is KeyKind.RSA:
-        numbers = rsa.RSAPublicNumbers(int.from_bytes(public.exponent), int.from_bytes(public.modulus))
-        return _RsaKey(numbers.public_key(), suite, sign)
-    curve = ec.SECP256R1() if public.kind is KeyKind.EC_P256 else ec.SECP384R1()
-    return _EcKey(ec.EllipticCurvePublicKey.from_encoded_point(curve, public.point), suite, sign)
+    if isinstance(public, rsa.RSAPublicKey):
+        return _RsaKey(public, suite, sign)
+    return _EcKey(public, suite, sign)
+
+
+def builder_arguments(suite: Suite) -> dict[str, Any]:
+    """Return what a builder's ``sign`` must be told, beside the key, to make signatures of ``suite``."""
+    digest: Any = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}[suite.digest]
+    if suite.padding is not Padding.PSS:
+        return {"algorithm": digest}
+    return {"algorithm": digest, "rsa_padding": padding.PSS(padding.MGF1(digest), digest.digest_size)}
 
 
 class _OnToken:
