@@ -19,10 +19,11 @@ DOWN = "Imports point down"
 AWAY = "What a bank runs never reaches the token"
 PKCS11 = "Only cryptoki speaks PKCS#11"
 PCSC = "Only pcsc speaks PC/SC"
+BANK = "Only bank needs the packages of its extra"
 
 ROOMS = (
-    "cli testing doctor softhsm watch discovery signing certificate keys signature token_key session pin "
-    "installed drivers descriptor marks cryptoki verifier journal cms interaction uri order state config "
+    "cli testing doctor softhsm watch discovery renewal signing certificate keys signature pkcs10 token_key session "
+    "pin installed drivers descriptor marks cryptoki bank verifier journal cms interaction uri order state config "
     "schema suites errors messages pcsc usb"
 ).split()
 
@@ -63,6 +64,11 @@ def broken(folder: Path, files: dict[str, str]) -> set[str]:
         ({"signing/__init__.py": "from ushield_hw import certificate"}, {DOWN}),
         ({"verifier/__init__.py": "from ushield_hw import cms, order"}, set()),
         ({"verifier/__init__.py": "from ushield_hw import usb"}, {AWAY}),
+        ({"bank/web.py": "import starlette.routing\nfrom ushield_hw import verifier, token_key"}, set()),
+        ({"bank/web.py": "from ushield_hw import session"}, {AWAY, DOWN}),
+        ({"bank/web.py": "from ushield_hw import pcsc"}, {AWAY}),
+        ({"bank/web.py": "import ushield_hw.by", "by.py": "import ushield_hw.usb"}, {AWAY}),
+        ({"cli/bank.py": "def late():\n    from sqlalchemy import select"}, {BANK}),
         ({"order/text.py": "import ushield_hw.pcsc"}, {AWAY, DOWN}),
         ({"cms/__init__.py": "from ushield_hw.cryptoki import engine"}, {AWAY, DOWN}),
         ({"cms/__init__.py": "import ushield_hw.by", "by.py": "import ushield_hw.session"}, {AWAY, DOWN}),
