@@ -43,6 +43,7 @@
           Revoked
           Replayed
       NetworkError           the bank's server could not be reached, or gave no answer to be used
+      RequestRefused         what the reference bank answers to a request that it will not grant
       StorageError           journal, state or output; says what was kept where
         SignedNotKept        .signed_order
 
@@ -366,6 +367,12 @@ class NetworkError(UShieldError):
     """The bank's server could not be reached, or gave no answer that can be used. ``.url``."""
 
     code = "BANK_UNREACHABLE"
+
+
+class RequestRefused(UShieldError):
+    """The reference bank will not do what was asked; the code says why."""
+
+    code = "REQUEST_REFUSED"
 
 
 class StorageError(UShieldError):

@@ -21,6 +21,7 @@ _CODES: Final[tuple[tuple[type[errors.UShieldError], int], ...]] = (
     (errors.PinCancelled, 7),
     (errors.PinError, 4),
     (errors.CertificateError, 6),
+    (errors.RequestRefused, 6),
     (errors.ConfirmationTimedOut, 8),
     (errors.OutcomeUnknown, 9),
     (errors.ConfirmationError, 7),

@@ -1,0 +1,141 @@
+"""One-time codes: what a customer types to get a first certificate, and what the bank wrote down when it gave one out.
+
+A code has 100 random bits: its SHA-256 is all that has to be kept, and guessing is hopeless. Wrong ones are limited all
+the same, by the customer's number that they come with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from cryptography import x509
+from sqlalchemy import Connection, delete, insert, select, update
+
+from ushield_hw.bank.ca.certificates import Device
+from ushield_hw.bank.ca.tables import CODES, CUSTOMERS, FAILURES
+from ushield_hw.errors import InputError, RequestRefused
+from ushield_hw.order.text import check_text
+from ushield_hw.order.values import REFERENCE, STRICT
+
+WINDOW: Final = timedelta(minutes=15)
+MOST_FAILURES: Final = 10
+"""How many wrong codes a customer's number may come with in one window."""
+
+_LETTERS: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's: nobody reads one for another
+_READ_AS: Final = str.maketrans("OIL", "011", " -")
+_LENGTH, _GROUP = 20, 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant(Device):
+    """What a code is good for.
+
+    Attributes:
+        customer: the bank's number for the customer.
+        subject: the name that the certificate will have, RFC 4514.
+        certificate_days: how long it will hold, if not as long as the profile says.
+        expires: when the code ends.
+        serial: the certificate that it was used for.
+    """
+
+    customer: str
+    subject: str
+    certificate_days: int | None
+    expires: datetime
+    serial: str | None = None
+
+
+def new_code() -> str:
+    """Return a code, in groups of four."""
+    letters = "".join(secrets.choice(_LETTERS) for _ in range(_LENGTH))
+    return "-".join(letters[at : at + _GROUP] for at in range(0, _LENGTH, _GROUP))
+
+
+def registered_name(subject: str) -> str:
+    """Return a subject as the bank keeps it.
+
+    Raises:
+        InputError: ``SUBJECT_INVALID``; or as for any text that a screen shows.
+    """
+    try:
+        name = x509.Name.from_rfc4514_string(subject)
+    except ValueError as error:
+        raise InputError("SUBJECT_INVALID", subject=subject) from error
+    if not list(name):
+        raise InputError("SUBJECT_INVALID", subject=subject)
+    text = name.rfc4514_string()
+    check_text(text, "subject")  # it will stand in the document that activates a renewal
+    return text
+
+
+def give(connection: Connection, code: str, grant: Grant, now: datetime) -> None:
+    """Write down what a new code is good for.
+
+    Raises:
+        InputError: ``ORDER_REFERENCE``: that is no customer's number.
+    """
+    REFERENCE.check(grant.customer, "customer", STRICT)
+    if connection.execute(select(CUSTOMERS.c.id).where(CUSTOMERS.c.id == grant.customer)).first() is None:
+        connection.execute(insert(CUSTOMERS).values(id=grant.customer, created=now))
+    connection.execute(
+        insert(CODES).values(
+            digest=_digest(grant.customer, code),
+            customer=grant.customer,
+            subject=grant.subject,
+            profile=grant.profile,
+            confirmation=grant.confirmation,
+            display=grant.display,
+            token_serial=grant.token_serial,
+            certificate_days=grant.certificate_days,
+            created=now,
+            expires=grant.expires,
+        )
+    )
+
+
+def grant_of(connection: Connection, customer: str, code: str, *, lock: bool = False) -> Grant | None:
+    """Return what a code is good for; None: it is wrong, for this customer at least."""
+    columns = [CODES.c[name] for name in Grant.__dataclass_fields__]
+    wanted = select(*columns).where(CODES.c.digest == _digest(customer, code))
+    row = connection.execute(wanted.with_for_update() if lock else wanted).first()
+    return Grant(**row._mapping) if row else None
+
+
+def use(connection: Connection, customer: str, code: str, serial: str, now: datetime) -> None:
+    """Note which certificate a code was used for, and forget the wrong ones before it."""
+    connection.execute(update(CODES).where(CODES.c.digest == _digest(customer, code)).values(used=now, serial=serial))
+    connection.execute(delete(FAILURES).where(FAILURES.c.customer == _hash(customer)))
+
+
+def check_allowed(connection: Connection, customer: str, now: datetime) -> None:
+    """Refuse a customer's number that came with too many wrong codes.
+
+    Raises:
+        RequestRefused: ``CODES_TOO_MANY``.
+    """
+    wanted = select(FAILURES.c.wrong, FAILURES.c.since).where(FAILURES.c.customer == _hash(customer))
+    row = connection.execute(wanted).first()
+    if row is not None and row.wrong >= MOST_FAILURES and now < row.since + WINDOW:
+        raise RequestRefused("CODES_TOO_MANY", wait_s=int((row.since + WINDOW - now).total_seconds()) + 1)
+
+
+def note_wrong(connection: Connection, customer: str, now: datetime) -> None:
+    """Count a wrong code; windows that are over go."""
+    connection.execute(delete(FAILURES).where(FAILURES.c.since <= now - WINDOW))
+    key = _hash(customer)
+    counted = update(FAILURES).where(FAILURES.c.customer == key).values(wrong=FAILURES.c.wrong + 1)
+    if connection.execute(counted).rowcount == 0:
+        connection.execute(insert(FAILURES).values(customer=key, wrong=1, since=now))
+
+
+def _digest(customer: str, code: str) -> str:
+    letters = code.upper().translate(_READ_AS)
+    return _hash(f"{customer}\0{letters}")
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

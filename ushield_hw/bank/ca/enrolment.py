@@ -1,0 +1,98 @@
+"""The first certificate: a request, and the one-time code that the bank gave the customer for it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from cryptography import x509
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from ushield_hw.bank.ca import certificates, codes
+from ushield_hw.bank.ca.certificates import Certificate, State
+from ushield_hw.bank.ca.codes import Grant
+from ushield_hw.bank.ca.desk import Desk
+from ushield_hw.bank.ca.profiles import PROFILES
+from ushield_hw.bank.ca.requests import KeyRequest, read_request
+from ushield_hw.errors import RequestRefused
+
+
+def enrol(desk: Desk, der: bytes, customer: str, code: str) -> Certificate:
+    """Return the certificate for a request; the same request with the same code gets the same one.
+
+    Args:
+        desk: the CA.
+        der: PKCS#10.
+        customer: the bank's number for the customer.
+        code: as the customer typed it.
+
+    Raises:
+        RequestRefused: ``CODE_WRONG``, ``CODES_TOO_MANY``, ``CODE_EXPIRED``, ``CODE_USED``: for another key;
+            ``SUBJECT_MISMATCH``, ``KEY_REUSED``; or as :func:`read_request`. The code can be used again.
+        UShieldError: as the CA's key or the database says; the same request may be sent again.
+    """
+    grant = _checked(desk, customer, code)
+    request = read_request(der)
+    if request.subject != x509.Name.from_rfc4514_string(grant.subject):
+        raise RequestRefused("SUBJECT_MISMATCH", wanted=grant.subject)
+    return desk.issue(lambda connection: _reserved(desk, connection, request, customer, code))
+
+
+def _checked(desk: Desk, customer: str, code: str) -> Grant:
+    with desk.database.reading() as connection:
+        codes.check_allowed(connection, customer, desk.now())
+        grant = codes.grant_of(connection, customer, code)
+    if grant is not None:
+        return grant
+    for _ in range(2):  # two wrong ones at once, for a number that has none yet: the second finds the first's row
+        try:
+            with desk.database.writing() as connection:
+                codes.note_wrong(connection, customer, desk.now())
+            break
+        except IntegrityError:
+            continue
+    raise RequestRefused("CODE_WRONG")
+
+
+def _reserved(desk: Desk, connection: Connection, request: KeyRequest, customer: str, code: str) -> Certificate:
+    grant, now = codes.grant_of(connection, customer, code, lock=True), desk.now()
+    if grant is None:
+        raise RequestRefused("CODE_WRONG")
+    if grant.serial is not None:
+        return _same_again(connection, grant.serial, request)
+    if grant.expires <= now:
+        raise RequestRefused("CODE_EXPIRED")
+    if certificates.is_certified(connection, request.spki_sha256):
+        raise RequestRefused("KEY_REUSED")
+    added = certificates.add(connection, _new(desk, request, grant, now))
+    codes.use(connection, customer, code, added.serial, now)
+    return added
+
+
+def _same_again(connection: Connection, serial: str, request: KeyRequest) -> Certificate:
+    found = certificates.by_serial(connection, serial)
+    if found is None or found.spki_sha256 != request.spki_sha256:
+        raise RequestRefused("CODE_USED")
+    return found
+
+
+def _new(desk: Desk, request: KeyRequest, grant: Grant, now: datetime) -> Certificate:
+    days = grant.certificate_days
+    not_before, not_after = desk.authority.validity(now, timedelta(days=days) if days else PROFILES[grant.profile].life)
+    return Certificate(
+        serial=f"{x509.random_serial_number():x}",
+        request_key=request.spki_sha256,
+        spki_sha256=request.spki_sha256,
+        spki=request.spki,
+        subject=grant.subject,
+        customer=grant.customer,
+        profile=grant.profile,
+        confirmation=grant.confirmation,
+        display=grant.display,
+        token_serial=grant.token_serial,
+        state=State.RESERVED,
+        not_before=not_before,
+        not_after=not_after,
+        created=now,
+        request=request.der,
+    )

@@ -1,0 +1,298 @@
+"""Renewal: the old key vouches for a new one, the new one proves that it works, and then they change places.
+
+1. :func:`renew`: a CMS by the old key around the PKCS#10 of the new one -> a certificate, *issued*, not in use.
+2. :func:`document`: what the new key must sign, a ``ushield.renewal/1``.
+3. :func:`activate`: that, signed by the new key -> the new certificate is *active* and the old one *superseded*.
+
+Each step may be repeated: the same request gets the same answer, whoever died in between.
+"""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from base64 import urlsafe_b64encode
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from cryptography import x509
+from sqlalchemy import Connection, insert, select, update
+
+from ushield_hw.bank.ca import certificates
+from ushield_hw.bank.ca.certificates import PENDING, Certificate, State
+from ushield_hw.bank.ca.desk import Desk
+from ushield_hw.bank.ca.profiles import PROFILES
+from ushield_hw.bank.ca.requests import KeyRequest, read_request
+from ushield_hw.bank.ca.tables import DOCUMENTS
+from ushield_hw.cms import SignedOrderParts
+from ushield_hw.errors import BadSignature, InputError, RequestRefused, UntrustedSigner, VerificationError
+from ushield_hw.order import Order
+from ushield_hw.order.values import time_text
+from ushield_hw.verifier import Verified, check_signature, verify
+
+DOCUMENT_LIFE: Final = timedelta(minutes=10)
+MOST_PENDING: Final = 10
+"""How many renewals of one certificate may wait for their activation."""
+
+_ON_ITS_WAY: Final = timedelta(minutes=1)  # a document that was live when it was signed may arrive a little later
+_TYPE: Final = "ushield.renewal/1"
+_NO_CMS: Final = "bank_no_cms"
+
+
+def renew(desk: Desk, der: bytes) -> Certificate:
+    """Return the certificate for a renewal request; the same request gets the same one.
+
+    Args:
+        desk: the CA.
+        der: CMS SignedData by the old key around the PKCS#10 of the new one.
+
+    Raises:
+        RequestRefused: ``REQUEST_MALFORMED``, ``PROOF_WRONG``, ``CERTIFICATE_UNKNOWN``,
+            ``RENEWAL_CERTIFICATE_REVOKED``, ``RENEWAL_CERTIFICATE_EXPIRED``, ``RENEWAL_SUPERSEDED``,
+            ``RENEWAL_NOT_ACTIVE``, ``SUBJECT_MISMATCH``, ``KEY_REUSED``, ``KEY_TOO_WEAK``, ``RENEWAL_TOO_MANY``,
+            ``AUTHORITY_ENDS``.
+        UShieldError: as the CA's key or the database says; the same request may be sent again.
+    """
+    parts = _proof(der)
+    request = read_request(parts.content)
+    return desk.issue(lambda connection: _reserved(desk, connection, parts, request, der))
+
+
+def document(desk: Desk, spki_sha256: str) -> bytes:
+    """Return what a new key must sign, canonical; the same until its time is over.
+
+    Raises:
+        RequestRefused: ``RENEWAL_NOT_FOUND``, ``RENEWAL_CERTIFICATE_REVOKED``, ``RENEWAL_SUPERSEDED``.
+    """
+    now = desk.now()
+    with desk.database.reading() as connection:
+        new = _renewed(connection, spki_sha256)
+        found = _live_document(connection, new, now)
+    if found is not None:
+        return found
+    with desk.database.writing() as connection:
+        certificates.by_serial(connection, new.serial, lock=True)  # two who ask at once get one document
+        return _live_document(connection, new, now) or _new_document(desk, connection, new, now)
+
+
+@dataclass(frozen=True, slots=True)
+class Activated:
+    """A renewed certificate that is in use. Serial numbers in lower-case hex."""
+
+    serial: str
+    replaces: str
+    activated: datetime
+
+    def to_json(self) -> dict[str, object]:
+        """Return the answer."""
+        times = {"activated": time_text(self.activated)}
+        return {"state": State.ACTIVE, "serial": self.serial, "replaces": self.replaces, **times}
+
+
+def activate(desk: Desk, spki_sha256: str, signed: bytes) -> Activated:
+    """Put a renewed certificate into use. Done already, it is no error.
+
+    Args:
+        desk: the CA.
+        spki_sha256: the new key.
+        signed: the document, signed by it: CMS, DER.
+
+    Raises:
+        RequestRefused: ``RENEWAL_NOT_FOUND``, ``REQUEST_MALFORMED``, ``PROOF_WRONG``, ``DOCUMENT_MISMATCH``,
+            ``DOCUMENT_EXPIRED``, ``RENEWAL_CERTIFICATE_REVOKED``, ``RENEWAL_SUPERSEDED``,
+            ``RENEWAL_CERTIFICATE_EXPIRED``.
+    """
+    now = desk.now()
+    with desk.database.reading() as connection:
+        new = _renewed(connection, spki_sha256)
+    verified = _verified(desk, signed, now)
+    if verified.signer.certificate != new.der:
+        raise RequestRefused("PROOF_WRONG")
+    with desk.database.writing() as connection:
+        return _exchanged(connection, new, verified.order, signed, now)
+
+
+# --- the request ------------------------------------------------------------------------------------------------------
+
+
+def _proof(der: bytes) -> SignedOrderParts:
+    try:
+        return check_signature(der)
+    except InputError as error:
+        raise RequestRefused("REQUEST_MALFORMED", problem=_NO_CMS) from error
+    except BadSignature as error:
+        raise _bad(error) from error
+
+
+def _bad(error: BadSignature) -> RequestRefused:
+    problem = str(error.details.get("problem"))
+    if problem == "cms_signature_wrong":
+        return RequestRefused("PROOF_WRONG")
+    return RequestRefused("REQUEST_MALFORMED", problem=problem)
+
+
+def _reserved(
+    desk: Desk, connection: Connection, parts: SignedOrderParts, request: KeyRequest, der: bytes
+) -> Certificate:
+    now = desk.now()
+    old = certificates.by_sha256(connection, parts.signer.sha256.hex(), lock=True)
+    if old is None:
+        raise RequestRefused("CERTIFICATE_UNKNOWN", serial=parts.signer.serial_hex)
+    if old.state is State.REVOKED:
+        raise RequestRefused("RENEWAL_CERTIFICATE_REVOKED", serial=old.serial)
+    if request.subject != x509.load_der_x509_certificate(old.signed).subject:
+        raise RequestRefused("SUBJECT_MISMATCH", wanted=old.subject)
+    key = request.spki_sha256 if request.spki != old.spki else f"{request.spki_sha256}:{old.serial}"
+    found = certificates.by_request_key(connection, key)
+    if found is not None and found.replaces == old.serial:
+        return found
+    _check_may_renew(desk, connection, old, parts, now)
+    if not _may_be_certified(desk, connection, old, request):
+        raise RequestRefused("KEY_REUSED")
+    return certificates.add(connection, _new(desk, old, request, key, der, now))
+
+
+def _check_may_renew(
+    desk: Desk, connection: Connection, old: Certificate, parts: SignedOrderParts, now: datetime
+) -> None:
+    if old.state is State.SUPERSEDED:
+        raise RequestRefused("RENEWAL_SUPERSEDED", serial=old.serial)
+    if old.state is not State.ACTIVE:
+        raise RequestRefused("RENEWAL_NOT_ACTIVE", serial=old.serial)
+    if old.not_after <= now:
+        raise RequestRefused("RENEWAL_CERTIFICATE_EXPIRED", serial=old.serial)
+    try:
+        desk.trust.path(parts, now)
+    except VerificationError as error:
+        raise RequestRefused("CERTIFICATE_UNKNOWN", serial=old.serial) from error
+    if len(certificates.successors(connection, old.serial, *PENDING)) >= MOST_PENDING:
+        raise RequestRefused("RENEWAL_TOO_MANY", serial=old.serial, most=MOST_PENDING)
+
+
+def _may_be_certified(desk: Desk, connection: Connection, old: Certificate, request: KeyRequest) -> bool:
+    if request.spki == old.spki:
+        return desk.policy.allow_same_key
+    return not certificates.is_certified(connection, request.spki_sha256)
+
+
+def _new(desk: Desk, old: Certificate, request: KeyRequest, key: str, der: bytes, now: datetime) -> Certificate:
+    # It must outlast the old one, or the customer's side would rightly not take it for a renewal.
+    life = max(PROFILES[old.profile].life, old.not_after + timedelta(seconds=1) - now)
+    not_before, not_after = desk.authority.validity(now, life)
+    if not_after <= old.not_after:
+        raise RequestRefused("AUTHORITY_ENDS", not_after=time_text(not_after))
+    return Certificate(
+        serial=f"{x509.random_serial_number():x}",
+        request_key=key,
+        spki_sha256=request.spki_sha256,
+        spki=request.spki,
+        subject=old.subject,
+        customer=old.customer,
+        state=State.RESERVED,
+        not_before=not_before,
+        not_after=not_after,
+        created=now,
+        replaces=old.serial,
+        request=der,
+        **old.device,
+    )
+
+
+# --- the document -----------------------------------------------------------------------------------------------------
+
+
+def _renewed(connection: Connection, spki_sha256: str) -> Certificate:
+    found = certificates.renewed_with(connection, spki_sha256)
+    if found is None or found.state is State.RESERVED:
+        raise RequestRefused("RENEWAL_NOT_FOUND")
+    _refuse_ended(found)
+    return found
+
+
+def _refuse_ended(certificate: Certificate) -> None:
+    if certificate.state is State.REVOKED:
+        raise RequestRefused("RENEWAL_CERTIFICATE_REVOKED", serial=certificate.serial)
+    if certificate.state is State.SUPERSEDED:
+        raise RequestRefused("RENEWAL_SUPERSEDED", serial=certificate.serial)
+
+
+def _live_document(connection: Connection, new: Certificate, now: datetime) -> bytes | None:
+    live = (DOCUMENTS.c.serial == new.serial, DOCUMENTS.c.expires > now)
+    found: bytes | None = connection.execute(select(DOCUMENTS.c.canonical).where(*live).limit(1)).scalar_one_or_none()
+    return found
+
+
+def _new_document(desk: Desk, connection: Connection, new: Certificate, now: datetime) -> bytes:
+    order = Order.from_json(_about(desk, new, now), rules=desk.policy.rules)
+    values = {"tx_id": order.tx_id, "serial": new.serial, "canonical": order.canonical, "expires": order.expires}
+    connection.execute(insert(DOCUMENTS).values(values))
+    return order.canonical
+
+
+def _about(desk: Desk, new: Certificate, now: datetime) -> dict[str, Any]:
+    return {
+        "type": _TYPE,
+        "bank": {"id": desk.policy.bank_id, "origin": desk.policy.origin},
+        "tx_id": str(uuid.uuid4()),
+        "certificate": {
+            "subject": new.subject,
+            "serial": new.serial,
+            "sha256": new.sha256,
+            "not_after": time_text(new.not_after),
+        },
+        "replaces": {"serial": new.replaces},
+        "created": time_text(now),
+        "expires": time_text(now + DOCUMENT_LIFE),
+        "nonce": urlsafe_b64encode(secrets.token_bytes(32)).decode().rstrip("="),
+    }
+
+
+# --- the activation ---------------------------------------------------------------------------------------------------
+
+
+def _verified(desk: Desk, signed: bytes, now: datetime) -> Verified:
+    try:
+        return verify(signed, trust=desk.trust, at=now, rules=desk.policy.rules)
+    except InputError as error:
+        raise RequestRefused("REQUEST_MALFORMED", problem=_NO_CMS) from error
+    except BadSignature as error:
+        if error.details.get("problem") == "cms_not_an_order":
+            raise RequestRefused("DOCUMENT_MISMATCH") from error
+        raise _bad(error) from error
+    except UntrustedSigner as error:
+        serial = error.details.get("serial")
+        if error.details.get("reason") == "expired":
+            raise RequestRefused("RENEWAL_CERTIFICATE_EXPIRED", serial=serial) from error
+        raise RequestRefused("CERTIFICATE_UNKNOWN", serial=serial) from error
+
+
+def _exchanged(connection: Connection, seen: Certificate, order: Order, signed: bytes, now: datetime) -> Activated:
+    # Locked in the order in which every transaction does: the old one first.
+    old = certificates.by_serial(connection, seen.replaces or "", lock=True)
+    new = certificates.by_serial(connection, seen.serial, lock=True)
+    if old is None or new is None:
+        raise RequestRefused("RENEWAL_NOT_FOUND")
+    expires = _expiry(connection, new, order)
+    if new.state is State.ACTIVE and new.activated is not None:
+        return Activated(new.serial, old.serial, new.activated)
+    _refuse_ended(new)
+    if expires + _ON_ITS_WAY <= now:
+        raise RequestRefused("DOCUMENT_EXPIRED", expires=time_text(expires))
+    _refuse_ended(old)
+    certificates.move(connection, old, State.SUPERSEDED, now)
+    certificates.move(connection, new, State.ACTIVE, now)
+    for other in certificates.successors(connection, old.serial, *PENDING, lock=True):  # given up by their owner
+        certificates.revoke(connection, other, "cessationOfOperation", now)
+    connection.execute(update(DOCUMENTS).where(DOCUMENTS.c.tx_id == order.tx_id).values(signed=signed))
+    return Activated(new.serial, old.serial, now)
+
+
+def _expiry(connection: Connection, new: Certificate, order: Order) -> datetime:
+    """Return until when the document may be signed that an order must be, to the byte."""
+    columns = (DOCUMENTS.c.serial, DOCUMENTS.c.canonical, DOCUMENTS.c.expires)
+    row = connection.execute(select(*columns).where(DOCUMENTS.c.tx_id == order.tx_id)).first()
+    if row is None or row.serial != new.serial or row.canonical != order.canonical:
+        raise RequestRefused("DOCUMENT_MISMATCH")
+    expires: datetime = row.expires
+    return expires

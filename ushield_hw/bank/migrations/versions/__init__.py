@@ -1,0 +1,1 @@
+"""The revisions, numbered in order; the number of the newest is ``SCHEMA`` in ``bank/database.py``."""
