@@ -64,21 +64,22 @@ class _Wanted:
     so_pin_digits: int
 
 
-def provision(folder: Path, settings: Settings, config: Path | None = None) -> Provisioned:
+def provision(folder: Path, settings: Settings, config: Path | None = None, tokens: str = "tokens.toml") -> Provisioned:
     """Make the soft tokens of ``softhsm-config/tokens.toml`` in a folder.
 
     Args:
         folder: made if missing, for this user only.
         settings: which descriptors to use.
         config: the folder of the template and tokens.toml; default: the shipped one.
+        tokens: another file there than tokens.toml.
 
     Raises:
         DriverNotFound: SoftHSM2 is not installed.
-        InputError: tokens.toml is wrong.
+        InputError: the file of tokens is wrong.
         StorageError: the folder cannot be used.
     """
     source = config or data_dir("softhsm-config")
-    wanted = _wanted(source / "tokens.toml")
+    wanted = _wanted(source / tokens)
     conf = _prepare(folder.absolute(), source / "softhsm2.conf")
     module_path = _module_path(settings)
     with_conf = {CONF_VARIABLE: str(conf)}

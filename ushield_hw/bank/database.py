@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from sqlalchemy import Connection, DateTime, Dialect, MetaData, TypeDecorator, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
@@ -134,6 +134,12 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        self.close()
 
     def _is_current(self) -> bool:
         with self.reading() as connection:

@@ -33,6 +33,7 @@ _COMMANDS: Final = {
     "config": "config",
     "completion": "completion",
     "demo": "demo",
+    "bank": "bank",
 }
 
 

@@ -1,8 +1,9 @@
 """The register of certificates: what is known of each, which states there are, and how one follows another.
 
 A certificate is *reserved* before it is signed: its serial number and dates are on the disk by then, so a process that
-dies while the token signs leaves nothing unknown behind, and the next one signs the same bytes. *Issued* is a renewed one
-that has not proved yet that it works; *active* is the one in use; *superseded* was in use, and what it signed stays valid.
+dies while the token signs leaves nothing unknown behind, and the next one signs the same bytes. *Issued* is a renewed
+one that has not proved yet that it works; *active* is the one in use; *superseded* was in use, and what it signed stays
+valid.
 """
 
 from __future__ import annotations

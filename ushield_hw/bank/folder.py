@@ -1,0 +1,177 @@
+"""A bank's folder: what was decided when it was founded (``bank.json``), the CA's certificate, and the database.
+
+===================  ==========================================================================
+``bank.json``         the settings below; nothing in it is secret
+``ca.pem``            the CA's certificate, for whoever is to trust it
+``bank.sqlite3``      the register, with its ``-wal`` and ``-shm`` files
+``softhsm/``          the CA's soft token with its PIN file, where it has one: for tests only
+===================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from ushield_hw.bank.database import Database
+from ushield_hw.errors import InputError, StorageError
+from ushield_hw.schema import Table
+from ushield_hw.state import write_atomically
+
+_VERSION: Final = 1
+_MOST_OCTETS: Final = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class BankSettings:
+    """What was decided when the bank was founded.
+
+    Attributes:
+        bank_id: its short name, as orders have it.
+        origin: its web origin; None: wherever it is served.
+        allow_same_key: a certificate may be renewed for the key it has.
+        token: the URI of the token with the CA's key.
+        key_id: CKA_ID of the key, hex.
+        pin_source: the file with the token's PIN; None: it is asked for.
+        test_only: the key is on a soft token in this folder.
+    """
+
+    bank_id: str
+    origin: str | None
+    allow_same_key: bool
+    token: str
+    key_id: str
+    pin_source: str | None
+    test_only: bool
+
+
+class BankFolder:
+    """The folder of one bank.
+
+    Args:
+        path: where it is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    @property
+    def softhsm(self) -> Path:
+        """Where the CA's soft token is, if it has one."""
+        return self.path / "softhsm"
+
+    @property
+    def ca(self) -> Path:
+        """The CA's certificate, PEM."""
+        return self.path / "ca.pem"
+
+    @property
+    def _file(self) -> Path:
+        return self.path / "bank.json"
+
+    def prepare(self) -> None:
+        """Make the folder, for this user only.
+
+        Raises:
+            InputError: ``BANK_EXISTS``: there is a bank in it.
+            StorageError: ``BANK_FOLDER_UNUSABLE``.
+        """
+        if self._file.exists():
+            raise InputError("BANK_EXISTS", path=str(self.path))
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError("BANK_FOLDER_UNUSABLE", path=str(self.path), reason=error.strerror) from error
+
+    def found(self, settings: BankSettings, certificate: bytes) -> None:
+        """Write down a new bank: certificate and database first; a folder without ``bank.json`` holds none.
+
+        Raises:
+            StorageError: ``BANK_FOLDER_UNUSABLE``; or as the database says.
+        """
+        pem = x509.load_der_x509_certificate(certificate).public_bytes(Encoding.PEM)
+        given = {name: value for name, value in asdict(settings).items() if value is not None}
+        content = json.dumps({"version": _VERSION, **given}, ensure_ascii=False, indent=2) + "\n"
+        try:
+            write_atomically(self.ca, pem, 0o644)
+            self._database_file.touch(mode=0o600)
+            self.database(migrate=True).close()
+            write_atomically(self._file, content.encode())
+        except OSError as error:
+            raise StorageError("BANK_FOLDER_UNUSABLE", path=str(self.path), reason=error.strerror) from error
+
+    def settings(self) -> BankSettings:
+        """Return what was decided.
+
+        Raises:
+            InputError: ``BANK_NOT_FOUND``: there is no bank here; ``CONFIG_UNREADABLE``, ``CONFIG_INVALID``.
+        """
+
+        def refuse(*, key: str, problem: str, **values: object) -> InputError:
+            return InputError("CONFIG_INVALID", file=str(self._file), key=key, problem=problem, **values)
+
+        try:
+            table = Table(json.loads(self._file.read_bytes()[:_MOST_OCTETS]), refuse)
+        except FileNotFoundError as error:
+            raise InputError("BANK_NOT_FOUND", path=str(self.path)) from error
+        except (OSError, ValueError) as error:
+            raise InputError("CONFIG_UNREADABLE", file=str(self._file), reason=str(error)) from error
+        return _read(table)
+
+    def certificate(self) -> bytes:
+        """Return the CA's certificate, DER.
+
+        Raises:
+            InputError: ``CA_FILE_INVALID``.
+        """
+        try:
+            return x509.load_pem_x509_certificate(self.ca.read_bytes()).public_bytes(Encoding.DER)
+        except (OSError, ValueError) as error:
+            raise InputError("CA_FILE_INVALID", file=str(self.ca), problem="trust_no_certificate") from error
+
+    def database(self, *, migrate: bool = False) -> Database:
+        """Return the database, open.
+
+        Args:
+            migrate: bring it to the newest schema, if it is older.
+
+        Raises:
+            StorageError: it cannot be used: ``BANK_SCHEMA_NEWER``, ``BANK_SCHEMA_OLDER``, ``BANK_DATABASE_FAILED``…
+        """
+        if not os.access(self._database_file, os.R_OK | os.W_OK):  # SQLite would make an empty one
+            raise StorageError("BANK_FOLDER_UNUSABLE", path=str(self._database_file), reason=os.strerror(2))
+        opened = Database(f"sqlite:///{self._database_file}")
+        try:
+            if migrate:
+                opened.migrate()
+            else:
+                opened.check()
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    @property
+    def _database_file(self) -> Path:
+        return self.path / "bank.sqlite3"
+
+
+def _read(table: Table) -> BankSettings:
+    table.integer("version", least=_VERSION, most=_VERSION)
+    found = BankSettings(
+        bank_id=table.text("bank_id"),
+        origin=table.text("origin", None),
+        allow_same_key=table.boolean("allow_same_key"),
+        token=table.text("token"),
+        key_id=table.text("key_id", pattern="([0-9a-f]{2}){1,255}"),
+        pin_source=table.text("pin_source", None),
+        test_only=table.boolean("test_only"),
+    )
+    table.close()
+    return found

@@ -1,0 +1,125 @@
+"""The CA's key on its token, handed to the bank as something that signs: the bank itself never sees a token."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from cryptography import x509
+
+from ushield_hw.bank.ca.authority import Signer, root
+from ushield_hw.bank.folder import BankFolder, BankSettings
+from ushield_hw.certificate import KeySpec, make_key, new_key_id, remove
+from ushield_hw.cli import options
+from ushield_hw.cryptoki.model import KeyRecord
+from ushield_hw.errors import InputError, KeyMismatch
+from ushield_hw.interaction import PinKind
+from ushield_hw.pkcs10 import key_of
+from ushield_hw.session import Session
+from ushield_hw.signature import Plan, plan, signature
+from ushield_hw.softhsm import CONF_VARIABLE, provision
+from ushield_hw.suites import Suite
+from ushield_hw.token_key import CertifiedKey
+
+_LABEL: Final = "ushield bank CA"
+_PURPOSE: Final = "ca"
+
+
+@dataclass(frozen=True)
+class TokenKey:
+    """A key on an open token that signs for the CA; for any thread."""
+
+    session: Session
+    key: KeyRecord
+    how: Plan
+    public: CertifiedKey
+
+    @property
+    def suite(self) -> Suite:
+        """How it signs."""
+        return self.how.suite
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the token's signature over a message."""
+        return signature(self.session, self.key, self.how, message, purpose=_PURPOSE)
+
+
+def ca_name(subject: str | None, *, test_only: bool) -> x509.Name:
+    """Return the name of the CA.
+
+    Raises:
+        InputError: ``SUBJECT_INVALID``.
+    """
+    text = subject or ("CN=Demo Bank CA (test only),O=Demo Bank" if test_only else "CN=Demo Bank CA,O=Demo Bank")
+    try:
+        name = x509.Name.from_rfc4514_string(text)
+    except ValueError as error:
+        raise InputError("SUBJECT_INVALID", subject=text) from error
+    if not list(name):
+        raise InputError("SUBJECT_INVALID", subject=text)
+    return name
+
+
+def soft_token(where: BankFolder) -> tuple[str, str]:
+    """Make a soft token for a bank's CA, or find it; return its URI and its PIN file.
+
+    Raises:
+        DriverNotFound, StorageError: as the tokens of ``ushield softhsm init``.
+    """
+    made = provision(where.softhsm, options.settings(), tokens="bank.toml")
+    os.environ[CONF_VARIABLE] = str(made.conf)
+    (token,) = made.tokens
+    return token.uri, str(token.pin_file)
+
+
+@contextmanager
+def new_key(selector: str, pin_source: str | None, spec: str) -> Iterator[tuple[Signer, str, bytes]]:
+    """Make a key for a CA; yield what signs with it, the token's URI and the key's id.
+
+    If anything goes wrong in the block, the key is removed again.
+
+    Raises:
+        PinError, TokenError, KeyGenerationUnavailable: as the token says.
+    """
+    kind, key_id = KeySpec(spec), new_key_id()
+    person = options.person({PinKind.USER: pin_source})
+    token = options.find(selector)
+    with token.open(person, purpose=_PURPOSE) as session:
+        made = make_key(session, kind.kind, kind.bits, key_id, _LABEL, each=False)
+        try:
+            yield _token_key(session, key_id, key_of(made)), token.uri, key_id
+        except BaseException:
+            remove(session, key_id)
+            raise
+
+
+@contextmanager
+def ca_key(where: BankFolder, settings: BankSettings, pin_source: str | None) -> Iterator[Signer]:
+    """Open a bank's token; yield what signs with the CA's key.
+
+    Raises:
+        KeyMismatch: ``BANK_KEY_GONE``.
+        PinError, TokenError: as the token says.
+    """
+    if settings.test_only:
+        os.environ[CONF_VARIABLE] = str(where.softhsm / "softhsm2.conf")
+    person = options.person({PinKind.USER: pin_source or settings.pin_source})
+    public = x509.load_der_x509_certificate(where.certificate()).public_key()
+    with options.find(settings.token).open(person, purpose=_PURPOSE) as session:
+        yield _token_key(session, bytes.fromhex(settings.key_id), public)  # type: ignore[arg-type]
+
+
+def root_of(signer: Signer, name: x509.Name, life: timedelta) -> bytes:
+    """Return the certificate of a new CA, DER."""
+    return root(signer, name, datetime.now(UTC), life)
+
+
+def _token_key(session: Session, key_id: bytes, public: CertifiedKey) -> TokenKey:
+    key = next((key for key in session.keys() if key.private and key.key_id == key_id), None)
+    if key is None:
+        raise KeyMismatch("BANK_KEY_GONE", serial=session.serial, key_id=key_id.hex())
+    return TokenKey(session, key, plan(session, key.kind), public)
