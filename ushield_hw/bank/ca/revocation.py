@@ -109,8 +109,8 @@ def _begun(connection: Connection, now: datetime) -> tuple[int, list[Entry]]:
     it until it is done.
     """
     connection.execute(update(REGISTER).values(crl_number=REGISTER.c.crl_number + 1))
-    number, revocations = connection.execute(select(REGISTER.c.crl_number, REGISTER.c.revocations)).one()._tuple()
+    register = connection.execute(select(REGISTER.c.crl_number, REGISTER.c.revocations)).one()
     entries = [Entry(int(serial, 16), at, reason) for serial, at, reason in certificates.revoked(connection)]
-    values = {"number": number, "revocations": revocations, "next_update": _next_update(now)}
+    values = {"number": register.crl_number, "revocations": register.revocations, "next_update": _next_update(now)}
     connection.execute(insert(CRLS).values(values))
-    return number, entries
+    return register.crl_number, entries
