@@ -1,16 +1,38 @@
-"""Each test runs over both databases: SQLite in a file, and a PostgreSQL that one process of the run has for itself."""
+"""Each test runs over both databases: SQLite in a file, and a PostgreSQL that one process of the run has for itself.
+
+The schema is migrated once for each and copied.
+"""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, make_url
 
 from tests.unit.bank.postgresql import Cluster, cluster
 from tests.unit.bank.world import Bank, SoftKey
 from ushield_hw.bank.database import Database
+
+Open = Callable[[], Database]
+
+
+class Sqlite:
+    """Databases in files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def database(self, template: URL | None = None) -> URL:
+        """Return the address of a database of its own: empty, or a copy."""
+        file = self._folder / f"{len(list(self._folder.iterdir()))}.sqlite3"
+        file.touch()
+        if template is not None:
+            shutil.copy(str(template.database), file)
+        return make_url(f"sqlite:///{file}")
 
 
 @pytest.fixture(scope="session")
@@ -19,23 +41,44 @@ def postgresql() -> Iterator[Cluster]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Sqlite:
+    return Sqlite(tmp_path_factory.mktemp("sqlite"))
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.xdist_group("postgresql"))])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> URL | str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/bank.sqlite3"
-    running: Cluster = request.getfixturevalue("postgresql")
-    return running.database()
+def kind(request: pytest.FixtureRequest) -> Sqlite | Cluster:
+    found: Sqlite | Cluster = request.getfixturevalue(request.param)
+    return found
+
+
+@cache
+def migrated(kind: Sqlite | Cluster) -> URL:
+    """Return the database that is copied."""
+    url = kind.database()
+    with Database(url) as database:
+        database.migrate()
+    return url
 
 
 @pytest.fixture
-def opened(url: URL | str) -> Iterator[Callable[[], Database]]:
-    """Open the database once more, as another process would."""
+def empty(kind: Sqlite | Cluster) -> Iterator[Open]:
+    """Open a database in which nothing is yet; every time the same."""
+    yield from opening(kind.database())
+
+
+@pytest.fixture
+def opened(kind: Sqlite | Cluster) -> Iterator[Open]:
+    """Open a migrated database; once more, as another process would."""
+    yield from opening(kind.database(migrated(kind)))
+
+
+def opening(url: URL) -> Iterator[Open]:
     all_of_them: list[Database] = []
 
     def another() -> Database:
-        database = Database(url)
-        all_of_them.append(database)
-        return database
+        all_of_them.append(Database(url))
+        return all_of_them[-1]
 
     yield another
     for database in all_of_them:
@@ -43,10 +86,8 @@ def opened(url: URL | str) -> Iterator[Callable[[], Database]]:
 
 
 @pytest.fixture
-def database(opened: Callable[[], Database]) -> Database:
-    made = opened()
-    made.migrate()
-    return made
+def database(opened: Open) -> Database:
+    return opened()
 
 
 @pytest.fixture

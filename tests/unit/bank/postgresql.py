@@ -34,11 +34,11 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def database(self) -> URL:
-        """Return the address of a fresh, empty database."""
-        name = f"bank{next(_NUMBERS)}"
+    def database(self, template: URL | None = None) -> URL:
+        """Return the address of a database of its own: empty, or a copy."""
+        name, source = f"bank{next(_NUMBERS)}", template.database if template else "template0"
         with self._connect() as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {source}".encode())
         return URL.create("postgresql+psycopg", "ushield", database=name, query={"host": str(self.folder)})
 
     def _connect(self) -> psycopg.Connection[Any]:

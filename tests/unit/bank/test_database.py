@@ -58,8 +58,8 @@ def test_migrating_again_changes_nothing(database: Database, opened: Callable[[]
     assert names(database) == ["C1"]
 
 
-def test_many_migrate_at_once(opened: Callable[[], Database]) -> None:
-    many = [opened() for _ in range(4)]
+def test_many_migrate_at_once(empty: Callable[[], Database]) -> None:
+    many = [empty() for _ in range(4)]
     threads = [threading.Thread(target=one.migrate) for one in many]
     for thread in threads:
         thread.start()
@@ -79,9 +79,9 @@ def test_a_newer_schema_is_refused(database: Database) -> None:
         assert caught.value.details["found"] == "9999"
 
 
-def test_an_empty_database_is_no_bank(opened: Callable[[], Database]) -> None:
+def test_an_empty_database_is_no_bank(empty: Callable[[], Database]) -> None:
     with pytest.raises(StorageError) as caught:
-        opened().check()
+        empty().check()
     assert caught.value.code == "BANK_SCHEMA_OLDER"
 
 

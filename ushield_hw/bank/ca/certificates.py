@@ -133,9 +133,9 @@ def is_certified(connection: Connection, spki_sha256: str) -> bool:
 
 
 def renewed_with(connection: Connection, spki_sha256: str) -> Certificate | None:
-    """Return the newest certificate for a key that replaces another."""
+    """Return the newest certificate for a key that replaces another: each outlasts the one before it."""
     wanted = _ALL.where(CERTIFICATES.c.spki_sha256 == spki_sha256, CERTIFICATES.c.replaces.is_not(None))
-    return _one(connection, wanted.order_by(CERTIFICATES.c.created.desc(), CERTIFICATES.c.serial).limit(1))
+    return _one(connection, wanted.order_by(CERTIFICATES.c.not_after.desc()).limit(1))
 
 
 def successors(connection: Connection, serial: str, *states: State, lock: bool = False) -> tuple[Certificate, ...]:
