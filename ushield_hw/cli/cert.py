@@ -1,4 +1,4 @@
-"""``ushield cert list|request|install|renew|export``."""
+"""``ushield cert list|request|enroll|install|renew|export``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 from ushield_hw import messages
 from ushield_hw.certificate import KeySpec, PinPolicy, expiring, export, install, read_certificate, remove, request
 from ushield_hw.cli import options, output
+from ushield_hw.cli.enroll import enroll_command
 from ushield_hw.cli.help import Group
 from ushield_hw.cli.renew import renew_command
 from ushield_hw.cli.tokens import certificate_rows
@@ -104,6 +105,7 @@ def _install(file: Path, selector: str | None, pin_source: str | None, allow_las
         output.lines([messages.text("cert.installed", subject=pair.facts.subject_text(), key_id=pair.key_id)])
 
 
+cert_command.add_command(enroll_command)
 cert_command.add_command(renew_command)
 
 

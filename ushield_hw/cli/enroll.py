@@ -1,0 +1,65 @@
+"""``ushield cert enroll``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ushield_hw import messages
+from ushield_hw.certificate import install
+from ushield_hw.cli import options, output
+from ushield_hw.cli.help import Command
+from ushield_hw.cli.pins import read_pin_file
+from ushield_hw.errors import InputError
+from ushield_hw.interaction import PinKind
+
+
+@click.command("enroll", cls=Command, help=messages.text("help.cert.enroll"))
+@click.argument("file", metavar="REQUEST.csr", type=click.Path(path_type=Path))
+@options.token()
+@click.option("--bank", "url", required=True, metavar="URL", help=options.say("enroll_bank"))
+@click.option("--bank-ca", type=click.Path(path_type=Path), default=None, metavar="CA.pem", help=options.say("bank_ca"))
+@click.option("--customer", required=True, metavar="NUMBER", help=options.say("customer"))
+@click.option("--code-source", required=True, metavar="FILE", help=options.say("code_source"))
+@options.pin_source()
+@options.last_try()
+@options.as_json()
+def enroll_command(
+    file: Path,
+    selector: str | None,
+    url: str,
+    bank_ca: Path | None,
+    customer: str,
+    code_source: str,
+    pin_source: str | None,
+    allow_last_try: bool,
+    as_json: bool,
+) -> None:
+    """Have the bank certify a request; the same command again gets the same certificate."""
+    from ushield_hw.renewal.est import EstBank
+
+    request, code = _pkcs10(file), read_pin_file(code_source)
+    bank = EstBank(url, bank_ca)
+    person = options.person({PinKind.USER: pin_source}, allow_last_try=allow_last_try)
+    token = options.find(selector)
+    certificate = bank.enroll(request, customer, code)
+    with token.open(person, purpose="install") as session:
+        pair = install(session, certificate)
+    if as_json:
+        output.document({"certificate": pair.to_json(), "key_id": pair.key_id})
+    else:
+        output.lines([messages.text("cert.installed", subject=pair.facts.subject_text(), key_id=pair.key_id)])
+
+
+def _pkcs10(file: Path) -> bytes:
+    """Read a request, PEM or DER; return DER."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    data = options.read_file(file)
+    try:
+        read = x509.load_pem_x509_csr(data) if b"-----BEGIN" in data else x509.load_der_x509_csr(data)
+    except ValueError as error:
+        raise InputError("REQUEST_FILE_INVALID", file=str(file)) from error
+    return read.public_bytes(Encoding.DER)
