@@ -48,6 +48,8 @@ class Settings:
         pin_timeout_s: how long a PIN prompt waits.
         confirm_timeout_s: how long a confirmation on the host waits.
         warn_days: days before a certificate ends at which to warn.
+        change_first_pin: no signature before the PIN was changed on this host: the bank's rule, which a user's file
+            cannot take back.
         log_file: where the log goes; None: nowhere.
     """
 
@@ -59,6 +61,7 @@ class Settings:
     pin_timeout_s: int = 120
     confirm_timeout_s: int = 120
     warn_days: int = 30
+    change_first_pin: bool = False
     log_file: Path | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
 
@@ -140,6 +143,8 @@ def _read(settings: Settings, path: Path, *, system: bool) -> Settings:
         raise InputError("CONFIG_SYSTEM_ONLY", file=str(path), key="modules")
     found = _values(table)
     table.close()
+    if not system and settings.change_first_pin and found.get("change_first_pin") is False:
+        raise InputError("CONFIG_SYSTEM_ONLY", file=str(path), key="change_first_pin")
     if "drivers" in found:
         found["drivers"] = (*found["drivers"], *settings.drivers)
     return replace(settings, **found, origins={**settings.origins, **dict.fromkeys(found, str(path))})
@@ -159,6 +164,7 @@ def _values(table: Table) -> dict[str, Any]:
         "module_files": modules.texts("files", None, pattern=absolute),
         "pin_timeout_s": limits.integer("pin_s", None, least=5, most=3600),
         "confirm_timeout_s": limits.integer("confirm_s", None, least=5, most=3600),
+        "change_first_pin": table.boolean("change_first_pin", None),
         "warn_days": table.integer("warn_days", None, least=1, most=3650),
     }
     limits.close()

@@ -10,9 +10,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
+import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -36,6 +39,9 @@ from ushield_hw.errors import (
 from ushield_hw.interaction import CountSource, Interaction, Pin, PinKind, PinRequest, PinState
 
 T = TypeVar("T")
+
+_log: Final = logging.getLogger("ushield_hw")
+_MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 _UNUSABLE: Final = "PIN_COUNTER_UNUSABLE"
 _LONGEST: Final = 255  # bytes; no token takes more
@@ -65,7 +71,7 @@ class PinGuard:
         tries = self._driver.pin.policy_tries
         if tries is None:
             return None
-        name = hashlib.sha256(f"{self._module.resolve()}\0{self._info().serial}".encode()).hexdigest()[:32]
+        name = self._name()
         return TryCounter(lambda: kept.state_folder(self._settings, "pin") / f"{name}.json", tries)
 
     def state(self) -> PinState:
@@ -75,7 +81,28 @@ class PinGuard:
             StorageError: the host's counter cannot be read.
         """
         counter = self.counter
-        return self._state(counter.failures() if counter else None)
+        return replace(self._state(counter.failures() if counter else None), changed_at=self._changed_at())
+
+    def note_changed(self) -> None:
+        """Remember on this host that the PIN was changed now; no token says when that was."""
+        moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        try:
+            kept.write_atomically(self._changed_file(), json.dumps({"version": 1, "changed_at": moment}).encode())
+        except (OSError, StorageError) as error:  # the PIN is changed all the same
+            _log.warning("when the PIN was changed cannot be kept: %s", error)
+
+    def _changed_at(self) -> str | None:
+        try:
+            said = json.loads(self._changed_file().read_bytes())["changed_at"]
+        except (OSError, StorageError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        return said if isinstance(said, str) and _MOMENT.fullmatch(said) else None
+
+    def _changed_file(self) -> Path:
+        return kept.state_folder(self._settings, "pin") / f"{self._name()}.changed"
+
+    def _name(self) -> str:
+        return hashlib.sha256(f"{self._module.resolve()}\0{self._info().serial}".encode()).hexdigest()[:32]
 
     def use(self, interaction: Interaction, kind: PinKind, purpose: str, send: Callable[[str | None], T]) -> T:
         """Get a PIN from the person and send it once.
@@ -113,7 +140,16 @@ class PinGuard:
         state = self.state()
         if state.locked:
             raise self._locked(state, {})
+        if purpose == "sign":
+            self._refuse_first_pin(info, state)
         return PinRequest(kind, info.serial, info.label, state, purpose)
+
+    def _refuse_first_pin(self, info: TokenInfo, state: PinState) -> None:
+        """Refuse to sign with the PIN that came with the token, where the token or the bank's settings say so."""
+        if info.has(TokenFlag.USER_PIN_TO_BE_CHANGED):
+            raise PinChangeRequired(serial=info.serial)
+        if self._settings.change_first_pin and state.changed_at is None:
+            raise PinChangeRequired("PIN_FIRST_USE", serial=info.serial)
 
     def limits(self) -> PinState:
         """Return the lengths that a PIN may have and nothing else: all there is to know of one that is to be set."""

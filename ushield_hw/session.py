@@ -250,6 +250,7 @@ def change_pin(link: Link, interaction: Interaction) -> PinState:
                 _change(link, old, new)
 
         guard.use(interaction, PinKind.USER, "change", send)
+        guard.note_changed()
         return _state_after(link)
 
 
@@ -277,6 +278,7 @@ def unblock_pin(link: Link, interaction: Interaction) -> PinState:
                 _set_pin_by_puk(link, secret, new)
         if counter := link.pin.counter:
             counter.reset()
+        link.pin.note_changed()
         return _state_after(link)
 
 

@@ -56,7 +56,7 @@ def test_every_command_is_there(pages: Pages) -> None:
     assert set(pages) >= {
         *("list", "info", "watch", "show", "sign", "verify", "completion", "demo"),
         *(f"pin {name}" for name in ("status", "verify", "change", "unblock")),
-        *(f"cert {name}" for name in ("list", "request", "install", "export")),
+        *(f"cert {name}" for name in ("list", "request", "enroll", "install", "renew", "export")),
         *(f"driver {name}" for name in ("list", "show", "check", "match")),
         *("softhsm init", "config show"),
     }

@@ -1,4 +1,4 @@
-"""``cert enroll`` and ``cert renew --bank`` against the reference bank, a real server: done, cut off, refused, killed."""
+"""``cert enroll`` and ``cert renew --bank`` against the reference bank: done, cut off, refused, killed at any step."""
 
 from __future__ import annotations
 

@@ -94,6 +94,7 @@ state_dir = "/var/lib/bank"
 log_file = "/var/log/bank.log"
 drivers = ["/etc/bank/drivers"]
 warn_days = 14
+change_first_pin = true
 [timeouts]
 pin_s = 30
 confirm_s = 60
@@ -127,6 +128,15 @@ def test_the_persons_file_wins_over_the_systems(tmp_path: Path, system_file: Pat
     assert (found.lang, found.origin("lang")) == ("zh", str(file))
     assert (found.warn_days, found.origin("warn_days")) == (7, str(system_file))
     assert (found.module_files, found.origin("module_files")) == ((Path("/opt/p11.so"),), str(system_file))
+
+
+def test_a_person_cannot_take_back_that_the_first_pin_must_be_changed(tmp_path: Path, system_file: Path) -> None:
+    system_file.write_text("change_first_pin = true\n")
+    own(tmp_path, 'lang = "zh"\n')
+    assert settings(tmp_path, system_file).change_first_pin
+    file = own(tmp_path, "change_first_pin = false\n")
+    details = refused(tmp_path, system_file, "CONFIG_SYSTEM_ONLY").details
+    assert details == {"file": str(file), "key": "change_first_pin"}
 
 
 def test_modules_are_for_the_system_file_only(tmp_path: Path, system_file: Path) -> None:

@@ -173,6 +173,8 @@ def test_every_class_has_an_exit_code(kind: type[UShieldError]) -> None:
         (errors.ConfirmationError, 7),
         (errors.InvalidError, 10),
         (errors.VerificationError, 11),
+        (errors.NetworkError, 11),
+        (errors.RequestRefused, 6),
         (errors.StorageError, 12),
     ]
     general = next((code for parent, code in by_parent if issubclass(kind, parent)), 1)

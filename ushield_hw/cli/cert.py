@@ -10,6 +10,7 @@ from ushield_hw import messages
 from ushield_hw.certificate import KeySpec, PinPolicy, expiring, export, install, read_certificate, remove, request
 from ushield_hw.cli import options, output
 from ushield_hw.cli.enroll import enroll_command
+from ushield_hw.cli.expiry import warn_of
 from ushield_hw.cli.help import Group
 from ushield_hw.cli.renew import renew_command
 from ushield_hw.cli.tokens import certificate_rows
@@ -31,13 +32,15 @@ def cert_command() -> None:
 @click.option("--expiring", "days", type=click.IntRange(min=0), default=None, help=options.say("expiring"))
 @options.as_json()
 def _list(selector: str | None, days: int | None, as_json: bool) -> int:
-    found = options.find(selector).pairs()
+    token = options.find(selector)
+    found = token.pairs()
     shown = found if days is None else tuple(expiring(found, days))
     if as_json:
         output.document({"certificates": [pair.to_json() for pair in shown]})
     else:
         rows = certificate_rows(shown)
         output.lines(f"{pair.key_id}  {text}" for pair, (_, text) in zip(shown, rows, strict=True))
+        warn_of(shown, token.uri)
         if not shown:
             output.hint("cert.none")
     return _EXPIRING if days is not None and shown else 0

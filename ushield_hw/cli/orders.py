@@ -10,6 +10,7 @@ import click
 
 from ushield_hw import messages
 from ushield_hw.cli import options, output
+from ushield_hw.cli.expiry import warn
 from ushield_hw.cli.help import Command
 from ushield_hw.cli.terminal import Terminal
 from ushield_hw.cms import CertificateFacts, Profile
@@ -94,6 +95,7 @@ def sign_command(
         _write(out, signed)
     else:
         _write(out, signed)
+    warn(CertificateFacts.read(signed.certificate), token.uri)  # type: ignore[union-attr] # _refuse_other leaves none
     _report(order, signed, out, profile, as_json)  # type: ignore[arg-type] # _refuse_other leaves none
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import click
 
 from ushield_hw import messages
@@ -14,6 +16,11 @@ from ushield_hw.interaction import CountSource, PinKind, PinState
 from ushield_hw.session import change_pin, unblock_pin, verify_pin
 
 
+def age_days(changed_at: str) -> int:
+    """Return how many days ago a PIN was changed."""
+    return max(0, (datetime.now(UTC) - datetime.fromisoformat(changed_at)).days)
+
+
 def _print(state: PinState, as_json: bool, done: str | None = None) -> None:
     if as_json:
         output.document({"pin": state})
@@ -22,6 +29,8 @@ def _print(state: PinState, as_json: bool, done: str | None = None) -> None:
     rows.append(pin_state_text(state) or messages.text("pin.unknown"))
     if state.source is not CountSource.NONE:
         rows.append(messages.text(f"pin.source_{state.source.value}"))
+    if state.changed_at is not None:
+        rows.append(messages.text("pin.changed_at", date=state.changed_at[:10], n=age_days(state.changed_at)))
     output.lines(rows)
 
 

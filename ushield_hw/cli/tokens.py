@@ -11,6 +11,7 @@ import click
 
 from ushield_hw import messages
 from ushield_hw.cli import options, output
+from ushield_hw.cli.expiry import days_left, warn_of
 from ushield_hw.cli.help import Command
 from ushield_hw.cli.terminal import pin_state_text
 from ushield_hw.discovery import Problem, Token, survey
@@ -19,7 +20,6 @@ from ushield_hw.interaction import PinState
 from ushield_hw.keys import Pair
 
 T = TypeVar("T")
-_DAY_S = 86400
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +69,15 @@ def certificate_rows(pairs: tuple[Pair, ...]) -> list[tuple[str, str]]:
 
 def _certificate_text(pair: Pair) -> str:
     facts, now = pair.facts, datetime.now(UTC)
-    days = int((facts.not_after - now).total_seconds() // _DAY_S)
+    days = days_left(facts, now)
     if facts.not_before > now:
         state = messages.text("cert.not_yet", since=f"{facts.not_before:%Y-%m-%d}")
     elif days < 0:
         state = messages.text("cert.expired", date=f"{facts.not_after:%Y-%m-%d}")
     else:
         state = messages.text("cert.until", date=f"{facts.not_after:%Y-%m-%d}", n=days)
+    if pair.pending or pair.superseded:
+        state = f"{state} · {messages.text('cert.pending' if pair.pending else 'cert.superseded')}"
     key = {True: "cert.with_key", False: "cert.no_key", None: "cert.key_hidden"}[pair.has_key]
     return f"{facts.subject_text()} · {state} · {messages.text(key)}"
 
@@ -83,6 +85,7 @@ def _certificate_text(pair: Pair) -> str:
 def _token_rows(token: Token) -> list[tuple[str, object]]:
     info, seen = token.info, _Seen.of(token)
     _hints(seen.problems)
+    warn_of(seen.pairs, token.uri)
     return [
         (messages.text("list.serial"), token.serial),
         (messages.text("list.model"), f"{info.manufacturer} {info.model}".strip()),

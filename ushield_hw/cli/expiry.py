@@ -1,0 +1,36 @@
+"""Says in time that a certificate ends, and which command renews it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Final
+
+from ushield_hw.cli import options, output
+from ushield_hw.cms import CertificateFacts
+from ushield_hw.keys import Pair
+
+_DAY_S: Final = 86400
+# The fewest days left, and how it is said. Before the first of these it is said from the setting warn_days on.
+_URGENT: Final = ((1, "expiry.last_day"), (7, "expiry.soon"))
+
+
+def days_left(facts: CertificateFacts, now: datetime | None = None) -> int:
+    """Return how many whole days a certificate has left; negative: it has ended."""
+    return int((facts.not_after - (now or datetime.now(UTC))).total_seconds() // _DAY_S)
+
+
+def warn_of(pairs: Iterable[Pair], uri: str) -> None:
+    """Warn on stderr of the certificates in use that end soon, or have ended."""
+    for pair in pairs:
+        if pair.activated and pair.has_key is not False:
+            warn(pair.facts, uri)
+
+
+def warn(facts: CertificateFacts, uri: str) -> None:
+    """Warn on stderr if a certificate ends soon, or has ended."""
+    days = days_left(facts)
+    if days > options.settings().warn_days:
+        return
+    said = next((said for most, said in _URGENT if days <= most), "expiry.notice") if days >= 0 else "expiry.over"
+    output.hint(said, subject=facts.subject_text(), date=f"{facts.not_after:%Y-%m-%d}", n=max(days, 0), uri=uri)
