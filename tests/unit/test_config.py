@@ -132,9 +132,9 @@ def test_the_persons_file_wins_over_the_systems(tmp_path: Path, system_file: Pat
 
 def test_a_person_cannot_take_back_that_the_first_pin_must_be_changed(tmp_path: Path, system_file: Path) -> None:
     system_file.write_text("change_first_pin = true\n")
-    own(tmp_path, 'lang = "zh"\n')
+    file = own(tmp_path, 'lang = "zh"\n')
     assert settings(tmp_path, system_file).change_first_pin
-    file = own(tmp_path, "change_first_pin = false\n")
+    file.write_text("change_first_pin = false\n")
     details = refused(tmp_path, system_file, "CONFIG_SYSTEM_ONLY").details
     assert details == {"file": str(file), "key": "change_first_pin"}
 
