@@ -117,6 +117,7 @@ def line_to(server: Server) -> Iterator[Line]:
                         pump(theirs, ours)
                     else:
                         theirs.recv(1)  # it has answered
+                        ours.shutdown(socket.SHUT_RDWR)
 
         threading.Thread(target=accept, daemon=True).start()
         yield line
