@@ -59,6 +59,7 @@ def test_every_command_is_there(pages: Pages) -> None:
         *(f"cert {name}" for name in ("list", "request", "enroll", "install", "renew", "export")),
         *(f"driver {name}" for name in ("list", "show", "check", "match")),
         *("softhsm init", "config show"),
+        *(f"bank {name}" for name in ("init", "serve", "code", "revoke", "certs list", "certs expiring")),
     }
 
 
@@ -89,7 +90,19 @@ def test_no_option_takes_a_pin(pages: Pages) -> None:
 
 def test_every_reading_command_has_json(pages: Pages) -> None:
     without = {command for command, page in pages.items() if "--json" not in page}
-    assert without == {"", "pin", "cert", "driver", "softhsm", "virtual", "config", "completion", "demo"}
+    assert without == {
+        "",
+        "pin",
+        "cert",
+        "driver",
+        "softhsm",
+        "virtual",
+        "config",
+        "completion",
+        "demo",
+        "bank",
+        "bank certs",
+    }
 
 
 def test_short_help(desk: Home) -> None:

@@ -13,7 +13,17 @@ import ushield_hw
 pytestmark = pytest.mark.unit
 
 HEAVY = {"cryptography", "asn1crypto", "pkcs11", "click", "pyhanko_certvalidator", "smartcard", "ctypes", "asyncio"}
-TOKENS = {"cryptography", "asn1crypto", "pkcs11", "pyhanko_certvalidator", "smartcard"}
+TOKENS = {
+    "sqlalchemy",
+    "alembic",
+    "starlette",
+    "uvicorn",
+    "cryptography",
+    "asn1crypto",
+    "pkcs11",
+    "pyhanko_certvalidator",
+    "smartcard",
+}
 
 
 def loaded(*words: str) -> set[str]:
@@ -43,6 +53,8 @@ def test_errors_cost_little() -> None:
         ("pin", "--help"),
         ("watch", "--help"),
         ("driver", "list"),
+        ("bank", "--help"),
+        ("bank", "serve", "--help"),
         ("config", "show"),
         ("show", "ORDER"),
     ],

@@ -93,6 +93,15 @@ def test_another_key_than_the_certificate_s_is_refused() -> None:
     assert caught.value.code == "BANK_KEY_MISMATCH"
 
 
+def test_another_key_that_claims_to_be_the_certificate_s_is_refused_too() -> None:
+    key, other = SoftKey(), SoftKey()
+    mine = root(key, NAME, NOW, timedelta(days=1))
+    key.sign = other.sign  # type: ignore[method-assign]
+    with pytest.raises(CertificateError) as caught:
+        Authority(mine, key)
+    assert caught.value.code == "BANK_KEY_MISMATCH"
+
+
 def test_a_wrong_signature_does_not_get_out() -> None:
     key, other = SoftKey(), SoftKey()
     issuer = authority(key)

@@ -74,6 +74,7 @@ class Authority:
     Raises:
         CertificateError: ``BANK_KEY_MISMATCH``: the key is not the certificate's; later, from each method: the key made
             a signature that the certificate does not verify.
+        UShieldError: as the signer's, from all of them.
     """
 
     def __init__(self, certificate: bytes, signer: Signer, crl_url: str | None = None) -> None:
@@ -81,7 +82,13 @@ class Authority:
         self._signer = signer
         self._crl_url = crl_url
         self.certificate = certificate
-        if _spki(signer.public) != _spki(self._own.public_key()):
+        self._check_key()
+
+    def _check_key(self) -> None:
+        """Have the key sign once; what it says of its public half, it may have from the certificate."""
+        builder = x509.CertificateSigningRequestBuilder().subject_name(self._own.subject)
+        genuine = builder.sign(**_with(self._signer)).is_signature_valid
+        if not genuine or _spki(self._signer.public) != _spki(self._own.public_key()):
             raise CertificateError("BANK_KEY_MISMATCH")
 
     def validity(self, now: datetime, life: timedelta) -> tuple[datetime, datetime]:

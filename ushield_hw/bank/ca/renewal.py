@@ -29,7 +29,12 @@ from ushield_hw.cms import SignedOrderParts
 from ushield_hw.errors import BadSignature, InputError, RequestRefused, UntrustedSigner, VerificationError
 from ushield_hw.order import Order
 from ushield_hw.order.values import time_text
-from ushield_hw.verifier import Verified, check_signature, verify
+from ushield_hw.verifier import (
+    Verified,
+    check_signature,
+    path,  # noqa: F401 - slow to load: now, and not while the first customer waits
+    verify,
+)
 
 DOCUMENT_LIFE: Final = timedelta(minutes=10)
 MOST_PENDING: Final = 10
