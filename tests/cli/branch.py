@@ -65,18 +65,19 @@ class Counter:
         self.url: str = told["url"]
 
     def ask(self, path: str, *options: str, body: bytes | None = None, kind: str = "") -> Answer:
-        """Have curl ask; status 0: there was no answer."""
-        words = [*(["--data-binary", "@-"] if body is not None else []), *(["-H", f"Content-Type: {kind}"])]
+        """Have curl ask; status 0: there was no answer, or half of one."""
+        sent = ["--data-binary", "@-"] if body is not None else []
+        words = ["--silent", "--max-time", "30", *self._options, "-w", "\n%{http_code}", *options, *sent]
         done = subprocess.run(
-            ["curl", "--silent", "--max-time", "30", *self._options, "-w", "\n%{http_code}", *options, *words]
-            + [f"{self.url}{path}"],
+            ["curl", *words, "-H", f"Content-Type: {kind}", f"{self.url}{path}"],
             input=body or b"",
             capture_output=True,
             timeout=TIMEOUT_S,
             check=False,
         )
         content, _, status = done.stdout.rpartition(b"\n")
-        return Answer(int(status), content)
+        whole = done.returncode == 0 or int(status) >= 400  # a refusal may come before everything was sent
+        return Answer(int(status) if whole else 0, content)
 
     def enroll(self, request: bytes, code: str, customer: str = "C1") -> Answer:
         return self.ask(f"{EST}/simpleenroll", "--user", f"{customer}:{code}", body=b64(request), kind=PKCS10)

@@ -1,4 +1,4 @@
-"""``ushield bank init``, ``code``, ``revoke`` and ``certs``: the clerk's side, and what goes wrong before a server runs."""
+"""``ushield bank init``, ``code``, ``revoke`` and ``certs``: the clerk's side, and what keeps a server from running."""
 
 from __future__ import annotations
 

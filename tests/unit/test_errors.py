@@ -163,6 +163,8 @@ def test_every_class_has_an_exit_code(kind: type[UShieldError]) -> None:
         "CONFIRMATION_TIMED_OUT": 8,
         "OUTCOME_UNKNOWN": 9,
         "DESCRIPTOR_INVALID": 2,  # a file somebody wrote
+        "BANK_UNREACHABLE": 11,
+        "REQUEST_REFUSED": 6,
     }
     by_parent: list[tuple[type[UShieldError], int]] = [
         (errors.InputError, 2),
