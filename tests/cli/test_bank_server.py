@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import signal
@@ -409,6 +410,19 @@ def test_slow_clients_are_cut_off(counter: Counter) -> None:
     assert ended["head"][1] == ended["nothing"][1] == b""
     assert b" 408 " in ended["body"][1] and b"REQUEST_TIMED_OUT" in ended["body"][1]
     assert ended["second"][1].count(b" 200 OK") == 1
+
+
+def test_answers_do_not_wait_for_acknowledgements(counter: Counter) -> None:
+    """Nagle's algorithm would hold the body of each answer back for the 40 ms of a delayed acknowledgement."""
+    place = urlsplit(counter.url)
+    client, took = http.client.HTTPConnection(place.hostname or "", place.port, timeout=30), []
+    for _ in range(21):
+        begun = time.monotonic()
+        client.request("GET", "/crl")
+        client.getresponse().read()
+        took.append(time.monotonic() - begun)
+    client.close()
+    assert sorted(took)[10] < 0.03, took
 
 
 def test_only_this_machine_without_tls(branch: Branch) -> None:
