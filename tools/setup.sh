@@ -12,7 +12,7 @@ readonly system_packages=(
   softhsm2 opensc p11-kit pcscd openssl         # what the tokens, the demo and the tests run
   vsmartcard-vpcd ykcs11                        # readers for virtual cards, and a second module that drives them
   opencryptoki libnss3                          # other tokens that pass the same contract: docs/tokens.md
-  postgresql curl                               # the bank: its other database, and a client that is not ours
+  postgresql curl gnutls-bin                    # the bank: its other database, and peers that are not ours
 )
 
 say() { printf 'setup: %s\n' "$*" >&2; }

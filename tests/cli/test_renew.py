@@ -69,6 +69,13 @@ def test_a_request_out_and_a_certificate_in(home: Home, bank: Bank, second: bool
     assert bank.accepts(home.file("signed.p7m")), signed
 
 
+def test_gnutls_reads_the_request_too(home: Home, bank: Bank) -> None:
+    request(home)
+    command = ["certtool", "--crq-info", "--infile", str(pkcs10(home, bank))]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "Self signature: verified" in said and "EC/ECDSA" in said
+
+
 def test_until_the_certificate_is_there_the_old_one_signs_and_the_new_key_is_out_of_the_way(
     home: Home, bank: Bank
 ) -> None:
