@@ -9,12 +9,14 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.cli.branch import SUBJECT, Branch, Customer, openssl
+from tests.cli.branch import SUBJECT, Branch, Customer, openssl, serial_of
 from tests.cli.world import TIMEOUT_S, Home
+from tests.unit.bank.postgresql import cluster
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
 
@@ -87,6 +89,31 @@ def test_a_wrong_pin_makes_no_bank(home: Home) -> None:
         4, "PIN_INCORRECT", "bank", "init", "--dir", "bank", "--token", home.token.uri, "--pin-source", home.pin()
     )
     home.fails(2, "BANK_NOT_FOUND", "bank", "certs", "list", "--dir", "bank")
+
+
+def test_a_register_on_postgresql(tmp_path: Path) -> None:
+    with cluster() as running:
+        url = running.database().set(drivername="postgresql").render_as_string()
+        branch = Branch.founded(Home(tmp_path), "--database", url)
+        customer, home = Customer(tmp_path / "customer"), branch.home
+        assert not home.file("bank/bank.sqlite3").exists()
+        with branch.serving() as one, branch.serving() as other, ThreadPoolExecutor(4) as pool:
+            request, code, both = customer.request(), branch.code(), (one, other)
+            got = list(pool.map(lambda n: both[n % 2].enroll(request, code), range(8)))
+        assert len({answer.certificate for answer in got}) == 1
+        (found,) = branch.certificates()
+        assert found["serial"] == serial_of(got[0].certificate)
+        home.fails(2, "BANK_DATABASE_USED", "bank", "init", "--dir", "other", "--database", url)
+    home.fails(12, "BANK_DATABASE_FAILED", "bank", "certs", "list", "--dir", "bank")
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://bank:s3cret@db.example/bank", "postgresql://db.example/b?password=s3cret", "mysql://x/y", "x"]
+)
+def test_databases_that_are_not_taken(tmp_path: Path, url: str) -> None:
+    done = Home(tmp_path).ushield("bank", "init", "--dir", "bank", "--database", url, "--json", exits=2)
+    assert done.document["error"]["code"] == "BANK_DATABASE_URL"
+    assert "s3cret" not in done.out + done.err and not (tmp_path / "bank").exists()
 
 
 # --- codes ------------------------------------------------------------------------------------------------------------

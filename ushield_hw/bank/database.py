@@ -17,11 +17,11 @@ from typing import Any, Final, Self
 
 from sqlalchemy import Connection, DateTime, Dialect, MetaData, TypeDecorator, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from ushield_hw.errors import StorageError
+from ushield_hw.errors import InputError, StorageError
 
 SCHEMA: Final = "0001"
 """The revision of the schema that this program works with: the newest of ``migrations/versions``."""
@@ -59,6 +59,21 @@ class Moment(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def checked_url(text: str) -> str:
+    """Return the address of a database on a PostgreSQL server, as it may be written down.
+
+    Raises:
+        InputError: ``BANK_DATABASE_URL``: it is none, or it has a password in it.
+    """
+    try:
+        url = make_url(text)
+    except ArgumentError as error:
+        raise InputError("BANK_DATABASE_URL") from error
+    if url.get_backend_name() != "postgresql" or url.password is not None or "password" in url.query:
+        raise InputError("BANK_DATABASE_URL")
+    return url.set(drivername="postgresql+psycopg").render_as_string()
 
 
 class Database:

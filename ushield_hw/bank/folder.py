@@ -3,13 +3,14 @@
 ===================  ==========================================================================
 ``bank.json``         the settings below; nothing in it is secret
 ``ca.pem``            the CA's certificate, for whoever is to trust it
-``bank.sqlite3``      the register, with its ``-wal`` and ``-shm`` files
+``bank.sqlite3``      the register, with its ``-wal`` and ``-shm`` files, where it is not on a PostgreSQL server
 ``softhsm/``          the CA's soft token with its PIN file, where it has one: for tests only
 ===================  ==========================================================================
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -18,7 +19,9 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy.engine import URL
 
+from ushield_hw.bank.ca.certificates import listed
 from ushield_hw.bank.database import Database
 from ushield_hw.errors import InputError, StorageError
 from ushield_hw.schema import Table
@@ -38,6 +41,7 @@ class BankSettings:
         allow_same_key: a certificate may be renewed for the key it has.
         token: the URI of the token with the CA's key.
         key_id: CKA_ID of the key, hex.
+        database: the address of the register on a PostgreSQL server; None: a file in the folder.
         pin_source: the file with the token's PIN; None: it is asked for.
         test_only: the key is on a soft token in this folder.
     """
@@ -47,6 +51,7 @@ class BankSettings:
     allow_same_key: bool
     token: str
     key_id: str
+    database: str | None
     pin_source: str | None
     test_only: bool
 
@@ -94,14 +99,18 @@ class BankFolder:
 
         Raises:
             StorageError: ``BANK_FOLDER_UNUSABLE``; or as the database says.
+            InputError: ``BANK_DATABASE_USED``: there is a register in that database.
         """
         pem = x509.load_der_x509_certificate(certificate).public_bytes(Encoding.PEM)
         given = {name: value for name, value in asdict(settings).items() if value is not None}
         content = json.dumps({"version": _VERSION, **given}, ensure_ascii=False, indent=2) + "\n"
         try:
+            if settings.database is None:
+                self._database_file.touch(mode=0o600)
+            with self.database(settings, migrate=True) as database, database.reading() as connection:
+                if listed(connection):
+                    raise InputError("BANK_DATABASE_USED")
             write_atomically(self.ca, pem, 0o644)
-            self._database_file.touch(mode=0o600)
-            self.database(migrate=True).close()
             write_atomically(self._file, content.encode())
         except OSError as error:
             raise StorageError("BANK_FOLDER_UNUSABLE", path=str(self.path), reason=error.strerror) from error
@@ -135,18 +144,17 @@ class BankFolder:
         except (OSError, ValueError) as error:
             raise InputError("CA_FILE_INVALID", file=str(self.ca), problem="trust_no_certificate") from error
 
-    def database(self, *, migrate: bool = False) -> Database:
+    def database(self, settings: BankSettings, *, migrate: bool = False) -> Database:
         """Return the database, open.
 
         Args:
+            settings: which one.
             migrate: bring it to the newest schema, if it is older.
 
         Raises:
             StorageError: it cannot be used: ``BANK_SCHEMA_NEWER``, ``BANK_SCHEMA_OLDER``, ``BANK_DATABASE_FAILED``…
         """
-        if not os.access(self._database_file, os.R_OK | os.W_OK):  # SQLite would make an empty one
-            raise StorageError("BANK_FOLDER_UNUSABLE", path=str(self._database_file), reason=os.strerror(2))
-        opened = Database(f"sqlite:///{self._database_file}")
+        opened = Database(settings.database or self._sqlite())
         try:
             if migrate:
                 opened.migrate()
@@ -156,6 +164,12 @@ class BankFolder:
             opened.close()
             raise
         return opened
+
+    def _sqlite(self) -> URL:
+        if not os.access(self._database_file, os.R_OK | os.W_OK):  # SQLite would make an empty one
+            reason = os.strerror(errno.EACCES if self._database_file.exists() else errno.ENOENT)
+            raise StorageError("BANK_FOLDER_UNUSABLE", path=str(self._database_file), reason=reason)
+        return URL.create("sqlite", database=str(self._database_file))
 
     @property
     def _database_file(self) -> Path:
@@ -170,6 +184,7 @@ def _read(table: Table) -> BankSettings:
         allow_same_key=table.boolean("allow_same_key"),
         token=table.text("token"),
         key_id=table.text("key_id", pattern="([0-9a-f]{2}){1,255}"),
+        database=table.text("database", None),
         pin_source=table.text("pin_source", None),
         test_only=table.boolean("test_only"),
     )

@@ -60,12 +60,16 @@ def _folder() -> Callable[[F], F]:
 
 def _opened(folder: Path) -> BankFolder:
     """Return the bank's folder; says how to install what the bank needs where it is missing."""
-    missing = [name for name in _PACKAGES if find_spec(name) is None]
-    if missing:
-        raise InputError("BANK_EXTRA_MISSING", package=missing)
+    _check_packages(*_PACKAGES)
     from ushield_hw.bank.folder import BankFolder
 
     return BankFolder(folder)
+
+
+def _check_packages(*names: str) -> None:
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        raise InputError("BANK_EXTRA_MISSING", package=missing)
 
 
 # --- founding and serving ---------------------------------------------------------------------------------------------
@@ -77,6 +81,7 @@ def _opened(folder: Path) -> BankFolder:
 @options.pin_source()
 @click.option("--id", "bank_id", default="demo-bank", show_default=True, help=options.say("bank_id"))
 @click.option("--origin", default=None, metavar="URL", help=options.say("bank_origin"))
+@click.option("--database", default=None, metavar="URL", help=options.say("bank_database"))
 @click.option("--key", "spec", type=click.Choice(_KEYS), default=_KEYS[0], help=options.say("key"))
 @click.option("--subject", default=None, metavar="RFC4514", help=options.say("bank_subject"))
 @click.option("--allow-same-key", is_flag=True, help=options.say("bank_same_key"))
@@ -87,6 +92,7 @@ def _init(
     pin_source: str | None,
     bank_id: str,
     origin: str | None,
+    database: str | None,
     spec: str,
     subject: str | None,
     allow_same_key: bool,
@@ -97,6 +103,7 @@ def _init(
     from ushield_hw.cli import bank_key
 
     _check_names(bank_id, origin)
+    register = None if database is None else _register(database)
     test_only = selector is None
     name = bank_key.ca_name(subject, test_only=test_only)
     where.prepare()
@@ -105,7 +112,7 @@ def _init(
     with bank_key.new_key(selector, pin_source, spec) as (signer, token, key_id):
         certificate = bank_key.root_of(signer, name, _CA_LIFE)
         kept = str(Path(pin_source).absolute()) if pin_source and pin_source != "-" else None
-        settings = BankSettings(bank_id, origin, allow_same_key, token, key_id.hex(), kept, test_only)
+        settings = BankSettings(bank_id, origin, allow_same_key, token, key_id.hex(), register, kept, test_only)
         where.found(settings, certificate)
     _tell_founded(where, settings, as_json=as_json)
 
@@ -116,6 +123,13 @@ def _check_names(bank_id: str, origin: str | None) -> None:
     BANK_ID.check(bank_id, "--id", Rules())
     if origin is not None:
         ORIGIN.check(origin, "--origin", Rules(demo=True))
+
+
+def _register(url: str) -> str:
+    from ushield_hw.bank.database import checked_url
+
+    _check_packages("psycopg")
+    return checked_url(url)
 
 
 def _tell_founded(where: BankFolder, settings: BankSettings, *, as_json: bool) -> None:
@@ -162,7 +176,7 @@ def _serve(
     if (tls_cert is None) != (tls_key is None):
         raise InputError("USAGE_MISSING", argument="--tls-key" if tls_cert else "--tls-cert")
     tls = server.Tls(tls_cert, tls_key) if tls_cert and tls_key else None
-    with server.listen(host, port, tls) as opened, where.database(migrate=True) as database:
+    with server.listen(host, port, tls) as opened, where.database(settings, migrate=True) as database:
         url = server.url_of(opened, host, tls)
         with bank_key.ca_key(where, settings, pin_source) as signer:
             crl_url = f"{settings.origin}/crl" if settings.origin else None
@@ -214,7 +228,7 @@ def _code(
     where = _opened(folder)
     from ushield_hw.bank.ca import codes
 
-    where.settings()
+    settings = where.settings()
     now = datetime.now(UTC).replace(microsecond=0)
     grant = codes.Grant(
         customer=customer,
@@ -227,7 +241,7 @@ def _code(
         expires=now + timedelta(days=days),
     )
     code = codes.new_code()
-    with where.database() as database, database.writing() as connection:
+    with where.database(settings) as database, database.writing() as connection:
         codes.give(connection, code, grant, now)
     _tell_code(code, grant, as_json=as_json)
 
@@ -252,8 +266,7 @@ def _revoke(serial: str, folder: Path, reason: str, as_json: bool) -> None:
     where = _opened(folder)
     from ushield_hw.bank.ca.revocation import revoke
 
-    where.settings()
-    with where.database() as database:
+    with where.database(where.settings()) as database:
         done = revoke(database, serial, reason, datetime.now(UTC))
     ended, successor = done.certificate, done.successor
     if as_json:
@@ -288,8 +301,7 @@ def _found(folder: Path, ending: datetime | None) -> tuple[Certificate, ...]:
     where = _opened(folder)
     from ushield_hw.bank.ca.certificates import listed
 
-    where.settings()
-    with where.database() as database, database.reading() as connection:
+    with where.database(where.settings()) as database, database.reading() as connection:
         return listed(connection, ending=ending)
 
 
