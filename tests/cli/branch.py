@@ -131,9 +131,12 @@ class Branch:
         return self.home.json("bank", "revoke", serial, "--dir", self.folder, "--reason", reason)
 
     @contextmanager
-    def serving(self, *options: object, curl: list[str] | None = None) -> Iterator[Counter]:
+    def serving(
+        self, *options: object, curl: list[str] | None = None, drivers: Path | None = None
+    ) -> Iterator[Counter]:
         """Serve; killed at the end, if it has not ended by then."""
-        words = [USHIELD, "bank", "serve", "--dir", self.folder, "--json", *map(str, options)]
+        catalogue = ["--drivers", str(drivers)] if drivers else []
+        words = [USHIELD, *catalogue, "bank", "serve", "--dir", self.folder, "--json", *map(str, options)]
         process = subprocess.Popen(
             words,
             cwd=self.home.folder,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import signal
 import socket
@@ -341,6 +342,58 @@ def test_killed_while_it_issues_and_activates_nothing_is_made_twice(tmp_path: Pa
         mine = {one["serial"]: one["state"] for one in branch.certificates() if one["customer"] == who}
         assert mine == {serial_of(old): "superseded", serial_of(new): "active"}
     assert 0 < answered < 3 * len(MOMENTS), "the moments are not awkward: all came too early, or all too late"
+
+
+# --- the CA's token ---------------------------------------------------------------------------------------------------
+
+
+def workers(pid: int) -> list[int]:
+    """Return a process's descendants."""
+    found = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return found + [below for child in found for below in workers(child)]
+
+
+@pytest.fixture
+def in_a_worker(tmp_path: Path) -> Path:
+    """A catalogue in which SoftHSM2 runs in a worker process."""
+    text = (Path(__file__).parents[2] / "drivers/softhsm2.toml").read_text()
+    changed, n = re.subn('isolation = "in-process"', 'isolation = "process"', text)
+    assert n == 1
+    (tmp_path / "drivers").mkdir()
+    (tmp_path / "drivers/softhsm2.toml").write_text(changed)
+    return tmp_path / "drivers"
+
+
+def test_the_module_dies_and_the_token_is_opened_again(branch: Branch, customer: Customer, in_a_worker: Path) -> None:
+    request, code = customer.request(), branch.code("C6")
+    with branch.serving(drivers=in_a_worker) as counter:
+        counter.enroll(customer.request("before"), branch.code("C6"), "C6")
+        for pid in workers(counter.process.pid):
+            os.kill(pid, signal.SIGKILL)
+        lost = counter.enroll(request, code, "C6")
+        assert (lost.status, lost.code) == (503, "BANK_KEY_UNAVAILABLE")
+        again = counter.enroll(request, code, "C6")
+        assert again.status == 200
+    mine = [one["serial"] for one in branch.certificates() if one["customer"] == "C6"]
+    assert serial_of(again.certificate) in mine and len(mine) == 2
+
+
+def test_a_pin_that_is_refused_is_tried_once(tmp_path: Path, in_a_worker: Path) -> None:
+    branch, customer = Branch.founded(Home(tmp_path)), Customer(tmp_path / "customer")
+    request, code, pin = customer.request(), branch.code(), branch.home.file("bank/softhsm/ushield-bank-ca.pin")
+    with branch.serving(drivers=in_a_worker) as counter:
+        right = pin.read_text()
+        new = branch.home.pin("123456789012", "new.pin")
+        own = ("--token", "ushield-bank-ca", "--pin-source", str(pin), "--new-pin-source", new)
+        conf = str(branch.home.file("bank/softhsm/softhsm2.conf"))
+        branch.home.json("pin", "change", *own, SOFTHSM2_CONF=conf)  # the file has the old one from now on
+        for pid in workers(counter.process.pid):
+            os.kill(pid, signal.SIGKILL)
+        answers = [counter.enroll(request, code) for _ in range(4)]
+        assert {(one.status, one.code) for one in answers} == {(503, "BANK_KEY_UNAVAILABLE")}
+        status = branch.home.json("pin", "status", "--token", "ushield-bank-ca", SOFTHSM2_CONF=conf)["pin"]
+        assert status["retries_left"] == 5  # of six: one was spent
+    assert pin.read_text() == right
 
 
 # --- the server itself ------------------------------------------------------------------------------------------------

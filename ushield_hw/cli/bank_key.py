@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from cryptography import x509
 
@@ -16,7 +17,8 @@ from ushield_hw.bank.folder import BankFolder, BankSettings
 from ushield_hw.certificate import KeySpec, make_key, new_key_id, remove
 from ushield_hw.cli import options
 from ushield_hw.cryptoki.model import KeyRecord
-from ushield_hw.errors import InputError, KeyMismatch
+from ushield_hw.discovery import find_token
+from ushield_hw.errors import InputError, KeyMismatch, OutcomeUnknown, PinError, TokenError, UShieldError
 from ushield_hw.interaction import PinKind
 from ushield_hw.pkcs10 import key_of
 from ushield_hw.session import Session
@@ -30,22 +32,84 @@ _PURPOSE: Final = "ca"
 
 
 @dataclass(frozen=True)
-class TokenKey:
-    """A key on an open token that signs for the CA; for any thread."""
+class _Held:
+    """A key on an open token."""
 
     session: Session
     key: KeyRecord
     how: Plan
-    public: CertifiedKey
 
-    @property
-    def suite(self) -> Suite:
-        """How it signs."""
-        return self.how.suite
+
+class TokenKey:
+    """A key on a token that signs for the CA; for any thread.
+
+    When the token was pulled out, or its module has died, the next signature opens it again. A PIN that was refused is
+    not tried a second time, whoever asks.
+
+    Args:
+        opening: opens the token.
+        key_id: the key's CKA_ID.
+        public: its public half.
+
+    Raises:
+        KeyMismatch: ``BANK_KEY_GONE``.
+        PinError, TokenError: as the token says.
+    """
+
+    def __init__(self, opening: Callable[[], Session], key_id: bytes, public: CertifiedKey) -> None:
+        self._opening, self._key_id = opening, key_id
+        self._lock = threading.Lock()
+        self._refused: PinError | None = None
+        self._held: _Held | None = self._open()
+        self.public = public
+        self.suite: Suite = self._held.how.suite
 
     def sign(self, message: bytes) -> bytes:
-        """Return the token's signature over a message."""
-        return signature(self.session, self.key, self.how, message, purpose=_PURPOSE)
+        """Return the token's signature over a message.
+
+        Raises:
+            UShieldError: as the token says.
+        """
+        held = self._take()
+        try:
+            return signature(held.session, held.key, held.how, message, purpose=_PURPOSE)
+        except (TokenError, OutcomeUnknown):
+            self._drop(held)
+            raise
+
+    def close(self) -> None:
+        """Log out."""
+        if self._held is not None:
+            self._held.session.close()
+
+    def _take(self) -> _Held:
+        with self._lock:
+            if self._held is None:
+                if self._refused is not None:
+                    raise self._refused
+                try:
+                    self._held = self._open()
+                except PinError as error:
+                    self._refused = error
+                    raise
+            return self._held
+
+    def _drop(self, held: _Held) -> None:
+        with self._lock, suppress(UShieldError):
+            if self._held is held:
+                self._held = None
+                held.session.close()
+
+    def _open(self) -> _Held:
+        session = self._opening()
+        try:
+            key = next((key for key in session.keys() if key.private and key.key_id == self._key_id), None)
+            if key is None:
+                raise KeyMismatch("BANK_KEY_GONE", serial=session.serial, key_id=self._key_id.hex())
+            return _Held(session, key, plan(session, key.kind))
+        except BaseException:
+            session.close()
+            raise
 
 
 def ca_name(subject: str | None, *, test_only: bool) -> x509.Name:
@@ -91,7 +155,9 @@ def new_key(selector: str, pin_source: str | None, spec: str) -> Iterator[tuple[
     with token.open(person, purpose=_PURPOSE) as session:
         made = make_key(session, kind.kind, kind.bits, key_id, _LABEL, each=False)
         try:
-            yield _token_key(session, key_id, key_of(made)), token.uri, key_id
+            joined = TokenKey(lambda: token.open(person, purpose=_PURPOSE), key_id, key_of(made))
+            with closing(joined):
+                yield joined, token.uri, key_id
         except BaseException:
             remove(session, key_id)
             raise
@@ -107,19 +173,16 @@ def ca_key(where: BankFolder, settings: BankSettings, pin_source: str | None) ->
     """
     if settings.test_only:
         os.environ[CONF_VARIABLE] = str(where.softhsm / "softhsm2.conf")
-    person = options.person({PinKind.USER: pin_source or settings.pin_source})
-    public = x509.load_der_x509_certificate(where.certificate()).public_key()
-    with options.find(settings.token).open(person, purpose=_PURPOSE) as session:
-        yield _token_key(session, bytes.fromhex(settings.key_id), public)  # type: ignore[arg-type]
+    person, our = options.person({PinKind.USER: pin_source or settings.pin_source}), options.settings()
+    public: Any = x509.load_der_x509_certificate(where.certificate()).public_key()
+
+    def opening() -> Session:
+        return find_token(settings.token, settings=our).open(person, purpose=_PURPOSE)
+
+    with closing(TokenKey(opening, bytes.fromhex(settings.key_id), public)) as key:
+        yield key
 
 
 def root_of(signer: Signer, name: x509.Name, life: timedelta) -> bytes:
     """Return the certificate of a new CA, DER."""
     return root(signer, name, datetime.now(UTC), life)
-
-
-def _token_key(session: Session, key_id: bytes, public: CertifiedKey) -> TokenKey:
-    key = next((key for key in session.keys() if key.private and key.key_id == key_id), None)
-    if key is None:
-        raise KeyMismatch("BANK_KEY_GONE", serial=session.serial, key_id=key_id.hex())
-    return TokenKey(session, key, plan(session, key.kind), public)

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.bank.world import ORIGIN, SUBJECT, Bank, Dies, SoftKey
+from ushield_hw.bank.ca import certificates as certificates_of_bank
 from ushield_hw.bank.ca import renewal
 from ushield_hw.bank.ca.authority import Wanted
 from ushield_hw.bank.ca.certificates import FOLLOWS, Certificate, State, by_serial, listed, move
@@ -375,6 +376,14 @@ def test_the_old_one_was_revoked_meanwhile(bank: Bank, old: SoftKey, new: SoftKe
     assert refusal(lambda: renewal.activate(bank.desk, new.spki_sha256, signed)) == "RENEWAL_CERTIFICATE_REVOKED"
     assert refusal(lambda: renewal.document(bank.desk, new.spki_sha256)) == "RENEWAL_CERTIFICATE_REVOKED"
     assert refusal(lambda: bank.renewed(old, first, new)) == "RENEWAL_CERTIFICATE_REVOKED"
+
+
+def test_the_old_one_alone_was_revoked_meanwhile(bank: Bank, old: SoftKey, new: SoftKey) -> None:
+    first = bank.enrolled(old)
+    second = bank.renewed(old, first, new)
+    with bank.database.writing() as connection:
+        certificates_of_bank.revoke(connection, first, "keyCompromise", bank.clock())
+    assert refusal(lambda: bank.activated(new, second)) == "RENEWAL_CERTIFICATE_REVOKED"
 
 
 def test_what_was_given_up_is_revoked_when_another_is_put_into_use(bank: Bank, old: SoftKey, new: SoftKey) -> None:
