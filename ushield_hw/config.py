@@ -48,6 +48,7 @@ class Settings:
         pin_timeout_s: how long a PIN prompt waits.
         confirm_timeout_s: how long a confirmation on the host waits.
         warn_days: days before a certificate ends at which to warn.
+        urgent_days: days before it ends at which that is said louder; at the last of them, loudest.
         change_first_pin: no signature before the PIN was changed on this host: the bank's rule, which a user's file
             cannot take back.
         log_file: where the log goes; None: nowhere.
@@ -61,6 +62,7 @@ class Settings:
     pin_timeout_s: int = 120
     confirm_timeout_s: int = 120
     warn_days: int = 30
+    urgent_days: tuple[int, ...] = (7, 1)
     change_first_pin: bool = False
     log_file: Path | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
@@ -164,6 +166,7 @@ def _values(table: Table) -> dict[str, Any]:
         "module_files": modules.texts("files", None, pattern=absolute),
         "pin_timeout_s": limits.integer("pin_s", None, least=5, most=3600),
         "confirm_timeout_s": limits.integer("confirm_s", None, least=5, most=3600),
+        "urgent_days": table.integers("urgent_days", None, least=0, most=3650),
         "change_first_pin": table.boolean("change_first_pin", None),
         "warn_days": table.integer("warn_days", None, least=1, most=3650),
     }

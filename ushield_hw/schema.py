@@ -75,6 +75,23 @@ class Table:
 
         return self._take(key, default, check)
 
+    def integers(
+        self, key: str, default: T | _Required = REQUIRED, *, least: int = 0, most: int = 2**31
+    ) -> tuple[int, ...] | T:
+        """Take a list of whole numbers within ``least`` and ``most``."""
+
+        def check(value: object) -> tuple[int, ...]:
+            if not isinstance(value, list):
+                self.fail(key, "not_a_list")
+            for item in value:
+                if not isinstance(item, int) or isinstance(item, bool):
+                    self.fail(key, "not_an_integer")
+                if not least <= item <= most:
+                    self.fail(key, "out_of_range", least=least, most=most)
+            return tuple(value)
+
+        return self._take(key, default, check)
+
     def boolean(self, key: str, default: T | _Required = REQUIRED) -> bool | T:
         """Take true or false."""
 

@@ -44,6 +44,15 @@ def test_from_how_many_days_on_is_a_setting_and_zh_says_it_too(home: Home, bank:
     assert "提示" in run(home, "cert list")
 
 
+def test_from_when_on_it_is_said_louder_is_a_setting_too(home: Home) -> None:
+    home.write("config/ushield/config.toml", "urgent_days = [400, 370]\n")
+    assert run(home, "cert list").startswith("URGENT:")
+    home.write("config/ushield/config.toml", "urgent_days = [400, 10]\n")
+    assert run(home, "cert list").startswith("Warning:")
+    home.write("config/ushield/config.toml", "urgent_days = []\nwarn_days = 400\n")
+    assert run(home, "cert list").startswith("Note:")
+
+
 def test_once_renewed_nobody_is_warned_of_the_old_one(home: Home, bank: Bank) -> None:
     home.write("config/ushield/config.toml", "warn_days = 400\n")
     request(home)

@@ -153,6 +153,16 @@ def test_a_token_without_a_certificate_has_nothing_to_renew(blank: Home) -> None
     blank.fails(6, "RENEWAL_NOTHING", *renewal(blank, "--out", "nothing"))
 
 
+def test_a_token_that_cannot_make_keys_says_so_and_what_to_do(home: Home) -> None:
+    shipped = Path(__file__).parents[2] / "drivers" / "softhsm2.toml"
+    home.write("config/ushield/drivers/softhsm2.toml", shipped.read_text() + "\n[capabilities]\ngenerate = false\n")
+    before = objects(home)
+    error = home.json(*renewal(home, "--out", "request"), exits=6)["error"]
+    assert error["code"] == "RENEWAL_NO_KEYS" and "--same-key" in error["remedy"]
+    assert objects(home) == before
+    home.json(*renewal(home, "--same-key", "--out", "request"))
+
+
 def test_an_expired_certificate_cannot_vouch(home: Home, bank: Bank) -> None:
     gone = home.enrol(bank, home.token, CHECKER, days=(-20, -1))
     home.fails(6, "RENEWAL_TOO_LATE", *renewal(home, "--key-id", gone, "--out", "request"))

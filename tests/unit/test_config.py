@@ -94,6 +94,7 @@ state_dir = "/var/lib/bank"
 log_file = "/var/log/bank.log"
 drivers = ["/etc/bank/drivers"]
 warn_days = 14
+urgent_days = [5, 2]
 change_first_pin = true
 [timeouts]
 pin_s = 30
@@ -177,6 +178,9 @@ def test_a_system_file_that_is_not_roots(
         ('drivers = ["mine"]', "drivers[0]", "bad_form"),
         ("drivers = 1", "drivers", "not_a_list"),
         ("warn_days = 0", "warn_days", "out_of_range"),
+        ("urgent_days = 7", "urgent_days", "not_a_list"),
+        ("urgent_days = [7, true]", "urgent_days", "not_an_integer"),
+        ("urgent_days = [-1]", "urgent_days", "out_of_range"),
         ("timeouts = 5", "timeouts", "not_a_table"),
         ("[timeouts]\npin_s = 4", "timeouts.pin_s", "out_of_range"),
         ('[timeouts]\nconfirm_s = "long"', "timeouts.confirm_s", "not_an_integer"),

@@ -11,8 +11,6 @@ from ushield_hw.cms import CertificateFacts
 from ushield_hw.keys import Pair
 
 _DAY_S: Final = 86400
-# The fewest days left, and how it is said. Before the first of these it is said from the setting warn_days on.
-_URGENT: Final = ((1, "expiry.last_day"), (7, "expiry.soon"))
 
 
 def days_left(facts: CertificateFacts, now: datetime | None = None) -> int:
@@ -29,8 +27,13 @@ def warn_of(pairs: Iterable[Pair], uri: str) -> None:
 
 def warn(facts: CertificateFacts, uri: str) -> None:
     """Warn on stderr if a certificate ends soon, or has ended."""
-    days = days_left(facts)
-    if days > options.settings().warn_days:
+    days, settings = days_left(facts), options.settings()
+    louder = sorted(settings.urgent_days)
+    if days > max(settings.warn_days, *louder, 0):
         return
-    said = next((said for most, said in _URGENT if days <= most), "expiry.notice") if days >= 0 else "expiry.over"
+    said = "expiry.notice"
+    if days < 0:
+        said = "expiry.over"
+    elif louder and days <= louder[-1]:
+        said = "expiry.last_day" if days <= louder[0] else "expiry.soon"
     output.hint(said, subject=facts.subject_text(), date=f"{facts.not_after:%Y-%m-%d}", n=max(days, 0), uri=uri)

@@ -76,9 +76,9 @@ def cluster() -> Iterator[Cluster]:
         settings = {"listen_addresses": "", "unix_socket_directories": str(folder), "fsync": "off"}
         words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [binary("postgres"), "-D", str(folder / "data"), *words], stdout=log, stderr=log, cwd=folder, **who
-            )
+            goes_with_us = ["setpriv", "--pdeathsig", "INT", "--"]  # also when this process is killed
+            command = [*goes_with_us, binary("postgres"), "-D", str(folder / "data"), *words]
+            process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, **who)
         try:
             running = Cluster(folder)
             running.wait(process)
