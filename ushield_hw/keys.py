@@ -115,8 +115,15 @@ class KeyChoice:
 ANY: Final = KeyChoice()
 
 
-def pairs(certificates: Iterable[CertificateRecord], keys: Sequence[KeyRecord], *, logged_in: bool) -> tuple[Pair, ...]:
+def pairs(
+    certificates: Iterable[CertificateRecord],
+    keys: Sequence[KeyRecord],
+    *,
+    logged_in: bool,
+    now: datetime | None = None,
+) -> tuple[Pair, ...]:
     """Pair certificates with keys. Objects that are no X.509 certificate are left out."""
+    moment = now or datetime.now(UTC)
     found = []
     for certificate in certificates:
         try:
@@ -127,7 +134,7 @@ def pairs(certificates: Iterable[CertificateRecord], keys: Sequence[KeyRecord], 
         public = any(_same_public(record, facts) for record in keys if not record.private)
         has_key = True if key is not None else False if logged_in else True if public else None
         found.append(Pair(certificate, facts, key, has_key))
-    return tuple(replace(pair, superseded=_superseded(pair, found)) for pair in found)
+    return tuple(replace(pair, superseded=_superseded(pair, found, moment)) for pair in found)
 
 
 def session_pairs(session: Session) -> tuple[Pair, ...]:
@@ -167,9 +174,8 @@ def choose(found: Sequence[Pair], use: KeyUse, choice: KeyChoice = ANY, now: dat
     return max(living, key=lambda pair: (pair.facts.not_before, pair.facts.not_after))
 
 
-def _superseded(pair: Pair, found: Sequence[Pair]) -> bool:
+def _superseded(pair: Pair, found: Sequence[Pair], now: datetime) -> bool:
     """Tell whether another pair signs in this one's place: newer, in use, for the same subject, issuer and use."""
-    now = datetime.now(UTC)
     rivals = (other for other in found if not other.pending and other.has_key is not False and other.valid_at(now))
     newer = (other for other in rivals if _age(other.facts) > _age(pair.facts))
     return any(_kin(other.facts, pair) == _kin(pair.facts, pair) for other in newer)

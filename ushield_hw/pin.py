@@ -44,6 +44,7 @@ _log: Final = logging.getLogger("ushield_hw")
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 _UNUSABLE: Final = "PIN_COUNTER_UNUSABLE"
+_FOLDER: Final = "pin"
 _LONGEST: Final = 255  # bytes; no token takes more
 _SENDING: Final = frozenset({"C_Login", "C_SetPIN"})
 _PROTECTED: Final = TokenFlag.PROTECTED_AUTHENTICATION_PATH
@@ -54,13 +55,17 @@ class PinGuard:
 
     Args:
         info: reads the token's information as it is now (its flags change with every try).
+        serial: the token's, as it claims it.
         driver: says how far the flags can be believed and whether this host counts.
         settings: where the counter is kept.
         module: names the counter together with the token's serial.
     """
 
-    def __init__(self, info: Callable[[], TokenInfo], driver: Driver, settings: Settings, module: Path) -> None:
+    def __init__(
+        self, info: Callable[[], TokenInfo], serial: str, driver: Driver, settings: Settings, module: Path
+    ) -> None:
         self._info = info
+        self._serial = serial
         self._driver = driver
         self._settings = settings
         self._module = module
@@ -72,7 +77,7 @@ class PinGuard:
         if tries is None:
             return None
         name = self._name()
-        return TryCounter(lambda: kept.state_folder(self._settings, "pin") / f"{name}.json", tries)
+        return TryCounter(lambda: kept.state_folder(self._settings, _FOLDER) / f"{name}.json", tries)
 
     def state(self) -> PinState:
         """Return what is known, without spending a try.
@@ -92,6 +97,8 @@ class PinGuard:
             _log.warning("when the PIN was changed cannot be kept: %s", error)
 
     def _changed_at(self) -> str | None:
+        if self._settings.state_dir is None or not (self._settings.state_dir / _FOLDER).exists():
+            return None  # asking makes no folder
         try:
             said = json.loads(self._changed_file().read_bytes())["changed_at"]
         except (OSError, StorageError, ValueError, KeyError, TypeError, RecursionError):
@@ -99,10 +106,10 @@ class PinGuard:
         return said if isinstance(said, str) and _MOMENT.fullmatch(said) else None
 
     def _changed_file(self) -> Path:
-        return kept.state_folder(self._settings, "pin") / f"{self._name()}.changed"
+        return kept.state_folder(self._settings, _FOLDER) / f"{self._name()}.changed"
 
     def _name(self) -> str:
-        return hashlib.sha256(f"{self._module.resolve()}\0{self._info().serial}".encode()).hexdigest()[:32]
+        return hashlib.sha256(f"{self._module.resolve()}\0{self._serial}".encode()).hexdigest()[:32]
 
     def use(self, interaction: Interaction, kind: PinKind, purpose: str, send: Callable[[str | None], T]) -> T:
         """Get a PIN from the person and send it once.

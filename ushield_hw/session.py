@@ -91,7 +91,7 @@ class Link:
     @property
     def pin(self) -> PinGuard:
         """The token's PIN."""
-        return PinGuard(self.info, self.driver, self.settings, self.module.path)
+        return PinGuard(self.info, self.serial, self.driver, self.settings, self.module.path)
 
     @property
     def key(self) -> tuple[Path, str, int]:

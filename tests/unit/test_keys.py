@@ -79,11 +79,11 @@ class Shelf:
         self.key(private, key_id)
         self.certificate(private, key_id, **fields)
 
-    def pairs(self, *, logged_in: bool = True) -> tuple[Pair, ...]:
-        return pairs(self.certificates, self.keys, logged_in=logged_in)
+    def pairs(self, *, logged_in: bool = True, now: datetime = NOW) -> tuple[Pair, ...]:
+        return pairs(self.certificates, self.keys, logged_in=logged_in, now=now)
 
     def choose(self, use: KeyUse = PAYMENT, choice: KeyChoice = ANY, now: datetime = NOW) -> Pair:
-        return choose(self.pairs(), use, choice, now)
+        return choose(self.pairs(now=now), use, choice, now)
 
 
 def record(handle: int, key_id: bytes, **fields: Any) -> KeyRecord:

@@ -41,6 +41,8 @@ def hail(place: Path) -> str:
             client.connect(str(path))
         except PermissionError:
             return BARRED
+        except (BlockingIOError, TimeoutError):  # as many as may wait already do
+            return SILENT
         except OSError:
             return DEAF
         return _protocol(client)

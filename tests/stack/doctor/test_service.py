@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ import pytest
 from tests.stack.bench import ends
 from tests.stack.doctor.asking import Answer, ask
 from tests.unit.doctor.recorded import NO_SERVICE, POWERLESS, Tree, told
-from ushield_hw.doctor import service
+from ushield_hw.doctor import pcscd, service
 from ushield_hw.doctor.finding import Status
 from ushield_hw.pcsc import Failure, Reader, Scene, Slot
 from ushield_hw.testing.desk import Desk
@@ -106,6 +106,19 @@ def test_pcscd_that_hangs(tree: Tree, desk: Desk) -> None:
         os.kill(pid, signal.SIGCONT)
     found.of(service.no_answer).says(Status.FAIL, "journalctl -u pcscd", hail="silent", name="NO_ANSWER")
     assert found.alarms == ["B12"]
+
+
+def test_somebody_at_whose_door_as_many_wait_as_may_is_silent_not_gone(tmp_path: Path) -> None:
+    place = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as server, ExitStack() as waiting:
+        server.bind(str(place))
+        server.listen(1)
+        for _ in range(8):
+            client = waiting.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            with suppress(BlockingIOError):
+                client.connect(str(place))
+        assert pcscd.hail(place) == pcscd.SILENT
 
 
 # --- somebody answers, but not to us ----------------------------------------------------------------------------------
