@@ -92,21 +92,21 @@ class PinGuard:
         """Remember on this host that the PIN was changed now; no token says when that was."""
         moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         try:
-            kept.write_atomically(self._changed_file(), json.dumps({"version": 1, "changed_at": moment}).encode())
+            file = kept.state_folder(self._settings, _FOLDER) / self._changed_name()
+            kept.write_atomically(file, json.dumps({"version": 1, "changed_at": moment}).encode())
         except (OSError, StorageError) as error:  # the PIN is changed all the same
             _log.warning("when the PIN was changed cannot be kept: %s", error)
 
     def _changed_at(self) -> str | None:
-        if self._settings.state_dir is None or not (self._settings.state_dir / _FOLDER).exists():
-            return None  # asking makes no folder
         try:
-            said = json.loads(self._changed_file().read_bytes())["changed_at"]
+            folder = kept.existing_folder(self._settings, _FOLDER)
+            said = json.loads((folder / self._changed_name()).read_bytes())["changed_at"] if folder else None
         except (OSError, StorageError, ValueError, KeyError, TypeError, RecursionError):
             return None
         return said if isinstance(said, str) and _MOMENT.fullmatch(said) else None
 
-    def _changed_file(self) -> Path:
-        return kept.state_folder(self._settings, _FOLDER) / f"{self._name()}.changed"
+    def _changed_name(self) -> str:
+        return f"{self._name()}.changed"
 
     def _name(self) -> str:
         return hashlib.sha256(f"{self._module.resolve()}\0{self._serial}".encode()).hexdigest()[:32]

@@ -36,6 +36,16 @@ def state_folder(settings: Settings, name: str) -> Path:
     return folder
 
 
+def existing_folder(settings: Settings, name: str) -> Path | None:
+    """Return that folder if there is one: who only wants to know makes none.
+
+    Raises:
+        StorageError: as :func:`state_folder`.
+    """
+    there = settings.state_dir is not None and (settings.state_dir / name).exists()
+    return state_folder(settings, name) if there else None
+
+
 def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Write a whole file so that a crash leaves the old one or the new one, and the new one is on the disk.
 

@@ -254,6 +254,20 @@ def test_a_new_key_that_is_gone_is_told_and_the_renewal_can_be_begun_again(home:
     home.json(*renewal(home, "--in", issue(home, bank, "second.pem")))
 
 
+def test_while_half_a_certificate_hides_the_old_one_who_signs_hears_what_to_do(home: Home) -> None:
+    told = home.ushield("cert", "list", "--token", home.token.uri)
+    assert "cert renew" not in told.out + told.err
+    request(home)
+    told = home.ushield("cert", "list", "--token", home.token.uri)
+    assert f"ushield cert renew --token '{home.token.uri}'" in told.err
+    remove(home, "o[A.CLASS] == pkcs11.ObjectClass.CERTIFICATE")  # as OpenSC shows a token that was pulled out then
+    sign = ("sign", home.order(), "--token", home.token.uri, "--pin-source", home.token.pin_file, "--unattended")
+    home.fails(6, "CERTIFICATE_BEING_RENEWED", *sign, "-o", "signed.p7m")
+    for record in (home.file("state") / "ushield" / "renewals").glob("*.json"):
+        record.write_bytes(b"?")  # nobody can tell
+    home.fails(6, "CERTIFICATE_NOT_FOUND", *sign, "-o", "signed.p7m")
+
+
 def test_another_host_leaves_what_it_did_not_begin_alone(home: Home, bank: Bank) -> None:
     request(home)
     shutil.rmtree(home.file("state") / "ushield" / "renewals")  # as another host sees it
@@ -323,6 +337,10 @@ def objects(home: Home) -> set[tuple[str, str, str]]:
 
 
 def remove_pending(home: Home) -> None:
+    remove(home, "o[A.LABEL].endswith('#pending')")
+
+
+def remove(home: Home, which: str) -> None:
     program = (
         "import sys, pkcs11\n"
         "from pkcs11 import Attribute as A\n"
@@ -330,7 +348,7 @@ def remove_pending(home: Home) -> None:
         "(token,) = [t for t in lib.get_tokens() if t.serial.decode() == sys.argv[1]]\n"
         "with token.open(rw=True, user_pin=open(sys.argv[2]).read().strip()) as s:\n"
         "    for o in list(s.get_objects()):\n"
-        "        if o[A.LABEL].endswith('#pending'): o.destroy()\n"
+        f"        if {which}: o.destroy()\n"
     )
     _python(home, program, home.token.serial, home.token.pin_file)
 

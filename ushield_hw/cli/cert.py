@@ -12,7 +12,7 @@ from ushield_hw.cli import options, output
 from ushield_hw.cli.enroll import enroll_command
 from ushield_hw.cli.expiry import warn_of
 from ushield_hw.cli.help import Group
-from ushield_hw.cli.renew import renew_command
+from ushield_hw.cli.renew import is_under_way, renew_command
 from ushield_hw.cli.tokens import certificate_rows
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.discovery import key_choice
@@ -41,7 +41,9 @@ def _list(selector: str | None, days: int | None, as_json: bool) -> int:
         rows = certificate_rows(shown)
         output.lines(f"{pair.key_id}  {text}" for pair, (_, text) in zip(shown, rows, strict=True))
         warn_of(shown, token.uri)
-        if not shown:
+        if is_under_way(token):
+            output.hint("cert.renewal_under_way", uri=token.uri)
+        elif not shown:
             output.hint("cert.none")
     return _EXPIRING if days is not None and shown else 0
 

@@ -12,11 +12,12 @@ from ushield_hw import messages
 from ushield_hw.cli import options, output
 from ushield_hw.cli.expiry import warn
 from ushield_hw.cli.help import Command
+from ushield_hw.cli.renew import is_under_way
 from ushield_hw.cli.terminal import Terminal
 from ushield_hw.cms import CertificateFacts, Profile
 from ushield_hw.discovery import Token, key_choice
 from ushield_hw.drivers import ConfirmText
-from ushield_hw.errors import ConfirmationRejected, InputError, SignedNotKept, StorageError
+from ushield_hw.errors import CertificateNotFound, ConfirmationRejected, InputError, SignedNotKept, StorageError
 from ushield_hw.interaction import PinKind
 from ushield_hw.journal import Journal
 from ushield_hw.keys import KeyChoice
@@ -91,6 +92,10 @@ def sign_command(
                 signed = sign(order, session, profile=wanted, attendance=attendance, key=choice)
         except SignedNotKept as error:
             options.write_new(out, bytes(error.signed_order))  # type: ignore[call-overload] # the only copy there is
+            raise
+        except CertificateNotFound as error:
+            if is_under_way(token):
+                raise CertificateNotFound("CERTIFICATE_BEING_RENEWED", serial=token.serial) from error
             raise
         _write(out, signed)
     else:

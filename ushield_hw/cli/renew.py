@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ushield_hw.cli import options, output
 from ushield_hw.cli.help import Command
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.discovery import Token, key_choice
-from ushield_hw.errors import InputError
+from ushield_hw.errors import InputError, StorageError
 from ushield_hw.interaction import PinKind
 from ushield_hw.keys import KeyChoice
 
@@ -124,6 +125,13 @@ def _is_there(token: Token, choice: KeyChoice, out: Path) -> bool:
     if known is None or options.read_file(out) != known:
         raise InputError("OUTPUT_EXISTS", file=str(out))
     return True
+
+
+def is_under_way(token: Token) -> bool:
+    """Tell whether a renewal has begun on a token and not ended, as far as anybody can tell."""
+    with suppress(StorageError):
+        return renewal.is_under_way(token.link.settings, token.serial)
+    return False
 
 
 def _say_requested(out: Path, token: Token, as_json: bool) -> None:

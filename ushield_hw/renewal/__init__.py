@@ -41,7 +41,7 @@ from ushield_hw.renewal.record import Held, Record, Records, Step
 from ushield_hw.renewal.workbench import NotWritten, Workbench
 from ushield_hw.session import Session
 
-__all__ = ["Bank", "Renewed", "Retire", "Step", "abandon", "install", "renew", "request", "requested"]
+__all__ = ["Bank", "Renewed", "Retire", "Step", "abandon", "install", "is_under_way", "renew", "request", "requested"]
 
 
 _AGAIN: Final = timedelta(hours=1)
@@ -221,6 +221,15 @@ def requested(settings: Settings, serial: str, choice: KeyChoice = ANY) -> bytes
     return found[0].request or None if len(found) == 1 else None
 
 
+def is_under_way(settings: Settings, serial: str) -> bool:
+    """Tell whether a renewal has begun on a token and not ended; needs no login and no token.
+
+    Raises:
+        StorageError: the records cannot be read.
+    """
+    return bool(_under_way(settings, serial, ANY))
+
+
 def abandon(session: Session, choice: KeyChoice = ANY) -> bool:
     """Give up a renewal that is under way and remove what it has put on the token; tell whether there was one.
 
@@ -315,12 +324,28 @@ class _Renewal:
     def _prove(self, facts: CertificateFacts, bank: Bank | None) -> None:
         if bank is None:
             if not self.record.same_key:  # a key that stays has signed the request
-                proved_here(self._session, self.record)
+                with self._reading_anew():
+                    proved_here(self._session, self.record)
         else:
-            signed = activation(self._session, facts, self.record, bank.document(facts.spki), rules=bank.rules)
+            document = bank.document(facts.spki)
+            with self._reading_anew():
+                signed = activation(self._session, facts, self.record, document, rules=bank.rules)
             bank.activate(facts.spki, signed)
             self.record.acknowledged = time_text(datetime.now(UTC))
         self._keep(Step.PROVED if self.record.step.before(Step.PROVED) else None)
+
+    @contextmanager
+    def _reading_anew(self) -> Iterator[None]:
+        """Say that the token must be opened anew before the new key signs, where that is so.
+
+        OpenSC takes a key's size from its certificate, and only when it reads the token for the first time.
+        """
+        try:
+            yield
+        except TokenError as error:
+            if error.details.get("ckr") != "CKR_BUFFER_TOO_SMALL":
+                raise
+            raise TokenError("RENEWAL_RUN_AGAIN", serial=self._session.serial) from error
 
     def _making_room(self, write: Callable[[], Any]) -> Any:
         try:

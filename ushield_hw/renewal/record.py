@@ -138,7 +138,8 @@ class Records:
 
     def of_token(self, serial: str) -> list[Record]:
         """Return the renewals of a token, the latest first."""
-        files = self._folder().glob("*.json")
+        folder = state.existing_folder(self._settings, _FOLDER)
+        files = folder.glob("*.json") if folder else ()
         found = (self._read(file) for file in sorted(files))
         return sorted((one for one in found if one.serial == serial), key=lambda one: one.at, reverse=True)
 

@@ -32,11 +32,12 @@ OTHER_PIN = "135790"
 
 @dataclass
 class Hand:
-    """Pulls the token out when its card gets the command of a number, counted from 1; 0: never."""
+    """Pulls the token out when its card gets the command of a number, counted from 1; 0: never. Knows what it got."""
 
     shield: VirtualShield
     at: int = 0
     seen: int = 0
+    heard: list[int] = field(default_factory=list)
     _real: Callable[[bytes], bytes] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -45,6 +46,7 @@ class Hand:
 
     def _transmit(self, command: bytes) -> bytes:
         self.seen += 1
+        self.heard.append(command[1])
         if self.seen == self.at:
             self.shield.eject()
             return b""  # nobody hears it
