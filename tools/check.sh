@@ -25,6 +25,7 @@ fi
 report "FAILED so far"
 
 if [[ ${1:-all} == all ]]; then
+  check "a pcscd that asks polkit" tools/polkit_pcscd.sh
   # A group (pytest.mark.xdist_group) runs in one worker: for tests that share a daemon or a reader.
   check "pytest" .venv/bin/pytest --numprocesses auto --dist loadgroup
 fi

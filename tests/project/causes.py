@@ -50,7 +50,7 @@ PROVED: Final[Mapping[str, Proved]] = {
     **_all(Proof.RECORDED, "sysfs and the log", "A9"),
     **_all(Proof.REAL, "a real pcscd, stopped or silent", "B11", "B12"),
     **_all(Proof.NOT_HERE, "never run on Windows", "B13", "B14", "B15"),
-    **_all(Proof.PARTLY, "a stand-in at the socket: Debian 12's pcscd has no polkit", "B16"),
+    **_all(Proof.REAL, "a real pcscd built to ask polkit, a real polkitd, another user than root", "B16"),
     **_all(Proof.REAL, "a real mount, container, sandbox or library", "B17", "B18", "B19", "B20", "B22"),
     **_all(Proof.RECORDED, "the log", "B21"),
     **_all(Proof.REAL, "a real process, real driver folders", "B23"),

@@ -141,9 +141,10 @@ def not_authorized(machine: Machine) -> Said:
         return ok()
     if machine.system != "linux" or not _turned_away(machine):
         return skip("other_cause", **_said(failure))
-    said = [found for found in machine.logs.splitlines() if _NOT_AUTHORIZED.search(found)]
+    said = [found.strip() for found in machine.logs.splitlines() if _NOT_AUTHORIZED.search(found)]
+    said.sort(key=lambda line: "Process" in line)  # who was refused what, over that somebody was
     evidence = {"hail": machine.hail, "session": _session(machine), "rules": _rules(machine) or ["-"]}
-    return fail(**_said(failure, **evidence, log=said[-1].strip() if said else "-"))
+    return fail(**_said(failure, **evidence, log=said[-1] if said else "-"))
 
 
 def _session(machine: Machine) -> str:
