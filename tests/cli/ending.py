@@ -88,8 +88,7 @@ class Counted:
         """Run a command and end it at a point; 0: never."""
         log = self.home.folder / "steps"
         log.unlink(missing_ok=True)
-        program = [sys.executable, "-c", _PROGRAM, end, str(point), str(log), " ".join(watched)]
-        done = self._ended([*program, *self._words(words)])
+        done = self._ended([*ending(point, log, watched, end), *self._words(words)])
         return Ended(done, log.read_text().splitlines() if log.exists() else [])
 
     def _words(self, words: Sequence[object]) -> list[str]:
@@ -107,6 +106,11 @@ class Counted:
             text=True,
         )
         return Done(done.returncode, done.stdout, done.stderr)
+
+
+def ending(point: int, log: Path, watched: Sequence[str], end: str = "kill") -> list[str]:
+    """Return the beginning of a command that runs ``ushield`` and ends it at a point; ``log`` has a line for each."""
+    return [sys.executable, "-c", _PROGRAM, end, str(point), str(log), " ".join(watched)]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,135 @@
+"""``kill -9`` of the command after every step of a renewal on the virtual U-shield; then the same command again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from tests.cli.ending import DISK, ending
+from tests.stack.virtual.test_renew import Renewing, begin_anew
+from ushield_hw.cryptoki.module import close_modules
+from ushield_hw.testing.shield import VirtualShield
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+
+MODULE: Final = "ushield_hw.cryptoki.module:Module."
+WATCHED: Final = (
+    *DISK,
+    *(MODULE + name for name in ("generate", "write_certificate", "relabel", "destroy", "sign")),
+)
+
+
+class Command:
+    """``ushield cert renew`` for a shield, by file."""
+
+    def __init__(self, renewing: Renewing, folder: Path, options: tuple[str, ...]) -> None:
+        self.renewing = renewing
+        self.options = options
+        self.folder = folder
+        (folder / "ca.pem").write_bytes(renewing.ca.pem)
+        memory = renewing.shield.card.memory
+        self._before = deepcopy((memory.files, memory.keys))
+
+    def afresh(self) -> None:
+        """Have the card and this host be as they were."""
+        memory = self.renewing.shield.card.memory
+        memory.files, memory.keys = deepcopy(self._before)
+        for name in ("request", "new.pem"):
+            (self.folder / name).unlink(missing_ok=True)
+        begin_anew(self.renewing)
+
+    def out(self, point: int = 0) -> int:
+        return self._run(point, "--out", "request", *self.options)
+
+    def certify(self) -> None:
+        der = self.renewing.certify((self.folder / "request").read_bytes())
+        self.renewing.issued = der
+        (self.folder / "new.pem").write_bytes(x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM))
+
+    def into(self, point: int = 0) -> int:
+        return self._run(point, "--in", "new.pem", "--ca", "ca.pem")
+
+    def steps(self) -> list[str]:
+        return (self.folder / "steps").read_text().splitlines()
+
+    def check_middle(self, told: tuple[int, str]) -> None:
+        """Whatever was killed, one pair is in use, and its key is there.
+
+        But for one moment: where the key stays, OpenSC takes the new certificate only in the old one's place.
+        """
+        close_modules()
+        if self.options and told[1] == "after destroy":
+            assert self.renewing.pairs() == ()
+            return
+        assert self.renewing.in_use().has_key, told
+
+    def check_end(self, told: tuple[int, str]) -> None:
+        """The new pair is all there is."""
+        close_modules()
+        assert self.renewing.in_use().facts.der == self.renewing.issued, told
+        assert self.renewing.on_card() == (1, 1), told
+
+    def _run(self, point: int, *words: Any) -> int:
+        shield = self.renewing.shield
+        (self.folder / "steps").unlink(missing_ok=True)
+        program = ending(point, self.folder / "steps", WATCHED)
+        known = ("cert", "renew", "--token", shield.uri, "--pin-source", str(shield.pin_file))
+        done = subprocess.run(
+            [*program, *known, *words], cwd=self.folder, env=os.environ, timeout=60, check=False, capture_output=True
+        )
+        return done.returncode
+
+
+@pytest.fixture(params=[(), ("--same-key",)], ids=["new key", "same key"])
+def command(virtual_shield: VirtualShield, tmp_path: Path, request: pytest.FixtureRequest) -> Command:
+    virtual_shield.answer("ok")
+    command = Command(Renewing(virtual_shield), tmp_path, request.param)
+    assert command.out() == 0  # the first command on a host keeps more
+    command.afresh()
+    return command
+
+
+def points(steps: list[str]) -> list[int]:
+    """Return the points after each thing that was done."""
+    return [number for number, step in enumerate(steps, start=1) if step.startswith("after")]
+
+
+def test_the_request_is_made_whatever_is_killed(command: Command) -> None:
+    assert command.out() == 0
+    steps = command.steps()
+    assert len(points(steps)) > 5, steps
+    for point in points(steps):
+        command.afresh()
+        told = (point, steps[point - 1])
+        assert command.out(point) == -9, told
+        command.check_middle(told)
+        assert command.out() == 0, told
+        command.certify()
+        assert command.into() == 0, told
+        command.check_end(told)
+    command.renewing.signs()
+
+
+def test_the_certificate_is_taken_whatever_is_killed(command: Command) -> None:
+    assert command.out() == 0
+    command.certify()
+    assert command.into() == 0
+    steps = command.steps()
+    assert len(points(steps)) > 5, steps
+    for point in points(steps):
+        command.afresh()
+        told = (point, steps[point - 1])
+        assert command.out() == 0, told
+        command.certify()
+        assert command.into(point) == -9, told
+        command.check_middle(told)
+        assert command.into() == 0, told
+        command.check_end(told)
+    command.renewing.signs()
