@@ -81,9 +81,8 @@ class Command:
         (self.folder / "steps").unlink(missing_ok=True)
         program = ending(point, self.folder / "steps", WATCHED)
         known = ("cert", "renew", "--token", shield.uri, "--pin-source", str(shield.pin_file))
-        done = subprocess.run(
-            [*program, *known, *words], cwd=self.folder, env=os.environ, timeout=60, check=False, capture_output=True
-        )
+        whole = [*program, *known, *words]
+        done = subprocess.run(whole, cwd=self.folder, env=os.environ, capture_output=True, timeout=60, check=False)
         return done.returncode
 
 
