@@ -70,7 +70,7 @@ _STAR: Final = re.compile(rb"""\*[^/\\"'\n]*(?=["'])""")
 _BEFORE_A_NAME: Final = (b"/", b"\\", b'"', b"'")
 _TOKEN_TABLE: Final = re.compile(rb"\[\[\s*match\s*\.\s*token\s*\]\]")
 _TOKEN_LIST: Final = re.compile(rb"\btoken\s*=")
-_LOOSE_ATR: Final = re.compile(rb"\b(?:mask|regex)\s*=")
+_MASK: Final = re.compile(rb"\bmask\s*=")
 _REGEX: Final = re.compile(rb"\bregex\s*=")
 _MAKER: Final = re.compile(rb"""\bmanufacturer\s*=\s*["']([^"'\\\n]*)["']""")
 
@@ -178,10 +178,16 @@ class Catalogue:
 
     def for_atr(self, atr: bytes) -> list[Driver]:
         """Return the drivers that know an ATR; several is common."""
-        plain, loose = atr.hex().encode(), re.compile(rb"""["'][0-9a-fA-F]{%d}["']""" % (2 * len(atr)))
+        plain, quoted = atr.hex().encode(), re.compile(rb"""["']([0-9a-fA-F]{%d})["']""" % (2 * len(atr)))
+        seen = int.from_bytes(atr, "big")
 
         def worth_parsing(raw: bytes) -> bool:
-            return plain in raw.lower() or bool(_LOOSE_ATR.search(raw) and (loose.search(raw) or _REGEX.search(raw)))
+            if plain in raw.lower() or _REGEX.search(raw):
+                return True
+            if not _MASK.search(raw):
+                return False
+            numbers = {int(found, 16) for found in quoted.findall(raw)}
+            return any(seen & mask == bits & mask for mask in numbers for bits in numbers)
 
         return [driver for driver in self._where(worth_parsing) if any(known.matches(atr) for known in driver.atrs)]
 

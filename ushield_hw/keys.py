@@ -134,7 +134,14 @@ def pairs(
         public = any(_same_public(record, facts) for record in keys if not record.private)
         has_key = True if key is not None else False if logged_in else True if public else None
         found.append(Pair(certificate, facts, key, has_key))
-    return tuple(replace(pair, superseded=_superseded(pair, found, moment)) for pair in found)
+    living: dict[bytes, list[Pair]] = {}
+    for pair in found:
+        if not pair.pending and pair.has_key is not False and pair.valid_at(moment):
+            living.setdefault(pair.facts.subject, []).append(pair)
+    return tuple(
+        replace(pair, superseded=True) if _superseded(pair, living.get(pair.facts.subject, ())) else pair
+        for pair in found
+    )
 
 
 def session_pairs(session: Session) -> tuple[Pair, ...]:
@@ -174,17 +181,16 @@ def choose(found: Sequence[Pair], use: KeyUse, choice: KeyChoice = ANY, now: dat
     return max(living, key=lambda pair: (pair.facts.not_before, pair.facts.not_after))
 
 
-def _superseded(pair: Pair, found: Sequence[Pair], now: datetime) -> bool:
+def _superseded(pair: Pair, living: Iterable[Pair]) -> bool:
     """Tell whether another pair signs in this one's place: newer, in use, for the same subject, issuer and use."""
-    rivals = (other for other in found if not other.pending and other.has_key is not False and other.valid_at(now))
-    newer = (other for other in rivals if _age(other.facts) > _age(pair.facts))
+    newer = (other for other in living if _age(other.facts) > _age(pair.facts))
     return any(_kin(other.facts, pair) == _kin(pair.facts, pair) for other in newer)
 
 
 def _kin(facts: CertificateFacts, of: Pair) -> tuple[object, ...]:
-    """Return what must be the same for one to take the other's place."""
+    """Return what else must be the same, beside the subject, for one to take the other's place."""
     marked = of.certificate.label.endswith(REPLACED)
-    return facts.subject, facts.key_usage, None if marked else facts.issuer
+    return facts.key_usage, None if marked else facts.issuer
 
 
 def _age(facts: CertificateFacts) -> tuple[datetime, datetime]:

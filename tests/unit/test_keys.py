@@ -321,6 +321,13 @@ def test_of_several_that_are_over_the_last_is_named(shelf: Shelf) -> None:
     assert caught.value.details["key_id"] == "02"
 
 
+def test_what_is_not_valid_yet_takes_nobodys_place(shelf: Shelf) -> None:
+    shelf.pair(0, not_before=NOW - 20 * DAY, not_after=NOW + 9 * DAY)
+    shelf.pair(1, not_before=NOW + DAY, not_after=NOW + 30 * DAY)
+    assert [pair.superseded for pair in shelf.pairs()] == [False, False]
+    assert [pair.superseded for pair in shelf.pairs(now=NOW + 2 * DAY)] == [True, False]
+
+
 def test_an_older_one_that_still_lives(shelf: Shelf) -> None:
     shelf.pair(0, not_before=NOW - 20 * DAY)
     shelf.pair(1, not_before=NOW + DAY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 from ushield_hw.cms.der import (
@@ -124,6 +125,7 @@ class CertificateFacts:
         return _names(self.der)[1]
 
 
+@lru_cache(maxsize=256)  # a module may show every CA there is, and each is named several times
 def _names(der: bytes) -> tuple[str, str]:
     from cryptography.x509 import load_der_x509_certificate
 

@@ -111,7 +111,7 @@ def mask_for(report: Report) -> Mask:
     for token in report.usable:
         for kind, value in (("serial", token.serial), ("label", token.label), ("name", token.subject)):
             _know(mask, kind, value)
-    for kind, value in report.private:
+    for kind, value in report.private():
         _know(mask, kind, value)
     for finding in report.findings:
         _learn(mask, finding)

@@ -28,6 +28,7 @@ _SIGNING: Final = frozenset({"digitalSignature", "nonRepudiation"})
 _ENCRYPTING: Final = frozenset({"keyEncipherment", "dataEncipherment", "keyAgreement"})
 _LONG_OVER: Final = timedelta(days=5 * 365)
 _SHOWN: Final = 50
+_MOST_OWNERS: Final = 20
 
 
 def usable(seen: TokenSeen) -> Pair | None:
@@ -190,10 +191,12 @@ def waiting(loaded: Loaded) -> Said:
     """The module does not answer, and drives tokens that keep everybody waiting while their owner is asked."""
     error, file = loaded.error, loaded.file
     hung = error is not None and (error.code == "MODULE_HUNG" or error.details.get("problem") == "load_hung")
+    if not hung:
+        return skip("answers")
     families = [file.driver, *file.machine.catalogue.driven_by(file.driver)]
     asking = [family.product for family in families if family.confirm.kind is not ConfirmKind.NONE]
-    if not hung or not asking:
-        return skip("answers" if not hung else "asks_nobody")
+    if not asking:
+        return skip("asks_nobody")
     return warn(kind="waiting", path=str(file.path), seconds=loaded.module.deadline_s, families=asking)
 
 
@@ -297,7 +300,10 @@ def _wanted(kind: KeyKind, *, on_token: bool) -> Collection[str]:
 
 
 def _owners(pairs: Iterable[Pair]) -> list[str]:
-    return sorted({pair.facts.subject_text() for pair in pairs})
+    """Return whose certificates they are; of more than anybody reads, some, and how many others."""
+    of = list(pairs)
+    more = len(of) - _MOST_OWNERS
+    return sorted({pair.facts.subject_text() for pair in of[:_MOST_OWNERS]}) + ([f"… +{more}"] if more > 0 else [])
 
 
 def _ids(pairs: Iterable[Pair]) -> list[str]:

@@ -7,10 +7,11 @@ import plistlib
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from xml.parsers.expat import ExpatError
+from xml.parsers.expat import ExpatError, ParserCreate
 
 from ushield_hw.doctor.machine import Machine
 
@@ -56,22 +57,46 @@ class Bundle:
     any_ccid: bool
 
 
+def drivers(machine: Machine) -> list[str]:
+    """Return where the USB reader drivers are that pcscd finds; what cannot be read is no driver for it either."""
+    return [place for place, text in _descriptions(machine) if _is_property_list(text)]
+
+
 def bundles(machine: Machine) -> tuple[Bundle, ...]:
-    """Return the USB reader drivers that pcscd finds; what cannot be read is no driver for it either."""
-    found = (file for folder in DRIVER_FOLDERS for file in sorted(machine.path(folder).glob("*.bundle/Contents")))
-    return tuple(bundle for contents in found if (bundle := _bundle(machine, contents)) is not None)
+    """Return those drivers, with the devices that each lists: thousands, some of them."""
+    found = (_bundle(place, text) for place, text in _descriptions(machine))
+    return tuple(bundle for bundle in found if bundle is not None)
 
 
-def _bundle(machine: Machine, contents: Path) -> Bundle | None:
-    place = f"/{contents.parent.relative_to(machine.root)}"
-    file = contents / "Info.plist"
-    if file.is_symlink():
-        file = machine.path(os.readlink(file)) if os.readlink(file).startswith("/") else file
+def _descriptions(machine: Machine) -> Iterator[tuple[str, bytes]]:
+    """Yield the folder of each driver and its Info.plist."""
+    for folder in DRIVER_FOLDERS:
+        for contents in sorted(machine.path(folder).glob("*.bundle/Contents")):
+            file = contents / "Info.plist"
+            if file.is_symlink():
+                file = machine.path(os.readlink(file)) if os.readlink(file).startswith("/") else file
+            with suppress(OSError):
+                yield f"/{contents.parent.relative_to(machine.root)}", file.read_bytes()
+
+
+def _is_property_list(text: bytes) -> bool:
+    """Tell whether it is one with a dictionary, without taking in all that it says."""
+    found: list[str] = []
+    parser = ParserCreate()
+    parser.StartElementHandler = lambda name, _: found.append(name)
     try:
-        said = plistlib.loads(file.read_bytes())
+        parser.Parse(text, True)
+    except ExpatError:
+        return False
+    return found[:2] == ["plist", "dict"]
+
+
+def _bundle(place: str, text: bytes) -> Bundle | None:
+    try:
+        said = plistlib.loads(text)
         pairs = zip(said.get("ifdVendorID", ()), said.get("ifdProductID", ()), strict=False)
         ids = frozenset(f"{int(vid, 16):04x}:{int(pid, 16):04x}" for vid, pid in pairs)
-    except (OSError, ValueError, TypeError, AttributeError, ExpatError, plistlib.InvalidFileException):
+    except (ValueError, TypeError, AttributeError, ExpatError, plistlib.InvalidFileException):
         return None
     any_ccid = said.get("CFBundleName") == "CCIDCLASSDRIVER"
     return Bundle(place, str(said.get("CFBundleShortVersionString", "")), ids, any_ccid)

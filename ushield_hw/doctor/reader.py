@@ -8,7 +8,7 @@ from typing import Final
 from ushield_hw.doctor.bus import ccid_devices
 from ushield_hw.doctor.finding import Said, fail, ok, probe, skip, warn
 from ushield_hw.doctor.machine import Machine
-from ushield_hw.doctor.pcsclite import DRIVER_FOLDERS, bundles, program
+from ushield_hw.doctor.pcsclite import DRIVER_FOLDERS, bundles, drivers, program
 from ushield_hw.pcsc import Slot
 from ushield_hw.usb import CCID
 
@@ -19,12 +19,15 @@ _NUMBERED: Final = re.compile(r"(?P<base>.*?)(?: \[.*\])?(?: \(.*\))? (?P<reader
 @probe("C24", "reader.driver_knows")
 def unknown_to_the_driver(machine: Machine) -> Said:
     """A CCID device whose USB id no reader driver lists."""
-    devices, drivers = ccid_devices(machine), bundles(machine)
-    if not devices or not drivers:
-        return skip("no_ccid_device" if not devices else "no_driver")
-    listed = {usb for driver in drivers for usb in driver.ids}
+    devices = ccid_devices(machine)
+    if not devices:
+        return skip("no_ccid_device")
+    known = bundles(machine)
+    if not known:
+        return skip("no_driver")
+    listed = {usb for driver in known for usb in driver.ids}
     unknown = [device for device in devices if device.id not in listed]
-    named = [f"{driver.path} {driver.version}".strip() for driver in drivers]
+    named = [f"{driver.path} {driver.version}".strip() for driver in known]
     if not unknown:
         return ok(devices=[device.id for device in devices], drivers=named)
     evidence = {"devices": [f"{device.id} {device.name}".strip() for device in unknown], "drivers": named}
@@ -37,8 +40,8 @@ def no_driver(machine: Machine) -> Said:
     """Pcscd has no USB reader driver at all."""
     if machine.system != "linux":
         return skip("not_on_this_system")
-    if found := bundles(machine):
-        return ok(drivers=[driver.path for driver in found])
+    if found := drivers(machine):
+        return ok(drivers=found)
     if not program(machine):
         return skip("no_pcscd")
     searched, devices = list(DRIVER_FOLDERS), [device.id for device in ccid_devices(machine)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -46,7 +46,7 @@ class Report:
         first: the one cause to look at; None: a token can be used.
         skeleton: a descriptor to begin with, for a token that no descriptor knows.
         environment: versions and the kind of machine, for a ticket.
-        private: the kind and the text of what names a person or a token; it is masked in a bundle.
+        private: yields the kind and the text of what names a person or a token; it is masked in a bundle.
     """
 
     findings: Sequence[Finding]
@@ -54,7 +54,7 @@ class Report:
     first: Finding | None = None
     skeleton: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
-    private: Sequence[tuple[str, str]] = field(default=(), repr=False)
+    private: Callable[[], Iterable[tuple[str, str]]] = field(default=tuple, repr=False)
 
     @property
     def outcome(self) -> Outcome:

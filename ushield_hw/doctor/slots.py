@@ -156,6 +156,8 @@ def fresh(loaded: Loaded) -> Said:
     """Tokens have come or gone, and the module shows that only to a program that loads it now."""
     if loaded.error is not None:
         return skip("not_loaded")
+    if not loaded.file.closely:
+        return skip("looks_well")
     before, after = _shown(loaded.slots), _shown(_slots_now(loaded))
     facts = {"path": str(loaded.file.path), "appeared": sorted(after - before), "gone": sorted(before - after)}
     if facts["appeared"] or facts["gone"]:

@@ -17,7 +17,7 @@ from ushield_hw.drivers import GENERIC, Driver
 from ushield_hw.errors import UShieldError
 from ushield_hw.installed import module_environment
 from ushield_hw.interaction import PinState
-from ushield_hw.keys import Pair
+from ushield_hw.keys import Pair, pairs
 
 LOAD_DEADLINE_S: Final = 10.0
 
@@ -108,7 +108,8 @@ class TokenSeen:
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
         """The certificates that show without a login."""
-        return self.token.pairs()
+        link = self.token.link
+        return pairs(link.module.certificates(link.slot_id), self.keys, logged_in=False)
 
     @cached_property
     def keys(self) -> tuple[KeyRecord, ...]:

@@ -13,11 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, auto
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
 from ushield_hw import __version__
+from ushield_hw.cryptoki.module import Module
 from ushield_hw.discovery import names
 from ushield_hw.doctor import bus, card, module_file, objects, pin, reader, service, slots
 from ushield_hw.doctor.finding import Finding, Layer, Status, ask_all
@@ -85,9 +87,9 @@ def examine(
     try:
         return _concluded(machine, findings, seen, module)
     finally:
-        for one in seen:
-            if one.loaded is not None:
-                one.loaded.module.close()
+        loaded = [one.loaded.module for one in seen if one.loaded is not None]
+        with ThreadPoolExecutor(len(loaded) or 1) as pool:
+            list(pool.map(Module.close, loaded))
 
 
 # --- the layers -------------------------------------------------------------------------------------------------------
@@ -136,10 +138,15 @@ def _look(file: ModuleFile, deadline_s: float, *, closely: bool) -> _Seen:
 
 
 def _look_closely(seen: _Seen) -> None:
-    """Read the tables of a file that is not loaded: nothing else has helped so far."""
-    if seen.loaded is None and not seen.file.closely:
-        seen.file.closely = True
+    """Read the tables of a file that is not loaded, and load another once more: nothing else has helped so far."""
+    if seen.file.closely:
+        return
+    seen.file.closely = True
+    if seen.loaded is None:
         seen.ask_of_file()
+    else:
+        anew = slots.fresh(seen.loaded, str(seen.file.path))
+        seen.findings = [anew if one.id == anew.id else one for one in seen.findings]
 
 
 def _look_into(seen: _Seen, tokens: Sequence[TokenSeen]) -> None:
@@ -225,7 +232,7 @@ def _concluded(machine: Machine, outer: list[Finding], seen: Sequence[_Seen], mo
         first,
         skeleton=None if module is not None else _beginning(machine, findings, tokens),
         environment=_environment(machine, loaded),
-        private=tuple(_private(machine, every)),
+        private=partial(_private, machine, every),
     )
 
 
@@ -280,7 +287,8 @@ def _weighed(
     shown_in = {slot.description for slot in slots_seen if slot.token is not None}
     soft = any(token.token.driver.kind is Kind.SOFTWARE for token in usable)
     no_service = machine.scene.failure is not None
-    need_pcsc = {str(one.file.path) for one in seen if not one.file.asked and _needs_pcsc(machine, one.file)}
+    ours = (one.file for one in seen if no_service and not one.file.asked)
+    need_pcsc = {str(file.path) for file in ours if _needs_pcsc(machine, file)}
 
     def weight(finding: Finding) -> Finding:
         if finding.id in _WITHOUT_PLUG and soft:
