@@ -36,7 +36,7 @@ def _end(code: int) -> NoReturn:
     """End the process at once: to take an interpreter apart takes as long as half of what a short command does."""
     if modules := sys.modules.get("ushield_hw.cryptoki.module"):
         modules.close_modules()
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed by whoever started us
         with suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
