@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+from unittest.mock import patch
 
 from benchmarks.race import Work
 from benchmarks.stage import Stage
+from ushield_hw.config import data_dir
 from ushield_hw.doctor.finding import Status
 from ushield_hw.doctor.machine import Machine
 from ushield_hw.doctor.walk import examine
@@ -22,6 +25,7 @@ from ushield_hw.testing.shield import VirtualShield
 
 _USHIELD: Final = str(Path(sys.executable).parent / "ushield")  # .venv-bench
 _GIVEN_UP_S: Final = 2.0
+_WELL: Final = 3  # tokens that can sign
 _NO_SLOTS: Final = 1  # what pkcs11-tool -L exits with where a module has none
 _HANGS: Final = """
 #include <unistd.h>
@@ -75,14 +79,25 @@ def _more_modules(stage: Stage) -> Path:
 
 @contextmanager
 def ward(stage: Stage) -> Iterator[Mapping[str, str]]:
-    """Plug a virtual U-shield in beside the soft tokens; yields what a command gets."""
-    with VirtualShield() as shield:
+    """Plug a virtual U-shield in beside the soft tokens; yields what a command gets. Processes made here see it too."""
+    with VirtualShield() as shield, patch.dict(os.environ, shield.desk_env):
         yield stage.environment | shield.desk_env
 
 
 def whole(stage: Stage, environment: Mapping[str, str]) -> InARow:
     """Look at all of a machine on which tokens are well."""
     return InARow([[_USHIELD, "--drivers", str(_more_modules(stage)), "doctor"]], environment, frozenset({0}))
+
+
+def walk(stage: Stage) -> Work:
+    """Look at all of that machine from a program that runs, such as a bank's own."""
+    settings = replace(stage.in_worker, drivers=(_more_modules(stage), data_dir("drivers")))
+
+    def look() -> None:
+        if len(examine(Machine(settings)).usable) != _WELL:
+            raise RuntimeError("a token is not well")
+
+    return look
 
 
 def imports(environment: Mapping[str, str]) -> InARow:

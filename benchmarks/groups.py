@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from typing import Final
 
 from benchmarks import commands, doctors, ours, peers
-from benchmarks.race import Make, Timed, race, race_apart
+from benchmarks.race import Make, Runner, Timed, race, race_apart
 from benchmarks.rows import Better, Group, Row, Times, compare
 from benchmarks.stage import Stage
 
@@ -127,8 +128,9 @@ def starting(stage: Stage) -> Group:
 
 def diagnosis(stage: Stage) -> Group:
     """How long somebody waits whose token is not recognized: less is better."""
-    with doctors.ward(stage) as environment:
+    with doctors.ward(stage) as environment, closing(Runner(doctors.walk, stage)) as walk:
         runners: dict[str, Timed] = {
+            "walk": walk,
             "doctor": doctors.whole(stage, environment),
             "pkcs11-tool": doctors.pkcs11_tool_each(stage, environment),
             "help": commands.ushield_help(stage),
@@ -137,6 +139,7 @@ def diagnosis(stage: Stage) -> Group:
         times = race(runners, _ROUNDS_OF_DIAGNOSES, 0)
     hung = race_apart({"one": doctors.one_hangs, "five": doctors.five_hang}, stage, _ROUNDS_OF_DIAGNOSES, 0)
     rows = (
+        _command("the walk, from a program that runs", _PKCS11_TOOL, times, ("walk", "pkcs11-tool"), 3.0),
         _command("ushield doctor, all of it", _PKCS11_TOOL, times, ("doctor", "pkcs11-tool"), 3.0),
         _command("python, and what it imports for that", _PKCS11_TOOL, times, ("imports", "pkcs11-tool")),
         _command("ushield --help", _PKCS11_TOOL, times, ("help", "pkcs11-tool")),

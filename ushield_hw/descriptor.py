@@ -268,8 +268,9 @@ def _listed(pattern: str, changed: int) -> tuple[str, ...]:
     return tuple(sorted(glob(pattern)))
 
 
+@lru_cache(128)
 def parse(file: Path, raw: bytes) -> Driver:
-    """Read one descriptor.
+    """Read one descriptor; what was read once is remembered with its bytes.
 
     Raises:
         DescriptorError: it is not TOML, or a key is missing, unknown or wrong; names the file and the key.

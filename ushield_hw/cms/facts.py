@@ -125,7 +125,7 @@ class CertificateFacts:
         return _names(self.der)[1]
 
 
-@lru_cache(maxsize=256)  # a module may show every CA there is, and each is named several times
+@lru_cache(maxsize=256)  # and each is named several times
 def _names(der: bytes) -> tuple[str, str]:
     from cryptography.x509 import load_der_x509_certificate
 
@@ -136,6 +136,7 @@ def _names(der: bytes) -> tuple[str, str]:
         raise InputError("CERTIFICATE_MALFORMED") from broken
 
 
+@lru_cache(maxsize=256)  # tokens show the same ones at every look
 def _read(der: bytes) -> CertificateFacts:
     outer = Reader(der)
     certificate = outer.enter(SEQUENCE, _MALFORMED)
