@@ -13,11 +13,13 @@ import pytest
 
 from tests.soft import DRIVER, SETTINGS, SOFTHSM, Soft
 from tests.stack.doctor.modules import built, loading, machine
+from tests.unit.doctor.recorded import TOKEN, Tree
 from ushield_hw.doctor.machine import Machine
 from ushield_hw.doctor.slots import Choice, tokens_of
 from ushield_hw.doctor.subjects import Loaded, ModuleFile, TokenSeen, load
 from ushield_hw.drivers import Driver
 from ushield_hw.softhsm import CONF_VARIABLE
+from ushield_hw.testing.desk import Desk
 from ushield_hw.testing.faulty import Fault, faulty_module
 
 __all__ = ["built", "loading", "machine"]
@@ -67,6 +69,22 @@ def doctor(soft: Soft, tmp_path: Path) -> Iterator[Doctor]:
     found = Doctor(soft, tmp_path)
     yield found
     found.close()
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    """Return a machine with pcscd and one known token family, whose tokens are CCID devices."""
+    tree = Tree(tmp_path)
+    tree.family("epass", f"{TOKEN} ccid")
+    tree.file("/usr/sbin/pcscd")
+    return tree
+
+
+@pytest.fixture(scope="module")
+def desk() -> Iterator[Desk]:
+    """Yield a real pcscd with a virtual reader."""
+    with Desk() as desk:
+        yield desk
 
 
 @pytest.fixture

@@ -121,14 +121,6 @@ def running(guarded: Guarded) -> Iterator[Guarded]:
         yield guarded
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    tree = Tree(tmp_path)
-    tree.family("epass", "096e:0807 ccid")
-    tree.file("/usr/sbin/pcscd")
-    return tree
-
-
 RULE: Final = """polkit.addRule(function(action, subject) {
     var pcsc = ["org.debian.pcsc-lite.access_pcsc", "org.debian.pcsc-lite.access_card"];
     if (pcsc.indexOf(action.id) >= 0 && subject.user == "nobody") { return polkit.Result.YES; }

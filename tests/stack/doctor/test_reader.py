@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from tests.stack.doctor.asking import ask
-from tests.unit.doctor.recorded import NO_SERVICE, Tree, told
+from tests.unit.doctor.recorded import NO_SERVICE, TOKEN, Tree, told
 from ushield_hw.doctor import reader
 from ushield_hw.doctor.finding import Status
 from ushield_hw.pcsc import Reader, Scene, Slot
@@ -19,22 +19,7 @@ from ushield_hw.usb import CCID
 
 pytestmark = pytest.mark.stack
 
-TOKEN: Final = "096e:0807"
 REAL_LIST: Final = Path("/usr/lib/pcsc/drivers/ifd-ccid.bundle/Contents/Info.plist")
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    tree = Tree(tmp_path)
-    tree.family("epass", f"{TOKEN} ccid")
-    tree.file("/usr/sbin/pcscd")
-    return tree
-
-
-@pytest.fixture(scope="module")
-def desk() -> Iterator[Desk]:
-    with Desk() as desk:
-        yield desk
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ import pytest
 
 from tests.stack.bench import ends
 from tests.stack.doctor.asking import Answer, ask
-from tests.unit.doctor.recorded import NO_SERVICE, POWERLESS, Tree, told
+from tests.unit.doctor.recorded import NO_SERVICE, POWERLESS, TOKEN, Tree, told
 from ushield_hw.doctor import pcscd, service
 from ushield_hw.doctor.finding import Status
 from ushield_hw.pcsc import Failure, Reader, Scene, Slot
@@ -28,25 +28,10 @@ from ushield_hw.testing.desk import Desk
 
 pytestmark = pytest.mark.stack
 
-TOKEN: Final = "096e:0807"
 NOWHERE: Final = "/run/nobody/pcscd.comm"
 NO_SERVICE_CODE: Final = "0x8010001D"
 # Without root the kernel lets a user make namespaces in which it looks like root.
 AS_WHOM: Final = [] if os.geteuid() == 0 else ["--map-root-user"]
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    tree = Tree(tmp_path)
-    tree.family("epass", f"{TOKEN} ccid")
-    tree.file("/usr/sbin/pcscd")
-    return tree
-
-
-@pytest.fixture(scope="module")
-def desk() -> Iterator[Desk]:
-    with Desk() as desk:
-        yield desk
 
 
 def pcscd_of(desk: Desk) -> int:

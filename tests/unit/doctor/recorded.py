@@ -20,6 +20,7 @@ from ushield_hw.usb import CCID
 POWERLESS: Final = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()
 USB: Final = "sys/bus/usb/devices"
 _PLACEHOLDER: Final = re.compile(r"(?<!\\u){[a-z_]+}")
+TOKEN: Final = "096e:0807"
 NO_SERVICE: Final = Scene(failure=Failure("SCardEstablishContext", "SCARD_E_NO_SERVICE", 0x8010001D))
 
 
