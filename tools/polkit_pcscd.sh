@@ -52,12 +52,17 @@ keep() {
 
 main() {
   [[ ! -x $made ]] || return 0
-  install "${packages[@]}"
-  local own
+  local own apt
+  apt=$(command -v apt-get || true)
+  [[ -z $apt ]] || install "${packages[@]}"
   own=$(command -v pcscd || echo /usr/sbin/pcscd)
   if ldd "$own" 2>/dev/null | grep -q libpolkit; then
     keep "$own" /usr/share/polkit-1/actions/org.debian.pcsc-lite.policy
     return
+  fi
+  if [[ -z $apt ]]; then
+    echo "this system's pcscd does not ask polkit, and it is not Debian, whose source could be built" >&2
+    return 1
   fi
   echo "building a pcscd that asks polkit, from the distribution's source (half a minute)" >&2
   install "${build_packages[@]}"
