@@ -6,14 +6,17 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly made=.venv/polkit/pcscd
 readonly packages=(polkitd dbus-daemon dbus-bin)
-readonly build_packages=(dpkg-dev flex gcc libc6-dev libpolkit-gobject-1-dev make pkg-config)
+readonly build_packages=(bzip2 flex gcc libc6-dev libpolkit-gobject-1-dev make pkg-config xz-utils)
 
 as_root() {
   if [[ $(id -u) == 0 ]]; then "$@"; else sudo "$@"; fi
 }
 
 install() {
-  dpkg-query -W "$@" >/dev/null 2>&1 && return
+  local found
+  found=$(dpkg-query -W -f='${db:Status-Status}\n' "$@" 2>/dev/null | grep -cx installed || true)
+  [[ $found -lt $# ]] || return 0
+  as_root apt-get update --quiet=2 -o DPkg::Lock::Timeout=300 </dev/null >&2 || true # with the lists that are here, then
   as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a \
     apt-get install --yes --quiet=2 --no-install-recommends -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@" </dev/null >&2
 }
@@ -32,7 +35,10 @@ fetch() {
   done
   lists+=(-o "Dir::Cache::pkgcache=" -o "Dir::Cache::srcpkgcache=" -o "APT::Sandbox::User=root" -o "Acquire::Retries=3")
   apt-get "${lists[@]}" --quiet=2 update
-  (cd "$1" && apt-get "${lists[@]}" --quiet=2 source pcsc-lite)
+  (
+    cd "$1" && apt-get "${lists[@]}" --quiet=2 --download-only source pcsc-lite &&
+      rm -f ./*.asc && tar -xf pcsc-lite_*.orig.tar.*
+  )
 }
 
 # build FOLDER   builds what fetch put there
