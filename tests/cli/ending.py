@@ -19,6 +19,8 @@ from ushield_hw.testing.faulty import FaultyModule, faulty_module
 
 SOFTHSM: Final = Path("/usr/lib/softhsm/libsofthsm2.so").resolve()
 DISK: Final = ("os.fsync", "os.replace", "os.link")
+ON_TOKEN: Final = ("generate", "write_certificate", "relabel", "destroy", "sign")
+"""What changes a token or makes it sign: methods of the engine, and of the module in front of it."""
 
 _PROGRAM: Final = """
 import errno, os, signal, sys
@@ -124,6 +126,11 @@ class Ended:
     def code(self) -> int:
         """Its exit code; -9: it was killed."""
         return self.done.code
+
+
+def points(steps: list[str]) -> list[int]:
+    """Return the points after each thing that was done: before the next one, nothing has changed."""
+    return [number for number, step in enumerate(steps, start=1) if step.startswith("after")]
 
 
 def counted(shared: Home, folder: Path) -> Counted:

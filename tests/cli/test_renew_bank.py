@@ -10,9 +10,9 @@ import pytest
 
 from tests.cli.bank_server import Server, line_to, served
 from tests.cli.conftest import DEMO
-from tests.cli.ending import DISK, counted
+from tests.cli.ending import DISK, counted, points
 from tests.cli.test_renew import active, certificates, objects, renewal
-from tests.cli.test_renew_killed import ENGINE, points
+from tests.cli.test_renew_killed import ENGINE
 from tests.cli.world import Bank, Home, run_openssl
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.cli.ending import DISK, Counted, counted
+from tests.cli.ending import DISK, ON_TOKEN, Counted, counted, points
 from tests.cli.test_renew import issue, objects
 from tests.cli.world import Bank, Home
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 ENGINE: Final = "ushield_hw.cryptoki.engine:Engine."
 WATCHED: Final = (
     *DISK,
-    *(ENGINE + name for name in ("generate", "write_certificate", "relabel", "destroy", "sign")),
+    *(ENGINE + name for name in ON_TOKEN),
 )
 SAME_KEY: Final = ("--same-key",)
 
@@ -79,11 +79,6 @@ def steps_of(case: Case, words: tuple[object, ...]) -> list[str]:
     ended = case.counted.ended_at(0, words, WATCHED)
     assert ended.code == 0, ended
     return ended.steps
-
-
-def points(steps: list[str]) -> list[int]:
-    """Return the points after each thing that was done: before the next one, nothing has changed."""
-    return [number for number, step in enumerate(steps, start=1) if step.startswith("after")]
 
 
 def check_middle(case: Case, bank: Bank, told: object) -> None:

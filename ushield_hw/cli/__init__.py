@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _end(code: int) -> NoReturn:
-    """End the process at once: to take an interpreter apart takes as long as half of what a short command does."""
+    """End the process at once: to take an interpreter apart takes a sixth of what a short command does."""
     if modules := sys.modules.get("ushield_hw.cryptoki.module"):
         modules.close_modules()
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed by whoever started us

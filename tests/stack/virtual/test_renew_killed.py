@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests.cli.ending import DISK, ending
+from tests.cli.ending import DISK, ON_TOKEN, ending, points
 from tests.stack.virtual.test_renew import Renewing, begin_anew
 from ushield_hw.cryptoki.module import close_modules
 from ushield_hw.testing.shield import VirtualShield
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 MODULE: Final = "ushield_hw.cryptoki.module:Module."
 WATCHED: Final = (
     *DISK,
-    *(MODULE + name for name in ("generate", "write_certificate", "relabel", "destroy", "sign")),
+    *(MODULE + name for name in ON_TOKEN),
 )
 
 
@@ -93,11 +93,6 @@ def command(virtual_shield: VirtualShield, tmp_path: Path, request: pytest.Fixtu
     assert command.out() == 0  # the first command on a host keeps more
     command.afresh()
     return command
-
-
-def points(steps: list[str]) -> list[int]:
-    """Return the points after each thing that was done."""
-    return [number for number, step in enumerate(steps, start=1) if step.startswith("after")]
 
 
 def test_the_request_is_made_whatever_is_killed(command: Command) -> None:
