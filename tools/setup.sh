@@ -4,8 +4,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 unset PYTHONHOME PYTHONPATH
-# shellcheck source=tools/apt.sh
-source tools/apt.sh
 
 readonly stamp=.venv/setup.stamp
 readonly oldest="3.11"
@@ -86,8 +84,19 @@ check_python() {
 # --- system packages --------------------------------------------------------------------------------------------------
 
 missing_packages() {
-  not_installed "${system_packages[@]}"
+  local installed
+  installed=$(dpkg-query -W -f='${Package} ${db:Status-Status}\n' "${system_packages[@]}" 2>/dev/null | sed -n 's/ installed$//p' || true)
+  printf '%s\n' "${system_packages[@]}" | grep -vxF -e "$installed" || true
   python_packages
+}
+
+as_root() {
+  if [[ $(id -u) == 0 ]]; then "$@"; else sudo "$@"; fi
+}
+
+apt_install() {
+  as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a \
+    apt-get install --yes --quiet=2 --no-install-recommends -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@" </dev/null
 }
 
 install_packages() {
@@ -98,7 +107,7 @@ install_packages() {
   [[ $(id -u) == 0 ]] || command -v sudo >/dev/null ||
     die "these system packages are missing: ${missing[*]}" "You are not root and there is no sudo. Have an administrator run: $by_hand"
   say "system packages missing: ${missing[*]}"
-  apt_update || say "apt-get update failed; trying with the lists that are here"
+  as_root apt-get update --quiet=2 -o DPkg::Lock::Timeout=300 </dev/null || say "apt-get update failed; trying with the lists that are here"
   step "apt-get install ${missing[*]}" "See apt's words above. By hand: $by_hand   Then run make setup again." apt_install "${missing[@]}" >&2
 }
 
