@@ -126,6 +126,13 @@ class Reader:
         _, self._at = self._bounds(tag, problem)
         return self._data[begin : self._at]
 
+    def any(self, problem: str) -> tuple[int, bytes]:
+        """Return tag and content of the next element, whatever it is, and step over it."""
+        if self._at >= self._end:
+            raise DerError(problem)
+        tag = self._data[self._at]
+        return tag, self.content(tag, problem)
+
     def elements(self, tag: int, problem: str) -> list[bytes]:
         """Return all that is left, whole element by whole element."""
         found = []

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
+from ushield_hw.cms import names
 from ushield_hw.cms.der import (
     BIT_STRING,
     GENERALIZED_TIME,
@@ -112,27 +113,23 @@ class CertificateFacts:
         """Return the subject as RFC 4514 writes it.
 
         Raises:
-            InputError: ``CERTIFICATE_MALFORMED``: the name cannot be read.
+            InputError: ``CERTIFICATE_MALFORMED``: it is no name.
         """
-        return _names(self.der)[0]
+        return _name_text(self.subject)
 
     def issuer_text(self) -> str:
         """Return the issuer as RFC 4514 writes it.
 
         Raises:
-            InputError: ``CERTIFICATE_MALFORMED``: the name cannot be read.
+            InputError: ``CERTIFICATE_MALFORMED``: it is no name.
         """
-        return _names(self.der)[1]
+        return _name_text(self.issuer)
 
 
-@lru_cache(maxsize=256)  # and each is named several times
-def _names(der: bytes) -> tuple[str, str]:
-    from cryptography.x509 import load_der_x509_certificate
-
+def _name_text(name: bytes) -> str:
     try:
-        certificate = load_der_x509_certificate(der)
-        return certificate.subject.rfc4514_string(), certificate.issuer.rfc4514_string()
-    except (ValueError, TypeError) as broken:
+        return names.text(name)
+    except DerError as broken:
         raise InputError("CERTIFICATE_MALFORMED") from broken
 
 

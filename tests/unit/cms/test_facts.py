@@ -132,9 +132,18 @@ def test_names_are_written_as_rfc_4514_does(bank: Bank) -> None:
     assert facts.issuer_text() == "CN=Demo Issuing CA,O=Demo Bank"
 
 
-def test_a_name_that_cannot_be_read_is_an_input_error() -> None:
+def test_a_name_that_is_no_text_is_shown_as_octets() -> None:
     der = pki.der(ROOT.issue("CN=Alice", PUBLIC))
     facts = CertificateFacts.read(der.replace(b"\x0c\x05Alice", b"\x0c\x05\xff\xff\xff\xff\xff"))
+
+    assert facts.subject_text() == "CN=#0c05ffffffffff"
+
+
+def test_a_name_that_is_none_is_an_input_error() -> None:
+    der = pki.der(ROOT.issue("CN=Alice", PUBLIC))
+    facts = CertificateFacts.read(
+        der.replace(b"\x06\x03\x55\x04\x03\x0c\x05Alice", b"\x06\x0a\x55\x04\x03\x0c\x05Alice")
+    )
 
     with pytest.raises(InputError, match=r"^This is not a certificate") as caught:
         facts.subject_text()
