@@ -8,9 +8,9 @@ unset PYTHONHOME PYTHONPATH
 readonly stamp=.venv/setup.stamp
 readonly oldest="3.11"
 readonly system_packages=(
-  gcc libc6-dev swig libpcsclite-dev pkg-config # builds pyscard, and the C parts of the test tokens
+  gcc libc6-dev swig libpcsclite-dev pkg-config # builds pyscard, and the C parts of the test tools
   softhsm2 opensc p11-kit pcscd openssl         # what the tokens, the demo and the tests run
-  vsmartcard-vpcd ykcs11                        # readers for virtual cards, and a second module that drives them
+  ykcs11                                        # a second module that drives virtual cards
   opencryptoki libnss3                          # other tokens that pass the same contract: docs/tokens.md
   postgresql curl gnutls-bin                    # the bank: its other database, and peers that are not ours
 )

@@ -1,4 +1,4 @@
-"""The faulty module as a shared object, built once a user, source and compiler."""
+"""The C parts of this package as shared objects, each built once per user, source and compiler."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -16,7 +17,6 @@ from typing import Final
 from ushield_hw.errors import InputError, StorageError
 
 _HERE: Final = Path(__file__).parent
-_SOURCES: Final = ("faulty.c", "faulty_functions.h", "faulty_plan.h")
 _FLAGS: Final = (
     *("-std=c99", "-fPIC", "-shared", "-O2", "-Wall", "-Wextra", "-Werror"),
     *("-fvisibility=hidden", "-pthread"),
@@ -25,11 +25,18 @@ _DEADLINE_S: Final = 120
 _OUTPUT_SHOWN: Final = 2000
 
 
-def built_module() -> Path:
-    """Return the compiled module, built with ``$CC`` or ``cc`` if this user has none of this source yet.
+class Part(Enum):
+    """What can be built. The value: its source, then the headers that it includes."""
+
+    FAULTY_MODULE = ("faulty.c", "faulty_functions.h", "faulty_plan.h")
+    READER = ("reader.c",)
+
+
+def built(part: Part) -> Path:
+    """Return a compiled part, built with ``$CC`` or ``cc`` unless this user has it already.
 
     It lies in a folder of this user's (``$XDG_CACHE_HOME`` or ``~/.cache``, else the system's temporary folder) that
-    nobody else can write. Its name holds a hash of the source, the flags and the compiler's version; it is put there
+    no other user can write. Its name holds a hash of the source, the flags and the compiler's version; it is put there
     by a rename, so that processes building at the same time do not see half a file.
 
     Raises:
@@ -37,24 +44,24 @@ def built_module() -> Path:
         StorageError: ``FAULTY_CACHE_UNTRUSTED``: others can write the folder.
     """
     compiler = tuple(shlex.split(os.environ.get("CC", ""))) or ("cc",)
-    built = _cache_folder() / f"faulty-{_fingerprint(compiler)}.so"
-    if not built.exists():
-        _build(compiler, built)
-    return built
+    file = _cache_folder() / f"{Path(part.value[0]).stem}-{_fingerprint(compiler, part)}.so"
+    if not file.exists():
+        _build(compiler, part, file)
+    return file
 
 
 @cache
-def _fingerprint(compiler: tuple[str, ...]) -> str:
+def _fingerprint(compiler: tuple[str, ...], part: Part) -> str:
     parts = [_run(compiler, "--version"), platform.machine(), *_FLAGS]
-    parts += [(_HERE / name).read_text(encoding="utf-8") for name in _SOURCES]
+    parts += [(_HERE / name).read_text(encoding="utf-8") for name in part.value]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
 
 
-def _build(compiler: tuple[str, ...], built: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=built.parent, prefix="build-") as folder:
-        fresh = Path(folder) / built.name
-        _run(compiler, *_FLAGS, "-o", str(fresh), str(_HERE / _SOURCES[0]), "-ldl")
-        fresh.replace(built)
+def _build(compiler: tuple[str, ...], part: Part, file: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix="build-") as folder:
+        fresh = Path(folder) / file.name
+        _run(compiler, *_FLAGS, "-o", str(fresh), str(_HERE / part.value[0]), "-ldl")
+        fresh.replace(file)
 
 
 def _run(compiler: tuple[str, ...], *arguments: str) -> str:

@@ -46,7 +46,7 @@ from ushield_hw.config import data_dir
 from ushield_hw.cryptoki.ckr import NUMBERS
 from ushield_hw.drivers import GENERIC, Catalogue
 from ushield_hw.errors import InputError
-from ushield_hw.testing.compiled import built_module
+from ushield_hw.testing.compiled import Part, built
 from ushield_hw.testing.record import Call, read_calls
 
 __all__ = [
@@ -368,11 +368,11 @@ def faulty_module(
     source = Path(target).resolve()
     if not source.is_file():
         raise InputError("FAULTY_TARGET_MISSING", path=str(target))
-    built = built_module()
+    library = built(Part.FAULTY_MODULE)
     folder.mkdir(parents=True, exist_ok=True)
     module = FaultyModule(folder.resolve() / name)
     with module.path.open("xb") as file:
-        file.write(built.read_bytes())
+        file.write(library.read_bytes())
     module.path.chmod(0o755)
     wrapped = Path(shutil.copy(source, module.path.with_name(f"{name}.{source.name}"))) if copy_target else source
     module._beside("target").write_bytes(os.fsencode(wrapped))

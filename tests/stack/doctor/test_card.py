@@ -27,7 +27,7 @@ from ushield_hw.testing.desk import Desk
 pytestmark = pytest.mark.stack
 
 _WITHIN_S: Final = 15.0
-SECOND: Final = "Second 00 00"
+SECOND: Final = "Second 01 00"
 
 
 @pytest.fixture(scope="module")
@@ -113,12 +113,10 @@ def seen(tree: Tree, error: UShieldError | Contact, atr: bytes = ATR, system: st
     return here
 
 
-def test_a_card_that_is_mute(tree: Tree) -> None:
-    """Recorded: vpcd drops a card that has an ATR and then none."""
-    reader = Reader(SLOT, Slot.MUTE)
-    here = InReader(tree.machine(Scene((reader,))), reader)
-    told(card.mute(here), card.mute, Status.FAIL, SLOT, name="SCARD_STATE_MUTE")
-    assert card.no_card(here).status is Status.OK
+def test_a_card_that_is_mute(tree: Tree, desk: Desk) -> None:
+    desk.insert(Speaks(""))
+    found = asked(tree, desk).of(card.mute, SLOT)
+    found.says(Status.FAIL, SLOT, name="SCARD_STATE_MUTE")
 
 
 def test_a_card_without_power(tree: Tree) -> None:

@@ -38,9 +38,8 @@ def test_readers_that_are_there_give_no_alarm(tree: Tree, desk: Desk) -> None:
     real_driver(tree)
     found = ask("C", tree, desk.env)
     assert found.alarms == []
-    readers = ["Virtual U-shield 00 00", "Virtual U-shield 00 01"]
-    found.of(reader.no_reader).says(Status.OK, readers=readers)
-    found.of(reader.too_many).says(Status.OK, count=2, most=16)
+    found.of(reader.no_reader).says(Status.OK, readers=["Virtual U-shield 00 00"])
+    found.of(reader.too_many).says(Status.OK, count=1, most=16)
 
 
 def test_a_token_that_the_installed_driver_lists(tree: Tree, desk: Desk) -> None:
@@ -99,7 +98,7 @@ def test_a_service_without_a_reader(tree: Tree, bare: Desk) -> None:
 
 def test_as_many_readers_as_there_can_be(tree: Tree) -> None:
     real_driver(tree)
-    with Desk([f"Reader {letter}" for letter in "ABCDEFGH"]) as full:
+    with Desk([f"Reader {letter}" for letter in "ABCDEFGHIJKLMNOP"]) as full:
         found = ask("C", tree, full.env)
     found.of(reader.too_many).says(Status.WARN, "vsmartcard-vpcd", count=16, most=16)
     assert found.alarms == ["C27"]
@@ -109,8 +108,7 @@ def test_a_reader_with_a_name_in_chinese_disturbs_no_other(tree: Tree) -> None:
     real_driver(tree)
     with Desk(["某银行", "Other"]) as desk:
         found = ask("C", tree, desk.env)
-    assert "Other 00 00" in found.of(reader.no_reader).evidence["readers"]
-    assert "某银行 00 00" in found.of(reader.no_reader).evidence["readers"]
+    found.of(reader.no_reader).says(Status.OK, readers=["Other 01 00", "某银行 00 00"])
     assert found.alarms == []
 
 

@@ -14,7 +14,7 @@ from tests.project.tree import ROOT
 from tests.stack.faulty.raw_module import RawModule
 from tests.stack.faulty.soft_token import SOFTHSM
 from ushield_hw.errors import InputError, StorageError
-from ushield_hw.testing.compiled import built_module
+from ushield_hw.testing.compiled import Part, built
 from ushield_hw.testing.faulty import FaultyModule, faulty_module
 
 pytestmark = pytest.mark.stack
@@ -46,42 +46,43 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_built_once_into_a_private_folder(cache: Path) -> None:
-    built = built_module()
-    assert built.parent == cache
+    file = built(Part.FAULTY_MODULE)
+    assert file.parent == cache
     assert cache.stat().st_mode & 0o777 == 0o700
-    state = built.stat()
-    assert built_module() == built
-    assert built.stat().st_mtime_ns == state.st_mtime_ns
-    assert list(cache.iterdir()) == [built]
+    state = file.stat()
+    assert built(Part.FAULTY_MODULE) == file
+    assert file.stat().st_mtime_ns == state.st_mtime_ns
+    assert list(cache.iterdir()) == [file]
 
 
 def test_another_compiler_makes_another_file(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = built_module()
+    first = built(Part.FAULTY_MODULE)
     wrapper = tmp_path / "my-cc"
     wrapper.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "my-cc 1.0" && exit\nexec cc "$@"\n')
     wrapper.chmod(0o755)
     monkeypatch.setenv("CC", f"{wrapper}")
-    assert built_module() != first
+    assert built(Part.FAULTY_MODULE) != first
 
 
 def test_built_by_several_at_once(cache: Path) -> None:
-    command = [sys.executable, "-c", "from ushield_hw.testing.compiled import built_module; print(built_module())"]
+    program = "from ushield_hw.testing.compiled import Part, built; print(built(Part.FAULTY_MODULE))"
+    command = [sys.executable, "-c", program]
     processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     outputs = {process.communicate(timeout=60)[0].strip() for process in processes}
-    (built,) = cache.iterdir()
-    assert outputs == {str(built)}
-    assert hasattr(ctypes.CDLL(str(built)), "C_GetFunctionList")
+    (file,) = cache.iterdir()
+    assert outputs == {str(file)}
+    assert hasattr(ctypes.CDLL(str(file)), "C_GetFunctionList")
 
 
 def test_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.delenv("HOME")
-    assert built_module().parent == tmp_path / f"ushield-hw-testing-{os.getuid()}"
+    assert built(Part.FAULTY_MODULE).parent == tmp_path / f"ushield-hw-testing-{os.getuid()}"
     monkeypatch.setenv("HOME", "/proc/nowhere")
-    assert built_module().parent == tmp_path / f"ushield-hw-testing-{os.getuid()}"
+    assert built(Part.FAULTY_MODULE).parent == tmp_path / f"ushield-hw-testing-{os.getuid()}"
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert built_module().parent == tmp_path / "home/.cache/ushield-hw-testing"
+    assert built(Part.FAULTY_MODULE).parent == tmp_path / "home/.cache/ushield-hw-testing"
 
 
 def test_a_folder_that_others_can_write_is_refused(cache: Path, tmp_path: Path) -> None:
@@ -89,20 +90,20 @@ def test_a_folder_that_others_can_write_is_refused(cache: Path, tmp_path: Path) 
     (tmp_path / "elsewhere").mkdir()
     cache.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StorageError) as caught:
-        built_module()
+        built(Part.FAULTY_MODULE)
     assert caught.value.code == "FAULTY_CACHE_UNTRUSTED"
     cache.unlink()
     cache.mkdir()
     cache.chmod(0o777)
     with pytest.raises(StorageError) as caught:
-        built_module()
+        built(Part.FAULTY_MODULE)
     assert caught.value.details["path"] == str(cache)
 
 
 def test_no_compiler(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "/nowhere/cc -m64")
     with pytest.raises(InputError) as caught:
-        built_module()
+        built(Part.FAULTY_MODULE)
     assert caught.value.code == "COMPILER_MISSING"
     assert caught.value.details["compiler"] == "/nowhere/cc -m64"
 
@@ -113,7 +114,7 @@ def test_a_compiler_that_fails(cache: Path, tmp_path: Path, monkeypatch: pytest.
     broken.chmod(0o755)
     monkeypatch.setenv("CC", str(broken))
     with pytest.raises(InputError) as caught:
-        built_module()
+        built(Part.FAULTY_MODULE)
     assert (caught.value.code, caught.value.details["output"]) == ("COMPILER_FAILED", "no headers\n")
     assert list(cache.iterdir()) == []
 

@@ -16,7 +16,7 @@ from ushield_hw.testing.card.schsm import SmartCardHsm, blank
 from ushield_hw.testing.desk import Card, Desk, Insertion
 
 READER: Final = "Virtual U-shield"
-SLOT: Final = f"{READER} 00 00"  # vpcd makes two slots a reader
+SLOT: Final = f"{READER} 00 00"  # pcscd appends the numbers of the reader and of its slot
 YUBIKEY: Final = "Yubico YubiKey CCID"  # ykcs11 looks at no reader with another name
 ATR: Final = bytes.fromhex("3B80800101")
 WITHIN_S: Final = 15.0  # ends a wait for what must come

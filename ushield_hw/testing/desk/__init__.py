@@ -1,8 +1,8 @@
 """A desk with card readers: real pcscd, real PC/SC clients, cards of our own making. Needs Linux.
 
-pcscd and vpcd (vsmartcard-vpcd) run in namespaces of their own, so that nothing listens outside and desks side by side
-do not meet; no root is needed where the kernel lets users make namespaces. Programs outside reach the desk's pcscd by
-``PCSCLITE_CSOCK_NAME``, which :attr:`Desk.env` holds.
+pcscd runs in namespaces of its own with a reader driver of this package (``testing/reader.c``): it sees no other reader
+and several of them do not meet; no root is needed where the kernel lets users make namespaces. Programs outside reach
+this pcscd by ``PCSCLITE_CSOCK_NAME``, which :attr:`Desk.env` holds.
 
 ::
 
@@ -21,34 +21,31 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
 from ushield_hw.errors import InputError
+from ushield_hw.testing.compiled import Part, built
 from ushield_hw.testing.desk.door import DEADLINE_S, MESSAGE
 from ushield_hw.testing.desk.reader import Card, Insertion
 
 __all__ = ["Card", "Desk", "Insertion"]
 
-DRIVER: Final = Path("/usr/lib/pcsc/drivers/serial/libifdvpcd.so")
 _DOOR: Final = Path(__file__).with_name("door.py")
-_FIRST_PORT: Final = 0x8C7B  # vpcd's own; the namespace has it to itself
-_NOTICED_S: Final = 2.0
-_SLOTS: Final = 2  # that vpcd makes a reader, on ports in a row
 
 
 class Desk:
     """pcscd with virtual readers.
 
     Args:
-        readers: a name for each; programs see it with slot numbers behind it.
+        readers: a name for each; programs see it with two numbers behind it.
 
     Raises:
-        InputError: ``PCSCD_MISSING``: pcscd or vpcd is not installed. ``DESK_REFUSED``: the namespace or the daemon
-            could not be made; says why.
+        InputError: ``PCSCD_MISSING``: pcscd is not installed. ``COMPILER_MISSING``, ``COMPILER_FAILED``: the reader's
+            driver cannot be built. ``DESK_REFUSED``: the namespace or the daemon could not be made; says why.
+        StorageError: as :func:`~ushield_hw.testing.compiled.built`.
     """
 
     def __init__(self, readers: Sequence[str] = ("Virtual U-shield",)) -> None:
@@ -56,16 +53,15 @@ class Desk:
         self._inserted: dict[int, Insertion] = {}
         self._lock = threading.RLock()
         pcscd = _found("pcscd", "/usr/sbin/pcscd", "/usr/local/sbin/pcscd")
-        if not DRIVER.exists():
-            raise InputError("PCSCD_MISSING", program="vsmartcard-vpcd", path=str(DRIVER))
+        driver = built(Part.READER)
         self.folder = Path(tempfile.mkdtemp(prefix="ushield-desk-", dir="/tmp"))  # a socket's path is short
-        self._configure()
+        self._configure(driver)
         self._outside, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._outside.settimeout(DEADLINE_S * 2)
         with inside:
             self._process = self._start(inside, pcscd)
         try:
-            self._expect(self._told()[0], "ready")
+            self._expect(self._answer(), "ready")
         except BaseException:
             self.close()
             raise
@@ -102,25 +98,21 @@ class Desk:
                 raise InputError("DESK_REFUSED", reason=f"reader {reader} has a card in it")
             if not 0 <= reader < len(self._readers):
                 raise InputError("DESK_REFUSED", reason=f"there is no reader {reader}")
-            until = time.monotonic() + deadline_s
-            while time.monotonic() < until:
-                if there is not None:
-                    there.rest()
-                there = self._inserted[reader] = Insertion(card, self._connect(_FIRST_PORT + reader * _SLOTS))
-                if there.noticed(_NOTICED_S):
-                    return there
+            there = self._inserted[reader] = Insertion(card, self._connect(reader))
+            if not there.noticed(deadline_s):
                 there.eject()
-            raise InputError("DESK_REFUSED", reason=f"pcscd did not see the card within {deadline_s} s")
+                raise InputError("DESK_REFUSED", reason=f"pcscd did not see the card within {deadline_s} s")
+            return there
 
     def restart(self) -> None:
         """End pcscd and start it again. Cards are out afterwards."""
         self._eject_all()
-        self._expect(self._ask("restart")[0], "ready")
+        self._expect(self._ask("restart"), "ready")
 
     def stop(self) -> None:
         """End pcscd; :meth:`restart` brings it back. Cards are out afterwards."""
         self._eject_all()
-        self._expect(self._ask("stop")[0], "stopped")
+        self._expect(self._ask("stop"), "stopped")
 
     def close(self) -> None:
         """Pull the cards out, end the daemon and remove the folder. May be called twice."""
@@ -139,16 +131,17 @@ class Desk:
                 insertion.eject()
             self._inserted.clear()
 
-    def _configure(self) -> None:
+    def _configure(self, driver: Path) -> None:
         (self.folder / "run").mkdir()
-        readers = self.folder / "readers"
-        readers.mkdir()
-        for number, name in enumerate(self._readers):
-            driver = self.folder / f"reader{number}.so"
-            shutil.copyfile(DRIVER, driver)  # one loaded file keeps the connections of one reader only
-            port = f"0x{_FIRST_PORT + number * _SLOTS:X}"
-            entry = f'FRIENDLYNAME "{name}"\nDEVICENAME /dev/null:{port}\nLIBPATH {driver}\nCHANNELID {port}\n'
-            (readers / f"reader{number}").write_text(entry, encoding="utf-8")
+        entries = (
+            f'FRIENDLYNAME "{name}"\nDEVICENAME ushield:{self._slot(number)}\nLIBPATH {driver}\nCHANNELID {number}\n'
+            for number, name in enumerate(self._readers)
+        )
+        (self.folder / "readers").write_text("\n".join(entries), encoding="utf-8")
+
+    def _slot(self, reader: int) -> Path:
+        """Return the socket on which a reader's driver takes its card."""
+        return self.folder / f"slot{reader}"
 
     def _start(self, inside: socket.socket, pcscd: str) -> subprocess.Popen[bytes]:
         as_whom = () if os.geteuid() == 0 else ("--map-root-user",)
@@ -163,25 +156,29 @@ class Desk:
                 pass_fds=[inside.fileno()],
             )
 
-    def _connect(self, port: int) -> socket.socket:
-        text, sockets = self._ask(str(port))
-        self._expect(text, "connected")
-        return sockets[0]
+    def _connect(self, reader: int) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.settimeout(DEADLINE_S)
+            connection.connect(str(self._slot(reader)))
+        except OSError as error:
+            connection.close()
+            raise InputError("DESK_REFUSED", reason=f"reader {reader}: {error}") from error
+        return connection
 
-    def _ask(self, question: str) -> tuple[str, list[socket.socket]]:
+    def _ask(self, question: str) -> str:
         with self._lock:
             try:
                 self._outside.send(question.encode())
             except OSError as error:
-                raise InputError("DESK_REFUSED", reason=f"the desk is gone: {error}") from error
-            return self._told()
+                raise InputError("DESK_REFUSED", reason=f"the process of pcscd has ended: {error}") from error
+            return self._answer()
 
-    def _told(self) -> tuple[str, list[socket.socket]]:
+    def _answer(self) -> str:
         try:
-            text, descriptors, _flags, _address = socket.recv_fds(self._outside, MESSAGE, 1)
+            return self._outside.recv(MESSAGE).decode()
         except OSError as error:
             raise InputError("DESK_REFUSED", reason=str(error)) from error
-        return text.decode(), [socket.socket(fileno=descriptor) for descriptor in descriptors]
 
     def _expect(self, text: str, wanted: str) -> None:
         if text != wanted:

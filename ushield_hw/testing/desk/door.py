@@ -1,11 +1,11 @@
 """The inside of a desk: a process in network and mount namespaces of its own, with pcscd as its child.
 
-Run as a script with ``-I -S``; imports nothing of this package. vpcd listens on every interface it sees and cannot be
-told otherwise, so it sees none but this namespace's loopback. Whoever is outside talks through a socket pair:
+Run as a script with ``-I -S``; imports nothing of this package. The place of pcscd's socket is compiled into it, so it
+gets a /run/pcscd of its own. In a network namespace of its own it hears of no USB device that is plugged in, and
+without drivers for USB readers it leaves those of this machine alone. The process outside talks through a socket pair:
 
     "restart"   ends pcscd and starts it again               -> "ready" or what went wrong
     "stop"      ends pcscd and leaves the readers without it -> "stopped"
-    "PORT"      a number: connects to vpcd                   -> "connected" with the socket, or what went wrong
 
 The daemon ends with this process, and this process when the other end of the socket pair is closed.
 """
@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -26,9 +24,9 @@ from pathlib import Path
 
 MESSAGE = 4096
 DEADLINE_S = 10
-_SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1
 _MS_BIND, _PR_SET_PDEATHSIG = 4096, 1
 _POLL_S = 0.005
+_USB_DRIVERS = ("/usr/lib/pcsc/drivers", "/usr/lib64/pcsc/drivers", "/usr/local/lib/pcsc/drivers")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -45,8 +43,8 @@ class Door:
     def serve(self) -> None:
         """Set up the namespace, start the daemon and answer until the other end is closed."""
         try:
-            _loopback_up()
             _show_run_folder(self._folder / "run")
+            _hide_usb_drivers()
             self._answer(self._start())
             while asked := self._outside.recv(MESSAGE).decode():
                 self._do(asked)
@@ -57,21 +55,12 @@ class Door:
         if asked == "restart":
             self._stop()
             self._answer(self._start())
-        elif asked == "stop":
+        else:
             self._stop()
             self._answer("stopped")
-        else:
-            self._connect(int(asked))
 
     def _answer(self, text: str) -> None:
         self._outside.send(text.encode())
-
-    def _connect(self, port: int) -> None:
-        try:
-            with socket.create_connection(("127.0.0.1", port), DEADLINE_S) as found:
-                socket.send_fds(self._outside, [b"connected"], [found.fileno()])
-        except OSError as error:
-            self._answer(f"port {port}: {error}")
 
     def _start(self) -> str:
         daemon = self._folder / "run" / "pcscd.comm"
@@ -114,17 +103,17 @@ def _listens(path: Path) -> bool:
     return False
 
 
-def _loopback_up() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
-
-
 def _show_run_folder(run: Path) -> None:
     """Put ``run`` where pcscd keeps its socket and its pid file: the place is compiled into it."""
     held = os.open(run, os.O_PATH)  # /run may be where it lies, and is covered now
     _mount(b"ushield", b"/run", b"tmpfs", 0)
     Path("/run/pcscd").mkdir()
     _mount(f"/proc/self/fd/{held}".encode(), b"/run/pcscd", None, _MS_BIND)
+
+
+def _hide_usb_drivers() -> None:
+    for folder in filter(os.path.isdir, _USB_DRIVERS):
+        _mount(b"ushield", folder.encode(), b"tmpfs", 0)
 
 
 def _mount(source: bytes, target: bytes, kind: bytes | None, flags: int) -> None:

@@ -1,7 +1,7 @@
-"""One card in one of vpcd's readers: vpcd's wire, card side.
+"""One card in one reader: the card's side of what ``testing/reader.c`` speaks.
 
-A message is a 16-bit big-endian length and that many bytes. One byte is an order to the reader (off, on, reset, "what
-is the ATR"), anything longer a command for the card. Closing the connection pulls the card out. (vsmartcard 3.3)
+A message is a 16-bit big-endian length and that many bytes. One byte is an order (off, on, reset, send the ATR),
+anything longer a command APDU. Closing the connection removes the card.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ import logging
 import socket
 import struct
 import threading
-import time
 from contextlib import suppress
 from typing import Final, Protocol
 
 _log: Final = logging.getLogger("ushield_hw")
-_POLLED_S: Final = 0.45  # pcscd looks at such readers every 0.4 s
 _OFF, _ON, _RESET, _ATR = 0, 1, 2, 4
 _NO_PRECISE_DIAGNOSIS: Final = b"\x6f\x00"  # ISO/IEC 7816-4
 
@@ -46,16 +44,14 @@ class Insertion:
 
     Args:
         card: what is in it; its methods are called from one thread, but for ``pulled_out``.
-        connection: to the reader, as vpcd takes it.
+        connection: to the reader's driver.
     """
 
     def __init__(self, card: Card, connection: socket.socket) -> None:
         self.card = card
         self._connection = connection
         self._noticed = threading.Event()
-        self._ejected = 0.0
         connection.settimeout(None)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._thread = threading.Thread(target=self._serve, name="virtual card", daemon=True)
         self._thread.start()
 
@@ -73,13 +69,8 @@ class Insertion:
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self.card.pulled_out()
-        self._ejected = time.monotonic()
         if threading.current_thread() is not self._thread:
             self._thread.join()
-
-    def rest(self) -> None:
-        """Wait until pcscd has had the time to see that the reader is empty; a hand takes longer."""
-        time.sleep(max(0.0, self._ejected + _POLLED_S - time.monotonic()))
 
     def _serve(self) -> None:
         try:
@@ -119,8 +110,6 @@ class Insertion:
     def _exactly(self, size: int) -> bytes | None:
         found = b""
         while len(found) < size:
-            # Without this the peer's next segment waits for our delayed acknowledgement: 40 ms a command.
-            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             more = self._connection.recv(size - len(found))
             if not more:
                 return None
