@@ -22,7 +22,7 @@ from ushield_hw.interaction import PinKind
 from ushield_hw.journal import Journal
 from ushield_hw.keys import KeyChoice
 from ushield_hw.order import Line, Order, message_format, screen_lines
-from ushield_hw.signing import Attendance, SignedOrder, sign, stored
+from ushield_hw.signing import Attendance, SignedOrder, check_profile, sign, stored
 
 if TYPE_CHECKING:
     from ushield_hw.verifier import Verified
@@ -85,8 +85,9 @@ def sign_command(
         _refuse_other(out, signed)
     elif signed is None:
         order.check_live(datetime.now(UTC))  # nobody types a PIN for an order that is refused anyway
-        attendance = _attendance(token, unattended)
         wanted = Profile(profile) if profile else None
+        check_profile(token.driver, wanted)
+        attendance = _attendance(token, unattended)
         try:
             with token.open(person, purpose="sign") as session:
                 signed = sign(order, session, profile=wanted, attendance=attendance, key=choice)
@@ -198,12 +199,20 @@ def _lines(order: Order) -> tuple[Line, ...]:
     return screen_lines(message_format("jcs").encode(order, lang), lang, rules=options.rules())
 
 
+def _claimed(verified: Verified) -> str:
+    if verified.claimed_signing_time is None:
+        return ""
+    time = f"{verified.claimed_signing_time:%Y-%m-%d %H:%M:%S} UTC"
+    return messages.text("verify.signing_time_claimed", time=time)
+
+
 def _verified_rows(verified: Verified, *, compared: bool) -> list[str]:
     lines = _lines(verified.order)
     confirmation = verified.confirmation.value if verified.confirmation else "plain"
     facts = [
         (messages.text("verify.signer"), f"{verified.signer.subject} ({verified.signer.serial})"),
         (messages.text("verify.confirmation"), messages.text(f"confirmation.{confirmation}")),
+        (messages.text("verify.signing_time"), _claimed(verified)),
         (messages.text("verify.revocation"), messages.text(f"revocation.{verified.revocation}")),
         (messages.text("verify.compared"), messages.text("verify.same" if compared else "verify.not_compared")),
     ]

@@ -7,11 +7,12 @@ is for the strict reader to judge and to name. A bank reads many orders of one s
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from ushield_hw.cms.attributes import ID_DATA, Confirmation
+from ushield_hw.cms.attributes import ID_DATA, Confirmation, stated_time
 from ushield_hw.cms.build import EXPLICIT_0, MOST_CONTENT, Draft, Profile, Template
-from ushield_hw.cms.der import set_of
+from ushield_hw.cms.der import DerError, set_of
 from ushield_hw.cms.facts import CertificateFacts
 from ushield_hw.cms.signature import check_wire
 from ushield_hw.suites import Suite
@@ -19,6 +20,7 @@ from ushield_hw.suites import Suite
 _MOST: Final = 4096
 _BEGINNING: Final = 80  # encapContentInfo begins well before
 _LONG_FORM: Final = 0x80
+_NO_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)  # stands for a time that cannot be read; what has none is not equal
 
 
 class Known(NamedTuple):
@@ -42,12 +44,21 @@ class Known(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A signed order that was recognised: who signs so, the content, what the signature covers, and its value."""
+    """A signed order that was recognised.
+
+    Attributes:
+        known: who signs so.
+        content: what was signed.
+        message: what the signature covers.
+        signature: its value.
+        signing_time: as the signer states it; None for ``PLAIN``.
+    """
 
     known: Known
     content: bytes
     message: bytes
     signature: bytes
+    signing_time: datetime | None
 
 
 _known: Final[dict[bytes, list[Known]]] = {}  # by the certificates, as they stand in a signed order
@@ -78,12 +89,21 @@ def recognised(der: bytes) -> Found | None:
     if len(content) > MOST_CONTENT:  # more than a template takes
         return None
     for known in _known.get(der[stop:after], ()):
-        draft = known.template.draft(content)
+        time = _signing_time(der, after) if known.profile is Profile.CADES else None
+        draft = known.template.draft(content, time or _NO_TIME)
         signature = _signature(der, after, draft)
         if draft.enclose(signature) == der:
             check_wire(signature, known.signer)
-            return Found(known, content, draft.message, signature)
+            return Found(known, content, draft.message, signature, time)
     return None
+
+
+def _signing_time(der: bytes, at: int) -> datetime | None:
+    """Return what stands where the signing time may be in the part of the signers; None: nothing that is a time."""
+    try:
+        return stated_time(der, at)
+    except DerError:
+        return None
 
 
 def _signature(der: bytes, at: int, draft: Draft) -> bytes:

@@ -1,27 +1,49 @@
-"""The four signed attributes of a CAdES signed order: written, and told apart from every near miss.
+"""The five signed attributes of a CAdES signed order: written, and told apart from every near miss.
 
-CAdES-B-B asks for content-type, message-digest (RFC 5652) and signing-certificate-v2 (RFC 5035); the fourth is ours and
-states how the person confirmed. The certificate is named by its SHA-256 digest alone: SHA-256 is the default, which DER
-leaves out, and the issuer and serial number stand in the SignerInfo already.
+CAdES-B-B asks for content-type, message-digest (RFC 5652), signing-time (RFC 5652 section 11.3) and
+signing-certificate-v2 (RFC 5035); the fifth is ours and states how the person confirmed. The certificate is named by
+its SHA-256 digest alone: SHA-256 is the default, which DER leaves out, and the issuer and serial number stand in the
+SignerInfo already.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
-from ushield_hw.cms.der import OCTET_STRING, OID, SEQUENCE, SET, UTF8_STRING, DerError, Reader, oid, tlv
+from ushield_hw.cms.der import (
+    GENERALIZED_TIME,
+    OCTET_STRING,
+    OID,
+    SEQUENCE,
+    SET,
+    UTC_TIME,
+    UTF8_STRING,
+    DerError,
+    Reader,
+    oid,
+    tlv,
+)
 
-CONFIRMATION_OID: Final = "2.25.319563466725128987539907167962394641551"
+# A GUID under Microsoft's arc for them, cut into arcs below 2^31: parsers that keep an arc in 32 bits (GnuTLS, Go) take
+# it, unlike the 128-bit arc of 2.25.
+CONFIRMATION_OID: Final = "1.2.840.113556.1.8000.2554.23560.9650.58801.19061.36438.11991521.15198748"
 
 ID_DATA: Final = oid("1.2.840.113549.1.7.1")
 
 _CONTENT_TYPE: Final = oid("1.2.840.113549.1.9.3")
 _MESSAGE_DIGEST: Final = oid("1.2.840.113549.1.9.4")
+_SIGNING_TIME: Final = oid("1.2.840.113549.1.9.5")
 _SIGNING_CERTIFICATE_V2: Final = oid("1.2.840.113549.1.9.16.2.47")
 _CONFIRMATION: Final = oid(CONFIRMATION_OID)
+_UTC_YEARS: Final = range(1950, 2050)  # RFC 5652 section 11.3: these must be a UTCTime, others a GeneralizedTime
+TIME_SIZES: Final = (15, 17)  # of a UTCTime and a GeneralizedTime, with tag and length
+_UTC_TAG: Final = bytes((UTC_TIME,))
+_PIVOT: Final = "50"  # of the two digits that a UTCTime has for the year
 
 
 class Confirmation(StrEnum):
@@ -36,35 +58,87 @@ class Confirmation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SignedAttributes:
-    """All signed attributes of one signer but for the digest of the content, which stands in between."""
+    """All signed attributes of one signer but for the signing time and the digest of the content."""
 
-    before: bytes
-    after: bytes
+    before_time: bytes
+    before_digest: bytes
+    after_digest: bytes
 
-    def encode(self, digest: bytes) -> bytes:
+    def encode(self, digest: bytes, time: bytes) -> bytes:
         """Return the content of the SET OF: the attributes, sorted, without tag and length."""
-        return self.before + digest + self.after
+        return b"".join((self.before_time, time, self.before_digest, digest, self.after_digest))
 
 
 @lru_cache(maxsize=1024)
-def signed_attributes(certificate_sha256: bytes, confirmation: Confirmation, digest_size: int) -> SignedAttributes:
-    """Return the attributes of a signer whose suite's digest has ``digest_size`` octets."""
-    # The order of the attributes does not depend on the digest: each differs from the others in its first octets.
-    placeholder = bytes(digest_size)
-    digest = _attribute(_MESSAGE_DIGEST, tlv(OCTET_STRING, placeholder))
+def signed_attributes(
+    certificate_sha256: bytes, confirmation: Confirmation, digest_size: int, time_size: int
+) -> SignedAttributes:
+    """Return the attributes of a signer whose suite's digest and whose encoded signing time have these sizes."""
+    # The order of the attributes does not depend on digest and time: each differs from the others in its first octets.
+    digest_place, time_place = bytes(digest_size), bytes(time_size)
+    digest, time = _attribute(_MESSAGE_DIGEST, tlv(OCTET_STRING, digest_place)), _attribute(_SIGNING_TIME, time_place)
     listed = [
         _attribute(_CONTENT_TYPE, ID_DATA),
+        time,
         digest,
         _attribute(_SIGNING_CERTIFICATE_V2, _signing_certificate(certificate_sha256)),
         _CONFIRMATIONS[confirmation],
     ]
     listed.sort()
-    at = listed.index(digest)
-    before = b"".join(listed[: at + 1])
-    return SignedAttributes(before.removesuffix(placeholder), b"".join(listed[at + 1 :]))
+    at_time, at_digest = listed.index(time), listed.index(digest)  # in this order: the digest's is the longer one
+    return SignedAttributes(
+        b"".join(listed[: at_time + 1]).removesuffix(time_place),
+        b"".join(listed[at_time + 1 : at_digest + 1]).removesuffix(digest_place),
+        b"".join(listed[at_digest + 1 :]),
+    )
 
 
-def read_confirmation(attributes: bytes, certificate_sha256: bytes, digest: bytes) -> Confirmation:
+def encode_time(moment: datetime) -> bytes:
+    """Return a moment (aware) as RFC 5652 section 11.3 writes a signing time; parts of a second are left out."""
+    return _encoded_second(moment.replace(microsecond=0))
+
+
+@lru_cache(maxsize=64)
+def _encoded_second(second: datetime) -> bytes:
+    utc = second.astimezone(UTC)
+    if utc.year in _UTC_YEARS:
+        return tlv(UTC_TIME, f"{utc:%y%m%d%H%M%S}Z".encode())
+    return tlv(GENERALIZED_TIME, f"{utc.year:04}{utc:%m%d%H%M%S}Z".encode())
+
+
+@lru_cache(maxsize=1024)
+def read_time(encoded: bytes) -> datetime:
+    """Return the moment that a signing time, a whole element, stands for.
+
+    Raises:
+        DerError: ``signing_time``: :func:`encode_time` does not write it.
+    """
+    text = encoded[2:].decode("ascii", "replace")
+    if encoded[:1] == _UTC_TAG:
+        text = ("20" if text < _PIVOT else "19") + text
+    try:
+        found = datetime.fromisoformat(f"{text[:8]}T{text[8:]}")  # takes many forms; the comparison, only the right one
+        if encode_time(found) == encoded:
+            return found
+    except (ValueError, OverflowError) as wrong:
+        raise DerError("signing_time") from wrong
+    raise DerError("signing_time")
+
+
+def stated_time(data: bytes, at: int = 0) -> datetime:
+    """Return the signing time that stands first in ``data`` from ``at`` on, believing everything around it.
+
+    Raises:
+        DerError: ``signing_time``: there is none, or it is not written as it should be.
+    """
+    found = data.find(_SIGNING_TIME, at)
+    start = found + len(_SIGNING_TIME) + 2  # tag and length of the SET OF values
+    if found < 0 or start + 1 >= len(data):
+        raise DerError("signing_time")
+    return read_time(data[start : start + 2 + data[start + 1]])
+
+
+def read_attributes(attributes: bytes, certificate_sha256: bytes, digest: bytes) -> tuple[Confirmation, datetime]:
     """Read the content of the SET OF signed attributes; nothing but what :func:`signed_attributes` makes passes.
 
     Args:
@@ -72,14 +146,20 @@ def read_confirmation(attributes: bytes, certificate_sha256: bytes, digest: byte
         certificate_sha256: of the signer's certificate.
         digest: of the content.
 
+    Returns:
+        How the person confirmed, and the signing time: both as the signer states them.
+
     Raises:
         DerError: with the id of what is wrong.
     """
-    for confirmation, encoded in _CONFIRMATIONS.items():
-        if encoded in attributes:  # a hint at what to compare with, no more
-            expected = signed_attributes(certificate_sha256, confirmation, len(digest))
-            if expected.encode(digest) == attributes:
-                return confirmation
+    with suppress(DerError):
+        time = stated_time(attributes)  # a hint at what to compare with, no more, as is the confirmation
+        encoded_time = encode_time(time)
+        for confirmation, encoded in _CONFIRMATIONS.items():
+            if encoded in attributes:
+                expected = signed_attributes(certificate_sha256, confirmation, len(digest), len(encoded_time))
+                if expected.encode(digest, encoded_time) == attributes:
+                    return confirmation, time
     raise DerError(_what_is_wrong(attributes, certificate_sha256, digest))
 
 
@@ -126,7 +206,7 @@ def _split(values: bytes) -> list[bytes]:
 
 
 def _wrong_set(names: set[bytes]) -> str | None:
-    expected = {_CONTENT_TYPE, _MESSAGE_DIGEST, _SIGNING_CERTIFICATE_V2, _CONFIRMATION}
+    expected = {_CONTENT_TYPE, _MESSAGE_DIGEST, _SIGNING_TIME, _SIGNING_CERTIFICATE_V2, _CONFIRMATION}
     if names - expected:
         return "attribute_unknown"
     return "attribute_missing" if expected - names else None
@@ -141,5 +221,6 @@ def _wrong_value(values: dict[bytes, bytes], certificate_sha256: bytes, digest: 
     for problem, (name, value) in expected.items():
         if values[name] != value:
             return problem
+    read_time(values[_SIGNING_TIME])
     known = [tlv(UTF8_STRING, kind.value.encode()) for kind in Confirmation]
     return None if values[_CONFIRMATION] in known else "confirmation_unknown"

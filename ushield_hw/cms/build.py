@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from ushield_hw.cms.attributes import ID_DATA, Confirmation, signed_attributes
+from ushield_hw.cms.attributes import (
+    ID_DATA,
+    TIME_SIZES,
+    Confirmation,
+    SignedAttributes,
+    encode_time,
+    signed_attributes,
+)
 from ushield_hw.cms.der import OCTET_STRING, SEQUENCE, SET, DerError, head, heads, integer, oid, set_of, tlv
 from ushield_hw.cms.facts import CertificateFacts
 from ushield_hw.cms.signature import to_wire
@@ -68,9 +76,10 @@ class Template:
             in_order(self._signer, others)
         except DerError as refused:
             raise CertificateError("CERTIFICATE_UNSUITABLE", problem=f"cms_{refused.problem}") from refused
-        self._attributes = None
+        self._attributes: dict[int, SignedAttributes] = {}  # by the size of the signing time
         if confirmation is not None:
-            self._attributes = signed_attributes(self._signer.sha256, confirmation, len(suite.hash(b"")))
+            size = len(suite.hash(b""))
+            self._attributes = {n: signed_attributes(self._signer.sha256, confirmation, size, n) for n in TIME_SIZES}
         self._head = VERSION + tlv(SET, suite.digest_algorithm)
         self._certificates = set_of([certificate, *intermediates], EXPLICIT_0)
         self._signer_head = VERSION + self._signer.issuer_and_serial + suite.digest_algorithm
@@ -80,8 +89,12 @@ class Template:
         """What the signer's certificate says."""
         return self._signer
 
-    def draft(self, content: bytes) -> Draft:
+    def draft(self, content: bytes, signing_time: datetime) -> Draft:
         """Return the signed order of ``content`` without its signature: everything that can be made before C_Sign.
+
+        Args:
+            content: what is signed.
+            signing_time: the host's, aware; ``PLAIN`` states none.
 
         Raises:
             InputError: ``SIGNED_ORDER_TOO_LARGE``.
@@ -89,24 +102,13 @@ class Template:
         if len(content) > MOST_CONTENT:
             raise InputError("SIGNED_ORDER_TOO_LARGE", most=MOST_CONTENT)
         message, attributes = content, b""
-        if self._attributes is not None:
-            encoded = self._attributes.encode(self._suite.hash(content))
+        if self._attributes:
+            time = encode_time(signing_time)
+            encoded = self._attributes[len(time)].encode(self._suite.hash(content), time)
             message = head(SET, len(encoded)) + encoded
             attributes = _EXPLICIT_0_TAG + message[1:]  # in the container an implicit [0] (RFC 5652 section 5.4)
         before = b"".join((self._head, _content_head(len(content)), content, self._certificates))
         return Draft(message, self._signer, before, self._signer_head + attributes + self._suite.signature_algorithm)
-
-    def to_be_signed(self, content: bytes) -> bytes:
-        """Return the message that the token signs: attributes as a SET OF, or the content itself.
-
-        Raises:
-            InputError: ``SIGNED_ORDER_TOO_LARGE``.
-        """
-        return self.draft(content).message
-
-    def assemble(self, content: bytes, signature: bytes) -> bytes:
-        """Return the signed order, DER; see :meth:`Draft.assemble`."""
-        return self.draft(content).assemble(signature)
 
 
 class Draft(NamedTuple):

@@ -8,11 +8,12 @@ is an order.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import pairwise
 from typing import Final
 
 from ushield_hw.cms.again import Found, Known, recognised, remember
-from ushield_hw.cms.attributes import ID_DATA, Confirmation, read_confirmation
+from ushield_hw.cms.attributes import ID_DATA, Confirmation, read_attributes
 from ushield_hw.cms.build import EXPLICIT_0, ID_SIGNED_DATA, MOST_OCTETS, VERSION, Profile, Template
 from ushield_hw.cms.der import OCTET_STRING, SEQUENCE, SET, DerError, Reader, tlv
 from ushield_hw.cms.facts import CertificateFacts
@@ -43,6 +44,7 @@ class SignedOrderParts:
         signature: DER Ecdsa-Sig-Value, or the octets of RSA.
         signed_bytes: what the signature covers.
         signer: what the signer's certificate says.
+        signing_time: when the signer's host says that it was signed; None for ``Profile.PLAIN``. Nobody vouches for it.
     """
 
     content: bytes
@@ -54,6 +56,7 @@ class SignedOrderParts:
     signature: bytes = field(repr=False)
     signed_bytes: bytes = field(repr=False)
     signer: CertificateFacts = field(repr=False)
+    signing_time: datetime | None
 
 
 def parse(der: bytes) -> SignedOrderParts:
@@ -90,6 +93,7 @@ def _parts(found: Found) -> SignedOrderParts:
         found.signature,
         found.message,
         known.signer,
+        found.signing_time,
     )
 
 
@@ -176,9 +180,9 @@ def _read_signer(info: Reader, algorithms: bytes, content: bytes, certificates: 
     signature = info.content(OCTET_STRING, "structure")
     info.close("unsigned_attributes" if info.sees(_UNSIGNED_ATTRIBUTES) else "structure")
     check_wire(signature, signer)
-    confirmation = None
+    confirmation = signing_time = None
     if attributes is not None:
-        confirmation = read_confirmation(attributes, signer.sha256, suite.hash(content))
+        confirmation, signing_time = read_attributes(attributes, signer.sha256, suite.hash(content))
     return SignedOrderParts(
         content=content,
         certificate=signer.der,
@@ -189,6 +193,7 @@ def _read_signer(info: Reader, algorithms: bytes, content: bytes, certificates: 
         signature=signature,
         signed_bytes=content if attributes is None else tlv(SET, attributes),  # RFC 5652 section 5.4
         signer=signer,
+        signing_time=signing_time,
     )
 
 

@@ -17,7 +17,7 @@ from ushield_hw.cms import Confirmation, Profile, SignedOrderParts
 from ushield_hw.errors import BadSignature, InputError, Mismatch, UntrustedSigner
 from ushield_hw.order import Order, Rules, decode
 from ushield_hw.suites import SUITES, Padding, Suite
-from ushield_hw.verifier.status import judge
+from ushield_hw.verifier.status import judge, time_text
 from ushield_hw.verifier.trust import Signer, TrustStore
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class Verified:
         profile: what the signature covers.
         confirmation: how the person confirmed, as the signer states it; None for ``Profile.PLAIN``. What a bank trusts
             is what it registered for the certificate.
+        claimed_signing_time: when the signer's host says that it was signed; None for ``Profile.PLAIN``. Nobody vouches
+            for it, and nothing is judged by it.
         revocation: what is known about it.
     """
 
@@ -55,6 +57,7 @@ class Verified:
     signer: Signer
     profile: Profile
     confirmation: Confirmation | None
+    claimed_signing_time: datetime | None
     revocation: Revocation
 
     def to_json(self) -> dict[str, Any]:
@@ -65,6 +68,7 @@ class Verified:
             "signer": {"subject": self.signer.subject, "serial": self.signer.serial},
             "profile": self.profile.value,
             "confirmation": self.confirmation and self.confirmation.value,
+            "claimed_signing_time": self.claimed_signing_time and time_text(self.claimed_signing_time),
             "revocation": self.revocation.value,
         }
 
@@ -118,7 +122,7 @@ def verify(
     if expected is not None and order is not expected:
         _check_expected(order, expected)
     revocation = Revocation.GOOD if trust.checks_revocation else Revocation.NOT_CHECKED
-    return Verified(order, name, path.signer, parts.profile, parts.confirmation, revocation)
+    return Verified(order, name, path.signer, parts.profile, parts.confirmation, parts.signing_time, revocation)
 
 
 def _moment(at: datetime | None) -> datetime:

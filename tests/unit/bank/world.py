@@ -99,7 +99,7 @@ class SoftKey:
 
     def cms(self, certificate: bytes, content: bytes, profile: Profile = Profile.CADES) -> bytes:
         confirmation = Confirmation.BUTTON if profile is Profile.CADES else None
-        draft = Template(certificate, self.suite, profile, confirmation).draft(content)
+        draft = Template(certificate, self.suite, profile, confirmation).draft(content, datetime.now(UTC))
         return draft.assemble(self.sign(draft.message))
 
 

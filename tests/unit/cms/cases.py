@@ -14,7 +14,7 @@ from tests.unit.cms import forge, pki
 from tests.unit.cms.forge import Forgery, attribute
 from tests.unit.cms.people import CONTENT, P256, P384, RSA, Bank, Customer
 from ushield_hw.cms import CertificateFacts
-from ushield_hw.cms.der import OCTET_STRING, SEQUENCE, UTF8_STRING, integer, oid, tlv
+from ushield_hw.cms.der import GENERALIZED_TIME, OCTET_STRING, SEQUENCE, UTC_TIME, UTF8_STRING, integer, oid, tlv
 from ushield_hw.suites import CURVE_ORDER, KeyKind
 
 
@@ -56,7 +56,6 @@ SHA1 = tlv(SEQUENCE, oid("1.3.14.3.2.26"))
 SHA384 = P384.digest_algorithm
 ECDSA_SHA1 = tlv(SEQUENCE, oid("1.2.840.10045.4.1"))
 SHA256_NULL = tlv(SEQUENCE, oid("2.16.840.1.101.3.4.2.1"), b"\x05\x00")
-TIME = attribute(forge.SIGNING_TIME, tlv(0x17, b"261124020000Z"))
 PRIVATE = attribute(oid("1.3.6.1.4.1.99999.1"), tlv(UTF8_STRING, b"pay twice"))
 
 
@@ -88,6 +87,34 @@ def same_names(scene: Scene) -> bytes:
 def short_rsa(scene: Scene) -> Forgery:
     short = scene.bank.customer(KeyKind.RSA, bits=1024)
     return forge.plain(short.private, short.certificate, RSA, CONTENT)
+
+
+def _signed_at(value: bytes) -> Callable[[Scene], Forgery]:
+    return lambda scene: scene.with_attributes(signing_time=attribute(forge.SIGNING_TIME, value))
+
+
+# RFC 5652 section 11.3: a UTCTime from 1950 to 2049, else a GeneralizedTime; seconds and Z, nothing else.
+_WRONG_TIMES: list[tuple[str, Callable[[Scene], Forgery], str, bool, bool]] = [
+    (f"the signing time is {tag:#x} {text.decode()}", _signed_at(tlv(tag, text)), "signing_time", True, True)
+    for tag, text in [
+        (GENERALIZED_TIME, b"20261124020000Z"),
+        (GENERALIZED_TIME, b"20500101000000.5Z"),
+        (GENERALIZED_TIME, b"20500101000000+0000"),
+        (GENERALIZED_TIME, b"00000101000000Z"),
+        (UTC_TIME, b"2611240200Z"),
+        (UTC_TIME, b"261124020000"),
+        (UTC_TIME, b"261124020000+0000"),
+        (UTC_TIME, b"261124100000+0800"),
+        (UTC_TIME, b"261324020000Z"),
+        (UTC_TIME, b"260230020000Z"),
+        (UTC_TIME, b"261124240000Z"),
+        (UTC_TIME, b"261124020060Z"),
+        (UTC_TIME, b"26112402000 Z"),
+        (UTC_TIME, b"2026-11-24T02:00:00Z"),
+        (UTC_TIME, b""),
+        (UTF8_STRING, b"261124020000Z"),
+    ]
+]
 
 
 # Each: what is done, the problem that the reader names, and whether `openssl cms -verify` takes it, without and with
@@ -140,7 +167,21 @@ CASES: list[tuple[str, Callable[[Scene], Forgery], str, bool, bool]] = [
         True,
         False,
     ),
-    ("an attribute too many", lambda s: s.and_attribute(TIME), "attribute_unknown", True, True),
+    ("an attribute too many", lambda s: s.and_attribute(PRIVATE), "attribute_unknown", True, True),
+    (
+        "no signing time",
+        lambda s: s.cades.but(attributes=s.attributes(without=forge.SIGNING_TIME)),
+        "attribute_missing",
+        True,
+        True,
+    ),
+    (
+        "two signing times",
+        lambda s: s.and_attribute(attribute(forge.SIGNING_TIME, tlv(UTC_TIME, b"261124020001Z"))),
+        "attribute_repeated",
+        False,
+        False,
+    ),
     (
         "no confirmation",
         lambda s: s.cades.but(attributes=s.attributes(without=forge.CONFIRMATION)),
@@ -199,6 +240,7 @@ CASES: list[tuple[str, Callable[[Scene], Forgery], str, bool, bool]] = [
         False,
         False,
     ),
+    *_WRONG_TIMES,
     ("no attributes, but a place for them", lambda s: s.cades.but(attributes=[]), "attribute_missing", False, False),
     ("unsigned attributes", lambda s: s.cades.but(unsigned=tlv(0xA1, PRIVATE)), "unsigned_attributes", True, True),
     # signers and certificates

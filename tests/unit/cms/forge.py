@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from tests.unit.cms import pki
 from ushield_hw.cms import CONFIRMATION_OID, CertificateFacts
-from ushield_hw.cms.der import OCTET_STRING, SEQUENCE, SET, UTF8_STRING, integer, oid, tlv
+from ushield_hw.cms.der import OCTET_STRING, SEQUENCE, SET, UTC_TIME, UTF8_STRING, integer, oid, tlv
 from ushield_hw.suites import Suite
 
 ID_DATA = oid("1.2.840.113549.1.7.1")
@@ -29,6 +29,7 @@ def attributes(suite: Suite, certificate: bytes, content: bytes, *, confirmation
     return {
         CONTENT_TYPE: attribute(CONTENT_TYPE, ID_DATA),
         MESSAGE_DIGEST: attribute(MESSAGE_DIGEST, tlv(OCTET_STRING, suite.hash(content))),
+        SIGNING_TIME: attribute(SIGNING_TIME, tlv(UTC_TIME, b"261124020000Z")),
         SIGNING_CERTIFICATE_V2: attribute(SIGNING_CERTIFICATE_V2, hashed),
         CONFIRMATION: attribute(CONFIRMATION, tlv(UTF8_STRING, confirmation.encode())),
     }

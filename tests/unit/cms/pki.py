@@ -211,7 +211,7 @@ def token_sign(private: Key, suite: Suite, message: bytes) -> bytes:
     return private.sign(message, padding.PSS(padding.MGF1(digest), digest.digest_size), digest)
 
 
-def sign_order(
+def sign_order(  # noqa: PLR0913 - a part each
     content: bytes,
     private: Key,
     certificate: bytes,
@@ -220,11 +220,12 @@ def sign_order(
     profile: Profile = Profile.CADES,
     confirmation: Confirmation | None = Confirmation.HOST,
     intermediates: Sequence[bytes] = (),
+    signing_time: datetime = NOW,
 ) -> bytes:
     """Return a signed order as a token's would be."""
     stated = None if profile is Profile.PLAIN else confirmation
-    template = Template(certificate, suite, profile, stated, intermediates)
-    return template.assemble(content, token_sign(private, suite, template.to_be_signed(content)))
+    draft = Template(certificate, suite, profile, stated, intermediates).draft(content, signing_time)
+    return draft.assemble(token_sign(private, suite, draft.message))
 
 
 def openssl_accepts(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.unit.cms import pki
 from tests.unit.cms.cases import Scene, make_scene
-from tests.unit.cms.people import Bank
+from tests.unit.cms.people import CONTENT, P256, Bank
 from ushield_hw.cms import again, parse
 from ushield_hw.cms.read import SignedOrderParts
 from ushield_hw.errors import UShieldError
@@ -49,6 +51,19 @@ def test_the_next_one_is_recognised_and_read_the_same(scene: Scene, which: str) 
     first = parse(der)
     assert again.recognised(der) is not None
     assert parse(der) == first
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [pki.NOW + timedelta(seconds=1), datetime(1999, 12, 31, 23, 59, 59, tzinfo=UTC), datetime(2050, 1, 1, tzinfo=UTC)],
+)
+def test_each_has_a_signing_time_of_its_own(scene: Scene, moment: datetime) -> None:
+    parse(scene.cades.der())
+    der = pki.sign_order(CONTENT, scene.one.private, scene.one.certificate, P256, signing_time=moment)
+    assert again.recognised(der) is not None
+    shortly = parse(der)
+    again._known.clear()
+    assert (parse(der), shortly.signing_time) == (shortly, moment)
 
 
 def test_another_way_of_the_same_signer_is_another_way(scene: Scene) -> None:

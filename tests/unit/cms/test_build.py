@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from asn1crypto import cms as asn1_cms
-from asn1crypto import core, tsp
+from asn1crypto import core, parser, tsp
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
@@ -19,6 +20,7 @@ from tests.unit.cms.conftest import Openssl
 from tests.unit.cms.people import CONTENT, P256, P384, RSA, Bank, chain
 from ushield_hw import messages
 from ushield_hw.cms import CONFIRMATION_OID, MOST_OCTETS, CertificateFacts, Confirmation, Profile, Template, parse
+from ushield_hw.cms.der import tlv
 from ushield_hw.errors import BadSignature, CertificateError, InputError
 from ushield_hw.suites import CURVE_ORDER, KeyKind, Suite
 
@@ -45,10 +47,10 @@ def test_openssl_needs_the_root_alone_when_the_issuing_ca_is_inside(bank: Bank, 
 def test_reads_back_what_was_signed(bank: Bank, suite: Suite, confirmation: Confirmation) -> None:
     someone = bank.customer(suite.key)
     template = Template(someone.certificate, suite, Profile.CADES, confirmation, [bank.issuing.der])
-    message = template.to_be_signed(CONTENT)
-    raw = pki.token_sign(someone.private, suite, message)
+    draft = template.draft(CONTENT, pki.NOW)
+    message = draft.message
 
-    parts = parse(template.assemble(CONTENT, raw))
+    parts = parse(draft.assemble(pki.token_sign(someone.private, suite, message)))
 
     assert (parts.content, parts.signed_bytes, parts.suite) == (CONTENT, message, suite)
     assert (parts.profile, parts.confirmation) == (Profile.CADES, confirmation)
@@ -59,12 +61,14 @@ def test_reads_back_what_was_signed(bank: Bank, suite: Suite, confirmation: Conf
 def test_a_plain_one_is_signed_over_the_content_itself(bank: Bank, suite: Suite) -> None:
     someone = bank.customer(suite.key)
     template = Template(someone.certificate, suite, Profile.PLAIN, None)
-    assert template.to_be_signed(CONTENT) == CONTENT
+    draft = template.draft(CONTENT, pki.NOW)
+    assert draft.message == CONTENT
 
-    parts = parse(template.assemble(CONTENT, pki.token_sign(someone.private, suite, CONTENT)))
+    parts = parse(draft.assemble(pki.token_sign(someone.private, suite, CONTENT)))
 
     assert (parts.content, parts.signed_bytes) == (CONTENT, CONTENT)
     assert (parts.profile, parts.confirmation) == (Profile.PLAIN, None)
+    assert parts.signing_time is None
 
 
 def test_asn1crypto_reads_the_same_container(bank: Bank, suite: Suite) -> None:
@@ -106,9 +110,10 @@ def test_asn1crypto_reads_the_same_attributes(bank: Bank, suite: Suite) -> None:
     values = {one["type"].dotted: one["values"] for one in signer["signed_attrs"]}
 
     assert encoded == sorted(encoded)
-    assert list(map(len, values.values())) == [1, 1, 1, 1]
+    assert list(map(len, values.values())) == [1, 1, 1, 1, 1]
     assert values["1.2.840.113549.1.9.3"][0].native == "data"
     assert values["1.2.840.113549.1.9.4"][0].native == suite.hash(CONTENT)
+    assert values["1.2.840.113549.1.9.5"][0].native == pki.NOW
     assert values[CONFIRMATION_OID][0].dump() == core.UTF8String("pinpad").dump()
     stated = tsp.SigningCertificateV2.load(values["1.2.840.113549.1.9.16.2.47"][0].dump())
     (named,) = stated["certs"]
@@ -132,7 +137,7 @@ def test_ecdsa_numbers_out_of_range_are_refused(bank: Bank, suite: Suite) -> Non
     template = Template(bank.customer(suite.key).certificate, suite, Profile.PLAIN, None)
 
     def assemble(r: int, s: int) -> bytes:
-        return template.assemble(CONTENT, r.to_bytes(half, "big") + s.to_bytes(half, "big"))
+        return template.draft(CONTENT, pki.NOW).assemble(r.to_bytes(half, "big") + s.to_bytes(half, "big"))
 
     assert decode_dss_signature(parse(assemble(1, order - 1)).signature) == (1, order - 1)
     for r, s in [(0, 1), (1, 0), (order, 1), (1, order)]:
@@ -146,10 +151,10 @@ def test_ecdsa_numbers_out_of_range_are_refused(bank: Bank, suite: Suite) -> Non
 def test_signatures_of_another_length_are_refused(bank: Bank, suite: Suite, change: int) -> None:
     template = Template(bank.customer(suite.key).certificate, suite, Profile.PLAIN, None)
     right = 64 if suite is P256 else 256
-    assert template.assemble(CONTENT, b"\x01" * right)
+    assert template.draft(CONTENT, pki.NOW).assemble(b"\x01" * right)
 
     with pytest.raises(BadSignature) as caught:
-        template.assemble(CONTENT, b"\x01" * (right + change))
+        template.draft(CONTENT, pki.NOW).assemble(b"\x01" * (right + change))
     assert caught.value.problem == "cms_signature_form"
 
 
@@ -203,12 +208,11 @@ def test_what_is_written_is_never_too_large_to_read(bank: Bank) -> None:
     template = Template(someone.certificate, P256, Profile.CADES, Confirmation.HOST, [bank.issuing.der])
     most = MOST_OCTETS - (1 << 16)
 
-    signed = template.assemble(bytes(most), b"\x01" * 64)
+    signed = template.draft(bytes(most), pki.NOW).assemble(b"\x01" * 64)
 
     assert parse(signed).content == bytes(most)
-    assert template.to_be_signed(bytes(most))
     with pytest.raises(InputError) as caught:
-        template.to_be_signed(bytes(most + 1))
+        template.draft(bytes(most + 1), pki.NOW)
     assert caught.value.code == "SIGNED_ORDER_TOO_LARGE"
 
 
@@ -218,8 +222,13 @@ def test_one_template_serves_many_threads(bank: Bank) -> None:
 
     def round_trip(number: int) -> bool:
         content = b"%d" % number * 50
-        parts = parse(template.assemble(content, b"\x01" * 64))
-        return parts.content == content and parts.signed_bytes == template.to_be_signed(content)
+        draft = template.draft(content, pki.NOW + timedelta(seconds=number))
+        parts = parse(draft.assemble(b"\x01" * 64))
+        return (parts.content, parts.signed_bytes, parts.signing_time) == (
+            content,
+            draft.message,
+            pki.NOW + timedelta(seconds=number),
+        )
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(round_trip, range(400)))
@@ -228,13 +237,68 @@ def test_one_template_serves_many_threads(bank: Bank) -> None:
 def test_signing_and_reading_import_no_slow_library(bank: Bank) -> None:
     program = """
 import sys
+from datetime import UTC, datetime
 from ushield_hw.cms import Confirmation, Profile, Template, parse
 from ushield_hw.suites import SUITES
 template = Template(bytes.fromhex(sys.argv[1]), SUITES[0], Profile.CADES, Confirmation.HOST)
-assert parse(template.assemble(b"content", b"\\x01" * 64)).content == b"content"
+draft = template.draft(b"content", datetime.now(UTC))
+assert parse(draft.assemble(b"\\x01" * 64)).content == b"content"
 slow = {"cryptography", "asn1crypto", "pyhanko_certvalidator"}
 print(sorted({name.partition(".")[0] for name in sys.modules} & slow))
 """
     run = [sys.executable, "-c", program, bank.customer().certificate.hex()]
 
     assert subprocess.run(run, capture_output=True, check=True, text=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("moment", "tag", "written"),
+    [
+        (datetime(1950, 1, 1, tzinfo=UTC), 0x17, b"500101000000Z"),
+        (datetime(1999, 12, 31, 23, 59, 59, tzinfo=UTC), 0x17, b"991231235959Z"),
+        (datetime(2026, 11, 24, 10, 0, 0, 999999, tzinfo=timezone(timedelta(hours=8))), 0x17, b"261124020000Z"),
+        (datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC), 0x17, b"491231235959Z"),
+        (datetime(2050, 1, 1, tzinfo=UTC), 0x18, b"20500101000000Z"),
+        (datetime(1949, 12, 31, 23, 59, 59, tzinfo=UTC), 0x18, b"19491231235959Z"),
+    ],
+)
+def test_the_signing_time_has_the_form_that_its_year_asks_for(
+    bank: Bank, moment: datetime, tag: int, written: bytes, openssl: Openssl
+) -> None:
+    """RFC 5652 section 11.3; whole seconds, UTC."""
+    someone = bank.customer()
+    signed = pki.sign_order(CONTENT, someone.private, someone.certificate, P256, signing_time=moment)
+
+    assert parse(signed).signing_time == moment.replace(microsecond=0)
+    assert signed.count(tlv(tag, written)) == 1
+    assert openssl(signed, "-cades")
+
+
+def test_every_arc_of_every_name_in_a_signed_order_fits_31_bits(bank: Bank, suite: Suite) -> None:
+    """Go keeps an arc in 31 bits, GnuTLS in 32; a name with a longer one and they take nothing of the file."""
+    someone = bank.customer(suite.key)
+    signed = pki.sign_order(CONTENT, someone.private, someone.certificate, suite, intermediates=[bank.issuing.der])
+
+    names = object_identifiers(signed)
+
+    assert CONFIRMATION_OID in names
+    assert [name for name in names if any(int(arc) >= 1 << 31 for arc in name.split("."))] == []
+
+
+def object_identifiers(der: bytes) -> set[str]:
+    """Return every object identifier in constructed elements, however deep."""
+    found, left = set(), [der]
+    while left:
+        data = left.pop()
+        while data:
+            (class_, method, tag, header, content, _), size = peeked(data)
+            if method == 1:
+                left.append(content)
+            elif (class_, tag) == (0, 6):
+                found.add(core.ObjectIdentifier.load(header + content).dotted)
+            data = data[size:]
+    return found
+
+
+def peeked(data: bytes) -> tuple[tuple[int, int, int, bytes, bytes, bytes], int]:
+    return parser.parse(data), parser.peek(data)

@@ -38,7 +38,7 @@ def written_again(parts: SignedOrderParts) -> bytes:
     if parts.suite is P256:
         r, s = decode_dss_signature(raw)
         raw = r.to_bytes(32, "big") + s.to_bytes(32, "big")
-    return template.assemble(parts.content, raw)
+    return template.draft(parts.content, parts.signing_time or pki.NOW).assemble(raw)
 
 
 def read_or_refused(data: bytes) -> SignedOrderParts | None:

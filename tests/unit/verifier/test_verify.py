@@ -85,6 +85,7 @@ def test_the_document_is_the_one_ushield_verify_prints(scene: Scene, confirmatio
         "signer": {"subject": "CN=张三,O=Demo Bank", "serial": f"{CertificateFacts.read(scene.certificate).serial:x}"},
         "profile": "cades",
         "confirmation": confirmation.value,
+        "claimed_signing_time": f"{NOW:%Y-%m-%dT%H:%M:%SZ}",
         "revocation": "good",
     }
 
@@ -92,7 +93,8 @@ def test_the_document_is_the_one_ushield_verify_prints(scene: Scene, confirmatio
 def test_a_plain_one_states_no_confirmation(scene: Scene) -> None:
     verified = verify(scene.sign(profile=Profile.PLAIN), trust=scene.trust(), at=NOW)
 
-    assert verified.confirmation is None
+    assert (verified.confirmation, verified.claimed_signing_time) == (None, None)
+    assert verified.to_json()["claimed_signing_time"] is None
     assert (verified.to_json()["confirmation"], verified.to_json()["revocation"]) == (None, "not_checked")
 
 
@@ -108,7 +110,7 @@ def test_a_changed_order_is_found_out_although_it_is_an_order(scene: Scene) -> N
     template = cms.Template(scene.certificate, P256, Profile.PLAIN, None)
     raw = pki.token_sign(scene.private, P256, scene.order.canonical)
 
-    assert bad(template.assemble(other, raw), scene.trust()) == "cms_signature_wrong"
+    assert bad(template.draft(other, NOW).assemble(raw), scene.trust()) == "cms_signature_wrong"
 
 
 def test_a_cades_signature_shown_again_as_plain_is_refused(scene: Scene, tmp_path: Path) -> None:
