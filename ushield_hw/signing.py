@@ -86,7 +86,7 @@ class SignedOrder:
         return self.der
 
 
-_How = tuple[Profile | None, Attendance, KeyChoice]
+_How = tuple[Attendance, KeyChoice]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,8 @@ def sign(
     Args:
         order: a valid order.
         session: an open token; its interaction is asked to confirm.
-        profile: what the signature covers; None: ``PLAIN`` for a token that shows what it signs, else ``CADES``.
+        profile: what the signature must cover. The token decides: ``PLAIN`` for one that shows what it signs, else
+            ``CADES``; asking for the other is refused. A stored signed order is returned whatever is asked.
         attendance: ``NOBODY`` skips the confirmation on the host, and the signature says ``none``.
         key: which key; default the newest activated one that fits the order's type.
         journal: where signatures are kept so that none is made twice.
@@ -125,20 +126,22 @@ def sign(
 
     Raises:
         InputError: ``ORDER_EXPIRED``, ``ORDER_NOT_YET_VALID``, ``ORDER_TEXT_TOO_LONG`` for the token's display,
-            ``PROFILE_NOT_POSSIBLE``, ``TX_ID_REUSED``.
+            ``PROFILE_NOT_POSSIBLE``, ``PROFILE_PLAIN_NOT_POSSIBLE``, ``TX_ID_REUSED``.
         CertificateError: no key fits, or several do.
         ConfirmationError: the six outcomes other than yes, each its own class.
         PinError, TokenError: as the token says; nothing was signed.
         StorageError: the journal; nothing was signed. ``SignedNotKept``: it was; ``.signed_order`` holds it.
     """
     now, settings = datetime.now(UTC), session.link.settings
-    prepared = _prepare(order, session, (profile, attendance, key), now)
+    prepared = _prepare(order, session, (attendance, key), now)
     book = _journal(journal, settings)
     if book is None:
+        check_profile(session.link.driver, profile)
         return _confirmed(order, session, prepared, attendance, now, None)
     with book.signing(order, prepared.template.signer.sha256.hex(), prepared.subject) as entry:
         if entry.signed is not None:
             return stored(entry.signed, order)
+        check_profile(session.link.driver, profile)
         return _confirmed(order, session, prepared, attendance, now, entry)
 
 
@@ -150,12 +153,25 @@ def stored(der: bytes, order: Order) -> SignedOrder:
     return SignedOrder(der, parts.profile, parts.confirmation, parts.certificate, order.tx_id, again=True)
 
 
-def _profile(driver: Driver, asked: Profile | None) -> Profile:
-    if driver.confirm.text is ConfirmText.MESSAGE:  # a digest over signed attributes would be blind signing there
-        if asked is Profile.CADES:
-            raise InputError("PROFILE_NOT_POSSIBLE", profile=asked.value, driver=driver.id)
-        return Profile.PLAIN
-    return asked or Profile.CADES
+def profile_of(driver: Driver) -> Profile:
+    """Return what a token's signatures cover.
+
+    A token that shows the message signs the message: a digest over signed attributes would be blind signing there.
+    Everywhere else the signature must state how the order was confirmed, and only attributes can.
+    """
+    return Profile.PLAIN if driver.confirm.text is ConfirmText.MESSAGE else Profile.CADES
+
+
+def check_profile(driver: Driver, asked: Profile | None) -> None:
+    """Refuse a profile that a token's signatures do not have.
+
+    Raises:
+        InputError: ``PROFILE_NOT_POSSIBLE``, ``PROFILE_PLAIN_NOT_POSSIBLE``.
+    """
+    if asked is None or asked is profile_of(driver):
+        return
+    code = "PROFILE_PLAIN_NOT_POSSIBLE" if asked is Profile.PLAIN else "PROFILE_NOT_POSSIBLE"
+    raise InputError(code, argument="--profile", profile=asked.value, driver=driver.id)
 
 
 def _prepare(order: Order, session: Session, how: _How, now: datetime) -> _Prepared:
@@ -171,8 +187,8 @@ def _prepare(order: Order, session: Session, how: _How, now: datetime) -> _Prepa
     return made
 
 
-def _made(order: Order, session: Session, asked: Profile | None, attendance: Attendance, key: KeyChoice) -> _Prepared:
-    profile = _profile(session.link.driver, asked)
+def _made(order: Order, session: Session, attendance: Attendance, key: KeyChoice) -> _Prepared:
+    profile = profile_of(session.link.driver)
     confirmation = _confirmation(session.link.driver, attendance) if profile is Profile.CADES else None
     pair = choose(session_pairs(session), order.purpose_of_key, key)
     how = plan(session, pair.facts.key)
@@ -204,7 +220,7 @@ def _confirmed(
     asks = driver.confirm.text is ConfirmText.MESSAGE or attendance is Attendance.PERSON
     if asks:
         _confirm(order, content, session, lang)
-    draft = prepared.template.draft(content)
+    draft = prepared.template.draft(content, datetime.now(UTC))
     if asks or entry is not None:
         order.check_live(datetime.now(UTC))  # the person may have taken their time, and the disk
     return _sign(order, draft, session, prepared, entry)

@@ -23,6 +23,10 @@ def sign(home: Home, order: str, out: str = "signed.p7m", pin: str | None = None
     return ("sign", order, *known, "--unattended", "-o", out)
 
 
+def attended(words: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(word for word in words if word != "--unattended")
+
+
 # --- what comes out ---------------------------------------------------------------------------------------------------
 
 
@@ -32,13 +36,6 @@ def test_openssl_accepts_cades(home: Home, bank: Bank, nth: int) -> None:
     assert made["profile"] == "cades"
     assert bank.accepts(home.file("signed.p7m"))
     assert bank.accepts(home.file("signed.p7m"), "-cades")
-
-
-@pytest.mark.parametrize("nth", [0, 1], ids=["ec-p256", "rsa-2048"])
-def test_openssl_accepts_plain(home: Home, bank: Bank, nth: int) -> None:
-    made = home.sign(home.order(), "signed.p7m", "--profile", "plain", token=home.tokens[nth])
-    assert (made["profile"], made["confirmation"]) == ("plain", None)
-    assert bank.accepts(home.file("signed.p7m"))
 
 
 def test_the_document(home: Home) -> None:
@@ -78,8 +75,7 @@ def test_the_order_may_come_from_stdin(home: Home) -> None:
 
 
 def test_nobody_to_confirm(home: Home) -> None:
-    words = [word for word in sign(home, home.order(), pin=home.pin()) if word != "--unattended"]
-    home.fails(7, "NOBODY_TO_CONFIRM", *words)
+    home.fails(7, "NOBODY_TO_CONFIRM", *attended(sign(home, home.order(), pin=home.pin())))
     assert home.tries_left() == 6
 
 
@@ -180,6 +176,16 @@ def test_another_profile_gives_the_stored_one_and_says_so(home: Home) -> None:
     assert done.document["profile"] == "cades"
     assert "cades" in done.err
     assert home.content("plain.p7m") == home.content("signed.p7m")
+
+
+@pytest.mark.parametrize("unattended", [True, False])
+def test_plain_is_not_made_by_a_token_that_does_not_show_what_it_signs(home: Home, unattended: bool) -> None:
+    words = sign(home, home.order(), pin=home.pin())
+    details = home.fails(
+        2, "PROFILE_PLAIN_NOT_POSSIBLE", *(words if unattended else attended(words)), "--profile=plain"
+    )
+    assert details == {"argument": "--profile", "profile": "plain", "driver": "softhsm2"}
+    assert (home.file("signed.p7m").exists(), home.tries_left()) == (False, 6)
 
 
 def test_another_order_with_the_same_tx_id(home: Home) -> None:

@@ -59,6 +59,41 @@ def test_a_command_runs_with_the_token_plugged_in(bare: Home) -> None:
     assert done.out.startswith("Signed: s.p7m")
 
 
+@pytest.mark.parametrize("asked", ["", " --profile plain"])
+def test_a_token_that_shows_what_it_signs_signs_the_message_itself(bare: Home, asked: str) -> None:
+    """No signed attributes, so nothing states how it was confirmed, and nothing says that it did."""
+    verify = f'{USHIELD} verify s.p7m --ca "$USHIELD_VIRTUAL_CA"'
+    steps = (
+        f"{signing(bare.order())} --json{asked} > made.json",
+        f"{verify} --json > verified.json",
+        verify,
+        'cp "$USHIELD_VIRTUAL_CA" ca.pem',
+    )
+    done = bare.ushield(*START, "--answer", "ok", "--", "sh", "-c", " && ".join(steps))
+    for name in ("made.json", "verified.json"):
+        document = bare.document(name)
+        assert (document["profile"], document["confirmation"]) == ("plain", None)
+    assert document["claimed_signing_time"] is None
+    assert "Not stated" in done.out
+    assert "Signing time" not in done.out
+    assert Bank(bare.folder).accepts(bare.file("s.p7m"))
+
+
+def test_cades_is_refused_where_the_message_itself_is_signed(bare: Home) -> None:
+    command = f"{signing(bare.order())} --profile cades --json > failed.json"
+    ended = subprocess.run(
+        [USHIELD, *START, "--answer", "ok", "--", "sh", "-c", command],
+        cwd=bare.folder,
+        env=bare.environment,
+        capture_output=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert bare.document("failed.json")["error"]["code"] == "PROFILE_NOT_POSSIBLE"
+    assert not bare.file("s.p7m").exists()
+
+
 def test_the_command_s_exit_code_is_passed_on(bare: Home) -> None:
     script = signing(bare.order())
     for answer, code in (("refuse", 7), ("timeout", 8)):

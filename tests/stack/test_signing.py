@@ -127,13 +127,16 @@ def test_cades_what_was_shown_is_in_the_digest_that_reached_c_sign(desk: Desk) -
     assert (parts.profile, parts.confirmation) == (Profile.CADES, Confirmation.HOST)
 
 
-def test_plain_what_was_shown_is_what_reached_c_sign(desk: Desk) -> None:
-    desk.driver = replace(desk.driver, sign=SignSpec(HashOn.TOKEN))
-    somebody, order = person(desk, True), fresh()
-    signed = desk.sign(somebody, order, "rsa", profile=Profile.PLAIN)
-    (asked,) = desk.signed_by_token()
-    assert asked.data == cms.parse(signed.der).content == order.canonical
-    assert somebody.shown[0].lines == screen_lines(order.canonical, "en")
+@pytest.mark.parametrize("attendance", Attendance)
+def test_a_token_that_does_not_show_what_it_signs_makes_no_plain_one(desk: Desk, attendance: Attendance) -> None:
+    somebody, order = person(desk), fresh()
+    with pytest.raises(InputError) as caught:
+        desk.sign(somebody, order, profile=Profile.PLAIN, attendance=attendance)
+    assert caught.value.code == "PROFILE_PLAIN_NOT_POSSIBLE"
+    assert desk.signed_by_token() == []
+    assert "confirm ushield.payment/1?" not in somebody.prompts
+    made = desk.sign(person(desk, True), order)
+    assert desk.sign(person(desk), order, profile=Profile.PLAIN, attendance=attendance).der == made.der
 
 
 @pytest.mark.parametrize("format_name", ["jcs", "xml-tdm"])

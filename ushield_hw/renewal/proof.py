@@ -18,7 +18,7 @@ from ushield_hw.pkcs10 import is_genuine, public_of, renewal_lines, request_line
 from ushield_hw.renewal.record import Record
 from ushield_hw.session import Session
 from ushield_hw.signature import plan, signature
-from ushield_hw.signing import own_confirmation
+from ushield_hw.signing import own_confirmation, profile_of
 
 _TYPE = "ushield.renewal/1"
 _PKCS10 = "pkcs10"
@@ -82,11 +82,10 @@ def _signed(session: Session, signer: CertificateFacts, key_id: bytes, content: 
     from ushield_hw.verifier import check_signature
 
     driver = session.link.driver
-    shows = driver.confirm.text is ConfirmText.MESSAGE
-    profile = Profile.PLAIN if shows else Profile.CADES
-    confirmation = None if shows else own_confirmation(driver) or Confirmation.NONE
+    profile = profile_of(driver)
+    confirmation = None if profile is Profile.PLAIN else own_confirmation(driver) or Confirmation.NONE
     how = plan(session, signer.key)
-    draft = Template(signer.der, how.suite, profile, confirmation).draft(content)
+    draft = Template(signer.der, how.suite, profile, confirmation).draft(content, datetime.now(UTC))
     key = next((key for key in session.keys() if key.private and key.key_id == key_id), None)
     if key is None:
         raise KeyMismatch("RENEWAL_KEY_GONE", serial=session.serial, key_id=key_id.hex())

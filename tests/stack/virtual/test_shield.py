@@ -17,6 +17,7 @@ import pytest
 
 import ushield_hw as us
 from tests.unit.order.samples import live, login, payment
+from ushield_hw import cms
 from ushield_hw.certificate import KeySpec, install, request
 from ushield_hw.cms import Profile
 from ushield_hw.cryptoki.model import SignCall
@@ -38,7 +39,7 @@ from ushield_hw.errors import (
     UShieldError,
 )
 from ushield_hw.interaction import TokenAction
-from ushield_hw.order import Order
+from ushield_hw.order import Order, screen_lines
 from ushield_hw.session import change_pin, unblock_pin, verify_pin
 from ushield_hw.signing import SignedOrder, sign
 from ushield_hw.testing.authority import Authority
@@ -126,6 +127,8 @@ def test_ok_signs_what_the_screen_showed(host: Host, aside: ThreadPoolExecutor, 
     signed = host.sign(order, person)
     assert [row for row in screen.result() if row in {"杭州某某网络有限公司", "1202021409900012345", "CNY 128.50"}]
     assert (signed.profile, signed.confirmation) == (Profile.PLAIN, None)
+    assert cms.parse(signed.der).signed_bytes == order.canonical
+    assert person.shown[0].lines == screen_lines(order.canonical, "en")
     assert (shield.signatures, shield.asked, shield.outcome) == (1, 1, Outcome.SIGNED)
     assert person.prompts[:3] == ["user PIN to sign", f"compare {order.type} on the token", "context PIN to sign"]
     host.verified(signed, order)
