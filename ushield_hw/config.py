@@ -1,24 +1,27 @@
 """Settings, and where each comes from: built in, /etc/ushield, the user's file, flags.
 
 ``/etc/ushield/config.toml`` must belong to root and be writable by nobody else; the keys that widen what may be loaded
-(``[modules]``) are taken from there only. A user's file is ``$XDG_CONFIG_HOME/ushield/config.toml``.
+(``[modules]``) or what a descriptor may decide (``[drivers] consent``) are taken from there only. A user's file is
+``$XDG_CONFIG_HOME/ushield/config.toml``; it is refused where other users could change it (``ushield_hw.trust``).
 """
 
 from __future__ import annotations
 
 import os
-import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from ushield_hw import trust
 from ushield_hw.errors import InputError
 from ushield_hw.schema import Table
 
 SYSTEM_FILE: Final = Path("/etc/ushield/config.toml")
+
+_INNER: Final = frozenset({"lenient", "left_out", "origins"})
+_LARGEST: Final = 1 << 20
 
 Origin = str
 """``default``, ``flag``, or the path of the file that set it."""
@@ -44,6 +47,7 @@ class Settings:
         profile: ``standard``, or ``demo``: loopback http origins are allowed in orders.
         state_dir: where the journal and the PIN counters live; None: none can be named (no HOME).
         drivers: folders of descriptors, the first wins.
+        consent: families whose descriptors count in full wherever they lie (system file only).
         module_files: extra module files to look at (system file only).
         pin_timeout_s: how long a PIN prompt waits.
         confirm_timeout_s: how long a confirmation on the host waits.
@@ -52,12 +56,15 @@ class Settings:
         change_first_pin: no signature before the PIN was changed on this host: the bank's rule, which a user's file
             cannot take back.
         log_file: where the log goes; None: nowhere.
+        lenient: descriptors that other users could change are left out, instead of refused.
+        left_out: configuration files that were left out, each with the reason.
     """
 
     lang: str | None = None
     profile: str = "standard"
     state_dir: Path | None = None
     drivers: tuple[Path, ...] = ()
+    consent: tuple[str, ...] = ()
     module_files: tuple[Path, ...] = ()
     pin_timeout_s: int = 120
     confirm_timeout_s: int = 120
@@ -65,6 +72,8 @@ class Settings:
     urgent_days: tuple[int, ...] = (7, 1)
     change_first_pin: bool = False
     log_file: Path | None = None
+    lenient: bool = False
+    left_out: tuple[InputError, ...] = ()
     origins: Mapping[str, Origin] = field(default_factory=dict)
 
     @property
@@ -83,29 +92,58 @@ class Settings:
 
     def rows(self) -> list[tuple[str, object, Origin]]:
         """Return (name, value, origin) of every setting."""
-        return [(f.name, getattr(self, f.name), self.origin(f.name)) for f in fields(self) if f.name != "origins"]
+        return [
+            (one.name, getattr(self, one.name), self.origin(one.name)) for one in fields(self) if one.name not in _INNER
+        ]
 
 
-def load(environment: Mapping[str, str] = os.environ, system_file: Path = SYSTEM_FILE) -> Settings:
+def load(
+    environment: Mapping[str, str] = os.environ,
+    system_file: Path = SYSTEM_FILE,
+    tolerated: Callable[[InputError], bool] = lambda error: False,
+) -> Settings:
     """Read the settings.
+
+    Args:
+        environment: where HOME and the XDG variables are taken from.
+        system_file: the administrator's file.
+        tolerated: says for an error whether the file is left out instead, and listed in ``left_out``.
 
     Raises:
         InputError: ``CONFIG_UNREADABLE``; ``CONFIG_INVALID``: an unknown or wrong key; ``CONFIG_SYSTEM_ONLY``: a user's
-            file sets what only the system's may; ``CONFIG_UNSAFE``: the system file could be changed by others.
+            file sets what only the system's may; ``CONFIG_UNSAFE``: others could change the file or a folder above it.
     """
-    settings = _defaults(environment)
+    settings = _with_file(_defaults(environment), system_file, tolerated, system=True)
     home = _folder(environment, "XDG_CONFIG_HOME", ".config")
-    if system_file.exists():
-        _check_system_file(system_file)
-        settings = _read(settings, system_file, system=True)
     if home is not None:
         own = home / "ushield"
         if (own / "drivers").is_dir():
             added, origins = own / "drivers", {**settings.origins, "drivers": str(own)}
             settings = replace(settings, drivers=(added, *settings.drivers), origins=origins)
-        if (own / "config.toml").exists():
-            settings = _read(settings, own / "config.toml", system=False)
+        settings = _with_file(settings, own / "config.toml", tolerated, system=False)
     return settings
+
+
+def _with_file(settings: Settings, path: Path, tolerated: Callable[[InputError], bool], *, system: bool) -> Settings:
+    try:
+        content = _content(path, system=system)
+        return settings if content is None else _read(settings, path, content, system=system)
+    except InputError as error:
+        if not tolerated(error):
+            raise
+        return replace(settings, left_out=(*settings.left_out, error))
+
+
+def _content(path: Path, *, system: bool) -> bytes | None:
+    """Return what a file holds; None: there is none."""
+    try:
+        return trust.read(path, _LARGEST, roots=system)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except trust.Unsafe as error:
+        raise InputError("CONFIG_UNSAFE", file=str(path), **error.details) from error
+    except OSError as error:
+        raise InputError("CONFIG_UNREADABLE", file=str(path), reason=error.strerror) from error
 
 
 def _defaults(environment: Mapping[str, str]) -> Settings:
@@ -124,27 +162,22 @@ def _folder(environment: Mapping[str, str], variable: str, below_home: str) -> P
     return Path(home) / below_home if home.startswith("/") else None
 
 
-def _check_system_file(path: Path) -> None:
-    for place in (path, path.parent):
-        about = place.stat()
-        if about.st_uid != 0 or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise InputError("CONFIG_UNSAFE", file=str(place))
-
-
-def _read(settings: Settings, path: Path, *, system: bool) -> Settings:
+def _read(settings: Settings, path: Path, content: bytes, *, system: bool) -> Settings:
     import tomllib  # most people have no file
 
     def refuse(*, key: str, problem: str, **values: object) -> InputError:
         return InputError("CONFIG_INVALID", file=str(path), key=key, problem=problem, **values)
 
     try:
-        table = Table(tomllib.loads(path.read_text(encoding="utf-8")), refuse)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = Table(tomllib.loads(content.decode()), refuse)
+    except (ValueError, RecursionError) as error:
         raise InputError("CONFIG_UNREADABLE", file=str(path), reason=str(error)) from error
     if not system and "modules" in table.keys():
         raise InputError("CONFIG_SYSTEM_ONLY", file=str(path), key="modules")
     found = _values(table)
     table.close()
+    if not system and "consent" in found:
+        raise InputError("CONFIG_SYSTEM_ONLY", file=str(path), key="drivers.consent")
     if not system and settings.change_first_pin and found.get("change_first_pin") is False:
         raise InputError("CONFIG_SYSTEM_ONLY", file=str(path), key="change_first_pin")
     if "drivers" in found:
@@ -156,13 +189,12 @@ def _values(table: Table) -> dict[str, Any]:
     """Take every key that a file may set; those that are not there stay out."""
     absolute = "/.*" if sys.platform != "win32" else ".*"
     limits, modules = table.table("timeouts"), table.table("modules")
-    paths = partial(table.texts, pattern=absolute)
     found: dict[str, Any] = {
         "lang": table.text("lang", None, pattern="en|zh"),
         "profile": table.text("profile", None, pattern="standard|demo"),
         "state_dir": table.text("state_dir", None, pattern=absolute),
         "log_file": table.text("log_file", None, pattern=absolute),
-        "drivers": paths("drivers", None),
+        **_drivers(table, absolute),
         "module_files": modules.texts("files", None, pattern=absolute),
         "pin_timeout_s": limits.integer("pin_s", None, least=5, most=3600),
         "confirm_timeout_s": limits.integer("confirm_s", None, least=5, most=3600),
@@ -178,6 +210,16 @@ def _values(table: Table) -> dict[str, Any]:
         for name, value in found.items()
         if value is not None
     }
+
+
+def _drivers(table: Table, absolute: str) -> dict[str, Any]:
+    """Take ``drivers``: a list of folders, or a table with ``folders`` and ``consent``."""
+    if not table.holds_table("drivers"):
+        return {"drivers": table.texts("drivers", None, pattern=absolute)}
+    inner = table.table("drivers")
+    found = {"drivers": inner.texts("folders", None, pattern=absolute), "consent": inner.texts("consent", None)}
+    inner.close()
+    return found
 
 
 def _paths(values: tuple[str, ...]) -> tuple[Path, ...]:

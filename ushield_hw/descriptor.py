@@ -10,7 +10,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import lru_cache
 from glob import glob
@@ -220,6 +220,8 @@ class Driver:
     notes: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     confidence: str = "low"
+    consented: bool = True
+    """Whether its word counts on how the owner confirms: the package's own, or the administrator lists the family."""
 
     def module_files(self) -> list[Path]:
         """Return the candidate module files that exist here, best first, each file once.
@@ -231,6 +233,22 @@ class Driver:
         found = (Path(path) for pattern in self.module.paths for path in candidates(pattern))
         files = list({path.resolve(): path for path in reversed(list(found)) if path.is_file()}.values())[::-1]
         return [file for file in files if _is_ours(file)] or files
+
+
+def limited(driver: Driver) -> Driver:
+    """Return a driver as it counts where its descriptor is not the package's and the administrator has not consented.
+
+    Its module runs in a worker, and gets neither the additions to its configuration (which may name files to write) nor
+    the string for C_Initialize. What it says of the owner's confirmation is not stated in a signature, and it cannot
+    have the token show what is signed.
+    """
+    module = replace(driver.module, isolation=Isolation.PROCESS, config_adds=None, init_reserved=None)
+    return replace(driver, module=module, consented=False)
+
+
+def needs_consent(driver: Driver) -> bool:
+    """Tell whether a descriptor says anything that counts only with the administrator's consent."""
+    return limited(driver).module != driver.module or driver.confirm.kind is not ConfirmKind.NONE
 
 
 def _is_ours(file: Path) -> bool:

@@ -94,7 +94,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A module, or a slot of one, that could not be read."""
+    """A module, or a slot of one, that could not be read; or a file of the configuration that was left out."""
 
     module: Path
     error: str
@@ -125,14 +125,15 @@ def survey(settings: Settings | None = None, only: Path | None = None) -> Survey
         DescriptorError: a descriptor is wrong.
     """
     settings = settings or load()
-    catalogue = Catalogue(settings.drivers)
+    catalogue = Catalogue.of(settings)
     if only is not None:
         return _read(chosen(catalogue, settings, only), catalogue, settings)
     entries = discoverable(installed(catalogue, settings))
     with ThreadPoolExecutor(max_workers=max(1, len(entries))) as pool:
         looks = list(pool.map(lambda entry: _look(entry, catalogue, settings), entries))
     tokens = _once([token for look in looks for token in look.tokens])
-    return Survey(tokens, tuple(problem for look in looks for problem in look.problems))
+    unsafe = [_left_out(error) for error in (*settings.left_out, *catalogue.left_out)]
+    return Survey(tokens, (*unsafe, *(problem for look in looks for problem in look.problems)))
 
 
 def find_tokens(settings: Settings | None = None) -> tuple[Token, ...]:
@@ -248,6 +249,10 @@ def tokens_in(
 def _counts(info: TokenInfo, driver: Driver) -> bool:
     """A software module shows an empty slot where a token could be made: that is no token."""
     return info.has(TokenFlag.TOKEN_INITIALIZED) or driver.kind is not Kind.SOFTWARE
+
+
+def _left_out(error: InputError) -> Problem:
+    return Problem(Path(str(error.details["file"])), error.code, error.message)
 
 
 def _problem(entry: Installed, slot: SlotInfo) -> Problem:

@@ -2,6 +2,10 @@
 
 A descriptor in a user's folder wins over a shipped one with the same id. Files are read at once but parsed only when
 asked for: a signature needs one of them.
+
+The package's own descriptors are as trusted as its code. Others are read only where no other user could change them
+(``ushield_hw.trust``), and count in full only where the root-owned configuration lists their family
+(``[drivers] consent``); see :func:`ushield_hw.descriptor.limited`.
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from ushield_hw.config import data_dir
+from ushield_hw import trust
+from ushield_hw.config import Settings, data_dir
 from ushield_hw.cryptoki.model import TokenInfo
 from ushield_hw.descriptor import (
     Capabilities,
@@ -34,9 +39,11 @@ from ushield_hw.descriptor import (
     SignSpec,
     Unblock,
     candidates,
+    limited,
+    needs_consent,
     parse,
 )
-from ushield_hw.errors import DescriptorError, DriverNotFound
+from ushield_hw.errors import DescriptorError, DriverNotFound, InputError
 from ushield_hw.marks import Atr, Binding, TokenPattern, UsbId
 
 __all__ = [
@@ -61,6 +68,8 @@ __all__ = [
     "TokenPattern",
     "Unblock",
     "UsbId",
+    "limited",
+    "needs_consent",
     "parse",
 ]
 
@@ -74,6 +83,8 @@ _MASK: Final = re.compile(rb"\bmask\s*=")
 _REGEX: Final = re.compile(rb"\bregex\s*=")
 _MAKER: Final = re.compile(rb"""\bmanufacturer\s*=\s*["']([^"'\\\n]*)["']""")
 
+_LARGEST: Final = 1 << 20
+
 GENERIC: Final = Driver("generic", "", "", Path())
 """For a module that no descriptor names: a worker process, no assumptions."""
 
@@ -81,22 +92,73 @@ GENERIC: Final = Driver("generic", "", "", Path())
 class Catalogue:
     """The descriptors of several folders; the first folder that has an id wins.
 
+    Args:
+        folders: where they are.
+        consent: families whose descriptors count in full wherever they lie.
+        lenient: descriptors that other users could change are left out, and listed in :attr:`left_out`.
+
     Raises:
         DescriptorError: from every method that has to read a descriptor that is wrong.
+        InputError: likewise: ``CONFIG_UNSAFE``: other users could change one, or a folder above it.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], consent: Sequence[str] = (), *, lenient: bool = False) -> None:
         self._folders = tuple(folders)
+        self._consent = frozenset(consent)
+        self._lenient = lenient
+        self._shipped = data_dir("drivers")
+        self._left_out: list[InputError] = []
         self._parsed: dict[str, Driver] = {}
+
+    @classmethod
+    def of(cls, settings: Settings) -> Catalogue:
+        """Return the catalogue that the settings name."""
+        return cls(settings.drivers, settings.consent, lenient=settings.lenient)
+
+    @property
+    def left_out(self) -> tuple[InputError, ...]:
+        """What was left out because other users could change it."""
+        _ = self._raw
+        return tuple(self._left_out)
 
     @cached_property
     def _raw(self) -> dict[str, tuple[Path, bytes]]:
         found: dict[str, tuple[Path, bytes]] = {}
         for folder in self._folders:
-            for file in sorted(folder.glob("*.toml"), key=lambda file: file.stem):
-                if file.stem not in found:
-                    found[file.stem] = file, _content(file)
+            for file in self._files(folder):
+                if file.stem not in found and (content := self._content(file)) is not None:
+                    found[file.stem] = file, content
         return found
+
+    def _files(self, folder: Path) -> list[Path]:
+        if not self._is_shipped(folder):
+            try:
+                trust.checked_folder(folder.absolute())
+            except trust.Unsafe as error:
+                self._refuse(folder, error)
+                return []
+            except OSError:  # a folder that is not there holds nothing
+                return []
+        return sorted(folder.glob("*.toml"), key=lambda file: file.stem)
+
+    def _content(self, file: Path) -> bytes | None:
+        """Return what a descriptor holds; None: it was left out."""
+        try:
+            return file.read_bytes() if self._is_shipped(file.parent) else trust.read(file.absolute(), _LARGEST)
+        except trust.Unsafe as error:
+            self._refuse(file, error)
+            return None
+        except OSError as error:
+            raise DescriptorError(file=str(file), key="", problem="unreadable", reason=error.strerror) from error
+
+    def _is_shipped(self, folder: Path) -> bool:
+        return folder == self._shipped
+
+    def _refuse(self, path: Path, error: trust.Unsafe) -> None:
+        unsafe = InputError("CONFIG_UNSAFE", file=str(path), **error.details)
+        if not self._lenient:
+            raise unsafe from error
+        self._left_out.append(unsafe)
 
     def ids(self) -> list[str]:
         """Return every id, sorted."""
@@ -111,7 +173,10 @@ class Catalogue:
         if driver_id not in self._raw:
             raise DriverNotFound("DRIVER_ID_UNKNOWN", id=driver_id, searched=[str(folder) for folder in self._folders])
         if driver_id not in self._parsed:
-            self._parsed[driver_id] = parse(*self._raw[driver_id])
+            file, raw = self._raw[driver_id]
+            driver = parse(file, raw)
+            counts = self._is_shipped(file.parent) or driver_id in self._consent
+            self._parsed[driver_id] = driver if counts else limited(driver)
         return self._parsed[driver_id]
 
     def __iter__(self) -> Iterator[Driver]:
@@ -124,9 +189,8 @@ class Catalogue:
         A shipped one is parsed only if its text names a file that is there. Someone's own always is: what is wrong with
         it has to be told.
         """
-        shipped = data_dir("drivers")
         for driver_id, (file, raw) in self._raw.items():
-            if file.parent != shipped or any(map(os.path.isfile, _places(raw))):
+            if not self._is_shipped(file.parent) or any(map(os.path.isfile, _places(raw))):
                 driver = self.get(driver_id)
                 if driver.module_files():
                     yield driver
@@ -198,9 +262,8 @@ class Catalogue:
 
     def _where(self, worth_parsing: Callable[[bytes], bool]) -> Iterator[Driver]:
         """Yield the shipped drivers whose text is worth parsing, and all of somebody's own: TOML can be odd."""
-        shipped = data_dir("drivers")
         for driver_id, (file, raw) in self._raw.items():
-            if file.parent != shipped or worth_parsing(raw):
+            if not self._is_shipped(file.parent) or worth_parsing(raw):
                 yield self.get(driver_id)
 
     def _naming(self, name: str) -> Iterator[str]:
@@ -218,13 +281,6 @@ class Catalogue:
             if any(os.path.realpath(place) == str(real) for place in _places(raw)):
                 return self.get(driver_id)
         return None
-
-
-def _content(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise DescriptorError(file=str(file), key="", problem="unreadable", reason=error.strerror) from error
 
 
 def _places(raw: bytes) -> Iterator[str]:

@@ -150,6 +150,10 @@ class Table:
         inner = self.table(key)
         return {name: self._text(f"{key}.{name}", value, None, 1000) for name, value in inner._left.items()}
 
+    def holds_table(self, key: str) -> bool:
+        """Tell whether a key that was not taken yet holds a table."""
+        return isinstance(self._left.get(key), Mapping)
+
     def keys(self) -> list[str]:
         """Return the keys that were not taken yet."""
         return list(self._left)

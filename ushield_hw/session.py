@@ -20,7 +20,7 @@ from ushield_hw import errors
 from ushield_hw.config import Settings
 from ushield_hw.cryptoki.model import CertificateRecord, KeyRecord, TokenFlag, TokenInfo, User
 from ushield_hw.cryptoki.module import Module
-from ushield_hw.drivers import Driver, Unblock
+from ushield_hw.drivers import ConfirmText, Driver, Unblock
 from ushield_hw.interaction import Interaction, Pin, PinKind, PinRequest, PinState
 from ushield_hw.pin import PinGuard
 
@@ -208,7 +208,10 @@ def open_session(link: Link, interaction: Interaction, purpose: str) -> Session:
     Raises:
         PinError: nothing was opened; what the person must know is in it.
         TokenError, DriverError, StorageError: likewise.
+        InputError: ``DESCRIPTOR_NEEDS_CONSENT``: by a descriptor that anyone can write, the token shows what it signs.
     """
+    if link.driver.confirm.text is ConfirmText.MESSAGE and not link.driver.consented:
+        raise errors.InputError("DESCRIPTOR_NEEDS_CONSENT", file=str(link.driver.file), id=link.driver.id)
     owner = _owner(link)
     with owner.lock:
         if not owner.stands(link):

@@ -197,8 +197,8 @@ def _made(order: Order, session: Session, attendance: Attendance, key: KeyChoice
 
 
 def own_confirmation(driver: Driver) -> Confirmation | None:
-    """Return how a token itself has its owner confirm; None: it asks nobody."""
-    return _OWN_CONFIRMATION.get(driver.confirm.kind)
+    """Return how a token itself has its owner confirm; None: it asks nobody, or its descriptor does not count."""
+    return _OWN_CONFIRMATION.get(driver.confirm.kind) if driver.consented else None
 
 
 def _confirmation(driver: Driver, attendance: Attendance) -> Confirmation:

@@ -88,7 +88,7 @@ def provision(folder: Path, settings: Settings, config: Path | None = None, toke
 
 
 def _module_path(settings: Settings) -> Path:
-    driver = Catalogue(settings.drivers).get("softhsm2")
+    driver = Catalogue.of(settings).get("softhsm2")
     files = driver.module_files()
     if not files:
         raise DriverNotFound("SOFTHSM_NOT_INSTALLED", searched=list(driver.module.paths))

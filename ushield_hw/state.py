@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from ushield_hw import trust
 from ushield_hw.config import Settings
 from ushield_hw.errors import StorageError, TokenBusy
 
@@ -21,18 +22,18 @@ def state_folder(settings: Settings, name: str) -> Path:
     """Return a folder of our own under the state folder, made if missing, for this user only.
 
     Raises:
-        StorageError: there is no state folder, it cannot be made, or others may write to it.
+        StorageError: there is no state folder, or it cannot be made; ``STATE_UNSAFE``: others may write to it or to a
+            folder above it.
     """
     if settings.state_dir is None:
         raise StorageError("STATE_FOLDER_UNKNOWN", path=None)
     folder = settings.state_dir / name
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        about = folder.stat()
+        trust.make_folder(folder.absolute())
+    except trust.Unsafe as error:
+        raise StorageError("STATE_UNSAFE", path=str(folder), **error.details) from error
     except OSError as error:
         raise StorageError("STATE_FOLDER_UNUSABLE", path=str(folder), reason=error.strerror) from error
-    if about.st_uid != os.geteuid() or about.st_mode & 0o022:
-        raise StorageError("STATE_FOLDER_UNSAFE", path=str(folder))
     return folder
 
 
@@ -55,6 +56,7 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
+        os.fchmod(descriptor, mode)  # whatever the umask is
         with open(descriptor, "wb") as file:
             file.write(data)
             file.flush()
@@ -88,6 +90,7 @@ def exclusive(file: Path, code: str, holder: str) -> Iterator[None]:
     except OSError as error:
         raise StorageError(code, path=str(file), reason=error.strerror) from error
     try:
+        os.fchmod(lock, 0o600)  # whatever the umask is
         deadline = time.monotonic() + _LOCK_WAIT_S
         while not _taken(lock):
             if time.monotonic() > deadline:

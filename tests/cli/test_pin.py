@@ -200,7 +200,7 @@ def test_a_count_that_others_could_change_is_not_used(fresh: Home) -> None:
     folder = fresh.file("state/ushield/pin")
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o777)
-    assert fresh.fails(12, "STATE_FOLDER_UNSAFE", "pin", "verify", *own(fresh))["path"] == str(folder)
+    assert fresh.fails(12, "STATE_UNSAFE", "pin", "verify", *own(fresh))["path"] == str(folder)
 
 
 def test_unblocking_by_the_other_secret_names_the_right_one(home: Home) -> None:

@@ -41,7 +41,7 @@ def test_a_state_folder_that_others_may_write_is_not_used(service: Home) -> None
     state = service.folder / "var"
     (state / "ushield" / "journal").mkdir(parents=True)
     (state / "ushield" / "journal").chmod(0o777)
-    service.fails(12, "STATE_FOLDER_UNSAFE", *words(service), "-o", "signed.p7m", STATE_DIRECTORY=str(state))
+    service.fails(12, "STATE_UNSAFE", *words(service), "-o", "signed.p7m", STATE_DIRECTORY=str(state))
 
 
 def test_it_never_takes_the_last_try(worn: Home, tmp_path: Path) -> None:

@@ -282,7 +282,7 @@ def test_a_state_folder_that_others_can_write_stops_every_try(bench: Bench) -> N
     (bench.soft.state / "pin").chmod(0o777)
     with pytest.raises(StorageError) as caught:
         verify_pin(bench.link, Scripted())
-    assert caught.value.code == "STATE_FOLDER_UNSAFE"
+    assert caught.value.code == "STATE_UNSAFE"
     assert bench.pins_sent() == []
 
 

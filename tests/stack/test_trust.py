@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import stat
+import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.soft import DRIVER, SOFTHSM
-from ushield_hw.cryptoki.trust import trusted_module
 from ushield_hw.errors import DriverNotFound, DriverUntrusted
+from ushield_hw.trust import trusted_module
 
 pytestmark = pytest.mark.stack
 
@@ -65,13 +69,13 @@ def test_a_name_that_only_the_dynamic_loader_would_find_is_refused() -> None:
     assert refusal(Path("libsofthsm2.so"))[0] == "relative"
 
 
-@pytest.mark.parametrize("mode", [0o664, 0o646, 0o777])
+@pytest.mark.parametrize("mode", [0o646, 0o777])
 def test_a_file_that_others_can_write_is_refused(file: Path, mode: int) -> None:
     file.chmod(mode)
     assert refusal(file) == ("writable", str(file))
 
 
-@pytest.mark.parametrize("mode", [0o775, 0o757])
+@pytest.mark.parametrize("mode", [0o757, 0o777])
 def test_a_folder_that_others_can_write_is_refused(file: Path, mode: int) -> None:
     file.parent.chmod(mode)
     assert refusal(file) == ("writable", str(file.parent))
@@ -142,6 +146,78 @@ def test_a_file_of_somebody_else_in_roots_sticky_folder_is_refused(
 def test_a_sticky_file_that_others_can_write_is_refused(file: Path) -> None:
     file.chmod(0o1666)
     assert refusal(file) == ("writable", str(file))
+
+
+# --- group write and access control lists ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def groups(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Say who the members of this user's group are."""
+
+    def known(
+        name: str = "me", members: Sequence[str] = (), others: Sequence[int] = (), *, known_group: bool = True
+    ) -> None:
+        gid, uid = os.getegid(), os.geteuid()
+        found = {gid: grp.struct_group((name, "x", gid, list(members)))} if known_group else {}
+        users = [pwd.struct_passwd(("me", "x", number, gid, "", "/", "")) for number in (uid, *others)]
+        monkeypatch.setattr(grp, "getgrgid", found.__getitem__)
+        monkeypatch.setattr(pwd, "getpwuid", lambda number: users[0])
+        monkeypatch.setattr(pwd, "getpwall", lambda: users)
+
+    return known
+
+
+def test_group_write_passes_for_the_owners_private_group(file: Path, groups: Callable[..., None]) -> None:
+    file.chmod(0o664)
+    file.parent.chmod(0o775)
+    groups()
+    assert trusted_module(file) == file
+    groups(members=["me"])
+    assert trusted_module(file) == file
+
+
+@pytest.mark.parametrize(
+    "group", [{"known_group": False}, {"name": "staff"}, {"members": ["me", "bob"]}, {"others": [4711]}]
+)
+def test_group_write_is_refused_for_any_other_group(
+    file: Path, groups: Callable[..., None], group: dict[str, Any]
+) -> None:
+    file.chmod(0o664)
+    groups(**group)
+    assert refusal(file) == ("writable", str(file))
+    file.chmod(0o644)
+    file.parent.chmod(0o775)
+    assert refusal(file) == ("writable", str(file.parent))
+
+
+def grant(file: Path, who: str, permission: int) -> None:
+    """Give a permission by an access control list; the mode shows its mask as the group's."""
+    tag, number = {"user": 0x02, "group": 0x08}[who.split(":", maxsplit=1)[0]], int(who.split(":")[1])
+    entries = [(0x01, 6, -1), (tag, permission, number), (0x04, 4, -1), (0x10, permission | 4, -1), (0x20, 4, -1)]
+    packed = b"".join(struct.pack("<HHi", *entry) for entry in sorted(entries))
+    os.setxattr(file, "system.posix_acl_access", struct.pack("<I", 2) + packed)
+
+
+@pytest.mark.parametrize(
+    ("who", "permission", "safe"),
+    [("user:4711", 6, False), ("group:4711", 6, False), ("user:4711", 4, True), ("user:0", 6, True)],
+)
+def test_an_access_control_list_is_read(
+    file: Path, groups: Callable[..., None], who: str, permission: int, safe: bool
+) -> None:
+    groups()  # the owner's group is its private one: it is the list that matters
+    try:
+        grant(file, who, permission)
+    except OSError:
+        pytest.xfail("no access control lists on this file system")
+    if safe:
+        assert trusted_module(file) == file
+    else:
+        assert refusal(file) == ("writable", str(file))
+
+
+# --- what is no file --------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_is_no_module(file: Path) -> None:

@@ -28,7 +28,7 @@ def roots(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def stat(self: Path, *, follow_symlinks: bool = True) -> os.stat_result:
         found = list(real(self, follow_symlinks=follow_symlinks))
-        found[4] = 0 if found[4] == os.geteuid() else 4711
+        found[4] = 0 if found[4] in {0, os.geteuid()} else 4711
         return os.stat_result(found)
 
     monkeypatch.setattr(Path, "stat", stat)
@@ -50,6 +50,12 @@ def refused(home: Path, system_file: Path, code: str) -> InputError:
         settings(home, system_file)
     assert caught.value.code == code
     return caught.value
+
+
+def unsafe(home: Path, system_file: Path) -> tuple[Path, object, Path]:
+    """Return which file is not used, why, and the place at fault."""
+    details = refused(home, system_file, "CONFIG_UNSAFE").details
+    return Path(str(details["file"])), details["problem"], Path(str(details["place"]))
 
 
 # --- built in ---------------------------------------------------------------------------------------------------------
@@ -109,7 +115,7 @@ def test_every_key_of_a_persons_file(tmp_path: Path, system_file: Path) -> None:
     assert (found.pin_timeout_s, found.confirm_timeout_s) == (30, 60)
     assert (found.state_dir, found.log_file) == (Path("/var/lib/bank"), Path("/var/log/bank.log"))
     assert found.drivers == (Path("/etc/bank/drivers"), data_dir("drivers"))
-    assert {name for name, _, origin in found.rows() if origin == "default"} == {"module_files"}
+    assert {name for name, _, origin in found.rows() if origin == "default"} == {"consent", "module_files"}
     assert found.origin("lang") == str(file)
 
 
@@ -146,26 +152,64 @@ def test_modules_are_for_the_system_file_only(tmp_path: Path, system_file: Path)
 
 
 @pytest.mark.usefixtures("roots")
-@pytest.mark.parametrize("mode", [0o664, 0o646])
+@pytest.mark.parametrize("mode", [0o646, 0o777])
 def test_a_system_file_that_others_may_change(tmp_path: Path, system_file: Path, mode: int) -> None:
     system_file.touch()
     system_file.chmod(mode)
-    assert refused(tmp_path, system_file, "CONFIG_UNSAFE").details == {"file": str(system_file)}
+    assert unsafe(tmp_path, system_file) == (system_file, "path_writable", system_file)
 
 
 @pytest.mark.usefixtures("roots")
 def test_a_system_folder_that_others_may_change(tmp_path: Path, system_file: Path) -> None:
     system_file.touch()
     system_file.parent.chmod(0o777)
-    assert refused(tmp_path, system_file, "CONFIG_UNSAFE").details == {"file": str(system_file.parent)}
+    assert unsafe(tmp_path, system_file) == (system_file, "path_writable", system_file.parent)
 
 
-def test_a_system_file_that_is_not_roots(
-    tmp_path: Path, system_file: Path, monkeypatch: pytest.MonkeyPatch, roots: None
-) -> None:
+def test_a_system_file_that_is_not_roots(tmp_path: Path, system_file: Path) -> None:
     system_file.touch()
-    monkeypatch.setattr(os, "geteuid", lambda: 4712)  # now this user's files are somebody's
-    refused(tmp_path, system_file, "CONFIG_UNSAFE")
+    if os.geteuid() == 0:
+        os.chown(system_file, 4711, -1)
+    assert unsafe(tmp_path, system_file)[:2] == (system_file, "path_owner")
+
+
+def test_a_persons_file_that_others_may_change(tmp_path: Path, system_file: Path) -> None:
+    file = own(tmp_path, "warn_days = 3\n")
+    file.chmod(0o646)
+    assert unsafe(tmp_path, system_file) == (file, "path_writable", file)
+    file.chmod(0o644)
+    file.parent.parent.chmod(0o757)
+    assert unsafe(tmp_path, system_file) == (file, "path_writable", file.parent.parent)
+
+
+def test_a_persons_file_is_a_pipe(tmp_path: Path, system_file: Path) -> None:
+    file = own(tmp_path, "")
+    file.unlink()
+    os.mkfifo(file, 0o600)
+    assert unsafe(tmp_path, system_file) == (file, "path_not_a_file", file)
+
+
+def test_what_is_left_out_is_listed(tmp_path: Path, system_file: Path) -> None:
+    file = own(tmp_path, "warn_days = 3\n")
+    file.chmod(0o666)
+    found = load({"HOME": str(tmp_path)}, system_file, lambda error: error.code == "CONFIG_UNSAFE")
+    assert (found.warn_days, [error.details["file"] for error in found.left_out]) == (30, [str(file)])
+    file.chmod(0o600)
+    file.write_text("[")
+    with pytest.raises(InputError):
+        load({"HOME": str(tmp_path)}, system_file, lambda error: error.code == "CONFIG_UNSAFE")
+
+
+@pytest.mark.usefixtures("roots")
+def test_consent_is_the_administrators(tmp_path: Path, system_file: Path) -> None:
+    content = '[drivers]\nfolders = ["/opt/drivers"]\nconsent = ["bank-key"]\n'
+    system_file.write_text(content)
+    found = settings(tmp_path, system_file)
+    assert (found.consent, found.drivers) == (("bank-key",), (Path("/opt/drivers"), data_dir("drivers")))
+    file = own(tmp_path, content)
+    assert refused(tmp_path, system_file, "CONFIG_SYSTEM_ONLY").details["key"] == "drivers.consent"
+    file.write_text('[drivers]\nfolders = ["/home/u/drivers"]\n')
+    assert settings(tmp_path, system_file).drivers[0] == Path("/home/u/drivers")
 
 
 @pytest.mark.parametrize(
@@ -216,5 +260,5 @@ def test_flags_win() -> None:
 
 def test_every_setting_has_a_row() -> None:
     names = [name for name, _, _ in Settings().rows()]
-    assert set(names) == set(Settings.__dataclass_fields__) - {"origins"}
+    assert set(names) == set(Settings.__dataclass_fields__) - {"origins", "lenient", "left_out"}
     assert all(re.fullmatch("[a-z_]+", name) for name in names)

@@ -28,7 +28,7 @@ from ushield_hw.drivers import (
     Unblock,
     parse,
 )
-from ushield_hw.errors import DescriptorError, DriverNotFound
+from ushield_hw.errors import DescriptorError, DriverNotFound, InputError
 from ushield_hw.messages import LANGUAGES
 
 pytestmark = pytest.mark.unit
@@ -386,3 +386,41 @@ def test_other_tokens_are_of_the_general_family(shared: Catalogue) -> None:
 )
 def test_every_part_of_a_pattern_must_fit(pattern: TokenPattern, matches: bool) -> None:
     assert pattern.matches(said()) is matches
+
+
+# --- what counts of a descriptor that is not the package's ------------------------------------------------------------
+
+
+def outside(folder: Path, *consent: str) -> Driver:
+    (folder / "shield.toml").write_text(WHOLE.replace('isolation = "process"', 'isolation = "in-process"'))
+    return Catalogue([folder], consent).get("shield")
+
+
+def test_without_consent_its_module_is_limited(tmp_path: Path) -> None:
+    module = outside(tmp_path).module
+    assert (module.isolation, module.config_adds, module.init_reserved) == (Isolation.PROCESS, None, None)
+    assert not outside(tmp_path).consented
+
+
+def test_with_consent_it_counts_in_full(tmp_path: Path) -> None:
+    driver = outside(tmp_path, "shield")
+    assert driver == parse(driver.file, driver.file.read_bytes())
+    assert (driver.consented, driver.module.isolation) == (True, Isolation.IN_PROCESS)
+    assert not outside(tmp_path, "other").consented
+
+
+def test_a_link_to_the_shipped_folder_is_not_the_package(tmp_path: Path) -> None:
+    (tmp_path / "drivers").symlink_to(data_dir("drivers"))
+    assert not Catalogue([tmp_path / "drivers"]).get("softhsm2").consented
+    assert Catalogue([data_dir("drivers")]).get("softhsm2").consented
+
+
+def test_what_others_could_change_is_left_out_where_that_is_wanted(folders: tuple[Path, Path]) -> None:
+    file = folders[0] / "shield.toml"
+    file.chmod(0o666)
+    with pytest.raises(InputError) as caught:
+        Catalogue(folders).ids()
+    assert (caught.value.code, caught.value.details["file"]) == ("CONFIG_UNSAFE", str(file))
+    catalogue = Catalogue(folders, lenient=True)
+    assert catalogue.get("shield").product == "Theirs"
+    assert [error.details["file"] for error in catalogue.left_out] == [str(file)]

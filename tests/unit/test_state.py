@@ -157,20 +157,45 @@ def test_a_folder_is_made_for_its_owner(tmp_path: Path) -> None:
     assert state_folder(Settings(state_dir=tmp_path / "a/b"), "journal") == folder
 
 
-@pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
+@pytest.mark.parametrize("mode", [0o702, 0o777])
 def test_a_folder_that_others_may_write_to(tmp_path: Path, mode: int) -> None:
     (tmp_path / "journal").mkdir()
     (tmp_path / "journal").chmod(mode)
     with pytest.raises(StorageError) as caught:
         state_folder(Settings(state_dir=tmp_path), "journal")
-    assert (caught.value.code, caught.value.details["path"]) == ("STATE_FOLDER_UNSAFE", str(tmp_path / "journal"))
+    assert (caught.value.code, caught.value.details["path"]) == ("STATE_UNSAFE", str(tmp_path / "journal"))
+
+
+@pytest.mark.parametrize("umask", [0, 0o777])
+def test_what_is_made_is_for_its_owner_whatever_the_umask_is(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        folder = state_folder(Settings(state_dir=tmp_path / "a/b"), "journal")
+        write_atomically(folder / "f.json", b"{}")
+        with exclusive(folder / "f.json", "JOURNAL_UNUSABLE", "x"):
+            pass
+    finally:
+        os.umask(before)
+    made = {path: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "a").rglob("*")}
+    assert len(made) == 4
+    assert all(mode == (0o700 if path.is_dir() else 0o600) for path, mode in made.items()), made
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o700
+
+
+def test_a_folder_under_one_that_others_may_write_to(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o777)
+    with pytest.raises(StorageError) as caught:
+        state_folder(Settings(state_dir=tmp_path / "shared/mine"), "journal")
+    assert (caught.value.code, caught.value.details["place"]) == ("STATE_UNSAFE", str(tmp_path / "shared"))
+    assert list((tmp_path / "shared").iterdir()) == []
 
 
 def test_a_folder_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
     with pytest.raises(StorageError) as caught:
         state_folder(Settings(state_dir=tmp_path), "journal")
-    assert caught.value.code == "STATE_FOLDER_UNSAFE"
+    assert caught.value.code == "STATE_UNSAFE"
 
 
 def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +39,22 @@ _COMMANDS: Final = {
 
 _IN_WORKERS: Final = {"doctor"}
 """Commands that load every module in a worker, whatever its descriptor says."""
+
+
+def _no_error(error: InputError) -> bool:
+    return False
+
+
+def _any_error(error: InputError) -> bool:
+    return True
+
+
+def _unsafe(error: InputError) -> bool:
+    return error.code == "CONFIG_UNSAFE"
+
+
+_LENIENT: Final[dict[str, Callable[[InputError], bool]]] = {"list": _unsafe, "doctor": _unsafe, "config": _any_error}
+"""Commands that go on without configuration that cannot be used, and report it: for which errors."""
 
 COMPLETION_VARIABLE: Final = "_USHIELD_COMPLETE"
 
@@ -168,13 +184,24 @@ def _log(settings: config.Settings, verbosity: int) -> None:
         logger.addHandler(shown)
     if settings.log_file is not None:
         try:
-            kept = logging.FileHandler(settings.log_file, encoding="utf-8", delay=False)
+            kept = logging.FileHandler(_private(settings.log_file), encoding="utf-8", delay=False)
         except OSError as error:
             raise InputError("LOG_FILE_UNUSABLE", path=str(settings.log_file), reason=error.strerror) from error
         kept.setFormatter(form)
         logger.addHandler(kept)
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())
+
+
+def _private(file: Path) -> Path:
+    """Make a log file that is not there yet for this user alone, whatever the umask is."""
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return file
+    os.fchmod(descriptor, 0o600)
+    os.close(descriptor)
+    return file
 
 
 def _root() -> click.Group:
@@ -210,7 +237,9 @@ def _version(context: click.Context, parameter: click.Parameter, asked: bool) ->
 
 
 def _start(lang: str | None, drivers: Path | None, verbose: int, log_file: Path | None, version: bool) -> None:
-    settings = config.load().with_flags(lang=lang, log_file=log_file)
+    lenient = _LENIENT.get(click.get_current_context().invoked_subcommand or "", _no_error)
+    settings = config.load(tolerated=lenient).with_flags(lang=lang, log_file=log_file)
+    settings = replace(settings, lenient=lenient is not _no_error)
     if drivers is not None:
         settings = settings.with_flags(drivers=(drivers.absolute(), *settings.drivers))
     if lang is None and settings.lang is not None:

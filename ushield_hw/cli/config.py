@@ -7,6 +7,10 @@ import click
 from ushield_hw import messages
 from ushield_hw.cli import options, output
 from ushield_hw.cli.help import Group
+from ushield_hw.config import Settings
+from ushield_hw.drivers import Catalogue
+from ushield_hw.errors import UShieldError
+from ushield_hw.state import existing_folder
 
 
 @click.group("config", cls=Group, help=messages.text("help.config"))
@@ -18,13 +22,27 @@ def config_command() -> None:
 @click.option("--origin", is_flag=True, help=options.say("origin"))
 @options.as_json()
 def _show(origin: bool, as_json: bool) -> None:
-    rows = options.settings().rows()
+    settings = options.settings()
+    rows, problems = settings.rows(), _problems(settings)
     if as_json:
         found = {name: {"value": value, "origin": source} for name, value, source in rows}
-        output.document({"settings": found if origin else {name: value for name, value, _ in rows}})
+        shown = found if origin else {name: value for name, value, _ in rows}
+        output.document({"settings": shown, "problems": [error.to_json() for error in problems]})
         return
-    shown = [(name, f"{_text(value)}{f'   [{source}]' if origin else ''}") for name, value, source in rows]
-    output.lines(output.table(shown))
+    for error in problems:
+        output.note(f"{error.message} {error.remedy}")
+    table = [(name, f"{_text(value)}{f'   [{source}]' if origin else ''}") for name, value, source in rows]
+    output.lines(output.table(table))
+
+
+def _problems(settings: Settings) -> list[UShieldError]:
+    """Return why files were left out, and why the state folder cannot be used."""
+    found: list[UShieldError] = [*settings.left_out, *Catalogue.of(settings).left_out]
+    try:
+        existing_folder(settings, ".")
+    except UShieldError as error:
+        found.append(error)
+    return found
 
 
 def _text(value: object) -> str:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from ushield_hw import messages
+from ushield_hw import messages, trust
 from ushield_hw.cli import families, options, output
 from ushield_hw.cli.help import Group
-from ushield_hw.drivers import Catalogue, Driver, parse
+from ushield_hw.drivers import Catalogue, Driver, needs_consent, parse
 from ushield_hw.errors import DriverNotFound, InputError
 from ushield_hw.marks import CHIP_MAKERS
 
 
 def _catalogue() -> Catalogue:
-    return Catalogue(options.settings().drivers)
+    return Catalogue.of(options.settings())
 
 
 def driver_document(driver: Driver) -> dict[str, object]:
@@ -94,11 +95,23 @@ def _show(driver_id: str, as_json: bool) -> None:
 def _check(file: Path, as_json: bool) -> None:
     driver, catalogue = parse(file, options.read_file(file)), _catalogue()
     families.through(driver, catalogue)  # are they there?
+    _warn_of_unsafe(file)
+    consent = f'[drivers]\nconsent = ["{driver.id}"]' if needs_consent(driver) else None
     if as_json:
-        output.document({"valid": True, "driver": driver_document(driver)})
+        output.document({"valid": True, "driver": driver_document(driver), "consent": consent})
     else:
         output.lines([messages.text("driver.valid", id=driver.id, file=file)])
         output.lines(families.matched([driver], [], catalogue))
+        if consent:
+            output.lines([messages.text("driver.needs_consent"), "", *consent.splitlines()])
+
+
+def _warn_of_unsafe(file: Path) -> None:
+    with suppress(OSError):  # what was read from is no file
+        try:
+            trust.checked(file.absolute())
+        except trust.Unsafe as error:
+            output.note(InputError("CONFIG_UNSAFE", file=str(file), **error.details).message)
 
 
 @driver_command.command("match", help=messages.text("help.driver.match"))

@@ -27,8 +27,8 @@ from ushield_hw.cryptoki.model import (
     User,
 )
 from ushield_hw.cryptoki.transport import InProcess, Lost, Transport, Worker
-from ushield_hw.cryptoki.trust import trusted_module
 from ushield_hw.suites import KeyKind
+from ushield_hw.trust import trusted_module
 
 _log: Final = logging.getLogger("ushield_hw")
 

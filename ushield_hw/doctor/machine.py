@@ -71,7 +71,7 @@ class Machine:
     @cached_property
     def catalogue(self) -> Catalogue:
         """The token families known."""
-        return Catalogue(self.settings.drivers)
+        return Catalogue.of(self.settings)
 
     @cached_property
     def usb(self) -> tuple[UsbDevice, ...] | None:

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from ushield_hw.cryptoki.trust import trusted_module
 from ushield_hw.doctor.finding import Probe, Said, fail, ok, probe, skip, warn
 from ushield_hw.doctor.image import CSP, SKF, Format, Image, processor
 from ushield_hw.doctor.linker import Linked, linked
@@ -23,6 +22,7 @@ from ushield_hw.doctor.packages import GONE, LIBRARIES, module_package
 from ushield_hw.doctor.search import driver_not_installed, named_modules, similar
 from ushield_hw.doctor.subjects import Loaded, ModuleFile
 from ushield_hw.errors import DriverLoadError, DriverUntrusted, UShieldError
+from ushield_hw.trust import trusted_module
 
 _FORMATS: Final = {"linux": Format.ELF, "darwin": Format.MACH_O, "win32": Format.PE}
 _SYSTEMS: Final = {Format.ELF: "Linux", Format.MACH_O: "macOS", Format.PE: "Windows"}

@@ -84,7 +84,7 @@ def soft_token(folder: Path) -> SoftToken:
 
 
 def _certify(made: Made, token: SoftToken, settings: Settings) -> bytes:
-    driver = Catalogue(settings.drivers).get("softhsm2")
+    driver = Catalogue.of(settings).get("softhsm2")
     # A worker of its own: this process may be using SoftHSM2 with another configuration.
     module = Module(driver.module_files()[0], Isolation.PROCESS, ModuleOptions(), 60.0, token.env)
     try:

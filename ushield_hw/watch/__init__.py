@@ -72,7 +72,7 @@ def watch_tokens(settings: Settings | None = None, *, stop: threading.Event | No
         DescriptorError: a descriptor is wrong.
     """
     settings = settings or load()
-    catalogue = Catalogue(settings.drivers)
+    catalogue = Catalogue.of(settings)
     return TokenWatch(discoverable(installed(catalogue, settings)), catalogue, settings, stop)
 
 

@@ -1,0 +1,226 @@
+"""Which files may decide what this program does: only those that nobody but root and the user could have changed.
+
+The rule is the one sshd keeps for its own files: the file, every link on the way to it and every folder above must
+belong to root or to the user who runs the program, and be writable by nobody else. A root-owned folder with the sticky
+bit (``/tmp``) passes: others can add files there but not replace ours. Group write passes where the group is the
+owner's private one: it has the owner's name and no other member (distributions that set umask 002 rely on that).
+
+The path is walked from the root down. What has been checked stays as it is: nobody else can write to the folder it is
+in. So what is opened afterwards is what was checked.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from ushield_hw.errors import DriverNotFound, DriverUntrusted
+
+_MOST_LINKS: Final = 40
+_ACL: Final = "system.posix_acl_access"
+_ACL_HEAD, _ACL_ENTRY = 4, 8  # octets (linux/posix_acl_xattr.h): version; then tag, permissions, id
+_ACL_USER, _ACL_GROUP_OBJ, _ACL_GROUP = 0x02, 0x04, 0x08
+_NOT_LISTED: Final = frozenset({0x01, 0x10, 0x20})  # the owner, the mask, others: the mode has them
+
+READ, WRITE = 4, 2
+"""Permissions, as one octal digit of a mode has them."""
+
+
+class Unsafe(Exception):
+    """Others could change a file.
+
+    Attributes:
+        place: the file, link or folder that they could change.
+        problem: ``owner``, ``writable``, ``relative`` or ``not_a_file``.
+    """
+
+    def __init__(self, place: Path, problem: str) -> None:
+        self.place = place
+        self.problem = problem
+        super().__init__(f"{place}: {problem}")
+
+    @property
+    def details(self) -> dict[str, str]:
+        """What an error of this library says of it: ``problem`` has a text of its own in the messages."""
+        return {"problem": f"path_{self.problem}", "place": str(self.place)}
+
+
+def checked(path: Path, *, roots: bool = False) -> tuple[Path, os.stat_result]:
+    """Return the real path of a file or folder that only root and the user can change, and what was checked there.
+
+    Args:
+        path: absolute.
+        roots: only root may be able to change it.
+
+    Raises:
+        Unsafe: others can change it, or the way to it.
+        OSError: it does not exist, or may not be looked at.
+    """
+    if not path.is_absolute():
+        raise Unsafe(path, "relative")
+    owners = {0} if roots else {0, os.geteuid()}
+    for current, about in _steps(path):
+        if problem := _problem(current, about, owners):
+            raise Unsafe(current, problem)
+    return current, about
+
+
+def checked_folder(path: Path) -> Path:
+    """Return the real path of a folder that only root and the user can change.
+
+    Raises:
+        Unsafe, OSError: as :func:`checked`; NotADirectoryError: it is no folder.
+    """
+    real, about = checked(path)
+    if not stat.S_ISDIR(about.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    return real
+
+
+def read(path: Path, most: int, *, roots: bool = False) -> bytes:
+    """Return what a file holds that only root and the user can change.
+
+    Args:
+        path: absolute.
+        most: octets; a longer file is cut there.
+        roots: only root may be able to change it.
+
+    Raises:
+        Unsafe, OSError: as :func:`checked`.
+    """
+    real, about = checked(path, roots=roots)
+    if not stat.S_ISREG(about.st_mode):  # a FIFO would be waited for
+        raise Unsafe(real, "not_a_file")
+    with open(real, "rb", opener=_opened) as file:
+        now = os.fstat(file.fileno())
+        if (now.st_dev, now.st_ino) != (about.st_dev, about.st_ino):
+            raise Unsafe(real, "writable")
+        return file.read(most)
+
+
+def trusted_module(path: Path) -> Path:
+    """Return the real path of a module file that may be loaded: it runs with all our rights.
+
+    Raises:
+        DriverUntrusted: the path is relative, is no regular file, or others could change what it names.
+        DriverNotFound: there is no such file.
+    """
+    try:
+        real, about = checked(path)
+        if not stat.S_ISREG(about.st_mode):
+            raise Unsafe(real, "not_a_file")
+    except Unsafe as error:
+        raise DriverUntrusted(path=str(path), reason=error.problem, **error.details) from error
+    except OSError as error:
+        raise DriverNotFound(searched=[str(path)]) from error
+    return real
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing, for this user only, whatever the umask is.
+
+    Raises:
+        Unsafe: others can change it, or the way to it; nothing was made there.
+        OSError: it cannot be made, or is no folder.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    if missing:
+        checked_folder(missing[-1].parent)
+    for folder in reversed(missing):
+        with suppress(FileExistsError):  # another process has made it meanwhile, or it is a link that leads nowhere
+            folder.mkdir(mode=0o700)
+            folder.chmod(0o700)
+    real = checked_folder(path)
+    if real.stat().st_uid != os.geteuid():
+        raise Unsafe(real, "owner")
+
+
+def others_may(path: Path | int, about: os.stat_result, permission: int) -> bool:
+    """Tell whether anybody but the owner and root has a permission, by the mode or by an access control list.
+
+    Args:
+        path: the file, or a descriptor of it.
+        about: its stat.
+        permission: ``READ`` or ``WRITE``.
+    """
+    if about.st_mode & permission:
+        return True
+    if not about.st_mode >> 3 & permission:  # with a list, these bits are its mask: nothing in it goes further
+        return False
+    listed = _listed(path)
+    if listed is None:
+        return not is_private_group(about.st_gid, about.st_uid)
+    allowed = [(tag, number) for tag, bits, number in listed if bits & permission]
+    users = {number for tag, number in allowed if tag == _ACL_USER}
+    groups = {about.st_gid if tag == _ACL_GROUP_OBJ else number for tag, number in allowed if tag != _ACL_USER}
+    strangers = users - {0, about.st_uid, os.geteuid()}
+    return bool(strangers) or not all(is_private_group(group, about.st_uid) for group in groups)
+
+
+def is_private_group(group: int, user: int) -> bool:
+    """Tell whether a group has its user's name and no other member."""
+    import grp
+    import pwd
+
+    try:
+        name, found = pwd.getpwuid(user).pw_name, grp.getgrgid(group)
+    except KeyError:
+        return False
+    if found.gr_name != name or set(found.gr_mem) - {name}:
+        return False
+    return all(one.pw_uid == user for one in pwd.getpwall() if one.pw_gid == group)
+
+
+def _listed(path: Path | int) -> list[tuple[int, int, int]] | None:
+    """Return the entries (tag, permissions, id) of an access control list that a mode cannot say; None: no list."""
+    try:
+        raw = os.getxattr(path, _ACL)
+    except (OSError, AttributeError):  # no list, or a system without them
+        return None
+    entries = [raw[start : start + _ACL_ENTRY] for start in range(_ACL_HEAD, len(raw), _ACL_ENTRY)]
+    found = [(_number(entry[:2]), _number(entry[2:4]), _number(entry[4:])) for entry in entries]
+    return [(tag, bits, number) for tag, bits, number in found if tag not in _NOT_LISTED]
+
+
+def _number(octets: bytes) -> int:
+    return int.from_bytes(octets, "little")
+
+
+def _opened(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def _steps(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Walk the path as the system would: every folder, every link, and at last the file, each with its lstat."""
+    left = deque(path.parts[1:])
+    current = Path("/")
+    yield current, current.lstat()
+    links = 0
+    while left:
+        step = left.popleft()
+        current = current.parent if step == ".." else current / step
+        about = current.lstat()
+        yield current, about
+        if stat.S_ISLNK(about.st_mode):
+            links += 1
+            if links > _MOST_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+            target = Path(current.readlink())
+            left.extendleft(reversed(target.parts[1:] if target.is_absolute() else target.parts))
+            current = Path("/") if target.is_absolute() else current.parent
+
+
+def _problem(place: Path, about: os.stat_result, owners: set[int]) -> str | None:
+    if about.st_uid not in owners:
+        return "owner"
+    if stat.S_ISLNK(about.st_mode):  # a link has no mode of its own; its folder was checked
+        return None
+    if stat.S_ISDIR(about.st_mode) and about.st_mode & stat.S_ISVTX and about.st_uid == 0:
+        return None
+    return "writable" if others_may(place, about, WRITE) else None
