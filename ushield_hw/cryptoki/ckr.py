@@ -150,43 +150,6 @@ class LoadFailed(Exception):
         super().__init__(reason)
 
 
-# The pkcs11 exceptions' names that are not the CamelCase of the CKR name.
-_ODD_NAMES: Final = {
-    "FunctionCancelled": "FUNCTION_CANCELED",
-    "AnotherUserAlreadyLoggedIn": "USER_ANOTHER_ALREADY_LOGGED_IN",
-    "SlotIDInvalid": "SLOT_ID_INVALID",
-    "TokenNotRecognised": "TOKEN_NOT_RECOGNIZED",
-    "RandomNoRNG": "RANDOM_NO_RNG",
-    "SessionReadWriteSOExists": "SESSION_READ_WRITE_SO_EXISTS",
-    "KeyNeeded": "KEY_NEEDED",
-}
-
-
-# Codes for which python-pkcs11 has no class but a sentence.
-_ODD_TEXTS: Final = {
-    "Buffer was too small": "BUFFER_TOO_SMALL",
-    "already initialized": "CRYPTOKI_ALREADY_INITIALIZED",
-    "not initialized": "CRYPTOKI_NOT_INITIALIZED",
-    "Parallel not supported": "SESSION_PARALLEL_NOT_SUPPORTED",
-    "User type invalid": "USER_TYPE_INVALID",
-}
-
-
-def number_of(error: Exception) -> int:
-    """Return the CKR number that a python-pkcs11 exception stands for; it keeps unknown ones only in its text."""
-    name = type(error).__name__
-    snake = "".join(f"_{letter}" if letter.isupper() else letter.upper() for letter in name).lstrip("_")
-    known = NUMBERS.get(_ODD_NAMES.get(name, snake))
-    if known is not None:
-        return known
-    text = str(error)
-    for words, code in _ODD_TEXTS.items():
-        if words in text:
-            return NUMBERS[code]
-    _, unmapped, number = text.rpartition("0x")
-    return int(number, 16) if unmapped else NUMBERS["GENERAL_ERROR"]
-
-
 GONE: Final = ("DEVICE_REMOVED", "TOKEN_NOT_PRESENT", "SESSION_HANDLE_INVALID", "SESSION_CLOSED", "SLOT_ID_INVALID")
 """The token of this session is not there any more: nothing held for it is worth keeping."""
 

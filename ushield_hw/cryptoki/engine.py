@@ -1,4 +1,4 @@
-"""One loaded PKCS#11 module: sessions, login and the calls this library needs, by python-pkcs11 and ``abi``.
+"""One loaded PKCS#11 module: sessions, login and the calls this library needs.
 
 An engine runs in this process or in a worker (see ``transport``); its public methods are exactly what can be asked of a
 module. They take and return plain data and raise :class:`CkrError`, :class:`LoadFailed` or :class:`StaleLogin`.
@@ -16,37 +16,32 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
-
-from pkcs11 import _pkcs11
+from typing import Final
 
 from ushield_hw.cryptoki import abi, objects, slots
 from ushield_hw.cryptoki.ckr import GONE, NUMBERS, CkrError, LoadFailed, StaleLogin
 from ushield_hw.cryptoki.gate import Gate
 from ushield_hw.cryptoki.model import (
-    CertificateRecord,
-    KeyRecord,
+    Contents,
     ModuleInfo,
     ModuleOptions,
+    ObjectClass,
     PublicKey,
     SignCall,
     SlotInfo,
     TokenInfo,
     User,
 )
+from ushield_hw.cryptoki.reading import Reader
 from ushield_hw.suites import KeyKind
 
 _CONTEXT_SPECIFIC: Final = 2
 _USER_TYPES: Final = {User.SO: 0, User.USER: 1}
 # A module that must be re-initialised to see the world is, unless it was initialised this recently.
 _FRESH_S: Final = 0.5
-
-
-class _Lib(_pkcs11.lib):
-    """python-pkcs11's module, without its C_Initialize(NULL): that one forbids the module to use locks."""
-
-    def initialize(self) -> None:
-        """Do nothing: the engine has initialised the module with CKF_OS_LOCKING_OK."""
+_SERIAL_SESSION: Final = 4  # CKF_SERIAL_SESSION
+_RW_SESSION: Final = 2  # CKF_RW_SESSION
+_LABEL_OCTETS: Final = 32  # of CK_TOKEN_INFO
 
 
 @dataclass(slots=True)
@@ -55,8 +50,8 @@ class _SlotState:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     login_lock: threading.Lock = field(default_factory=threading.Lock)
-    idle: dict[bool, list[Any]] = field(default_factory=lambda: {False: [], True: []})  # by read-write
-    anchor: Any = None
+    idle: dict[bool, list[int]] = field(default_factory=lambda: {False: [], True: []})  # by read-write
+    anchor: int = 0
     login_id: int | None = None
     era: int = 0  # how often all its sessions were closed at once: a session of an earlier era is dead
 
@@ -73,42 +68,35 @@ class Engine:
         try:
             self._functions = abi.Functions(path)
             self._initialize()
-            self._lib = self._opened(path)
+            self._info = self._introduced(path)
         except (OSError, AttributeError) as error:
             raise LoadFailed(str(error)) from error
         except CkrError as error:
             # Initialised by one door and not by the other: p11-kit's proxy gives each caller another function list.
             two_lists = error.function == "C_GetInfo" and error.among("CRYPTOKI_NOT_INITIALIZED")
             raise LoadFailed(error.name, "proxy" if two_lists else "refused") from error
-        self._path = path
         self._gate = Gate(self._initialize)
         self._signer = abi.Signer(self._functions)
         self._states: dict[int, _SlotState] = {}
         self._states_lock = threading.Lock()
-        self._tokens: dict[int, Any] = {}
+        self._known: set[int] = set()  # slots that were listed since what they hold may have changed
 
     # -- the module and its tokens ------------------------------------------------------------------------------
 
     def info(self) -> ModuleInfo:
         """Return CK_INFO."""
-        lib = self._lib
-        return ModuleInfo(
-            self._path,
-            lib.manufacturer_id.strip(),
-            lib.library_description.strip(),
-            tuple(lib.cryptoki_version),
-            tuple(lib.library_version),
-        )
+        return self._info
 
     def slots(self) -> tuple[SlotInfo, ...]:
         """Return every slot with its token; a slot that cannot be read keeps the CKR name as its problem."""
         self._relist()
         with self._gate, self._serial:
-            found = tuple(slots.slot(self._functions, slot_id) for slot_id in slots.slot_ids(self._functions))
+            found = slots.every(self._functions)
+            self._known.update(slot.slot_id for slot in found if slot.problem is None)
             for slot in found:
                 state = self._states.get(slot.slot_id)
                 gone = slot.token is None and (slot.problem or "").removeprefix("CKR_") in {"", *GONE}
-                if state and state.login_id and (gone or not slots.logged_in(self._functions, state.anchor.handle)):
+                if state and state.login_id and (gone or not slots.logged_in(self._functions, state.anchor)):
                     self._forget(slot.slot_id, state)
         return found
 
@@ -120,7 +108,7 @@ class Engine:
     def mechanisms(self, slot_id: int) -> tuple[str, ...]:
         """Return the names (without CKM_) of the mechanisms the token offers; those unknown here as numbers."""
         with self._gate, self._serial:
-            self._pkcs11_token(slot_id)  # NSS lists mechanisms for slots that do not exist, too
+            self._listed(slot_id)  # NSS lists mechanisms for slots that do not exist, too
             return slots.mechanisms(self._functions, slot_id)
 
     # -- login --------------------------------------------------------------------------------------------------
@@ -134,7 +122,7 @@ class Engine:
         with state.login_lock:
             if state.login_id is not None:
                 with self._gate, self._serial:
-                    if slots.logged_in(self._functions, state.anchor.handle):
+                    if slots.logged_in(self._functions, state.anchor):
                         raise CkrError("C_Login", NUMBERS["USER_ALREADY_LOGGED_IN"])
                     self._forget(slot_id, state)
             self._relist()
@@ -147,12 +135,12 @@ class Engine:
             state.anchor, state.login_id = session, secrets.randbits(62)
             return state.login_id
 
-    def _logged_in_session(self, slot_id: int, state: _SlotState, user: User, pin: str | None) -> Any:
+    def _logged_in_session(self, slot_id: int, state: _SlotState, user: User, pin: str | None) -> int:
         with self._gate, self._serial:
             self._close_idle(state)  # the SO cannot log in beside read-only sessions
             session = self._open(slot_id, rw=user is User.SO)
             try:
-                self._c_login(session.handle, _USER_TYPES[user], pin)
+                self._c_login(session, _USER_TYPES[user], pin)
             except BaseException:
                 self._close_quietly(session)
                 raise
@@ -165,7 +153,7 @@ class Engine:
             if state.login_id != login_id:
                 return
             try:
-                self._functions.call("C_Logout", state.anchor.handle)
+                self._functions.call("C_Logout", state.anchor)
             finally:
                 self._forget(slot_id, state)
 
@@ -175,39 +163,39 @@ class Engine:
 
     # -- objects ------------------------------------------------------------------------------------------------
 
-    def certificates(self, slot_id: int) -> tuple[CertificateRecord, ...]:
-        """Return the certificate objects; needs no login."""
+    def contents(self, slot_id: int, wanted: tuple[ObjectClass, ...]) -> Contents:
+        """Return the objects of some classes and what could not be read of them; private ones show while logged in."""
+        state = self._state(slot_id)
         with self._session(slot_id) as session:
-            return objects.certificates(self._functions, session.handle)
-
-    def keys(self, slot_id: int) -> tuple[KeyRecord, ...]:
-        """Return private and public key objects; private ones show only while logged in."""
-        with self._session(slot_id) as session:
-            return objects.keys(self._functions, session.handle)
+            return objects.contents(self._reader(session, slot_id, state), wanted)
 
     def generate(
         self, login_id: int, kind: KeyKind, bits: int, key_id: bytes, label: str, always_authenticate: bool
     ) -> PublicKey:
         """Make a key pair on the token that can sign and never leaves it."""
+        slot_id, state = self._find_login(login_id)
         with self._login_session(login_id, rw=True) as session:
-            return objects.generate(session, kind, bits, key_id, label, always_authenticate=always_authenticate)
+            wanted = (kind, bits, key_id, label)
+            public, _ = objects.generate(self._functions, session, *wanted, always_authenticate=always_authenticate)
+            return objects.public_half(self._reader(session, slot_id, state), public, kind)
 
     def write_certificate(
         self, login_id: int, der: bytes, key_id: bytes, label: str, subject: bytes, issuer: bytes, serial: bytes
     ) -> int:
         """Write a certificate object and return its handle."""
+        names = (subject, issuer, serial)
         with self._login_session(login_id, rw=True) as session:
-            return objects.write_certificate(session, der, key_id, label, subject, issuer, serial)
+            return objects.write_certificate(self._functions, session, der, key_id, label, names)
 
     def relabel(self, login_id: int, handle: int, label: str) -> None:
         """Give an object another label."""
         with self._login_session(login_id, rw=True) as session:
-            objects.relabel(self._functions, session.handle, handle, label)
+            objects.relabel(self._functions, session, handle, label)
 
     def destroy(self, login_id: int, handle: int) -> None:
         """Remove one object."""
         with self._login_session(login_id, rw=True) as session:
-            self._functions.call("C_DestroyObject", session.handle, handle)
+            self._functions.call("C_DestroyObject", session, handle)
 
     # -- signing ------------------------------------------------------------------------------------------------
 
@@ -222,11 +210,11 @@ class Engine:
             try:
                 if state.login_id != login_id:
                     raise StaleLogin
-                self._signer.begin(session.handle, call.handle, objects.mechanism(call.mechanism, call.digest))
+                self._signer.begin(session, call.handle, objects.mechanism(call.mechanism, call.digest))
                 if call.context:
-                    self._c_login(session.handle, _CONTEXT_SPECIFIC, call.pin)
+                    self._c_login(session, _CONTEXT_SPECIFIC, call.pin)
                 began()
-                signature = self._signer.finish(session.handle, call.data)
+                signature = self._signer.finish(session, call.data)
             except BaseException as error:
                 self._failed(slot_id, state, era, error, session)
                 raise
@@ -239,21 +227,21 @@ class Engine:
         """Change the user PIN, not logged in; both None uses the token's own PIN entry."""
         self._relist()
         with self._session(slot_id, rw=True) as session:
-            self._functions.call("C_SetPIN", session.handle, *_pin(old), *_pin(new))
+            self._functions.call("C_SetPIN", session, *_pin(old), *_pin(new))
 
     def init_pin(self, login_id: int, new: str | None) -> None:
         """Set the user PIN as the SO."""
         with self._login_session(login_id, rw=True) as session:
-            self._functions.call("C_InitPIN", session.handle, *_pin(new))
+            self._functions.call("C_InitPIN", session, *_pin(new))
 
     def init_token(self, slot_id: int, so_pin: str, label: str) -> None:
         """Set up a token. Everything on it is lost."""
         state = self._state(slot_id)
         with self._gate, self._serial:
             self._close_idle(state)
-            padded = label.encode()[:32].ljust(32)
+            padded = label.encode()[:_LABEL_OCTETS].decode("utf-8", "ignore").encode().ljust(_LABEL_OCTETS)
             self._functions.call("C_InitToken", slot_id, *_pin(so_pin), padded)
-            self._tokens.clear()
+            self._known.clear()
 
     def close(self) -> None:
         """End all logins and finalise the module, unless a call is under way or the module is somebody else's too."""
@@ -286,13 +274,10 @@ class Engine:
                 raise
         self._initialized_at = time.monotonic()
 
-    def _opened(self, path: str) -> _Lib:
+    def _introduced(self, path: str) -> ModuleInfo:
+        """Return CK_INFO, as a second caller gets it: p11-kit's proxy gives each a list of functions of its own."""
         try:
-            with objects.translated("C_GetInfo"):
-                lib = _Lib(path)
-                # It would unload the file when it goes, under a call's feet or, at exit, with a message on stderr.
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(lib))
-                return lib
+            return slots.module_info(abi.Functions(path), path)
         except CkrError:
             with suppress(CkrError):
                 self._functions.call("C_Finalize", None)
@@ -312,32 +297,34 @@ class Engine:
                 for state in self._states.values():
                     self._close_idle(state)
                 self._functions.call("C_Finalize", None)
-                self._tokens.clear()
+                self._known.clear()
                 self._gate.lay()
 
-    def _pkcs11_token(self, slot_id: int) -> Any:
-        """Return python-pkcs11's token. After a re-insertion many modules answer only once the slots were listed."""
-        token = self._tokens.get(slot_id)
-        if token is None:
-            with objects.translated("C_GetSlotList"):
-                found = {slot.slot_id: slot for slot in self._lib.get_slots()}
-            if slot_id not in found:
+    def _listed(self, slot_id: int) -> None:
+        """See that a slot is there. After a re-insertion many modules answer only once the slots were listed."""
+        if slot_id not in self._known:
+            if slot_id not in slots.slot_ids(self._functions):
                 raise CkrError("C_GetSlotList", NUMBERS["SLOT_ID_INVALID"])
-            with objects.translated("C_GetTokenInfo"):
-                token = self._tokens[slot_id] = found[slot_id].get_token()
-        return token
+            self._known.add(slot_id)
 
-    def _open(self, slot_id: int, *, rw: bool) -> Any:
+    def _open(self, slot_id: int, *, rw: bool) -> int:
         try:
-            with objects.translated("C_OpenSession"):
-                return self._pkcs11_token(slot_id).open(rw=rw, attribute_mapper=objects.MAPPER)
+            return self._c_open(slot_id, rw=rw)
         except CkrError as error:
             if not error.among(*GONE, "DEVICE_ERROR"):
                 raise
-        self._tokens.clear()
-        slots.slot_ids(self._functions)
-        with objects.translated("C_OpenSession"):
-            return self._pkcs11_token(slot_id).open(rw=rw, attribute_mapper=objects.MAPPER)
+        self._known.clear()
+        return self._c_open(slot_id, rw=rw)
+
+    def _c_open(self, slot_id: int, *, rw: bool) -> int:
+        self._listed(slot_id)
+        session = ctypes.c_ulong()
+        flags = _SERIAL_SESSION | (_RW_SESSION if rw else 0)
+        self._functions.call("C_OpenSession", slot_id, flags, None, None, ctypes.byref(session))
+        return session.value
+
+    def _reader(self, session: int, slot_id: int, state: _SlotState) -> Reader:
+        return Reader(self._functions, session, slot_id, state.login_id is not None)
 
     def _state(self, slot_id: int) -> _SlotState:
         with self._states_lock:
@@ -350,7 +337,7 @@ class Engine:
         raise StaleLogin
 
     @contextmanager
-    def _login_session(self, login_id: int, *, rw: bool = False) -> Iterator[Any]:
+    def _login_session(self, login_id: int, *, rw: bool = False) -> Iterator[int]:
         slot_id, state = self._find_login(login_id)
         with self._session(slot_id, rw=rw) as session:
             if state.login_id != login_id:
@@ -358,7 +345,7 @@ class Engine:
             yield session
 
     @contextmanager
-    def _session(self, slot_id: int, *, rw: bool = False) -> Iterator[Any]:
+    def _session(self, slot_id: int, *, rw: bool = False) -> Iterator[int]:
         """Lease a session for one operation. One that saw an error is closed, so no half-done operation stays."""
         state = self._state(slot_id)
         with self._gate, self._serial:
@@ -370,7 +357,7 @@ class Engine:
                 raise
             self._give_back(state, era, session, rw=rw)
 
-    def _lease(self, slot_id: int, state: _SlotState, *, rw: bool = False) -> tuple[Any, int]:
+    def _lease(self, slot_id: int, state: _SlotState, *, rw: bool = False) -> tuple[int, int]:
         """Return a session for one operation, and the era it is of."""
         era = state.era
         try:
@@ -381,7 +368,7 @@ class Engine:
             self._failed(slot_id, state, era, error)
             raise
 
-    def _give_back(self, state: _SlotState, era: int, session: Any, *, rw: bool = False) -> None:
+    def _give_back(self, state: _SlotState, era: int, session: int, *, rw: bool = False) -> None:
         with state.lock:
             if era == state.era:
                 state.idle[rw].append(session)
@@ -398,7 +385,7 @@ class Engine:
             raise
 
     def _failed(
-        self, slot_id: int, state: _SlotState, era: int, error: BaseException, session: Any | None = None
+        self, slot_id: int, state: _SlotState, era: int, error: BaseException, session: int | None = None
     ) -> None:
         """Drop what an error has spoilt: the session, or the login too. What is of a later era is left alone."""
         with state.lock:
@@ -418,16 +405,16 @@ class Engine:
     def _forget(self, slot_id: int, state: _SlotState) -> None:
         """Drop the login and every session of a slot; the token may be gone, so errors say nothing new."""
         with state.lock:
-            state.login_id, state.anchor, state.era = None, None, state.era + 1
+            state.login_id, state.anchor, state.era = None, 0, state.era + 1
             state.idle[False].clear()
             state.idle[True].clear()
             with suppress(CkrError):
                 self._functions.call("C_CloseAllSessions", slot_id)
-        self._tokens.pop(slot_id, None)
+        self._known.discard(slot_id)
 
-    def _close_quietly(self, session: Any) -> None:
+    def _close_quietly(self, session: int) -> None:
         with suppress(CkrError):
-            self._functions.call("C_CloseSession", session.handle)
+            self._functions.call("C_CloseSession", session)
 
     def _c_login(self, session: int, user_type: int, pin: str | None) -> None:
         self._functions.call("C_Login", session, user_type, *_pin(pin))

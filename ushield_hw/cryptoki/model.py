@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, IntFlag
+from typing import Final, NamedTuple
 
 from ushield_hw.suites import KeyKind
+
+LEFT_OUT: Final = "LEFT_OUT"
+"""The problem of what a module has more of than can be read; how many, is beside it."""
 
 
 class User(Enum):
@@ -65,9 +69,18 @@ class ModuleInfo:
     library_version: tuple[int, ...]
 
 
+class Identity(NamedTuple):
+    """What a token says of itself that tells it from others; no part does alone: openCryptoki's serials are all 123."""
+
+    serial: str
+    label: str
+    model: str
+    manufacturer: str
+
+
 @dataclass(frozen=True, slots=True)
 class TokenInfo:
-    """CK_TOKEN_INFO of the token in a slot. PIN lengths are in bytes."""
+    """CK_TOKEN_INFO of the token in a slot. PIN lengths are in bytes; texts are as ``text`` reads them."""
 
     slot_id: int
     label: str
@@ -79,6 +92,11 @@ class TokenInfo:
     max_pin: int
     firmware_version: tuple[int, ...]
 
+    @property
+    def identity(self) -> Identity:
+        """What tells it from others, in its slot."""
+        return Identity(self.serial, self.label, self.model, self.manufacturer)
+
     def has(self, flag: TokenFlag) -> bool:
         """Tell whether a flag is set."""
         return bool(self.flags & flag)
@@ -86,13 +104,14 @@ class TokenInfo:
 
 @dataclass(frozen=True, slots=True)
 class SlotInfo:
-    """CK_SLOT_INFO. ``problem`` is the CKR name when the slot or its token could not be read."""
+    """CK_SLOT_INFO. ``problem`` is the CKR name when the slot or its token could not be read, or ``LEFT_OUT``."""
 
     slot_id: int
     description: str
     removable: bool
     token: TokenInfo | None
     problem: str | None = None
+    manufacturer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +136,46 @@ class CertificateRecord:
     key_id: bytes
     label: str
     der: bytes
+
+
+class ObjectClass(Enum):
+    """The classes of objects that are read."""
+
+    CERTIFICATE = "certificate"
+    PRIVATE_KEY = "private-key"
+    PUBLIC_KEY = "public-key"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectProblem:
+    """An object, or part of one, that could not be read.
+
+    Attributes:
+        kind: its class.
+        handle: the object; 0 where several are meant.
+        label: its label, where that could be read.
+        function: what failed.
+        rv: the return value; 0: there was no error, but nothing that can be used.
+        left_out: the object is left out; False: only something of it could not be read.
+        count: how many objects are meant.
+    """
+
+    kind: ObjectClass
+    handle: int
+    label: str
+    function: str
+    rv: int
+    left_out: bool = True
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The objects on a token that could be read, and what could not."""
+
+    certificates: tuple[CertificateRecord, ...] = ()
+    keys: tuple[KeyRecord, ...] = ()
+    problems: tuple[ObjectProblem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

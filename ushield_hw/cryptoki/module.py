@@ -7,19 +7,21 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
 from ushield_hw import errors
-from ushield_hw.cryptoki.ckr import CkrError, Doing, LoadFailed, StaleLogin, to_error
+from ushield_hw.cryptoki.ckr import CkrError, Doing, LoadFailed, StaleLogin, name_of, to_error
 from ushield_hw.cryptoki.model import (
     CertificateRecord,
+    Contents,
     KeyRecord,
     ModuleInfo,
     ModuleOptions,
+    ObjectClass,
     PublicKey,
     SignCall,
     SlotInfo,
@@ -117,13 +119,43 @@ class Module:
         """Return the names of the mechanisms a token offers, without CKM_."""
         return self._call(Doing.READING, "mechanisms", slot_id)  # type: ignore[no-any-return]
 
+    def contents(self, slot_id: int, *wanted: ObjectClass) -> Contents:
+        """Return the objects on a token, and what could not be read; private keys show only while logged in.
+
+        Args:
+            slot_id: the token's slot.
+            wanted: their classes; none given: all.
+        """
+        found: Contents = self._call(Doing.READING, "contents", slot_id, wanted or tuple(ObjectClass))
+        for problem in found.problems:
+            _log.warning("%s: %s %d: %s", self.path.name, problem.kind.value, problem.handle, name_of(problem.rv))
+        return found
+
     def certificates(self, slot_id: int) -> tuple[CertificateRecord, ...]:
-        """Return the certificate objects on a token."""
-        return self._call(Doing.READING, "certificates", slot_id)  # type: ignore[no-any-return]
+        """Return the certificate objects that can be read.
+
+        Raises:
+            TokenError: there are some, and none of them can be read.
+        """
+        found = self.contents(slot_id, ObjectClass.CERTIFICATE)
+        self._refuse_nothing(found.certificates, found)
+        return found.certificates
 
     def keys(self, slot_id: int) -> tuple[KeyRecord, ...]:
-        """Return the key objects on a token; private ones show only while logged in."""
-        return self._call(Doing.READING, "keys", slot_id)  # type: ignore[no-any-return]
+        """Return the key objects that can be read; private ones show only while logged in.
+
+        Raises:
+            TokenError: there are private or public ones, and none of them can be read.
+        """
+        found = self.contents(slot_id, ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY)
+        self._refuse_nothing(found.keys, found)
+        return found.keys
+
+    def _refuse_nothing(self, readable: Sequence[object], found: Contents) -> None:
+        """Say that nothing could be read where that is why there is nothing."""
+        failed = [problem for problem in found.problems if problem.rv]
+        if failed and not readable:
+            raise to_error(CkrError(failed[0].function, failed[0].rv), Doing.READING)
 
     def login(self, slot_id: int, user: User, pin: str | None, *, deadline_s: float | None = None) -> int:
         """Log in; one C_Login. Return the login's id. ``pin`` None: the token asks for it itself."""

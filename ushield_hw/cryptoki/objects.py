@@ -1,8 +1,7 @@
-"""Keys and certificates on a token: read through the module's function list, made through python-pkcs11.
+"""Keys and certificates on a token.
 
-What a token says is bounded and never trusted: a label that is no UTF-8, an unknown key type or a missing attribute
-makes a field empty, not an exception. An error does: python-pkcs11 takes one that comes while it asks how long an
-attribute is for "there is no such attribute", and a token that was pulled out for one without a certificate.
+What a token says is bounded and never trusted: an unknown key type or a missing attribute makes a field empty, not an
+exception, and what cannot be read is told beside what can (see ``reading``).
 """
 
 from __future__ import annotations
@@ -10,31 +9,34 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import pkcs11
-from pkcs11 import Attribute, KeyType, ObjectClass
-from pkcs11.attributes import AttributeMapper
+from pkcs11 import Attribute, KeyType
 
-from ushield_hw.cryptoki import abi
-from ushield_hw.cryptoki.ckr import NUMBERS, CkrError, number_of
-from ushield_hw.cryptoki.model import CertificateRecord, KeyRecord, PublicKey
+from ushield_hw.cryptoki import abi, text
+from ushield_hw.cryptoki.ckr import NUMBERS, CkrError
+from ushield_hw.cryptoki.model import CertificateRecord, Contents, KeyRecord, ObjectClass, PublicKey
+from ushield_hw.cryptoki.reading import Reader
 from ushield_hw.suites import KeyKind
 
-_MOST_OBJECTS: Final = 1000
-_LONGEST_VALUE: Final = 1 << 16
-_BATCH: Final = 64
+T = TypeVar("T")
+
+_TRUE: Final = b"\x01"
+_FALSE: Final = b"\x00"
+_CERTIFICATE, _PUBLIC_KEY, _PRIVATE_KEY = (
+    pkcs11.ObjectClass.CERTIFICATE,
+    pkcs11.ObjectClass.PUBLIC_KEY,
+    pkcs11.ObjectClass.PRIVATE_KEY,
+)
 _OF_KEYS: Final = (Attribute.KEY_TYPE, Attribute.ID, Attribute.LABEL)
 _OF_PRIVATE_KEYS: Final = (Attribute.SIGN, Attribute.ALWAYS_AUTHENTICATE)
 _OF_TYPE: Final[dict[int, tuple[Attribute, ...]]] = {
     KeyType.RSA: (Attribute.MODULUS,),
     KeyType.EC: (Attribute.EC_PARAMS, Attribute.EC_POINT),
 }
-# What a token answers of an attribute that an object does not have or does not show.
-_NOT_SHOWN: Final = ("ATTRIBUTE_TYPE_INVALID", "ATTRIBUTE_SENSITIVE", "FUNCTION_FAILED")
 _CURVES: Final = {
     bytes.fromhex("06082a8648ce3d030107"): KeyKind.EC_P256,
     bytes.fromhex("06052b81040022"): KeyKind.EC_P384,
@@ -50,123 +52,157 @@ _POINT_LENGTHS: Final = {KeyKind.EC_P256: 65, KeyKind.EC_P384: 97}
 _PSS: Final = {"sha256": (0x250, 2, 32), "sha384": (0x260, 3, 48), "sha512": (0x270, 4, 64)}
 
 
-def _mapper() -> AttributeMapper:
-    """Return python-pkcs11's attribute packing, made tolerant of what real tokens hold."""
-    mapper = AttributeMapper()
-    number = mapper.attribute_types[Attribute.MODULUS_BITS]
-    mapper.register_handler(Attribute.LABEL, lambda label: label.encode(), lambda raw: raw.decode("utf-8", "replace"))
-    mapper.register_handler(Attribute.KEY_TYPE, lambda value: number[0](int(value)), number[1])
-    return mapper
+def contents(reader: Reader, wanted: Collection[ObjectClass]) -> Contents:
+    """Return the objects of some classes that a session shows, and what could not be read of them."""
+    certificates = _of_class(reader, wanted, ObjectClass.CERTIFICATE, _certificate)
+    private = _of_class(reader, wanted, ObjectClass.PRIVATE_KEY, _key)
+    public = _of_class(reader, wanted, ObjectClass.PUBLIC_KEY, _key)
+    reader.check()
+    return Contents(certificates, private + public, tuple(reader.problems))
 
 
-MAPPER: Final = _mapper()
+def _of_class(
+    reader: Reader,
+    wanted: Collection[ObjectClass],
+    kind: ObjectClass,
+    read: Callable[[Reader, ObjectClass, int], T | None],
+) -> tuple[T, ...]:
+    return tuple(reader.each(kind, lambda handle: read(reader, kind, handle))) if kind in wanted else ()
 
 
-@contextmanager
-def translated(function: str) -> Iterator[None]:
-    """Turn python-pkcs11's exceptions into CkrError."""
-    try:
-        yield
-    except pkcs11.PKCS11Error as error:
-        raise CkrError(function, number_of(error)) from error
-
-
-def certificates(functions: abi.Functions, session: int) -> tuple[CertificateRecord, ...]:
-    """Return the X.509 certificate objects that a session shows."""
-    found = []
-    for handle in _find(functions, session, ObjectClass.CERTIFICATE):
-        said = _read(functions, session, handle, (Attribute.ID, Attribute.LABEL, Attribute.VALUE))
-        if der := said.get(Attribute.VALUE):
-            found.append(CertificateRecord(handle, said.get(Attribute.ID, b""), _label(said), der))
-    return tuple(found)
-
-
-def keys(functions: abi.Functions, session: int) -> tuple[KeyRecord, ...]:
-    """Return the private and public key objects that a session shows."""
-    classes = ((ObjectClass.PRIVATE_KEY, True), (ObjectClass.PUBLIC_KEY, False))
-    return tuple(
-        _key(functions, session, handle, private=private)
-        for kind, private in classes
-        for handle in _find(functions, session, kind)
-    )
+def _certificate(reader: Reader, kind: ObjectClass, handle: int) -> CertificateRecord | None:
+    said = reader.read(kind, handle, (Attribute.ID, Attribute.LABEL, Attribute.VALUE))
+    label, der = _label(said), said.get(Attribute.VALUE)
+    if not der:
+        reader.unusable(kind, handle, label)
+        return None
+    return CertificateRecord(handle, said.get(Attribute.ID, b""), label, der)
 
 
 def generate(
-    session: Any, kind: KeyKind, bits: int, key_id: bytes, label: str, *, always_authenticate: bool
-) -> PublicKey:
+    functions: abi.Functions,
+    session: int,
+    kind: KeyKind,
+    bits: int,
+    key_id: bytes,
+    label: str,
+    *,
+    always_authenticate: bool,
+) -> tuple[int, int]:
     """Make a pair for signing: private half sensitive, not extractable, for C_Sign only.
+
+    Returns:
+        The handles of the public and of the private half.
 
     Raises:
         CkrError: no pair was made, or not one that stays on the token.
     """
-    private = {
-        Attribute.PRIVATE: True,
-        Attribute.SENSITIVE: True,
-        Attribute.EXTRACTABLE: False,
-        Attribute.SIGN: True,
-        **dict.fromkeys((Attribute.DECRYPT, Attribute.UNWRAP, Attribute.DERIVE), False),
-    }
+    mechanism, public = _wanted(kind, bits)
+    common: dict[int, bytes] = {Attribute.TOKEN: _TRUE, Attribute.ID: key_id, Attribute.LABEL: label.encode()}
+    public = {Attribute.CLASS: _number(_PUBLIC_KEY), **common, Attribute.VERIFY: _TRUE, **public}
+    for name in (Attribute.ENCRYPT, Attribute.WRAP):
+        public[name] = _FALSE
+    private: dict[int, bytes] = {Attribute.CLASS: _number(_PRIVATE_KEY), **common}
+    private.update(dict.fromkeys((Attribute.PRIVATE, Attribute.SENSITIVE, Attribute.SIGN), _TRUE))
+    unwanted = (Attribute.DECRYPT, Attribute.UNWRAP, Attribute.DERIVE, Attribute.EXTRACTABLE)
+    private.update(dict.fromkeys(unwanted, _FALSE))
     if always_authenticate:
-        private[Attribute.ALWAYS_AUTHENTICATE] = True
-    wanted = {
-        "capabilities": pkcs11.MechanismFlag.SIGN | pkcs11.MechanismFlag.VERIFY,
-        "store": True,
-        "id": key_id,
-        "label": label,
-        "private_template": private,
-    }
-    with translated("C_GenerateKeyPair"):
-        try:
-            public, _ = _pair(session, kind, bits, wanted)
-        except pkcs11.AttributeTypeInvalid:  # ykcs11 will not be told that a key stays; it says so itself
-            del private[Attribute.EXTRACTABLE]
-            public, made = _pair(session, kind, bits, wanted)
-            if made[Attribute.EXTRACTABLE]:
-                made.destroy()
-                raise
-        if kind is KeyKind.RSA:
-            return PublicKey(kind, modulus=public[Attribute.MODULUS], exponent=public[Attribute.PUBLIC_EXPONENT])
-        return PublicKey(kind, point=_point(public[Attribute.EC_POINT], kind))
-
-
-def _pair(session: Any, kind: KeyKind, bits: int, wanted: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return the public and the private half of a new pair."""
-    if kind is KeyKind.RSA:
-        made: tuple[Any, Any] = session.generate_keypair(KeyType.RSA, bits, **wanted)
+        private[Attribute.ALWAYS_AUTHENTICATE] = _TRUE
+    try:
+        return _pair(functions, session, mechanism, public, private)
+    except CkrError as error:  # ykcs11 will not be told that a key stays; it says so itself
+        if not error.among("ATTRIBUTE_TYPE_INVALID"):
+            raise
+        del private[Attribute.EXTRACTABLE]
+        made = _pair(functions, session, mechanism, public, private)
+        if _extractable(functions, session, made[1]):
+            functions.call("C_DestroyObject", session, made[1])
+            raise
         return made
-    domain = session.create_domain_parameters(KeyType.EC, {Attribute.EC_PARAMS: _PARAMETERS[kind]}, local=True)
-    made = domain.generate_keypair(**wanted)
-    return made
+
+
+def public_half(reader: Reader, handle: int, kind: KeyKind) -> PublicKey:
+    """Return the public half of a pair that was just made.
+
+    Raises:
+        CkrError: the token does not show it.
+    """
+    wanted = (Attribute.MODULUS, Attribute.PUBLIC_EXPONENT) if kind is KeyKind.RSA else (Attribute.EC_POINT,)
+    said = reader.read(ObjectClass.PUBLIC_KEY, handle, wanted)
+    if not all(said.get(name) for name in wanted):
+        raise CkrError("C_GetAttributeValue", NUMBERS["ATTRIBUTE_TYPE_INVALID"])
+    if kind is KeyKind.RSA:
+        return PublicKey(kind, modulus=said[Attribute.MODULUS], exponent=said[Attribute.PUBLIC_EXPONENT])
+    return PublicKey(kind, point=_point(said[Attribute.EC_POINT], kind))
+
+
+def _wanted(kind: KeyKind, bits: int) -> tuple[abi.Mechanism, dict[int, bytes]]:
+    """Return the mechanism that makes a key, and what the public half must say of it."""
+    if kind is KeyKind.RSA:
+        size: dict[int, bytes] = {Attribute.MODULUS_BITS: _number(bits), Attribute.PUBLIC_EXPONENT: b"\x01\x00\x01"}
+        return abi.Mechanism(pkcs11.Mechanism.RSA_PKCS_KEY_PAIR_GEN, None, 0), size
+    return abi.Mechanism(pkcs11.Mechanism.EC_KEY_PAIR_GEN, None, 0), {Attribute.EC_PARAMS: _PARAMETERS[kind]}
+
+
+def _pair(
+    functions: abi.Functions,
+    session: int,
+    mechanism: abi.Mechanism,
+    public: Mapping[int, bytes],
+    private: Mapping[int, bytes],
+) -> tuple[int, int]:
+    """Return the handles of a new pair, the public half first."""
+    ours, theirs = abi.template(public), abi.template(private)
+    made = ctypes.c_ulong(), ctypes.c_ulong()
+    functions.call(
+        "C_GenerateKeyPair",
+        session,
+        ctypes.byref(mechanism),
+        *(ours, len(ours), theirs, len(theirs)),
+        *map(ctypes.byref, made),
+    )
+    return made[0].value, made[1].value
+
+
+def _extractable(functions: abi.Functions, session: int, handle: int) -> bool:
+    answer = abi.template({Attribute.EXTRACTABLE: _FALSE})
+    functions.call("C_GetAttributeValue", session, handle, answer, 1)
+    return any((abi.values(answer) or {}).get(Attribute.EXTRACTABLE, _TRUE))
 
 
 def write_certificate(
-    session: Any, der: bytes, key_id: bytes, label: str, subject: bytes, issuer: bytes, serial: bytes
+    functions: abi.Functions,
+    session: int,
+    der: bytes,
+    key_id: bytes,
+    label: str,
+    names: tuple[bytes, bytes, bytes],
 ) -> int:
-    """Write a certificate object; return its handle. ``subject``, ``issuer`` and ``serial`` are DER."""
-    with translated("C_CreateObject"):
-        made = session.create_object(
-            {
-                Attribute.CLASS: ObjectClass.CERTIFICATE,
-                Attribute.CERTIFICATE_TYPE: pkcs11.CertificateType.X_509,
-                Attribute.TOKEN: True,
-                Attribute.PRIVATE: False,
-                Attribute.ID: key_id,
-                Attribute.LABEL: label,
-                Attribute.SUBJECT: subject,
-                Attribute.ISSUER: issuer,
-                Attribute.SERIAL_NUMBER: serial,
-                Attribute.VALUE: der,
-            }
-        )
-    return int(made.handle)
+    """Write a certificate object; return its handle. ``names``: subject, issuer and serial number, DER."""
+    subject, issuer, serial = names
+    wanted = abi.template(
+        {
+            Attribute.CLASS: _number(_CERTIFICATE),
+            Attribute.CERTIFICATE_TYPE: _number(pkcs11.CertificateType.X_509),
+            Attribute.TOKEN: _TRUE,
+            Attribute.PRIVATE: _FALSE,
+            Attribute.ID: key_id,
+            Attribute.LABEL: label.encode(),
+            Attribute.SUBJECT: subject,
+            Attribute.ISSUER: issuer,
+            Attribute.SERIAL_NUMBER: serial,
+            Attribute.VALUE: der,
+        }
+    )
+    made = ctypes.c_ulong()
+    functions.call("C_CreateObject", session, wanted, len(wanted), ctypes.byref(made))
+    return made.value
 
 
 def relabel(functions: abi.Functions, session: int, handle: int, label: str) -> None:
     """Give an object another label."""
-    value = label.encode()
-    room = ctypes.create_string_buffer(value, len(value))
-    template = abi.Attribute(Attribute.LABEL, ctypes.addressof(room), len(value))
-    functions.call("C_SetAttributeValue", session, handle, ctypes.byref(template), 1)
+    wanted = abi.template({Attribute.LABEL: label.encode()})
+    functions.call("C_SetAttributeValue", session, handle, wanted, 1)
 
 
 @cache
@@ -184,64 +220,11 @@ def mechanism(name: str, digest: str | None) -> abi.Mechanism:
     return made
 
 
-def _find(functions: abi.Functions, session: int, kind: ObjectClass) -> list[int]:
-    """Return the handles of the objects of a class."""
-    wanted = ctypes.c_ulong(kind)
-    template = abi.Attribute(Attribute.CLASS, ctypes.addressof(wanted), ctypes.sizeof(wanted))
-    functions.call("C_FindObjectsInit", session, ctypes.byref(template), 1)
-    batch, count, found = (ctypes.c_ulong * _BATCH)(), ctypes.c_ulong(1), list[int]()
-    while count.value and len(found) < _MOST_OBJECTS:
-        functions.call("C_FindObjects", session, batch, _BATCH, ctypes.byref(count))
-        found += batch[: min(count.value, _BATCH)]
-    functions.call("C_FindObjectsFinal", session)
-    return found[:_MOST_OBJECTS]
-
-
-def _read(functions: abi.Functions, session: int, handle: int, wanted: Sequence[Attribute]) -> dict[Attribute, bytes]:
-    """Return attributes of an object; those that it does not have or does not show are left out.
-
-    One that fails alone is no reason to give up the others, and some modules fail for all when one is missing: so what
-    was refused together is asked for one by one. Any other error is raised: a token that cannot be read has not said
-    that there is nothing on it.
-    """
-    try:
-        return _read_together(functions, session, handle, wanted)
-    except CkrError as error:
-        if not error.among(*_NOT_SHOWN):
-            raise
-        if len(wanted) == 1:
-            return {}
-    return {name: value for one in wanted for name, value in _read(functions, session, handle, [one]).items()}
-
-
-def _read_together(
-    functions: abi.Functions, session: int, handle: int, wanted: Sequence[Attribute]
-) -> dict[Attribute, bytes]:
-    template = (abi.Attribute * len(wanted))(*(abi.Attribute(name, None, 0) for name in wanted))
-    functions.call("C_GetAttributeValue", session, handle, template, len(wanted))
-    asked = [(name, one.ulValueLen) for name, one in zip(wanted, template, strict=True)]
-    asked = [(name, length) for name, length in asked if 0 < length <= _LONGEST_VALUE]  # not shown is the greatest
-    if not asked:
-        return {}
-    buffers = [ctypes.create_string_buffer(length) for _, length in asked]
-    template = (abi.Attribute * len(asked))(
-        *(
-            abi.Attribute(name, ctypes.addressof(room), len(room))
-            for (name, _), room in zip(asked, buffers, strict=True)
-        )
-    )
-    functions.call("C_GetAttributeValue", session, handle, template, len(asked))
-    return {
-        name: room.raw[: one.ulValueLen]
-        for (name, length), room, one in zip(asked, buffers, template, strict=True)
-        if one.ulValueLen <= length
-    }
-
-
-def _key(functions: abi.Functions, session: int, handle: int, *, private: bool) -> KeyRecord:
-    said = _read(functions, session, handle, _OF_KEYS + (_OF_PRIVATE_KEYS if private else ()))
+def _key(reader: Reader, of: ObjectClass, handle: int) -> KeyRecord:
+    private = of is ObjectClass.PRIVATE_KEY
+    said = reader.read(of, handle, _OF_KEYS + (_OF_PRIVATE_KEYS if private else ()))
     key_type = int.from_bytes(said.get(Attribute.KEY_TYPE, b"\xff"), sys.byteorder)
-    said |= _read(functions, session, handle, _OF_TYPE[key_type]) if key_type in _OF_TYPE else {}
+    said |= reader.read(of, handle, _OF_TYPE[key_type]) if key_type in _OF_TYPE else {}
     kind: KeyKind | None = None
     public: bytes | None = None
     if key_type == KeyType.RSA:
@@ -262,8 +245,12 @@ def _key(functions: abi.Functions, session: int, handle: int, *, private: bool) 
     )
 
 
-def _label(said: Mapping[Attribute, bytes]) -> str:
-    return said.get(Attribute.LABEL, b"").decode("utf-8", "replace")
+def _label(said: Mapping[int, bytes]) -> str:
+    return text.label(said.get(Attribute.LABEL, b""))
+
+
+def _number(value: int) -> bytes:
+    return bytes(ctypes.c_ulong(value))
 
 
 def _curve(parameters: bytes) -> KeyKind | None:

@@ -4,68 +4,104 @@ from __future__ import annotations
 
 import ctypes
 import time
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pkcs11
 
-from ushield_hw.cryptoki import abi
+from ushield_hw.cryptoki import abi, text
 from ushield_hw.cryptoki.ckr import GONE, CkrError
-from ushield_hw.cryptoki.model import SlotInfo, TokenInfo
+from ushield_hw.cryptoki.model import LEFT_OUT, ModuleInfo, SlotInfo, TokenInfo
 
-_MOST_SLOTS: Final = 256
-_MOST_MECHANISMS: Final = 1024
+_MOST_SLOTS: Final = 1 << 14
 _READS: Final = 3
 _BETWEEN_READS_S: Final = 0.025
+_ALL_PAUSES: Final = 40  # in one look at all slots: many that are broken must not take minutes
 _TOKEN_PRESENT: Final = 1
 _REMOVABLE_DEVICE: Final = 2
 _LOGGED_IN: Final = (1, 3, 4)  # CKS_RO_USER_FUNCTIONS, CKS_RW_USER_FUNCTIONS, CKS_RW_SO_FUNCTIONS
 
 
+@dataclass
+class _Pauses:
+    """How often a look may still wait for a module that only says that something went wrong."""
+
+    left: int
+
+
+def module_info(functions: abi.Functions, path: str) -> ModuleInfo:
+    """Return CK_INFO."""
+    about = abi.InfoStruct()
+    functions.call("C_GetInfo", ctypes.byref(about))
+    return ModuleInfo(
+        path,
+        text.label(bytes(about.manufacturerID)),
+        text.label(bytes(about.libraryDescription)),
+        tuple(about.cryptokiVersion),
+        tuple(about.libraryVersion),
+    )
+
+
 def slot_ids(functions: abi.Functions) -> list[int]:
     """Return the ids of all slots; listing them makes many modules see what was plugged in or pulled out."""
-    count = ctypes.c_ulong(0)
-    functions.call("C_GetSlotList", 0, None, ctypes.byref(count))
-    found = (ctypes.c_ulong * min(count.value, _MOST_SLOTS))()
-    count.value = len(found)
-    if found:
-        functions.call("C_GetSlotList", 0, found, ctypes.byref(count))
-    return list(found[: count.value])
+
+    def listed(room: Any, count: Any) -> None:
+        functions.call("C_GetSlotList", 0, room, count)
+
+    return list(dict.fromkeys(abi.numbers("C_GetSlotList", listed)))
 
 
-def slot(functions: abi.Functions, slot_id: int) -> SlotInfo:
+def every(functions: abi.Functions) -> tuple[SlotInfo, ...]:
+    """Return all slots. Of more than can be looked at, the last one says how many were left out."""
+    ids, pauses = slot_ids(functions), _Pauses(_ALL_PAUSES)
+    found = tuple(slot(functions, slot_id, pauses) for slot_id in ids[:_MOST_SLOTS])
+    if len(ids) <= _MOST_SLOTS:
+        return found
+    return (*found, SlotInfo(abi.UNAVAILABLE, f"+{len(ids) - _MOST_SLOTS}", False, None, LEFT_OUT))
+
+
+def slot(functions: abi.Functions, slot_id: int, pauses: _Pauses | None = None) -> SlotInfo:
     """Return a slot with its token; one that cannot be read keeps the CKR name as its problem."""
     about = abi.SlotInfoStruct()
     present, problem = None, None
     try:
         functions.call("C_GetSlotInfo", slot_id, ctypes.byref(about))
         if about.flags & _TOKEN_PRESENT:
-            present = token(functions, slot_id)
+            present = token(functions, slot_id, pauses)
     except CkrError as error:
         problem = error.name
-    return SlotInfo(slot_id, _text(about.slotDescription), bool(about.flags & _REMOVABLE_DEVICE), present, problem)
+    return SlotInfo(
+        slot_id,
+        text.label(bytes(about.slotDescription)),
+        bool(about.flags & _REMOVABLE_DEVICE),
+        present,
+        problem,
+        text.label(bytes(about.manufacturerID)),
+    )
 
 
-def token(functions: abi.Functions, slot_id: int) -> TokenInfo:
+def token(functions: abi.Functions, slot_id: int, pauses: _Pauses | None = None) -> TokenInfo:
     """Return CK_TOKEN_INFO.
 
     A module that only says CKR_GENERAL_ERROR is asked again: SoftHSM2 does while another process rewrites the token's
     file, and OpenSC just after a card was pulled out, before it says so.
     """
-    about = abi.TokenInfoStruct()
+    about, pauses = abi.TokenInfoStruct(), pauses or _Pauses(_READS)
     for left in reversed(range(_READS)):
         try:
             functions.call("C_GetTokenInfo", slot_id, ctypes.byref(about))
             break
         except CkrError as error:
-            if not left or not error.among("GENERAL_ERROR"):
+            if not left or not pauses.left or not error.among("GENERAL_ERROR"):
                 raise
+        pauses.left -= 1
         time.sleep(_BETWEEN_READS_S)
     return TokenInfo(
         slot_id,
-        _text(about.label),
-        _text(about.manufacturerID),
-        _text(about.model),
-        _text(about.serialNumber),
+        text.label(bytes(about.label)),
+        text.label(bytes(about.manufacturerID)),
+        text.label(bytes(about.model)),
+        text.serial(bytes(about.serialNumber)),
         about.flags,
         _length(about.ulMinPinLen),
         _length(about.ulMaxPinLen),
@@ -76,16 +112,15 @@ def token(functions: abi.Functions, slot_id: int) -> TokenInfo:
 def mechanisms(functions: abi.Functions, slot_id: int) -> tuple[str, ...]:
     """Return the names (without CKM_) of a token's mechanisms; those unknown here as numbers.
 
-    A module may fill in fewer than it announced (p11-kit's client does); python-pkcs11 then lists what was in memory.
+    A module may fill in fewer than it announced (p11-kit's client does).
     """
-    count = ctypes.c_ulong(0)
-    functions.call("C_GetMechanismList", slot_id, None, ctypes.byref(count))
-    found = (ctypes.c_ulong * min(count.value, _MOST_MECHANISMS))()
-    count.value = len(found)
-    if found:
-        functions.call("C_GetMechanismList", slot_id, found, ctypes.byref(count))
+
+    def listed(room: Any, count: Any) -> None:
+        functions.call("C_GetMechanismList", slot_id, room, count)
+
     names = {int(known): known.name for known in pkcs11.Mechanism}
-    return tuple(sorted({names.get(number, hex(number)) for number in found[: count.value]}))
+    found = abi.numbers("C_GetMechanismList", listed)
+    return tuple(sorted({names.get(number, hex(number)) for number in found}))
 
 
 def logged_in(functions: abi.Functions, session: int) -> bool:
@@ -96,10 +131,6 @@ def logged_in(functions: abi.Functions, session: int) -> bool:
     except CkrError as error:
         return not error.among(*GONE)
     return about.state in _LOGGED_IN
-
-
-def _text(padded: Any) -> str:
-    return bytes(padded).decode("utf-8", "replace").rstrip(" \0")
 
 
 def _length(value: int) -> int:

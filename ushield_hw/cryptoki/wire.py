@@ -17,7 +17,7 @@ from typing import Any, Final
 from ushield_hw.cryptoki import model
 from ushield_hw.suites import KeyKind
 
-LONGEST_FRAME: Final = 8 << 20
+LONGEST_FRAME: Final = 64 << 20  # thousands of certificates, as text
 NUMBER: Final = struct.Struct(">H")  # which mark a new channel has
 MARKS: Final = 1 << 16
 _ONE_READ: Final = 1 << 14
@@ -29,16 +29,18 @@ _CLASSES: Final[dict[str, Any]] = {
     kind.__name__: kind
     for kind in (
         model.CertificateRecord,
+        model.Contents,
         model.KeyRecord,
         model.ModuleInfo,
         model.ModuleOptions,
+        model.ObjectProblem,
         model.PublicKey,
         model.SignCall,
         model.SlotInfo,
         model.TokenInfo,
     )
 }
-_ENUMS: Final[dict[str, type[Enum]]] = {kind.__name__: kind for kind in (model.User, KeyKind)}
+_ENUMS: Final[dict[str, type[Enum]]] = {kind.__name__: kind for kind in (model.ObjectClass, model.User, KeyKind)}
 
 
 class Closed(Exception):
@@ -85,7 +87,7 @@ class Channel:
             Closed: the other side is gone, or sent something that is no message of ours.
             TimedOut: no whole message came in time.
         """
-        frame, until = b"", None if limit_s is None else time.monotonic() + limit_s
+        frame, until = bytearray(), None if limit_s is None else time.monotonic() + limit_s
         wanted = _HEAD.size
         while len(frame) < wanted:
             self._limit(limit_s)
@@ -100,7 +102,7 @@ class Channel:
         if len(frame) != wanted:
             raise Closed("not one message")
         try:
-            return _decoded(kind, frame[_HEAD.size :])
+            return _decoded(kind, bytes(frame[_HEAD.size :]))
         except (ValueError, TypeError, LookupError, RecursionError, struct.error) as error:
             raise Closed("not a message") from error
 
