@@ -129,7 +129,11 @@ class TokenAction:
     _cancelled: threading.Event = field(repr=False, compare=False, default_factory=threading.Event)
 
     def cancel(self) -> None:
-        """Stop waiting; may be called from any thread, more than once."""
+        """Stop waiting; may be called from any thread, more than once.
+
+        What the token says within two seconds still counts: a signature, or a refusal. After that the outcome is
+        unknown. The token goes on asking, the session stays open, and other calls on its module may have to wait.
+        """
         self._cancelled.set()
         self._stop()
 

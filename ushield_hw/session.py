@@ -7,12 +7,12 @@ is closed, when the token is pulled out, or when a per-signature PIN was wrong.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -36,15 +36,31 @@ _NOT_DONE: Final = frozenset(
 )
 
 
+_LOOK_S: Final = 2.0  # how often a session that is kept open looks whether its certificates are still the same
+
+
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Where a token is: its module, slot and driver. Internal: a payment key never signs for callers through it."""
+    """Where a token is: its module, slot and driver. Internal: a payment key never signs for callers through it.
 
-    module: Module
+    Attributes:
+        found_by: the module that has shown it; in a forked child that of the parent, see :attr:`module`.
+        slot_id: the slot there.
+        serial: the token's serial number, as it claims it.
+        driver: the token's family.
+        settings: those in force when it was found.
+    """
+
+    found_by: Module
     slot_id: int
     serial: str
     driver: Driver
     settings: Settings
+
+    @property
+    def module(self) -> Module:
+        """The module in this process: a token that was found before a fork can be opened after it."""
+        return self.found_by.here
 
     def info(self) -> TokenInfo:
         """Return the token's information as it is now.
@@ -94,30 +110,68 @@ class Link:
         return PinGuard(self.info, self.serial, self.driver, self.settings, self.module.path)
 
     @property
-    def key(self) -> tuple[Path, str, int]:
+    def key(self) -> _Key:
         """What the login of this token is filed under."""
-        return self.module.path, self.serial, self.slot_id
+        return self.module, self.slot_id, self.serial
+
+    def fresh(self) -> Link:
+        """Return where to log in so that the token's PIN is the one that holds now.
+
+        A module that sees only what was there when it was initialised cannot be initialised again while somebody is
+        logged in to another of its tokens. Then the token is reached through a worker of its own.
+        """
+        if not self.module.options.relist or not _another_stands(self):
+            return self
+        return replace(self, found_by=self.module.apart(self.serial))
+
+
+_Key = tuple[Module, int, str]
 
 
 @dataclass(slots=True)
 class _Owner:
-    """The login of one token."""
+    """The login of one token. ``link``: where it was logged in to, see :meth:`Link.fresh`."""
 
+    link: Link
     lock: threading.RLock = field(default_factory=threading.RLock)
     login_id: int | None = None
     users: int = 0
 
-    def stands(self, link: Link) -> bool:
+    def stands(self) -> bool:
         """Tell whether this process is logged in, as far as the module's side knows."""
-        return self.login_id is not None and link.module.logged_in(self.login_id)
+        return self.login_id is not None and self.link.module.logged_in(self.login_id)
+
+    def logout(self) -> None:
+        """End the login."""
+        login_id, self.login_id = self.login_id, None
+        _logout(self.link, login_id)
 
 
-_owners: Final[dict[tuple[Path, str, int], _Owner]] = {}
-_owners_lock: Final = threading.Lock()
+_owners: Final[dict[_Key, _Owner]] = {}
+_owners_lock = threading.Lock()
+
+
+def _another_stands(link: Link) -> bool:
+    """Tell whether this process is logged in to another token of a module."""
+    with _owners_lock:
+        others = [owner for key, owner in _owners.items() if key[0] is link.module and key != link.key]
+    return any(owner.link.module is link.module and owner.stands() for owner in others)
+
+
+def _after_fork() -> None:
+    """In a forked child: the logins are the parent's, and another thread may have held the lock."""
+    global _owners_lock  # noqa: PLW0603
+    _owners_lock = threading.Lock()
+    _owners.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class Session:
     """An open token. Close it, or use it as a context manager. Safe to use from several threads.
+
+    In a forked child every method but :meth:`close` raises ``DriverError`` (``USED_AFTER_FORK``): open the token there.
 
     Attributes:
         serial: the token's serial number, as it claims it.
@@ -125,10 +179,13 @@ class Session:
     """
 
     def __init__(self, link: Link, interaction: Interaction, owner: _Owner) -> None:
-        self._link = link
+        self._opened = link
         self._owner = owner
         self._login_id = owner.login_id
+        self._pid = os.getpid()
         self._closed = False
+        self._seen: frozenset[tuple[bytes, str]] | None = None
+        self._seen_at = 0.0
         self._kept: dict[object, Any] = {}
         self._kept_lock = threading.Lock()
         self.serial = link.serial
@@ -148,7 +205,12 @@ class Session:
             _log.warning("closing the token failed too: %s", closing.code)  # the first error is the one to see
 
     def close(self) -> None:
-        """End this session; the last one of a token logs out. A token that is gone needs no logout."""
+        """End this session; the last one of a token logs out. A token that is gone needs no logout.
+
+        In a forked child it does nothing: the session is the parent's.
+        """
+        if self._pid != os.getpid():
+            return
         with self._owner.lock:
             if self._closed:
                 return
@@ -157,13 +219,18 @@ class Session:
                 return
             self._owner.users -= 1
             if self._owner.users == 0:
-                self._owner.login_id = None
-                _logout(self._link, self._login_id)
+                self._owner.logout()
 
     @property
     def link(self) -> Link:
-        """Where the token is. Internal to this library."""
-        return self._link
+        """Where the token is. Internal to this library.
+
+        Raises:
+            DriverError: ``USED_AFTER_FORK``.
+        """
+        if self._pid != os.getpid():
+            raise errors.DriverError("USED_AFTER_FORK", path=str(self._opened.found_by.path))
+        return self._opened
 
     @property
     def login_id(self) -> int:
@@ -171,22 +238,40 @@ class Session:
 
         Raises:
             TokenError: ``SESSION_CLOSED``.
+            DriverError: ``USED_AFTER_FORK``.
         """
+        self.link  # noqa: B018 - refuses after a fork
         if self._closed or self._login_id is None:
             raise errors.TokenError("SESSION_CLOSED", serial=self.serial)
         return self._login_id
 
     def pin_state(self) -> PinState:
         """Return what is known of the PIN; spends no try."""
-        return self._link.pin.state()
+        return self.link.pin.state()
 
     def certificates(self) -> tuple[CertificateRecord, ...]:
         """Return the certificate objects on the token."""
-        return self._link.module.certificates(self._link.slot_id)
+        link = self.link
+        found = link.module.certificates(link.slot_id)
+        self._seen, self._seen_at = frozenset((record.der, record.label) for record in found), time.monotonic()
+        return found
 
     def keys(self) -> tuple[KeyRecord, ...]:
         """Return the key objects on the token; without their secrets, which never leave it."""
-        return self._link.module.keys(self._link.slot_id)
+        link = self.link
+        return link.module.keys(link.slot_id)
+
+    def refresh(self) -> None:
+        """Forget what was kept if the token's certificates have changed: another process may have renewed one.
+
+        They are listed every two seconds at most. Internal.
+        """
+        known = self._seen
+        if known is not None and time.monotonic() - self._seen_at >= _LOOK_S:
+            self.certificates()
+            if self._seen != known:
+                _log.info("the certificates on the token have changed")
+                self.forget()
 
     def kept(self, name: object, make: Callable[[], Any]) -> Any:
         """Return what ``make`` gave the first time; for what does not change while the token stays in. Internal."""
@@ -214,10 +299,11 @@ def open_session(link: Link, interaction: Interaction, purpose: str) -> Session:
         raise errors.InputError("DESCRIPTOR_NEEDS_CONSENT", file=str(link.driver.file), id=link.driver.id)
     owner = _owner(link)
     with owner.lock:
-        if not owner.stands(link):
-            owner.login_id, owner.users = _login(link, interaction, purpose), 0
+        if not owner.stands():
+            owner.link, owner.login_id = _login(link, interaction, purpose)
+            owner.users = 0
         owner.users += 1
-        return Session(link, interaction, owner)
+        return Session(owner.link, interaction, owner)
 
 
 def verify_pin(link: Link, interaction: Interaction) -> PinState:
@@ -228,7 +314,7 @@ def verify_pin(link: Link, interaction: Interaction) -> PinState:
         PinError: as :meth:`PinGuard.use`.
     """
     with _alone(link):
-        _logout(link, _login(link, interaction, "verify"))
+        _logout(*_login(link, interaction, "verify"))
         return _state_after(link)
 
 
@@ -310,7 +396,7 @@ def _state_after(link: Link) -> PinState:
 
 def _change(link: Link, old: str | None, new: str | None) -> None:
     """One C_SetPIN; after a login where a session that nobody is logged in to would take the old PIN for the PUK."""
-    login_id = None
+    link, login_id = link.fresh(), None
     if link.driver.pin.unblock is Unblock.SET_PIN_UNLOGGED:
         login_id = link.module.login(link.slot_id, User.USER, old, deadline_s=_patience_s(link, old))
     try:
@@ -375,19 +461,20 @@ def _patience_s(link: Link, pin: str | None, *, entries: int = 1) -> float | Non
     return float(link.driver.confirm.timeout_s * entries) if pin is None else None
 
 
-def _login(link: Link, interaction: Interaction, purpose: str) -> int:
-    """Log in; if anything goes wrong after the token said yes, log out again."""
-    logins: list[int] = []
+def _login(link: Link, interaction: Interaction, purpose: str) -> tuple[Link, int]:
+    """Log in, and return where; if anything goes wrong after the token said yes, log out again."""
+    logins: list[tuple[Link, int]] = []
 
     def send(pin: str | None) -> None:
-        logins.append(link.module.login(link.slot_id, User.USER, pin, deadline_s=_patience_s(link, pin)))
+        place = link.fresh()  # now, not before the person was asked
+        logins.append((place, place.module.login(link.slot_id, User.USER, pin, deadline_s=_patience_s(link, pin))))
 
     try:
         link.pin.use(interaction, PinKind.USER, purpose, send)
-        link.info()  # the token that was asked for is still the one in the slot
+        logins[0][0].info()  # the token that was asked for is still the one in the slot
     except BaseException as error:
-        for login_id in logins:
-            _logout(link, login_id)
+        for place, login_id in logins:
+            _logout(place, login_id)
         if isinstance(error, errors.UShieldError) and link.is_gone_after(error):
             raise errors.TokenRemoved(serial=link.serial) from error
         raise
@@ -395,6 +482,7 @@ def _login(link: Link, interaction: Interaction, purpose: str) -> int:
 
 
 def _logout(link: Link, login_id: int | None) -> None:
+    """End a login, and a worker that was there for it alone (see :meth:`Link.fresh`)."""
     if login_id is None:
         return
     try:
@@ -405,11 +493,14 @@ def _logout(link: Link, login_id: int | None) -> None:
         if error.code not in {"LOGIN_ENDED", *_WORKER_LOST} and not link.is_gone_after(error):
             raise
         _log.info("no logout: %s", error.code)
+    finally:
+        if link.module.name:
+            link.module.close()
 
 
 def _owner(link: Link) -> _Owner:
     with _owners_lock:
-        return _owners.setdefault(link.key, _Owner())
+        return _owners.setdefault(link.key, _Owner(link))
 
 
 @contextmanager
@@ -417,6 +508,6 @@ def _alone(link: Link) -> Iterator[None]:
     """Refuse if this process is logged in to the token, and keep it from logging in meanwhile."""
     owner = _owner(link)
     with owner.lock:
-        if owner.stands(link):
+        if owner.stands():
             raise errors.TokenBusy(holder="this process")
         yield

@@ -10,10 +10,9 @@ from typing import Final
 
 from ushield_hw.cryptoki.model import KeyRecord, SignCall
 from ushield_hw.cryptoki.module import PATIENCE, Patience
+from ushield_hw.cryptoki.transport import Watch
 from ushield_hw.drivers import ConfirmKind, HashOn, Kind
 from ushield_hw.errors import (
-    ConfirmationCancelled,
-    ConfirmationError,
     OutcomeUnknown,
     TokenError,
     TokenRemoved,
@@ -72,20 +71,17 @@ def signature(session: Session, key: KeyRecord, how: Plan, message: bytes, *, pu
 
     Raises:
         PinError, TokenError, ConfirmationError, OutcomeUnknown: as :meth:`Module.sign`.
-        ConfirmationCancelled: somebody cancelled the wait before C_Sign had begun.
     """
     driver = session.link.driver
     call = SignCall(key.handle, how.way.mechanism, how.feed(message), how.suite.digest, key.always_authenticate)
     if driver.kind is Kind.SOFTWARE and driver.confirm.kind is ConfirmKind.NONE:  # nobody waits for it
         return _signed(session, call, purpose, PATIENCE)
-    with _waiting(session) as (patience, action):
+    with _waiting(session) as patience:
         try:
             return _signed(session, call, purpose, patience)
         except UShieldError as error:
             if session.link.is_gone_after(error):
                 raise TokenRemoved(serial=session.serial) from error
-            if action.cancelled and not isinstance(error, ConfirmationError):
-                raise ConfirmationCancelled from error
             raise
 
 
@@ -109,14 +105,16 @@ def _signed(session: Session, call: SignCall, purpose: str, patience: Patience) 
 
 
 @contextmanager
-def _waiting(session: Session) -> Iterator[tuple[Patience, TokenAction]]:
-    """Tell the person, once and after half a second, that the token is waiting for them."""
-    link, confirm = session.link, session.link.driver.confirm
+def _waiting(session: Session) -> Iterator[Patience]:
+    """Say, once, that the token is waiting for its owner: half a second after C_Sign has begun."""
+    confirm, cancelled = session.link.driver.confirm, threading.Event()
     asks = confirm.kind is not ConfirmKind.NONE
-    action = TokenAction(confirm.kind.value, float(confirm.timeout_s) if asks else None, False, link.module.give_up)
+    # PKCS#11 has no call that takes a question back from a token, so cancelling never reaches it.
+    action = TokenAction(confirm.kind.value, float(confirm.timeout_s) if asks else None, False, cancelled.set)
     timer = threading.Timer(_QUIET_S, session.interaction.waiting_for_token, (action,))
     timer.daemon = True
     try:
-        yield Patience(confirm.codes, confirm.timeout_s + _PATIENCE_S if asks else None, timer.start, asks), action
+        limit_s = confirm.timeout_s + _PATIENCE_S if asks else None
+        yield Patience(confirm.codes, limit_s, asks, Watch(timer.start, cancelled))
     finally:
         timer.cancel()

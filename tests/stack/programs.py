@@ -46,7 +46,6 @@ def fork(path: str, serial: str, pin: str, isolation: str) -> None:
     if not child:
         print("child", outcome(lambda: module.sign(login, call)), flush=True)
         print("child-again", outcome(open_module(Path(path), Isolation(isolation), OPTIONS).slots), flush=True)
-        module.give_up()
         module.close()
         os._exit(0)
     os.waitpid(child, 0)

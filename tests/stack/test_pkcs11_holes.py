@@ -432,10 +432,10 @@ def test_an_engine_that_was_closed_never_calls_the_module_again(bench: Bench) ->
 # -- fork ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("isolation", "again"), [(Isolation.PROCESS, "ok"), (Isolation.IN_PROCESS, "USED_AFTER_FORK")])
-def test_after_a_fork_the_childs_handle_is_a_clear_error_and_the_parent_keeps_working(
-    soft: Soft, isolation: Isolation, again: str
+@pytest.mark.parametrize("isolation", Isolation)
+def test_after_a_fork_the_childs_handle_is_a_clear_error_and_both_keep_working(
+    soft: Soft, isolation: Isolation
 ) -> None:
     command = [sys.executable, "-m", "tests.stack.programs", "fork", str(SOFTHSM), soft.serial, soft.pin]
     done = subprocess.run([*command, isolation.value], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.splitlines() == ["child USED_AFTER_FORK", f"child-again {again}", "parent ok"]
+    assert done.stdout.splitlines() == ["child USED_AFTER_FORK", "child-again ok", "parent ok"]

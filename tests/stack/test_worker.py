@@ -7,9 +7,12 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -20,9 +23,10 @@ from tests.stack.bench import Bench, ends
 from ushield_hw.cryptoki.abi import Functions
 from ushield_hw.cryptoki.model import User
 from ushield_hw.cryptoki.module import Isolation, Patience
-from ushield_hw.errors import OutcomeUnknown, TokenError, UShieldError
+from ushield_hw.cryptoki.transport import Watch
+from ushield_hw.errors import ConfirmationCancelled, OutcomeUnknown, TokenError, UShieldError
 from ushield_hw.session import open_session
-from ushield_hw.testing.faulty import Action, crashes, exits, faulty_module, hangs, late, returns
+from ushield_hw.testing.faulty import Action, Fault, crashes, exits, faulty_module, hangs, late, returns
 from ushield_hw.testing.scripted import Scripted
 
 pytestmark = pytest.mark.stack
@@ -193,31 +197,100 @@ def in_a_thread(work: Callable[[], object]) -> Iterator[Callable[[], BaseExcepti
         yield lambda: running.exception(10)
 
 
-def test_giving_up_ends_a_hung_signature_as_unknown(bench: Bench) -> None:
-    login = bench.login()
+@dataclass
+class Cancelling:
+    """A signature that is watched, and how it ends when its wait is cancelled."""
+
+    begun: threading.Event = field(default_factory=threading.Event)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def patience(self) -> Patience:
+        return Patience(deadline_s=60, watch=Watch(self.begun.set, self.cancelled))
+
+
+def test_cancelling_in_c_sign_is_unknown_and_the_login_stands(bench: Bench) -> None:
+    login, cancelling = bench.login(), Cancelling()
+    call, worker = bench.call(), bench.worker()
+    bench.plan("C_Sign", 1, hangs())
+    with in_a_thread(lambda: bench.module.sign(login, call, cancelling.patience)) as outcome:
+        assert cancelling.begun.wait(10)
+        cancelling.cancelled.set()
+        assert isinstance(unknown := outcome(), OutcomeUnknown)
+    assert unknown.reason == "cancelled"
+    bench.faulty.plan([])
+    assert len(bench.module.sign(login, call)) == 64
+    assert bench.worker() == worker
+
+
+def test_cancelling_before_c_sign_is_definite_and_c_sign_is_never_called(bench: Bench) -> None:
+    login, cancelling = bench.login(), Cancelling()
+    call = bench.call()
+    bench.plan("C_SignInit", 1, late(1.0))
+    with in_a_thread(lambda: bench.module.sign(login, call, cancelling.patience)) as outcome:
+        bench.faulty.wait_for("C_SignInit")
+        cancelling.cancelled.set()
+        assert isinstance(outcome(), ConfirmationCancelled)
+    assert not cancelling.begun.is_set()
+    until = time.monotonic() + 10
+    while bench.module.engaged and time.monotonic() < until:
+        time.sleep(0.05)
+    assert bench.count("C_SignInit") == 1
+    assert bench.count("C_Sign") == 0
+
+
+def test_what_the_token_says_soon_after_a_cancel_counts(bench: Bench) -> None:
+    login, cancelling = bench.login(), Cancelling()
+    call = bench.call()
+    bench.plan("C_Sign", 1, late(0.7))
+    with ThreadPoolExecutor(1) as pool:
+        signing = pool.submit(bench.module.sign, login, call, cancelling.patience)
+        assert cancelling.begun.wait(10)
+        cancelling.cancelled.set()
+        assert len(signing.result(10)) == 64
+
+
+def test_cancelling_one_signature_leaves_another_of_the_same_module_alone(bench: Bench) -> None:
+    login, mine, theirs = bench.login(), Cancelling(), Cancelling()
+    call = bench.call()
+    bench.faulty.plan([Fault("C_Sign", 1, late(30.0)), Fault("C_Sign", 2, late(4.0))])
+    bench.faulty.clear()
+    with ThreadPoolExecutor(2) as pool:
+        given_up = pool.submit(bench.module.sign, login, call, mine.patience)
+        assert mine.begun.wait(10)
+        other = pool.submit(bench.module.sign, login, call, theirs.patience)
+        assert theirs.begun.wait(10)
+        mine.cancelled.set()
+        assert isinstance(given_up.exception(10), OutcomeUnknown)
+        assert len(other.result(20)) == 64
+
+
+def test_a_session_can_be_closed_while_the_module_is_still_in_a_signature_that_was_given_up(bench: Bench) -> None:
+    session, cancelling = open_session(bench.link, Scripted(bench.soft.pin), "sign"), Cancelling()
     call = bench.call()
     bench.plan("C_Sign", 1, hangs())
-    with in_a_thread(lambda: bench.module.sign(login, call)) as outcome:
-        bench.faulty.wait_for("C_Sign")
-        bench.module.give_up()
+    with in_a_thread(lambda: bench.module.sign(session.login_id, call, cancelling.patience)) as outcome:
+        assert cancelling.begun.wait(10)
+        cancelling.cancelled.set()
         assert isinstance(outcome(), OutcomeUnknown)
+    started = time.monotonic()
+    session.close()
+    assert time.monotonic() - started < 3
 
 
-def test_giving_up_ends_a_hung_reading_as_a_token_error(bench: Bench) -> None:
-    slot = bench.slot
-    bench.plan("C_FindObjectsInit", 1, hangs())
-    with in_a_thread(lambda: bench.module.keys(slot)) as outcome:
-        bench.faulty.wait_for("C_FindObjectsInit")
-        bench.module.give_up()
-        assert isinstance(outcome(), TokenError)
-    assert bench.module.keys(slot)
-
-
-def test_giving_up_on_nothing_does_nothing(bench: Bench) -> None:
-    bench.module.give_up()
-    bench.sign(bench.login())
-    bench.module.close()
-    bench.module.give_up()
+def test_many_calls_that_were_given_up_leave_no_channel_behind(bench: Bench) -> None:
+    login, before = bench.login(), file_descriptors()
+    call = bench.call()
+    for _ in range(30):
+        cancelling = Cancelling()
+        cancelling.cancelled.set()
+        with suppress(ConfirmationCancelled, OutcomeUnknown):
+            bench.module.sign(login, call, cancelling.patience)
+    assert bench.module.sign(login, call)
+    until = time.monotonic() + 10
+    while bench.module.engaged and time.monotonic() < until:
+        time.sleep(0.05)
+    assert file_descriptors() - before <= 3
 
 
 def test_a_call_waits_for_its_own_answer_only(bench: Bench) -> None:

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -28,7 +28,8 @@ from ushield_hw.cryptoki.model import (
     TokenInfo,
     User,
 )
-from ushield_hw.cryptoki.transport import InProcess, Lost, Transport, Worker
+from ushield_hw.cryptoki.transport import InProcess, Lost, Stopped, Transport, Watch, Worker
+from ushield_hw.limits import of_loader
 from ushield_hw.suites import KeyKind
 from ushield_hw.trust import trusted_module
 
@@ -36,7 +37,11 @@ _log: Final = logging.getLogger("ushield_hw")
 
 
 class Isolation(Enum):
-    """Where a module runs."""
+    """Where a module runs.
+
+    ``IN_PROCESS`` is a permission. A module runs in a worker all the same where this process cannot have it to itself:
+    it was loaded here before a fork, or with other arguments, or it needs variables that this process does not have.
+    """
 
     PROCESS = "process"
     IN_PROCESS = "in-process"
@@ -49,14 +54,14 @@ class Patience:
     Attributes:
         codes: the descriptor's meaning of CKR codes from C_Sign.
         deadline_s: how long the token may take, the person's time to confirm included; None: as any call.
-        asked: called just before the module is asked.
         asks: the token asks a person.
+        watch: told when C_Sign has begun, and able to end the wait for it; None: nobody watches.
     """
 
     codes: Mapping[str, str] = field(default_factory=dict)
     deadline_s: float | None = None
-    asked: Callable[[], None] = lambda: None
     asks: bool = False
+    watch: Watch | None = None
 
 
 PATIENCE: Final = Patience()
@@ -74,6 +79,7 @@ class Module:
         options: how the module must be handled.
         deadline_s: how long loading, and any call that does not say otherwise, may take.
         environment: variables that only the module's worker process gets.
+        name: of one that is there for one token only, see :meth:`apart`.
     """
 
     def __init__(
@@ -83,25 +89,42 @@ class Module:
         options: ModuleOptions,
         deadline_s: float,
         environment: Mapping[str, str] | None = None,
+        name: str = "",
     ) -> None:
         self.path = path
         self.isolation = isolation
         self.deadline_s = deadline_s
-        self._options = options
+        self.options = options
         self.environment = environment or {}
+        self.name = name
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._transport: Transport | None = None
 
     @property
-    def can_cancel(self) -> bool:
-        """Whether a call under way can be ended at all (that does not mean that the token notices)."""
-        return self.isolation is Isolation.PROCESS
+    def here(self) -> Module:
+        """This module for the process that runs: itself, or in a forked child one that is loaded there."""
+        return self if self._pid == os.getpid() else self.apart()
+
+    def apart(self, name: str = "") -> Module:
+        """Return this module loaded once more, in a worker of its own; the same one for the same name.
+
+        Without a name: the one that :func:`open_module` gives for the same arguments.
+        """
+        isolation, limit_s = Isolation.PROCESS if name else self.isolation, self.deadline_s
+        return open_module(
+            self.path, isolation, self.options, deadline_s=limit_s, environment=self.environment, name=name
+        )
 
     @property
     def loaded(self) -> bool:
         """Whether a call would find the module loaded."""
         return self._alive()
+
+    @property
+    def engaged(self) -> bool:
+        """Whether the module is still in a call that was given up; another may have to wait for it."""
+        return self._transport is not None and self._transport.engaged
 
     def info(self) -> ModuleInfo:
         """Return what the module says of itself."""
@@ -163,9 +186,13 @@ class Module:
 
     def logout(self, login_id: int) -> None:
         """End a login and every session under it."""
-        if not self._alive():  # it ended with its worker: no reason to start another
+        transport = self._transport
+        if transport is None or not self._alive():  # it ended with its worker: no reason to start another
             raise errors.TokenError("LOGIN_ENDED", ckr=None, function="logout")
-        self._call(Doing.READING, "logout", login_id)
+        if transport.engaged:  # the token may still be asking for a signature that nobody waits for
+            transport.leave("logout", (login_id,))
+        else:
+            self._call(Doing.READING, "logout", login_id)
 
     def logged_in(self, login_id: int) -> bool:
         """Tell whether a login still stands."""
@@ -212,16 +239,13 @@ class Module:
             The signature as the token gave it: ECDSA as r||s.
 
         Raises:
-            OutcomeUnknown: the module hung or died after C_Sign had begun.
+            OutcomeUnknown: the module hung or died after C_Sign had begun, or was still in it when the wait was
+                cancelled.
+            ConfirmationCancelled: the wait was cancelled before C_Sign; it will not be called.
             ConfirmationError: what ``patience.codes`` says.
             PinError, TokenError: as the CKR table says.
         """
         return self._call(Doing.SIGNING, "sign", login_id, call, patience=patience)  # type: ignore[no-any-return]
-
-    def give_up(self) -> None:
-        """End calls under way, from any thread. A signature under way is then of unknown outcome."""
-        if self._transport is not None:
-            self._transport.give_up()
 
     def close(self) -> None:
         """End every login and let the module go; the next call loads it again."""
@@ -231,6 +255,7 @@ class Module:
             transport, self._transport = self._transport, None
             if transport is not None:
                 transport.close()
+                _leave_this_process(self)
 
     def _alive(self) -> bool:
         return self._transport is not None and self._transport.alive()
@@ -251,13 +276,22 @@ class Module:
     def _load(self) -> Transport:
         real = trusted_module(self.path)
         try:
-            if self.isolation is Isolation.PROCESS:
-                return Worker(real, self._options, self.deadline_s, self.environment)
-            return InProcess(real, self._options)
+            if self.isolation is Isolation.IN_PROCESS and _has_this_process(self, real):
+                return InProcess(real, self.options)
+            return Worker(real, self.options, self.deadline_s, self.environment)
         except LoadFailed as error:
+            _leave_this_process(self)
+            if (reached := of_loader(error.reason)) is not None:
+                raise reached from error
             raise errors.DriverLoadError(
                 path=str(self.path), reason=error.reason, problem=f"load_{error.kind}"
             ) from error
+
+    def _after_fork(self) -> None:
+        """In a forked child: nothing here may be used again, and no lock may be waited for."""
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.disown()
 
     def _call(
         self,
@@ -269,10 +303,9 @@ class Module:
     ) -> Any:
         transport = self._ready()
         limit = deadline_s or patience.deadline_s or self.deadline_s
-        patience.asked()
         started, said = time.monotonic(), "ok"
         try:
-            return transport.call(operation, arguments, limit)
+            return transport.call(operation, arguments, limit, patience.watch)
         except CkrError as error:
             said = str(error)
             waited_s = time.monotonic() - started
@@ -280,6 +313,9 @@ class Module:
         except StaleLogin as error:
             said = "login ended"
             raise errors.TokenError("LOGIN_ENDED", ckr=None, function=operation) from error
+        except Stopped as error:
+            said = "cancelled"
+            raise errors.ConfirmationCancelled from error
         except Lost as error:
             said = f"{error.kind}, {error.detail}"
             raise self._lost(error, operation) from error
@@ -293,12 +329,19 @@ class Module:
             return errors.OutcomeUnknown(tx_id=None, reason=error.kind, detail=error.detail)
         if error.kind == "waiting":
             return errors.TokenBusy(holder="this process", function=operation)
+        if error.kind == "cancelled":
+            return errors.ConfirmationCancelled()
         code = "MODULE_HUNG" if error.kind == "hung" else "MODULE_CRASHED"
         return errors.TokenError(code, path=str(self.path), function=operation, detail=error.detail)
 
 
-_modules: Final[dict[Path, Module]] = {}
-_modules_lock: Final = threading.Lock()
+_Key = tuple[Path, Isolation, ModuleOptions, float, frozenset[tuple[str, str]], str]
+
+_modules: Final[dict[_Key, Module]] = {}
+_modules_lock = threading.RLock()
+
+# C_Initialize is once a process: whose each file is that was loaded here, by its real path. A fork inherits that.
+_in_this_process: Final[dict[Path, Module | None]] = {}
 
 
 def open_module(
@@ -308,17 +351,26 @@ def open_module(
     *,
     deadline_s: float = 30.0,
     environment: Mapping[str, str] | None = None,
+    name: str = "",
 ) -> Module:
-    """Return the module of this path: one per process, since PKCS#11 keeps one login state per process.
+    """Return the module with these arguments: the same one each time in a process, since a login belongs to one.
 
-    After a fork a module in a worker is loaded anew for the child; one in this process cannot be used by both.
+    With other arguments it is another module, in a worker of its own. In a forked child it is loaded anew.
+
+    Args:
+        path: absolute path of the module file.
+        isolation: whether it may run in this process.
+        options: how the module must be handled.
+        deadline_s: how long loading, and any call that does not say otherwise, may take.
+        environment: variables that only the module's worker process gets.
+        name: tells several modules with the same arguments apart.
     """
+    options = options or ModuleOptions()
+    key = path, isolation, options, deadline_s, frozenset((environment or {}).items()), name
     with _modules_lock:
-        module = _modules.get(path)
-        if module is not None and module._pid != os.getpid() and isolation is Isolation.PROCESS:
-            module = None
-        if module is None:
-            module = _modules[path] = Module(path, isolation, options or ModuleOptions(), deadline_s, environment)
+        module = _modules.get(key)
+        if module is None or module._pid != os.getpid():
+            module = _modules[key] = Module(path, isolation, options, deadline_s, environment, name)
         return module
 
 
@@ -327,3 +379,31 @@ def close_modules() -> None:
     """Let every module of this process go."""
     for module in list(_modules.values()):
         module.close()
+
+
+def _has_this_process(module: Module, real: Path) -> bool:
+    """Tell whether a module may be loaded here, and keep the place for it if it may."""
+    if any(os.environ.get(name) != value for name, value in module.environment.items()):
+        return False
+    with _modules_lock:
+        return _in_this_process.setdefault(real, module) is module
+
+
+def _leave_this_process(module: Module) -> None:
+    with _modules_lock:
+        for real, owner in list(_in_this_process.items()):
+            if owner is module:
+                del _in_this_process[real]
+
+
+def _after_fork() -> None:
+    """In a forked child: every module is loaded anew, and those that the parent had loaded in-process in a worker."""
+    global _modules_lock  # noqa: PLW0603 - another thread may have held it
+    _modules_lock = threading.RLock()
+    for module in {*_modules.values(), *filter(None, _in_this_process.values())}:
+        module._after_fork()
+    _modules.clear()
+    _in_this_process.update(dict.fromkeys(_in_this_process))
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import select
 import socket
 import struct
 import time
@@ -20,6 +21,10 @@ from ushield_hw.suites import KeyKind
 LONGEST_FRAME: Final = 64 << 20  # thousands of certificates, as text
 NUMBER: Final = struct.Struct(">H")  # which mark a new channel has
 MARKS: Final = 1 << 16
+# The file that both sides map: for each channel what the worker has begun, then what the owner wants to be stopped.
+STOP: Final = MARKS
+SHARED: Final = 2 * MARKS
+BEGAN, NO_ROOM = 1, 2
 _ONE_READ: Final = 1 << 14
 _HEAD: Final = struct.Struct(">IB")  # length of the body, its kind
 _JSON, _SIGN, _BYTES = range(3)
@@ -105,6 +110,15 @@ class Channel:
             return _decoded(kind, bytes(frame[_HEAD.size :]))
         except (ValueError, TypeError, LookupError, RecursionError, struct.error) as error:
             raise Closed("not a message") from error
+
+    def readable(self, wait_s: float) -> bool:
+        """Tell whether something has come, or the other side has closed, after waiting for that at most so long."""
+        watch = select.poll()
+        try:
+            watch.register(self._end, select.POLLIN)
+        except ValueError as error:  # closed by another thread
+            raise Closed("closed") from error
+        return bool(watch.poll(wait_s * 1000))
 
     def close(self) -> None:
         """Let the socket go."""

@@ -7,6 +7,7 @@ closes, the worker goes, whatever the module is doing.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -15,7 +16,8 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from ushield_hw.cryptoki import wire
@@ -30,19 +32,19 @@ def serve(control: socket.socket, shared: int) -> None:
 
     Args:
         control: the owner's other end.
-        shared: a file of ``wire.MARKS`` bytes that the owner maps too: a byte a channel, set when C_Sign is entered. It
-            outlives this process and costs no message.
+        shared: a file of ``wire.SHARED`` bytes that the owner maps too. For each channel the worker says there when
+            C_Sign is entered, and the owner that the call is to be stopped. It outlives this process and costs no
+            message.
     """
     _no_core_files()
-    marks = mmap.mmap(shared, wire.MARKS)
+    marks = mmap.mmap(shared, wire.SHARED)
     talk = wire.Channel(control)
     path, options = talk.receive()
     with _ending_with_the_owner(control):
         engine, answer = _load(path, options)
     talk.send(answer)
-    while engine is not None and (channel := _new_channel(control)):
-        threading.Thread(target=_serve_channel, args=(*channel, engine, marks), daemon=True).start()
     if engine is not None:
+        _serve_channels(control, _Shared(engine, marks, threading.Lock() if options.one_at_a_time else nullcontext()))
         farewell = threading.Thread(target=_close, args=(engine,), daemon=True)
         farewell.start()
         farewell.join(_FAREWELL_S)
@@ -65,6 +67,20 @@ def _ending_with_the_owner(control: socket.socket) -> Iterator[None]:
     fcntl.fcntl(control, fcntl.F_SETFL, flags)
 
 
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What the threads share. ``turn``: held during each call of a module that takes one at a time."""
+
+    engine: Any
+    marks: mmap.mmap
+    turn: AbstractContextManager[object]
+    fence: threading.Lock = field(default_factory=threading.Lock)
+
+
+class _Stopped(Exception):
+    """The owner does not want this call any more."""
+
+
 def dispatch(engine: Any, operation: str, arguments: tuple[Any, ...], began: Any) -> Any:
     """Run one operation of an engine; ``began`` is called when a signature may exist from now on."""
     if operation.startswith("_"):
@@ -81,38 +97,73 @@ def _load(path: str, options: Any) -> tuple[Any, dict[str, object]]:
         return engine, {"ok": engine.info()}
     except LoadFailed as error:
         return None, {"load": error.reason, "kind": error.kind}
+    except MemoryError:
+        return None, {"limit": errno.ENOMEM}
 
 
-def _new_channel(control: socket.socket) -> tuple[wire.Channel, int] | None:
-    """Return the next channel and the number of its mark."""
+def _serve_channels(control: socket.socket, shared: _Shared) -> None:
+    """Start a thread for each new channel until the owner closes its end."""
+    while (new := _new_channel(control)) is not None:
+        channel, number = new
+        if channel is None:
+            shared.marks[number] = wire.NO_ROOM
+            continue
+        try:
+            threading.Thread(target=_serve_channel, args=(channel, number, shared), daemon=True).start()
+        except RuntimeError:  # can't start new thread
+            with suppress(wire.Closed):
+                channel.send({"limit": errno.EAGAIN})
+            channel.close()
+
+
+def _new_channel(control: socket.socket) -> tuple[wire.Channel | None, int] | None:
+    """Return the next channel and its number; no channel where this process had no room for its descriptor."""
     try:
-        number, descriptors, _, _ = socket.recv_fds(control, wire.NUMBER.size, 1)
+        said, descriptors, _, _ = socket.recv_fds(control, wire.NUMBER.size, 1)
     except OSError:
         return None
-    if len(number) != wire.NUMBER.size or not descriptors:
+    if len(said) != wire.NUMBER.size:
         return None
-    return wire.Channel(socket.socket(fileno=descriptors[0])), wire.NUMBER.unpack(number)[0]
+    (number,) = wire.NUMBER.unpack(said)
+    return wire.Channel(socket.socket(fileno=descriptors[0])) if descriptors else None, number
 
 
-def _serve_channel(channel: wire.Channel, number: int, engine: Any, marks: mmap.mmap) -> None:
+def _serve_channel(channel: wire.Channel, number: int, shared: _Shared) -> None:
+    def check() -> None:
+        with shared.fence:  # between the write of our mark and the look at the owner's
+            stopped = shared.marks[wire.STOP + number]
+        if stopped:
+            shared.marks[number] = 0
+            raise _Stopped
+
     def began() -> None:
-        marks[number] = 1
+        shared.marks[number] = wire.BEGAN
+        check()
 
     try:
         while True:
             operation, arguments = channel.receive()
-            channel.send(_answer(engine, operation, arguments, began))
+            channel.send(_answer(shared, operation, arguments, (check, began)))
     except wire.Closed:
         channel.close()
 
 
-def _answer(engine: Any, operation: str, arguments: tuple[Any, ...], began: Callable[[], None]) -> dict[str, object]:
+def _answer(
+    shared: _Shared, operation: str, arguments: tuple[Any, ...], marking: tuple[Callable[[], None], Callable[[], None]]
+) -> dict[str, object]:
+    check, began = marking
     try:
-        return {"ok": dispatch(engine, operation, arguments, began)}
+        with shared.turn:
+            check()
+            return {"ok": dispatch(shared.engine, operation, arguments, began)}
     except CkrError as error:
         return {"ckr": (error.function, error.rv)}
     except StaleLogin:
         return {"stale": True}
+    except _Stopped:
+        return {"stopped": True}
+    except MemoryError:
+        return {"limit": errno.ENOMEM}
     except wire.Closed:
         raise
     except Exception as error:

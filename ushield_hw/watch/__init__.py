@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
-from pathlib import Path
 from typing import Final, Self
 
 from ushield_hw.config import Settings, load
@@ -198,7 +197,7 @@ class _Known:
     """A token, and the places where modules show it."""
 
     token: Token
-    keys: frozenset[tuple[Path, str, int]]
+    keys: frozenset[object]
     insertion: Insertion | None
 
     @classmethod
