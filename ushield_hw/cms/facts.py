@@ -186,12 +186,17 @@ def _version(tbs: Reader) -> int:
 
 
 def _validity(times: Reader) -> tuple[datetime, datetime]:
-    not_before, not_after = _time(times), _time(times)
+    not_before, not_after = read_time(times), read_time(times)
     times.close(_MALFORMED)
     return not_before, not_after
 
 
-def _time(times: Reader) -> datetime:
+def read_time(times: Reader) -> datetime:
+    """Return the next Time (RFC 5280 section 4.1.2.5), aware, and step over it.
+
+    Raises:
+        DerError: ``malformed``: it is none.
+    """
     if times.sees(UTC_TIME):
         digits = times.content(UTC_TIME, _MALFORMED)
         digits = (b"19" if digits >= b"50" else b"20") + digits

@@ -1,6 +1,6 @@
 """Checking a signed order, on the bank's side: no token, no network.
 
-The slow libraries (cryptography, pyhanko-certvalidator) are imported when the first signature is checked.
+The slow library (cryptography) is imported when the first signature is checked.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, SupportsBytes
 
 from ushield_hw import cms
 from ushield_hw.cms import Confirmation, Profile, SignedOrderParts
+from ushield_hw.crypto.reading import Unreadable, reading
 from ushield_hw.errors import BadSignature, InputError, Mismatch, UntrustedSigner
 from ushield_hw.order import Order, Rules, decode
 from ushield_hw.suites import SUITES, Padding, Suite
@@ -116,7 +117,7 @@ def verify(
     parts = check_signature(bytes(signed))
     path = trust.path(parts, moment)
     _check_key_usage(parts, "digitalSignature", "nonRepudiation")
-    judge(path.statuses, moment)
+    judge(path.statuses, moment, datetime.now(UTC))
     name, order = _order(parts.content, expected, rules)
     _check_key_usage(parts, *sorted(order.purpose_of_key.usages))
     if expected is not None and order is not expected:
@@ -145,7 +146,7 @@ def check_signature(signed: bytes) -> SignedOrderParts:
     parts = cms.parse(signed)
     try:
         is_right = _checker(parts.signer.spki, parts.suite.name)(parts.signature, parts.signed_bytes)
-    except ValueError as wrong:  # the key is no point of its curve, or the like
+    except (Unreadable, ValueError) as wrong:  # the key is no point of its curve, or the like
         raise BadSignature(problem="cms_signature_wrong") from wrong
     if not is_right:
         raise BadSignature(problem="cms_signature_wrong")
@@ -175,7 +176,8 @@ def _raising_checker(spki: bytes, suite: Suite) -> Callable[[bytes, bytes], None
     from cryptography.hazmat.primitives.serialization import load_der_public_key
 
     digest: hashes.HashAlgorithm = getattr(hashes, suite.digest.upper())()
-    key = load_der_public_key(spki)
+    with reading():
+        key = load_der_public_key(spki)
     if isinstance(key, ec.EllipticCurvePublicKey):
         curve = ec.ECDSA(digest)
         return lambda signature, message: key.verify(signature, message, curve)

@@ -1,9 +1,13 @@
-"""What CRLs say about the certificates of a path (RFC 5280 sections 5 and 6.3, in part).
+"""What CRLs say about the certificates of a path (RFC 5280 section 6.3).
 
-What counts is a full CRL by the certificate's own issuer, signed with the very key that signed the certificate. What
-does not count, so that the answer is "could not be checked": delta CRLs, CRLs by somebody else (indirect), for some
-reasons only, or with a weak digest. That is less than pyhanko-certvalidator takes, on purpose: for a certificate of the
-root it takes a CRL by any CA below the root, it takes CRLs signed with SHA-1, and it is slow with long CRLs.
+A certificate that is on a CRL by its own issuer is revoked, whatever else that CRL leaves out: also if it lists only
+some reasons, or only changes. That it is not on a CRL counts as far as the CRL goes: for the kind of certificate, the
+distribution point and the reasons it covers, and not at all if it is a delta CRL or asks of the reader what is not
+known here.
+
+A CRL is by the certificate's issuer if the key that signed the certificate signed it, or another key of that name to
+which a path leads from the same trusted CA: after a CA has changed its key, its new key answers for what the old one
+issued. CRLs by anybody else (indirect ones) prove nothing about who is not on them.
 
 A CRL that was issued after the certificate ran out proves nothing if the certificate is not on it, because expired ones
 are dropped. What the CRLs say is judged at a moment in :mod:`ushield_hw.verifier.status`.
@@ -11,33 +15,32 @@ are dropped. What the CRLs say is judged at a moment in :mod:`ushield_hw.verifie
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Final
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import load_der_public_key
-
-from ushield_hw.cms import CertificateFacts
+from ushield_hw.cms import names
+from ushield_hw.cms.der import SEQUENCE, SET, DerError, Reader, tlv
+from ushield_hw.cms.names import Canonical
 from ushield_hw.errors import InputError
+from ushield_hw.verifier import extensions as ext
+from ushield_hw.verifier.certificate import Certificate
+from ushield_hw.verifier.crl import REMOVED, UNSPECIFIED, Crl, Entry
+from ushield_hw.verifier.extensions import ALL_REASONS, CrlPoint, GeneralName
+from ushield_hw.verifier.search import Chain
+from ushield_hw.verifier.signatures import algorithm, is_right, key_problem
 from ushield_hw.verifier.status import Finding, Status
 
-# What cryptography raises for bytes that it cannot read has no common root of its own.
-_UNREADABLE: Final = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
-_WEAK: Final = frozenset({"md5", "sha1"})
-_KNOWN_EXTENSIONS: Final = (x509.AuthorityKeyIdentifier, x509.CRLNumber, x509.IssuingDistributionPoint)
+_MALFORMED: Final = "malformed"
+_EVER: Final = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+_RELATIVE: Final = 0xA1
+_KEYS_REMEMBERED: Final = 64
 
 
 class RevocationList:
-    """A CRL. Immutable.
+    """A CRL and which keys have signed it. Immutable but for what is remembered of it.
 
     Raises:
         InputError: ``CRL_FILE_INVALID``: it is not a CRL in DER. ``place``: the file, or where else it came from.
@@ -45,102 +48,186 @@ class RevocationList:
 
     def __init__(self, der: bytes, place: str) -> None:
         try:
-            self._crl = x509.load_der_x509_crl(der)
-            self.issuer = self._crl.issuer.public_bytes()
-            self._extensions = self._crl.extensions
-            self._this_update, self._next_update = self._crl.last_update_utc, self._crl.next_update_utc
-        except _UNREADABLE as broken:
+            self.crl = Crl(der)
+        except DerError as broken:
             raise InputError("CRL_FILE_INVALID", file=place, problem="trust_no_crl") from broken
-        self._counts = self._has_strong_digest() and self._has_known_extensions()
+        self._signed_by: dict[bytes, bool] = {}
 
-    def finding(self, certificate: CertificateFacts, issuer: CertificateFacts) -> Finding | None:
-        """Return what the CRL says about a certificate of its issuer's, or None if it does not count for it."""
-        if self._next_update is None or not self._counts or not self._covers(certificate) or not self._is_by(issuer):
-            return None
-        entry = self._crl.get_revoked_certificate_by_serial_number(certificate.serial)
-        if entry is not None:
-            return Finding(self._this_update, self._next_update, entry.revocation_date_utc, _reason(entry))
-        if self._this_update > certificate.not_after:
-            return None
-        return Finding(self._this_update, self._next_update, None, "")
-
-    def _has_strong_digest(self) -> bool:
-        try:
-            digest = self._crl.signature_hash_algorithm
-        except UnsupportedAlgorithm:
+    def is_signed_by(self, issuer: Certificate) -> bool:
+        """Tell whether a certificate's key has signed it, and may, with an algorithm that is not weak."""
+        spki, how = issuer.facts.spki, algorithm(self.crl.algorithm)
+        if how is None or how.weak or not issuer.signs_crls or key_problem(spki) is not None:
             return False
-        return digest is None or digest.name not in _WEAK
-
-    def _has_known_extensions(self) -> bool:
-        """Tell whether nothing is asked of the reader that it cannot do, and this is no delta CRL."""
-        return not any(
-            isinstance(one.value, x509.DeltaCRLIndicator)
-            or (one.critical and not isinstance(one.value, _KNOWN_EXTENSIONS))
-            for one in self._extensions
-        )
-
-    def _covers(self, certificate: CertificateFacts) -> bool:
-        scope = next((e.value for e in self._extensions if isinstance(e.value, x509.IssuingDistributionPoint)), None)
-        if scope is None:
-            return True
-        partial = scope.indirect_crl or scope.only_some_reasons or scope.only_contains_attribute_certs
-        kind_left_out = scope.only_contains_user_certs if certificate.is_ca else scope.only_contains_ca_certs
-        return not partial and not kind_left_out and _shares_a_name(scope, certificate)
-
-    def _is_by(self, issuer: CertificateFacts) -> bool:
-        if issuer.key_usage is not None and "cRLSign" not in issuer.key_usage:
-            return False
-        try:
-            return self._crl.is_signature_valid(load_der_public_key(issuer.spki))  # type: ignore[arg-type]
-        except _UNREADABLE:
-            return False
+        if spki not in self._signed_by:
+            if len(self._signed_by) >= _KEYS_REMEMBERED:
+                self._signed_by.clear()
+            self._signed_by[spki] = is_right(spki, self.crl.algorithm, self.crl.signature, self.crl.signed)
+        return self._signed_by[spki]
 
 
-def statuses(path: Sequence[CertificateFacts], crls: Iterable[RevocationList]) -> tuple[Status, ...]:
+Lists = dict[Canonical, list[RevocationList]]
+
+
+def by_issuer(crls: Iterable[RevocationList]) -> Lists:
+    """Return the CRLs by the name of their issuer."""
+    found: Lists = {}
+    for one in crls:
+        found.setdefault(one.crl.issuer, []).append(one)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class OtherKey:
+    """Another key of an issuer's name: its certificate, and the path that leads to it."""
+
+    certificate: Certificate
+    path: Chain
+
+
+OtherKeys = Callable[[Certificate, Certificate], Iterable[OtherKey]]
+"""Issuer and trusted CA of a certificate -> other keys of the issuer's below that same CA."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """A key that may sign CRLs: from when to when the path holds that leads to it, and what CRLs say of that path."""
+
+    certificate: Certificate
+    not_before: datetime = _EVER[0]
+    not_after: datetime = _EVER[1]
+    through: tuple[Status, ...] = ()
+
+
+def statuses(path: Chain, crls: Lists, others: OtherKeys) -> tuple[Status, ...]:
     """Return what ``crls`` say about each certificate of ``path`` but the trusted CA's, which nobody revokes.
 
     Args:
         path: the signer's certificate first, the trusted CA's last. A trusted signer is its own issuer.
         crls: all there are.
+        others: looks for other keys of an issuer.
 
     Raises:
-        InputError: ``CERTIFICATE_MALFORMED``: the name of a CA cannot be read.
+        VerificationError: ``PATH_TOO_COMPLEX``: looking for another key took too long.
     """
-    known = list(crls)
+    return _statuses(path, crls, others, ())
+
+
+def _statuses(path: Chain, crls: Lists, others: OtherKeys, asked: tuple[Certificate, ...]) -> tuple[Status, ...]:
+    """See :func:`statuses`. ``asked``: the keys whose own paths are being judged: they answer for these themselves."""
     pairs = list(pairwise(path)) or [(path[0], path[0])]
-    return tuple(_status(certificate, issuer, known, certificate is path[0]) for certificate, issuer in pairs)
+
+    def lists(one: Certificate, issuer: Certificate) -> Iterator[tuple[RevocationList, _Key]]:
+        for listed in crls.get(one.issuer, ()):
+            yield listed, _key_of(listed, issuer, path[-1], crls, others, asked)
+
+    return tuple(_status(one, lists(one, issuer), is_signer=one is path[0]) for one, issuer in pairs)
 
 
-def _status(
-    certificate: CertificateFacts, issuer: CertificateFacts, crls: list[RevocationList], is_signer: bool
-) -> Status:
-    by_issuer = [crl for crl in crls if crl.issuer == issuer.subject]
-    findings = [found for crl in by_issuer if (found := crl.finding(certificate, issuer)) is not None]
+def _key_of(
+    listed: RevocationList,
+    issuer: Certificate,
+    anchor: Certificate,
+    crls: Lists,
+    others: OtherKeys,
+    asked: tuple[Certificate, ...],
+) -> _Key:
+    """Return the key that signed a CRL by an issuer's name; the issuer's own, if none did that has a right to."""
+    for certificate in (issuer, *(one for one in asked if one.subject == issuer.subject)):
+        if listed.is_signed_by(certificate):
+            return _Key(certificate)
+    for other in others(issuer, anchor):
+        if listed.is_signed_by(other.certificate):
+            not_before = max(one.facts.not_before for one in other.path)
+            not_after = min(one.facts.not_after for one in other.path)
+            through = _statuses(other.path, crls, others, (*asked, other.certificate))
+            return _Key(other.certificate, not_before, not_after, through)
+    return _Key(issuer)
+
+
+def _status(certificate: Certificate, lists: Iterable[tuple[RevocationList, _Key]], *, is_signer: bool) -> Status:
+    findings: list[Finding] = []
+    refused = False
+    for one, key in lists:
+        refused = True
+        if one.is_signed_by(key.certificate):
+            findings += _said(certificate, one.crl, key)
     findings.sort(key=lambda finding: finding.this_update, reverse=True)
     return Status(
-        certificate.serial_hex,
-        certificate.issuer_text(),
-        is_signer,
-        tuple(findings),
-        refused=len(by_issuer) > len(findings),
+        certificate.facts.serial_hex, certificate.facts.issuer_text(), is_signer, tuple(findings), refused=refused
     )
 
 
-def _reason(entry: x509.RevokedCertificate) -> str:
+def _said(certificate: Certificate, crl: Crl, key: _Key) -> Iterator[Finding]:
+    """Yield what a CRL by the certificate's issuer says of it."""
+    if crl.next_update is None:
+        return
     try:
-        return str(entry.extensions.get_extension_for_class(x509.CRLReason).value.reason.value)
-    except (x509.ExtensionNotFound, *_UNREADABLE):
-        return "unspecified"
+        entry = crl.entry(certificate.facts.serial, certificate.issuer)
+        covered = _covered(certificate, crl)
+    except DerError:
+        return
+    if entry is None and (not covered or crl.this_update > certificate.facts.not_after):
+        return
+    if entry is not None and entry.reason == REMOVED and not crl.is_delta:
+        entry = Entry(entry.revoked, UNSPECIFIED)  # means something in a delta CRL only
+    yield Finding(
+        this_update=crl.this_update,
+        next_update=crl.next_update,
+        revoked=None if entry is None else entry.revoked,
+        reason="" if entry is None else entry.reason,
+        covers=covered,
+        not_before=key.not_before,
+        not_after=key.not_after,
+        through=key.through,
+    )
 
 
-def _shares_a_name(scope: x509.IssuingDistributionPoint, certificate: CertificateFacts) -> bool:
-    """Tell whether a CRL that is one part of several is the part this certificate belongs to."""
-    if scope.full_name is None and scope.relative_name is None:
-        return True
-    try:
-        extensions = x509.load_der_x509_certificate(certificate.der).extensions
-        points = extensions.get_extension_for_class(x509.CRLDistributionPoints).value
-    except (x509.ExtensionNotFound, *_UNREADABLE):
-        return False
-    wanted = set(scope.full_name or ())
-    return any(name in wanted for point in points for name in point.full_name or ())
+def _covered(certificate: Certificate, crl: Crl) -> int:
+    """Return for which reasons a certificate that is not on the CRL is not revoked."""
+    scope = crl.scope
+    if crl.is_delta or scope.is_indirect or not crl.is_clear:
+        return 0
+    if not (scope.of_cas if certificate.facts.is_ca else scope.of_users):
+        return 0
+    return scope.reasons & _of_points(certificate, crl)
+
+
+def _of_points(certificate: Certificate, crl: Crl) -> int:
+    """Return the reasons that the certificate's distribution points grant to this CRL."""
+    points: tuple[CrlPoint, ...] = certificate.value(ext.CRL_POINTS) or ()
+    own = [point for point in points if not point.issuer or _names(point.issuer, crl)]
+    if crl.scope.names is not None:
+        here = _resolved(crl.scope.names, crl.issuer_der)
+        own = [point for point in own if not here.isdisjoint(_point_names(point, crl))]
+        return _reasons(own)
+    return _reasons(own) if points else ALL_REASONS
+
+
+def _reasons(points: Sequence[CrlPoint]) -> int:
+    found = 0
+    for point in points:
+        found |= point.reasons
+    return found
+
+
+def _point_names(point: CrlPoint, crl: Crl) -> frozenset[object]:
+    named = point.names if point.names is not None else frozenset(point.issuer)
+    return _resolved(named, crl.issuer_der)
+
+
+def _names(issuer: Iterable[GeneralName], crl: Crl) -> bool:
+    return any(tag == ext.DIRECTORY and names.canonical(content) == crl.issuer for tag, content in issuer)
+
+
+def _resolved(named: Iterable[GeneralName], issuer: bytes) -> frozenset[object]:
+    """Return names as they are compared; those relative to the CRL's issuer in full."""
+    return frozenset(_comparable(tag, content, issuer) for tag, content in named)
+
+
+def _comparable(tag: int, content: bytes, issuer: bytes) -> object:
+    if tag == ext.DIRECTORY:
+        return names.canonical(content)
+    if tag == _RELATIVE:
+        above = Reader(issuer).content(SEQUENCE, _MALFORMED)
+        return names.canonical(tlv(SEQUENCE, above, tlv(SET, content)))
+    return tag, content

@@ -15,11 +15,15 @@ from threading import Lock
 from typing import TYPE_CHECKING, Final, Self
 
 from ushield_hw.cms import CertificateFacts, SignedOrderParts
-from ushield_hw.errors import BadSignature, InputError
+from ushield_hw.errors import BadSignature, InputError, UntrustedSigner
+from ushield_hw.verifier.budget import Budget
+from ushield_hw.verifier.certificate import Certificate
+from ushield_hw.verifier.search import Chain, Store
+from ushield_hw.verifier.signatures import algorithm, is_right, key_problem
 from ushield_hw.verifier.status import Status
 
 if TYPE_CHECKING:
-    from ushield_hw.verifier.revocation import RevocationList
+    from ushield_hw.verifier.revocation import Lists, OtherKey
 
 PATHS_KEPT: Final = 4096
 
@@ -36,12 +40,14 @@ class Signer:
         serial: the certificate's serial number, lower-case hex without leading zeros.
         issuer: the name of the CA, as RFC 4514 writes it.
         certificate: DER.
+        states_purpose: whether the certificate says what its key is for (key usage).
     """
 
     subject: str
     serial: str
     issuer: str
     certificate: bytes = field(repr=False)
+    states_purpose: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,10 @@ class TrustedPath:
 
 Given = bytes | str | PathLike[str]
 """PEM (any number in one) or DER (one), or the path of a file of them."""
+
+
+_Placed = tuple[str, Certificate]
+"""A certificate and where it stood."""
 
 
 class TrustStore:
@@ -82,12 +92,19 @@ class TrustStore:
     def __init__(
         self, anchors: Sequence[Given], intermediates: Sequence[Given] = (), crls: Sequence[Given] = ()
     ) -> None:
-        self._anchors = tuple(_ca(der, place) for place, der in _given(anchors, _CERTIFICATE, "anchors"))
-        others = _given(intermediates, _CERTIFICATE, "intermediates")
-        self._intermediates = tuple(_ca(der, place).der for place, der in others)
-        if not self._anchors:
+        given = [(place, _certificate(der, place)) for place, der in _given(anchors, _CERTIFICATE, "anchors")]
+        others = [
+            (place, _certificate(der, place)) for place, der in _given(intermediates, _CERTIFICATE, "intermediates")
+        ]
+        self._take(given, others, _given(crls, _CRL, "crls"))
+
+    def _take(self, anchors: Sequence[_Placed], others: Sequence[_Placed], crls: Sequence[tuple[str, bytes]]) -> None:
+        if not anchors:
             raise InputError("CA_FILE_INVALID", file="anchors", problem="trust_no_root")
-        self._crls = tuple(_revocation_lists(_given(crls, _CRL, "crls")))
+        _check_cas(anchors)
+        _check_cas(others, also_for_crls=True)
+        self._store = Store((one for _, one in anchors), (one for _, one in others))
+        self._crls = _revocation_lists(crls)
         self._paths: OrderedDict[tuple[bytes, tuple[bytes, ...]], TrustedPath] = OrderedDict()
         self._lock = Lock()
 
@@ -100,13 +117,16 @@ class TrustStore:
         Raises:
             InputError: ``CA_FILE_INVALID``, ``CA_NOT_A_CA`` or ``CRL_FILE_INVALID``, with ``.file``.
         """
-        given = _given(ca, _CERTIFICATE, "ca")
-        trusted = [der for place, der in given if _is_self_signed(_ca(der, place))]
-        others = [der for _, der in given if der not in trusted]
+        given = [(place, _certificate(der, place)) for place, der in _given(ca, _CERTIFICATE, "ca")]
+        trusted = [(place, one) for place, one in given if _is_self_signed(one)]
+        others = [(place, one) for place, one in given if not _is_self_signed(one)]
         if not trusted:
+            _check_cas(others)
             places = ", ".join(dict.fromkeys(place for place, _ in given))
             raise InputError("CA_FILE_INVALID", file=places, problem="trust_no_root")
-        return cls(trusted, others, crl)
+        store = cls.__new__(cls)
+        store._take(trusted, others, _given(crl, _CRL, "crl"))
+        return store
 
     @property
     def checks_revocation(self) -> bool:
@@ -124,6 +144,7 @@ class TrustStore:
             UntrustedSigner: there is none that holds at ``moment``; see :func:`ushield_hw.verifier.path.build`.
             BadSignature: a certificate came with the order that is not on the path.
         """
+        moment = moment.replace(microsecond=0)  # certificates hold to the end of their last second
         key = (parts.certificate, parts.intermediates)
         with self._lock:
             known = self._paths.get(key)
@@ -138,58 +159,97 @@ class TrustStore:
         return found
 
     def _find(self, parts: SignedOrderParts, moment: datetime) -> TrustedPath:
-        from ushield_hw.verifier import path, revocation
+        from ushield_hw.verifier import path
 
-        # What came with the order is tried first: it is what the signer's bank has in use.
-        certificates = path.build(parts.signer, (*parts.intermediates, *self._intermediates), self._anchors, moment)
-        self._check_all_used(parts.intermediates, certificates)
-        try:
-            signer = Signer(
-                parts.signer.subject_text(), parts.signer.serial_hex, parts.signer.issuer_text(), parts.certificate
-            )
-            statuses = revocation.statuses(certificates, self._crls) if self._crls else ()
-        except InputError as unreadable:
-            raise path.untrusted("path_invalid", parts.signer) from unreadable
-        not_before = max(certificate.not_before for certificate in certificates)
-        not_after = min(certificate.not_after for certificate in certificates)
-        return TrustedPath(signer, not_before, not_after, statuses)
+        budget, unused = Budget(), BadSignature(problem="cms_certificate_not_on_path")
+        for chain in path.build(parts.signer, parts.intermediates, self._store, budget, moment):
+            if self._all_used(parts.intermediates, chain):
+                return self._trusted(parts, chain, moment, budget)
+        raise unused
 
-    def _check_all_used(self, sent: tuple[bytes, ...], path: Sequence[CertificateFacts]) -> None:
-        """Refuse certificates that came with the order and are not on the path. The trusted CA's own may come."""
-        between = tuple(certificate.der for certificate in path[1:-1])
+    def _trusted(self, parts: SignedOrderParts, chain: Chain, moment: datetime, budget: Budget) -> TrustedPath:
+        from ushield_hw.verifier import revocation
+
+        facts = parts.signer
+        signer = Signer(
+            facts.subject_text(), facts.serial_hex, facts.issuer_text(), parts.certificate, _has_purpose(facts)
+        )
+
+        def others(issuer: Certificate, anchor: Certificate) -> Iterator[revocation.OtherKey]:
+            return self._other_keys(issuer, anchor, moment, budget)
+
+        statuses = revocation.statuses(chain, self._crls, others) if self._crls else ()
+        return TrustedPath(signer, *_time_of(chain), statuses)
+
+    def _other_keys(
+        self, issuer: Certificate, anchor: Certificate, moment: datetime, budget: Budget
+    ) -> Iterator[OtherKey]:
+        """Yield the other keys of an issuer's name that a path from the same trusted CA leads to."""
+        from ushield_hw.verifier import path
+        from ushield_hw.verifier.revocation import OtherKey
+
+        for candidate in self._store.named(issuer.subject):
+            budget.spend("candidates")
+            if candidate.facts.spki == issuer.facts.spki or not candidate.signs_crls:
+                continue
+            try:
+                chains = path.build(candidate.facts, (), self._store, budget, moment)
+                chain = next((found for found in chains if found[-1] is anchor), None)
+            except UntrustedSigner:
+                continue
+            if chain is not None:
+                yield OtherKey(candidate, chain)
+
+    def _all_used(self, sent: tuple[bytes, ...], chain: Chain) -> bool:
+        """Tell whether all certificates that came with the order are on the path. The trusted CA's own may come."""
+        between = tuple(certificate.facts.der for certificate in chain[1:-1])
         above = sent[len(between) :]
-        trusted = {anchor.der for anchor in self._anchors}
-        if sent[: len(between)] != between[: len(sent)] or not trusted.issuperset(above):
-            raise BadSignature(problem="cms_certificate_not_on_path")
+        return sent[: len(between)] == between[: len(sent)] and all(self._store.trusts_der(der) for der in above)
 
 
-def _ca(der: bytes, place: str) -> CertificateFacts:
+def _has_purpose(facts: CertificateFacts) -> bool:
+    return facts.key_usage is not None
+
+
+def _time_of(chain: Chain) -> tuple[datetime, datetime]:
+    """Return from when to when all of its certificates are valid."""
+    return max(one.facts.not_before for one in chain), min(one.facts.not_after for one in chain)
+
+
+def _certificate(der: bytes, place: str) -> Certificate:
     try:
-        facts = CertificateFacts.read(der)
+        return Certificate(CertificateFacts.read(der))
     except InputError as broken:
         raise InputError("CA_FILE_INVALID", file=place, problem="trust_no_certificate") from broken
-    if not facts.is_ca or (facts.key_usage is not None and "keyCertSign" not in facts.key_usage):
-        raise InputError("CA_NOT_A_CA", file=place)
-    return facts
 
 
-def _is_self_signed(certificate: CertificateFacts) -> bool:
-    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-    from cryptography.x509 import load_der_x509_certificate
+def _check_cas(given: Iterable[_Placed], *, also_for_crls: bool = False) -> None:
+    """Refuse certificates that are not a CA's. A CA may have a key that signs CRLs only."""
+    for place, one in given:
+        use = one.facts.key_usage
+        if not one.signs_certificates and not (also_for_crls and use is not None and "cRLSign" in use):
+            raise InputError("CA_NOT_A_CA", file=place)
 
-    try:
-        loaded = load_der_x509_certificate(certificate.der)
-        loaded.verify_directly_issued_by(loaded)
-    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
+
+def _is_self_signed(certificate: Certificate) -> bool:
+    """Tell whether its own key has signed it. That protects nothing; it tells roots from other CAs in a file.
+
+    A signature that cannot be checked here (SHA-1 can) is believed: the file says whom to trust.
+    """
+    if not certificate.is_self_issued:
         return False
-    return True
+    spki = certificate.facts.spki
+    if algorithm(certificate.algorithm) is None or key_problem(spki) in ("unknown_key", "explicit_curve"):
+        return certificate.looks_self_signed
+    return is_right(spki, certificate.algorithm, certificate.signature, certificate.signed)
 
 
-def _revocation_lists(crls: Iterable[tuple[str, bytes]]) -> Iterator[RevocationList]:
-    for place, der in crls:
-        from ushield_hw.verifier.revocation import RevocationList
+def _revocation_lists(crls: Sequence[tuple[str, bytes]]) -> Lists:
+    if not crls:
+        return {}
+    from ushield_hw.verifier.revocation import RevocationList, by_issuer
 
-        yield RevocationList(der, place)
+    return by_issuer(RevocationList(der, place) for place, der in crls)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +15,7 @@ from tests.unit.cms import pki
 from tests.unit.cms.people import P256, P384
 from tests.unit.verifier.conftest import DAY, NOW, Scene
 from tests.unit.verifier.test_verify import told
-from ushield_hw.cms import CertificateFacts
-from ushield_hw.errors import BadSignature, UntrustedSigner, VerificationError
+from ushield_hw.errors import BadSignature, UntrustedSigner
 from ushield_hw.suites import KeyKind
 from ushield_hw.verifier import TrustStore, verify
 
@@ -125,12 +122,6 @@ def test_a_ca_s_next_key_is_told_apart_by_key_identifiers(scene: Scene, told_apa
         assert verify(signed, trust=TrustStore([old.der]), at=NOW)
     else:
         assert untrusted(signed, TrustStore([old.der])) == "path_invalid"
-
-
-def test_nothing_is_trusted_because_the_system_trusts_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyhanko_certvalidator.registry._system_trust_roots", lambda: pytest.fail("asked the system"))
-
-    assert untrusted(scene.sign(), TrustStore([pki.authority("CN=Stranger", number=130).der])) == "unknown_ca"
 
 
 @pytest.mark.parametrize(
@@ -384,7 +375,7 @@ def test_a_trusted_signer_has_its_time_too(scene: Scene) -> None:
 
 
 def test_another_certificate_with_a_trusted_ca_s_name_and_key_is_not_that_ca(scene: Scene) -> None:
-    """Anybody can write one down; certvalidator takes it for the trusted CA."""
+    """Anybody can write one down."""
     trusted = pki.authority("CN=A", number=144, key_usage=("keyCertSign",))
     imitation = pki.authority("CN=A", number=144, key_usage=("nonRepudiation",), ca=False)
     signed = pki.sign_order(scene.order.canonical, imitation.key, imitation.der, P256)
@@ -417,7 +408,7 @@ def test_a_name_that_cannot_be_written_down_is_not_trusted(scene: Scene) -> None
         if passes:
             assert verify(signed, trust=scene.trust(), at=NOW).signer.subject == "CN=Alicf"
         else:
-            assert untrusted(signed, scene.trust()) == "path_invalid"
+            assert untrusted(signed, scene.trust()) == "name_encoding"
 
 
 def test_p384_customers_below_a_p256_bank_are_fine(scene: Scene) -> None:
@@ -427,27 +418,3 @@ def test_p384_customers_below_a_p256_bank_are_fine(scene: Scene) -> None:
     )
 
     assert verify(signed, trust=scene.trust(), at=NOW)
-
-
-def test_two_readers_that_see_different_keys_are_not_believed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, other = CertificateFacts.read, CertificateFacts.read(pki.authority("CN=A", number=145).der)
-    signed, store = scene.sign(), scene.trust()
-
-    def misread(der: bytes) -> CertificateFacts:
-        return replace(real(der), spki=other.spki)
-
-    monkeypatch.setattr(CertificateFacts, "read", misread)
-
-    assert untrusted(signed, store) == "path_invalid"
-
-
-def test_a_library_that_would_wait_is_not_waited_for(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def waits(_self: object) -> None:
-        await asyncio.sleep(0)
-
-    monkeypatch.setattr("pyhanko_certvalidator.CertificateValidator.async_validate_path", waits)
-
-    with pytest.raises(VerificationError) as caught:
-        verify(scene.sign(), trust=scene.trust(), at=NOW)
-    assert (type(caught.value), caught.value.code) == (VerificationError, "VERIFICATION_IMPOSSIBLE")
-    told(caught.value)

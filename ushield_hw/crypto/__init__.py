@@ -1,0 +1,1 @@
+"""What the libraries of cryptography are used for, behind errors of our own."""

@@ -1,0 +1,178 @@
+"""A certificate as path validation looks at it: what it says, read once, and which keys have signed it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+from typing import Any, Final
+
+from ushield_hw.cms import CertificateFacts, names
+from ushield_hw.cms.der import BIT_STRING, OCTET_STRING, OID, SEQUENCE, DerError, Reader
+from ushield_hw.cms.names import Canonical
+from ushield_hw.errors import InputError
+from ushield_hw.verifier import extensions as ext
+
+_MALFORMED: Final = "malformed"
+_TRUE: Final = b"\x01\x01\xff"
+_BOOLEAN: Final = 0x01
+_VERSION, _UNIQUE_IDS, _EXTENSIONS = 0xA0, (0x81, 0x82), 0xA3
+
+
+class Certificate:
+    """A certificate. Immutable but for what is remembered of it; for any number of threads.
+
+    Attributes:
+        facts: its outer fields.
+        subject: its subject in canonical form.
+        issuer: its issuer in canonical form.
+        algorithm: the AlgorithmIdentifier that it is signed with, DER.
+        signature: the signature's octets.
+        signed: what the signature covers.
+        has_extensions: whether it is of a version that can have some.
+        known_issuers: for a key (SubjectPublicKeyInfo, DER), whether that has signed it; filled by the path search.
+
+    Raises:
+        InputError: ``CERTIFICATE_MALFORMED``.
+    """
+
+    def __init__(self, facts: CertificateFacts) -> None:
+        self.facts = facts
+        self.known_issuers: dict[bytes, bool] = {}
+        try:
+            self._read()
+            self.subject = names.canonical(facts.subject)
+            self.issuer: Canonical = names.canonical(facts.issuer)
+        except DerError as broken:
+            raise InputError("CERTIFICATE_MALFORMED") from broken
+
+    @staticmethod
+    def read(der: bytes) -> Certificate:
+        """Read one that was read before more quickly.
+
+        Raises:
+            InputError: ``CERTIFICATE_MALFORMED``.
+        """
+        return _kept(der)
+
+    def _read(self) -> None:
+        outer = Reader(self.facts.der).enter(SEQUENCE, _MALFORMED)
+        self.signed = outer.element(SEQUENCE, _MALFORMED)
+        self.algorithm = outer.element(SEQUENCE, _MALFORMED)
+        self.signature = outer.content(BIT_STRING, _MALFORMED)[1:]
+        fields = Reader(self.signed).enter(SEQUENCE, _MALFORMED)
+        self.has_extensions = fields.sees(_VERSION)
+        self._extensions = _listed(fields) if self.has_extensions else {}
+
+    @property
+    def critical(self) -> frozenset[bytes]:
+        """The critical extensions."""
+        return frozenset(name for name, (is_critical, _) in self._extensions.items() if is_critical)
+
+    @property
+    def extensions(self) -> frozenset[bytes]:
+        """All extensions."""
+        return frozenset(self._extensions)
+
+    @cached_property
+    def _values(self) -> Mapping[bytes, Any]:
+        found = {}
+        for name, (_, value) in self._extensions.items():
+            reader = ext.READERS.get(name)
+            if reader is not None:
+                found[name] = reader(value)
+        return found
+
+    def value(self, extension: bytes) -> Any:
+        """Return what one of :data:`ushield_hw.verifier.extensions.READERS` read, or None without the extension.
+
+        Raises:
+            DerError: one of the extensions, this or another, is damaged.
+        """
+        return self._values.get(extension)
+
+    @cached_property
+    def key_id(self) -> bytes | None:
+        """The subject key identifier, if there is one that can be read."""
+        return self._read_alone(ext.SUBJECT_KEY_ID)  # type: ignore[no-any-return]
+
+    @cached_property
+    def authority(self) -> ext.AuthorityKeyId | None:
+        """Which key has signed it, if that is said in a way that can be read."""
+        return self._read_alone(ext.AUTHORITY_KEY_ID)  # type: ignore[no-any-return]
+
+    def _read_alone(self, extension: bytes) -> Any:
+        if extension not in self._extensions:
+            return None
+        try:
+            return ext.READERS[extension](self._extensions[extension][1])
+        except DerError:
+            return None
+
+    def may_be_issuer_of(self, other: Certificate) -> bool:
+        """Tell whether name and key identifiers say that this one's key has signed ``other``."""
+        said = other.authority
+        if self.subject != other.issuer:
+            return False
+        if said is None:
+            return True
+        if said.key is not None and self.key_id is not None and said.key != self.key_id:
+            return False
+        return said.serial is None or self._is_named(said)
+
+    def _is_named(self, said: ext.AuthorityKeyId) -> bool:
+        """Tell whether it is the certificate that an authority key identifier names by issuer and serial number."""
+        if said.serial is None or int.from_bytes(said.serial, "big") != self.facts.serial:
+            return False
+        directory = [content for tag, content in said.issuer if tag == ext.DIRECTORY]
+        try:
+            return not directory or any(names.canonical(name) == self.issuer for name in directory)
+        except DerError:
+            return False
+
+    @property
+    def is_self_issued(self) -> bool:
+        """Whether issuer and subject are one name (RFC 5280 section 6.1)."""
+        return self.subject == self.issuer
+
+    @property
+    def looks_self_signed(self) -> bool:
+        """Whether nothing tells its own key from its issuer's: there openssl ends a path."""
+        said = self.authority
+        other_key = said is not None and said.key is not None and self.key_id not in (None, said.key)
+        return self.is_self_issued and not other_key
+
+    @property
+    def signs_certificates(self) -> bool:
+        """Whether it may be another certificate's issuer: a CA, and for signing certificates."""
+        use = self.facts.key_usage
+        return self.facts.is_ca and (use is None or "keyCertSign" in use)
+
+    @property
+    def signs_crls(self) -> bool:
+        """Whether its key may sign CRLs."""
+        use = self.facts.key_usage
+        return use is None or "cRLSign" in use
+
+
+_kept = lru_cache(maxsize=1024)(lambda der: Certificate(CertificateFacts.read(der)))
+
+
+def _listed(fields: Reader) -> dict[bytes, tuple[bool, bytes]]:
+    """Return the extensions: critical or not, and the value. ``CertificateFacts`` has read the fields before them."""
+    fields.content(_VERSION, _MALFORMED)
+    for _ in range(6):  # serial number, algorithm, issuer, validity, subject, key
+        fields.any(_MALFORMED)
+    for unique_id in _UNIQUE_IDS:
+        if fields.sees(unique_id):
+            fields.content(unique_id, _MALFORMED)
+    found: dict[bytes, tuple[bool, bytes]] = {}
+    if not fields.sees(_EXTENSIONS):
+        return found
+    listed = fields.enter(_EXTENSIONS, _MALFORMED).enter(SEQUENCE, _MALFORMED)
+    while listed.rest():
+        extension = listed.enter(SEQUENCE, _MALFORMED)
+        name, is_critical = extension.content(OID, _MALFORMED), extension.sees(_BOOLEAN)
+        if is_critical:
+            extension.constant(_TRUE, _MALFORMED)
+        found[name] = is_critical, extension.content(OCTET_STRING, _MALFORMED)
+    return found

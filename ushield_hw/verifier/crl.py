@@ -1,0 +1,265 @@
+"""A CRL, read once: what is on it is indexed when it is loaded, so that half a million entries cost a signer nothing.
+
+RFC 5280 section 5. No library: cryptography looks through the whole list for each serial number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from ushield_hw.cms import names
+from ushield_hw.cms.der import BIT_STRING, INTEGER, OCTET_STRING, OID, SEQUENCE, DerError, Reader
+from ushield_hw.cms.facts import read_time
+from ushield_hw.cms.names import Canonical
+from ushield_hw.verifier import extensions as ext
+from ushield_hw.verifier.extensions import ALL_REASONS, GeneralName, of
+
+_MALFORMED: Final = "malformed"
+_BOOLEAN, _ENUMERATED, _EXTENSIONS = 0x01, 0x0A, 0xA0
+_TRUE: Final = b"\x01\x01\xff"
+_TIMES: Final = (0x17, 0x18)
+_V2: Final = 1
+_LONG_FORM: Final = 0x80
+
+_NUMBER: Final = of("2.5.29.20")
+_DELTA: Final = of("2.5.29.27")
+_POINT: Final = of("2.5.29.28")
+_REASON: Final = of("2.5.29.21")
+_INVALID_SINCE: Final = of("2.5.29.24")
+_CERTIFICATE_ISSUER: Final = of("2.5.29.29")
+
+# May be critical in a CRL. CRLNumber must not be (section 5.2.3).
+_MAY_BE_CRITICAL: Final = frozenset({ext.AUTHORITY_KEY_ID, _DELTA, _POINT})
+
+_REASONS: Final = {
+    1: "keyCompromise",
+    2: "cACompromise",
+    3: "affiliationChanged",
+    4: "superseded",
+    5: "cessationOfOperation",
+    6: "certificateHold",
+    8: "removeFromCRL",
+    9: "privilegeWithdrawn",
+    10: "aACompromise",
+}
+UNSPECIFIED: Final = "unspecified"
+HOLD: Final = "certificateHold"
+REMOVED: Final = "removeFromCRL"
+
+# An entry's extensions where they are a reason alone, up to the reason itself: nearly all are so.
+_PLAIN_REASON: Final = bytes.fromhex("300c300a0603551d1504030a01")
+
+
+class Entry(NamedTuple):
+    """One certificate on the list."""
+
+    revoked: datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a CRL is about (section 5.2.5).
+
+    Attributes:
+        names: of the distribution point it is for; None: of all.
+        of_users: covers certificates that are not a CA's.
+        of_cas: covers CAs' certificates.
+        reasons: which reasons it knows of.
+        is_indirect: it lists certificates of other issuers too.
+    """
+
+    names: frozenset[GeneralName] | None = None
+    of_users: bool = True
+    of_cas: bool = True
+    reasons: int = ALL_REASONS
+    is_indirect: bool = False
+
+
+class Crl:
+    """A CRL. Immutable.
+
+    Attributes:
+        issuer: its issuer's name in canonical form; ``issuer_der``: as it stands.
+        this_update: when it was issued.
+        next_update: until when it holds, or None.
+        algorithm: the AlgorithmIdentifier that it is signed with, DER; ``signature``; ``signed``: what that covers.
+        scope: what it is about.
+        is_delta: it says what changed since another.
+        is_clear: nothing is asked of the reader, in the list or in an entry, that is not known here.
+        authority: which key signed it, if that is said.
+
+    Raises:
+        DerError: it is no CRL in DER.
+    """
+
+    scope: Scope
+    is_clear: bool
+
+    def __init__(self, der: bytes) -> None:
+        outer = Reader(der)
+        inside = outer.enter(SEQUENCE, _MALFORMED)
+        outer.close(_MALFORMED)
+        self.signed = inside.element(SEQUENCE, _MALFORMED)
+        self.algorithm = inside.element(SEQUENCE, _MALFORMED)
+        bits = inside.content(BIT_STRING, _MALFORMED)
+        inside.close(_MALFORMED)
+        if bits[:1] != b"\0":
+            raise DerError(_MALFORMED)
+        self.signature = bits[1:]
+        fields = Reader(self.signed).enter(SEQUENCE, _MALFORMED)
+        self._read_head(fields)
+        entries = fields.content(SEQUENCE, _MALFORMED) if fields.sees(SEQUENCE) else b""
+        self._read_extensions(fields)
+        self._entries = entries
+        try:
+            self._index, clear = _indexed(entries, self.issuer, is_indirect=self.scope.is_indirect)
+        except IndexError as broken:  # it ends within an entry
+            raise DerError(_MALFORMED) from broken
+        self.is_clear = self.is_clear and clear
+
+    def _read_head(self, fields: Reader) -> None:
+        self._has_version = fields.sees(INTEGER)
+        if self._has_version and fields.integer(_MALFORMED) != _V2:
+            raise DerError(_MALFORMED)
+        fields.constant(self.algorithm, _MALFORMED)
+        self.issuer_der = fields.element(SEQUENCE, _MALFORMED)
+        self.issuer: Canonical = names.canonical(self.issuer_der)
+        self.this_update = read_time(fields)
+        self.next_update = read_time(fields) if any(fields.sees(tag) for tag in _TIMES) else None
+
+    def _read_extensions(self, fields: Reader) -> None:
+        found = {}
+        if self._has_version and fields.sees(_EXTENSIONS):
+            wrapper = fields.enter(_EXTENSIONS, _MALFORMED)
+            found = _extensions(wrapper.enter(SEQUENCE, _MALFORMED))
+            wrapper.close(_MALFORMED)
+        fields.close(_MALFORMED)
+        self.is_clear = all(not critical or name in _MAY_BE_CRITICAL for name, (critical, _) in found.items())
+        values = {name: value for name, (_, value) in found.items()}
+        for name in (_NUMBER, _DELTA):
+            if name in values:
+                ext.count(values[name])
+        self.is_delta = _DELTA in values
+        self.scope = _scope(values[_POINT]) if _POINT in values else Scope()
+        said = values.get(ext.AUTHORITY_KEY_ID)
+        self.authority = ext.authority_key_id(said) if said is not None else None
+
+    def entry(self, serial: int, issuer: Canonical) -> Entry | None:
+        """Return what it has of a certificate, or None.
+
+        Raises:
+            DerError: the entry is damaged.
+        """
+        at = self._index.get((serial, issuer) if issuer != self.issuer else serial)
+        return None if at is None else _entry(Reader(self._entries, at).enter(SEQUENCE, _MALFORMED))
+
+
+def _scope(value: bytes) -> Scope:
+    outer = Reader(value)
+    inside = outer.enter(SEQUENCE, _MALFORMED)
+    outer.close(_MALFORMED)
+    named = ext.point_names(inside.enter(0xA0, _MALFORMED)) if inside.sees(0xA0) else None
+    users_only, cas_only = _flag(inside, 0x81), _flag(inside, 0x82)
+    reasons = ext.reasons(inside.content(0x83, _MALFORMED)) if inside.sees(0x83) else ALL_REASONS
+    indirect, attributes_only = _flag(inside, 0x84), _flag(inside, 0x85)
+    inside.close(_MALFORMED)
+    return Scope(named, not cas_only and not attributes_only, not users_only and not attributes_only, reasons, indirect)
+
+
+def _flag(inside: Reader, tag: int) -> bool:
+    if not inside.sees(tag):
+        return False
+    if inside.content(tag, _MALFORMED) != b"\xff":  # false is the default, which DER leaves out
+        raise DerError(_MALFORMED)
+    return True
+
+
+def _extensions(listed: Reader) -> dict[bytes, tuple[bool, bytes]]:
+    found: dict[bytes, tuple[bool, bytes]] = {}
+    while listed.rest():
+        extension = listed.enter(SEQUENCE, _MALFORMED)
+        name, critical = extension.content(OID, _MALFORMED), extension.sees(_BOOLEAN)
+        if critical:
+            extension.constant(_TRUE, _MALFORMED)
+        value = extension.content(OCTET_STRING, _MALFORMED)
+        extension.close(_MALFORMED)
+        if name in found:
+            raise DerError(_MALFORMED)
+        found[name] = critical, value
+    return found
+
+
+Index = dict[int | tuple[int, Canonical], int]
+
+
+def _indexed(entries: bytes, issuer: Canonical, *, is_indirect: bool) -> tuple[Index, bool]:
+    """Return where each certificate's entry begins, and whether no entry asks of the reader what is not known here.
+
+    One loop, without calls for the plain entries: that is what half a million of them take.
+    """
+    index: Index = {}
+    clear, owner, at, end = True, issuer, 0, len(entries)
+    while at < end:
+        begin = at
+        if entries[at] != SEQUENCE or at + 4 > end:
+            raise DerError(_MALFORMED)
+        size, start = entries[at + 1], at + 2
+        if size >= _LONG_FORM:
+            start, size = _long(entries, at)
+        at = start + size
+        octets = entries[start + 1]
+        if at > end or entries[start] != INTEGER or octets >= _LONG_FORM or start + 2 + octets > at:
+            raise DerError(_MALFORMED)
+        serial = int.from_bytes(entries[start + 2 : start + 2 + octets], "big", signed=True)
+        time = start + 2 + octets
+        after = time + 2 + entries[time + 1] if time + 1 < at else at + 1
+        if after != at and not (after + 14 == at and entries.startswith(_PLAIN_REASON, after)):
+            known, named = _odd_entry(Reader(entries, begin, at).enter(SEQUENCE, _MALFORMED), is_indirect=is_indirect)
+            clear, owner = clear and known, named or owner
+        index[serial if owner is issuer or owner == issuer else (serial, owner)] = begin
+    return index, clear
+
+
+def _long(entries: bytes, at: int) -> tuple[int, int]:
+    """Return where the content of an element with a long length begins, and its size."""
+    count = entries[at + 1] - _LONG_FORM
+    size = int.from_bytes(entries[at + 2 : at + 2 + count], "big")
+    if size < _LONG_FORM or entries[at + 2] == 0:
+        raise DerError("not_der")
+    return at + 2 + count, size
+
+
+def _odd_entry(entry: Reader, *, is_indirect: bool) -> tuple[bool, Canonical | None]:
+    """Return whether the entry's critical extensions are known, and whose certificates are listed from here on."""
+    entry.content(INTEGER, _MALFORMED)
+    read_time(entry)
+    found = _extensions(entry.enter(SEQUENCE, _MALFORMED)) if entry.rest() else {}
+    entry.close(_MALFORMED)
+    known = {_REASON, _INVALID_SINCE} | ({_CERTIFICATE_ISSUER} if is_indirect else set())
+    clear = all(not critical or name in known for name, (critical, _) in found.items())
+    if _CERTIFICATE_ISSUER not in found or not is_indirect:
+        return clear, None
+    listed = ext.alt_names(found[_CERTIFICATE_ISSUER][1])
+    named = [names.canonical(content) for tag, content in listed if tag == ext.DIRECTORY]
+    return clear and len(named) == 1, named[0] if named else None
+
+
+def _entry(entry: Reader) -> Entry:
+    entry.content(INTEGER, _MALFORMED)
+    revoked = read_time(entry)
+    found = _extensions(entry.enter(SEQUENCE, _MALFORMED)) if entry.rest() else {}
+    entry.close(_MALFORMED)
+    return Entry(revoked, _reason(found[_REASON][1]) if _REASON in found else UNSPECIFIED)
+
+
+def _reason(value: bytes) -> str:
+    try:
+        outer = Reader(value)
+        content = outer.content(_ENUMERATED, _MALFORMED)
+        outer.close(_MALFORMED)
+    except DerError:
+        return UNSPECIFIED
+    return _REASONS.get(int.from_bytes(content, "big"), UNSPECIFIED)
