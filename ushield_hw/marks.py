@@ -44,13 +44,24 @@ class Binding(Enum):
 
 @dataclass(frozen=True, slots=True)
 class UsbId:
-    """A USB id, lower-case hex. ``pinpad``: its CCID descriptor says that a PIN can be typed on it; None: not known."""
+    """A USB id, lower-case hex.
+
+    Attributes:
+        vid, pid: its two parts.
+        name: what the source calls the device.
+        binding: what it is to the operating system.
+        pinpad: its CCID descriptor says that a PIN can be typed on it; None: not known.
+        reader: it is a reader that takes any card, not a token of this family.
+        source: where it comes from.
+        confidence: how sure that is.
+    """
 
     vid: str
     pid: str
     name: str = ""
     binding: Binding = Binding.CCID
     pinpad: bool | None = None
+    reader: bool = False
     source: str = ""
     confidence: str = ""
 
@@ -112,6 +123,7 @@ def read_usb(match: Table) -> tuple[UsbId, ...]:
             name=row.text("name", ""),
             binding=row.choice("binding", Binding, Binding.CCID),
             pinpad=row.boolean("pinpad", None),
+            reader=row.boolean("reader", False),
             source=row.text("source", ""),
             confidence=row.text("confidence", "", pattern=CONFIDENCE),
         )

@@ -69,6 +69,7 @@ PROVED: Final[Mapping[str, Proved]] = {
     **_all(Proof.REAL, "SoftHSM2, or a faulty module in front of it", "F58", "F59", "F60"),
     **_all(Proof.REAL, "a real failure; the list of processes is recorded", "F52"),
     **_all(Proof.PARTLY, "a real empty card of a made-up family", "F61"),
+    **_all(Proof.REAL, "a real OpenSC with five readers; another module's slots are recorded", "F77"),
     **_all(Proof.REAL, "real wrong PINs, spent by tests; the doctor spends none", "G62", "G64"),
     **_all(Proof.REAL, "SoftHSM2, or a faulty module in front of it", "G63", "G65"),
     **_all(Proof.PARTLY, "recorded USB ids, and a made-up flag of the module", "G66"),
@@ -85,7 +86,7 @@ TESTS: Final[Mapping[Layer, tuple[str, ...]]] = {
     Layer.READER: ("tests/stack/doctor/test_reader.py",),
     Layer.CARD: ("tests/stack/doctor/test_card.py", "tests/unit/doctor/test_processes.py"),
     Layer.MODULE: tuple(f"tests/stack/doctor/test_module_{what}.py" for what in ("file", "links", "loaded")),
-    Layer.TOKEN: ("tests/stack/doctor/test_slots.py",),
+    Layer.TOKEN: ("tests/stack/doctor/test_slots.py", "tests/stack/doctor/test_compare.py"),
     Layer.PIN: ("tests/stack/doctor/test_pin.py",),
     Layer.OBJECTS: ("tests/stack/doctor/test_objects.py",),
 }

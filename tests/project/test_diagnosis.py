@@ -27,7 +27,7 @@ def test_the_page_is_the_one_that_the_code_makes() -> None:
 def test_the_page_lists_exactly_the_questions_that_are_asked() -> None:
     listed = {id: re.findall(r"`([^`]+)`", row[2]) for id, row in rows().items()}
     assert listed == {id: list(dict.fromkeys(one.name for one in asked)) for id, asked in probes().items()}
-    assert [int(id[1:]) for id in listed] == list(range(1, 77))
+    assert sorted(int(id[1:]) for id in listed) == list(range(1, len(listed) + 1))
 
 
 def test_the_numbers_at_the_top_are_those_of_the_rows() -> None:

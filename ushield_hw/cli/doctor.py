@@ -118,29 +118,39 @@ def _rows(report: Report, *, everything: bool) -> Iterator[str]:
 
 
 def _headline(report: Report) -> str:
-    if report.first is not None and report.first.id in {"F55", "F57"}:
-        return "doctor.not_there"
-    return "doctor.undecided" if report.usable else "doctor.unusable"
+    declared = report.first.rule.headline if report.first is not None else ""
+    return declared or ("doctor.unusable.named" if report.named else "doctor.unusable")
 
 
 def _path(report: Report, *, everything: bool) -> Iterator[str]:
     from ushield_hw.doctor.finding import Layer
 
     for layer in Layer:
-        of_it = [finding for finding in report.findings if finding.layer is layer]
-        worst = _worst(of_it, report.first)
-        if worst == "ok" and layer in {Layer.SERVICE, Layer.READER} and report.environment["pcsc"] != "ok":
-            worst = "skip"  # without PC/SC there is little to be well
-        name, state = messages.text(f"doctor.layer.{layer.value}"), messages.text(f"doctor.status.{worst}")
-        yield f"  {_MARKS[worst]} " + messages.text("doctor.line", name=name, text=state)
+        of_it = [finding for finding in report.findings if finding.layer is layer and not finding.aside]
+        mark, state = _state(of_it, report)
+        yield f"  {mark} " + messages.text("doctor.line", name=messages.text(f"doctor.layer.{layer.value}"), text=state)
         for finding in of_it:
             if finding.matters or everything:
                 yield from _told(finding, report, everything=everything)
+    if aside := [finding for finding in report.findings if finding.aside and finding.matters]:
+        yield ""
+        yield messages.text("doctor.aside")
+        for finding in aside:
+            yield from _told(finding, report, everything=everything)
 
 
-def _worst(findings: Sequence[Finding], first: Finding | None) -> str:
-    there = {"fail" if finding is first else finding.status.value for finding in findings}
-    return next((status for status in ("fail", "warn", "ok") if status in there), "skip")
+def _state(findings: Sequence[Finding], report: Report) -> tuple[str, str]:
+    """Return a layer's mark and state: the worst of what was found; else whether it was looked at at all."""
+    there = {"fail" if finding is report.first else finding.status.value for finding in findings}
+    reasons = [str(finding.evidence["reason"]) for finding in findings if finding.unchecked]
+    worst = next((status for status in ("fail", "warn") if status in there), None)
+    if worst is None and report.unneeded(findings):
+        return _MARKS["skip"], messages.text("doctor.unneeded")
+    if worst is None and reasons and ("ok" not in there or "no_service" in reasons):
+        text = f"doctor.unchecked.{reasons[0]}"
+        return _MARKS["skip"], messages.text(text if messages.known(text) else "doctor.status.unchecked")
+    state = worst or ("ok" if "ok" in there else "skip")
+    return _MARKS[state], messages.text(f"doctor.status.{state}")
 
 
 def _told(finding: Finding, report: Report, *, everything: bool) -> Iterator[str]:
@@ -154,7 +164,8 @@ def _told(finding: Finding, report: Report, *, everything: bool) -> Iterator[str
             yield f"        → {finding.remedy()}"
     else:
         reason = f" ({finding.evidence.get('reason')})" if status == "skip" else ""
-        yield f"      {_MARKS[status]} {finding.id} {finding.probe} {finding.subject}{reason}"
+        unchecked = f" {messages.text('doctor.status.unchecked')}" if finding.unchecked else ""
+        yield f"      {_MARKS[status]} {finding.id} {finding.probe} {finding.subject}{unchecked}{reason}"
 
 
 def _subject(finding: Finding) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ushield_hw.doctor.finding import Said, fail, ok, probe, skip, warn
+from ushield_hw.doctor.finding import Priority, Rule, Said, Way, causes, fail, ok, probe, skip, warn
 from ushield_hw.doctor.machine import Machine
 from ushield_hw.doctor.processes import named
 from ushield_hw.drivers import Binding, Driver, Interface
@@ -55,6 +55,11 @@ class Plugged:
     def past_pcsc(self) -> bool:
         """Whether PC/SC never shows it, and nothing is wrong then."""
         return self.binding is not None and self.binding.past_pcsc and not self.device.has(CCID)
+
+    @property
+    def way(self) -> Way:
+        """How a token in it comes to a program."""
+        return Way.DIRECT if self.past_pcsc else Way.PCSC
 
     @property
     def families(self) -> list[str]:
@@ -103,6 +108,12 @@ def _drive_by_a_maker(one: Plugged) -> bool:
     return _only_a_drive(one.device) and vid not in CHIP_MAKERS and bool(one.machine.catalogue.for_vendor(vid))
 
 
+def _by_a_maker(machine: Machine) -> UsbDevice | None:
+    """Return a device that no descriptor knows, by a maker of tokens."""
+    makers = (one for one in _all(machine) if one.vid not in CHIP_MAKERS and machine.catalogue.for_vendor(one.vid))
+    return next(makers, None)
+
+
 def _card_is_there(machine: Machine) -> bool:
     """Tell whether PC/SC shows a card, however it came here: a token need not be on this bus."""
     return any(reader.slot is not Slot.EMPTY for reader in machine.scene.readers)
@@ -115,13 +126,16 @@ def _seen(machine: Machine) -> list[str]:
 # --- the bus as a whole -----------------------------------------------------------------------------------------------
 
 
-@probe("A1", "usb.present")
+@probe("A1", "usb.present", Rule(warned=Priority.ABSENT, kinds={"model": Priority.STRANGE}))
 def nothing_on_the_bus(machine: Machine) -> Said:
     """Nothing on the bus is a token."""
     if found := plugged(machine):
         return ok(devices=[one.device.id for one in found])
     if _card_is_there(machine):
         return skip("card_is_there")
+    if (one := _by_a_maker(machine)) is not None:
+        makers = sorted({driver.vendor for driver in machine.catalogue.for_vendor(one.vid)})
+        return warn(kind="model", usb=one.id, name=one.name or one.id, makers=makers, seen=_seen(machine))
     if machine.kind in _GUESTS:
         return skip("guest", kind=machine.kind)  # A2
     if machine.usb is None:
@@ -129,14 +143,14 @@ def nothing_on_the_bus(machine: Machine) -> Said:
     return warn(seen=_seen(machine) or ["-"])
 
 
-@probe("A2", "usb.guest")
+@probe("A2", "usb.guest", Rule(warned=Priority.ABSENT))
 def only_the_host_has_it(machine: Machine) -> Said:
     """A guest sees only those devices that its host hands on."""
     if machine.kind not in _GUESTS:
         return skip("not_a_guest")
     if found := plugged(machine):
         return ok(kind=machine.kind, devices=[one.device.id for one in found])
-    if _card_is_there(machine):
+    if _card_is_there(machine) or _by_a_maker(machine) is not None:
         return skip("card_is_there")
     return warn(kind=machine.kind, seen=_seen(machine) or ["-"])
 
@@ -156,7 +170,7 @@ def drive_only(one: Plugged) -> Said:
     return fail(**evidence) if one.drivers else warn(**evidence)
 
 
-@probe("A4", "usb.own_protocol")
+@probe("A4", "usb.own_protocol", Rule(warned=Priority.FAULT))  # it is there, and nothing here can drive it
 def own_protocol(one: Plugged) -> Said:
     """It speaks its maker's own protocol: no fault, but only the maker's module can drive it."""
     if not one.past_pcsc or one.binding is None:
@@ -176,7 +190,7 @@ def ccid_off(one: Plugged) -> Said:
     return ok(**one.evidence()) if one.device.has(CCID) else fail(**one.evidence(classes=classes or ["-"]))
 
 
-@probe("A6", "usb.node_permission")
+@probe("A6", "usb.node_permission", Rule(after=causes("A4")))
 def node_permission(one: Plugged) -> Said:
     """The vendor's module may not open the device's node."""
     if not one.past_pcsc:
@@ -190,7 +204,7 @@ def node_permission(one: Plugged) -> Said:
     return ok(**one.evidence(node=_there(one.machine, nodes[0])))
 
 
-@probe("A7", "usb.no_hidraw")
+@probe("A7", "usb.no_hidraw", Rule(after=causes("A4")))
 def no_hidraw(one: Plugged) -> Said:
     """It is a HID device and there is no hidraw node: a kernel without them, or a container."""
     if not one.past_pcsc or not one.device.has(HID):

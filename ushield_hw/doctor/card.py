@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from ushield_hw import pcsc
 from ushield_hw.doctor.bus import ccid_devices, modules_of
-from ushield_hw.doctor.finding import Said, fail, ok, probe, skip, warn
+from ushield_hw.doctor.finding import Priority, Rule, Said, Way, causes, fail, ok, probe, skip, warn
 from ushield_hw.doctor.machine import Machine
 from ushield_hw.doctor.processes import Holders, users_of_node, users_of_pcsc
 from ushield_hw.drivers import Driver
@@ -23,6 +23,7 @@ from ushield_hw.errors import UShieldError
 from ushield_hw.pcsc import Contact, Reader, Slot
 from ushield_hw.uri import TokenUri
 
+_PCSC: Final = Rule(way=Way.PCSC)
 _ANSWER_S: Final = 2.0
 _HOLD_S: Final = 0.3
 _MUTE: Final = {"SCARD_W_UNRESPONSIVE_CARD", "SCARD_W_UNSUPPORTED_CARD", "SCARD_E_PROTO_MISMATCH"}
@@ -44,12 +45,14 @@ class InReader:
         reader: as PC/SC shows it.
         hold_s: how long to stay connected to the card, to see whether somebody resets it or pulls it out.
         enough: is set when the rest of the walk has ended well: there is no reason to stay any longer.
+        shown: a module shows a token in it.
     """
 
     machine: Machine
     reader: Reader
     hold_s: float = _HOLD_S
     enough: threading.Event = field(default_factory=threading.Event)
+    shown: bool = False
 
     @cached_property
     def contact(self) -> Contact | UShieldError | None:
@@ -90,7 +93,7 @@ def readers(machine: Machine, enough: threading.Event | None = None) -> tuple[In
 # --- is there a card that answers -------------------------------------------------------------------------------------
 
 
-@probe("D29", "card.present")
+@probe("D29", "card.present", Rule(warned=Priority.ABSENT, way=Way.PCSC, after=causes("C26 C28 D33")))
 def no_card(here: InReader) -> Said:
     """No card in any reader, which is told once; beside one that has a card, an empty one is nothing to look at."""
     all_of_them = here.machine.scene.readers
@@ -103,7 +106,7 @@ def no_card(here: InReader) -> Said:
     return warn(**here.evidence(readers=[reader.name for reader in all_of_them]))
 
 
-@probe("D30", "card.answers")
+@probe("D30", "card.answers", _PCSC)
 def mute(here: InReader) -> Said:
     """The card does not answer as a smart card does: upside down, dirty, broken, or no smart card."""
     if here.reader.slot is Slot.MUTE:
@@ -114,7 +117,7 @@ def mute(here: InReader) -> Said:
     return fail(**evidence, name=here.trouble) if here.trouble in _MUTE else ok(**evidence)
 
 
-@probe("D31", "card.powered")
+@probe("D31", "card.powered", _PCSC)
 def unpowered(here: InReader) -> Said:
     """The reader cannot give the card its power."""
     if here.reader.slot is not Slot.CARD:
@@ -125,7 +128,7 @@ def unpowered(here: InReader) -> Said:
 # --- is it free -------------------------------------------------------------------------------------------------------
 
 
-@probe("D32", "card.free")
+@probe("D32", "card.free", Rule(way=Way.PCSC, after=causes("D36")))
 def held(here: InReader) -> Said:
     """Another program keeps the card to itself, or is in the middle of a transaction that does not end."""
     if here.reader.slot is not Slot.CARD:
@@ -139,7 +142,7 @@ def _held_by(holders: Holders) -> dict[str, Any]:
     return {"holders": list(holders.programs) or ["?"], "hidden": holders.hidden, "complete": holders.complete}
 
 
-@probe("D33", "card.usb_taken")
+@probe("D33", "card.usb_taken", _PCSC)
 def usb_taken(machine: Machine) -> Said:
     """A program, most often GnuPG's scdaemon, drives the device past pcscd, which cannot have it then."""
     devices = ccid_devices(machine)
@@ -152,7 +155,7 @@ def usb_taken(machine: Machine) -> Said:
     return ok(devices=[device.id for device in devices])
 
 
-@probe("D34", "card.left_alone")
+@probe("D34", "card.left_alone", _PCSC)
 def reset_by_another(here: InReader) -> Said:
     """Another program resets the card while we are connected: logins end and signatures fail in the middle."""
     if here.reader.slot is not Slot.CARD:
@@ -162,7 +165,7 @@ def reset_by_another(here: InReader) -> Said:
     return warn(**here.failed(**_held_by(users_of_pcsc(here.machine))))
 
 
-@probe("D35", "card.stays")
+@probe("D35", "card.stays", Rule(way=Way.PCSC, after=causes("A9")))
 def taken_out(here: InReader) -> Said:
     """The card was pulled out or put in again while we looked: a loose contact, or a hand."""
     if here.reader.slot is not Slot.CARD:
@@ -182,7 +185,7 @@ def _changes(here: InReader) -> int:
     return max(0, now.get(here.reader.name, here.reader.changes) - here.reader.changes)
 
 
-@probe("D36", "card.cryptotokenkit")
+@probe("D36", "card.cryptotokenkit", _PCSC)
 def owned_by_macos(here: InReader) -> Said:
     """The token extension that macOS brings drives the card itself. Seen on recorded data only."""
     if here.machine.system != "darwin":
@@ -196,18 +199,18 @@ def owned_by_macos(here: InReader) -> Said:
 # --- which family is it -----------------------------------------------------------------------------------------------
 
 
-@probe("D37", "card.known")
+@probe("D37", "card.known", Rule(warned=Priority.STRANGE, way=Way.PCSC))
 def unknown_card(here: InReader) -> Said:
     """No descriptor has this card's ATR. A module may know the card all the same."""
     if here.reader.slot is not Slot.CARD:
         return skip("no_card", **here.evidence())
     evidence = here.evidence(atr=here.reader.atr.hex())
     if not here.families:
-        return warn(**evidence)
+        return ok(**evidence, shown=True) if here.shown else warn(**evidence)
     return ok(**evidence, families=_ids(here.families), ambiguous=len(here.families) > 1)
 
 
-@probe("D38", "card.module")
+@probe("D38", "card.module", _PCSC)
 def wrong_module(here: InReader) -> Said:
     """The module that was named is another family's, or none of the card's family is installed."""
     if not here.families:
@@ -215,7 +218,7 @@ def wrong_module(here: InReader) -> Said:
     evidence = here.evidence(atr=here.reader.atr.hex(), families=_ids(here.families), ambiguous=len(here.families) > 1)
     if (asked := _asked(here.machine)) is not None:
         driver = here.machine.catalogue.for_module(asked)
-        right = driver is None or driver.module.general or driver.id in _drivable_by(here.families)
+        right = driver is None or driver.module.general or driver.id in drivable_by(here.families)
         return ok(**evidence) if right else fail(**evidence, module=str(asked), searched=["-"])
     return _installed(here, evidence)
 
@@ -223,7 +226,7 @@ def wrong_module(here: InReader) -> Said:
 def _installed(here: InReader, evidence: dict[str, Any]) -> Said:
     """Look for a module of the card's families; a general one may do where there is none."""
     machine, known = here.machine, here.machine.catalogue.ids()
-    drivers = [machine.catalogue.get(name) for name in _drivable_by(here.families) if name in known]
+    drivers = [machine.catalogue.get(name) for name in drivable_by(here.families) if name in known]
     searched = [path for driver in drivers for path in driver.module.paths]
     if not searched:
         return skip("no_module_known", **evidence)
@@ -244,7 +247,7 @@ def _asked(machine: Machine) -> Path | None:
         return None
 
 
-def _drivable_by(families: tuple[Driver, ...]) -> list[str]:
+def drivable_by(families: tuple[Driver, ...]) -> list[str]:
     """Return the ids of the descriptors whose modules drive these families."""
     found = [name for one in families for name in (one.id, one.module.via, *one.module.also_via) if name is not None]
     return list(dict.fromkeys(found))
@@ -254,13 +257,13 @@ def _ids(families: tuple[Driver, ...]) -> list[str]:
     return [driver.id for driver in families]
 
 
-@probe("D39", "card.opensc_drivers")
+@probe("D39", "card.opensc_drivers", _PCSC)
 def driver_switched_off(here: InReader) -> Said:
     """OpenSC is configured with a list of card drivers of its own, so that others are switched off.
 
     Which of OpenSC's drivers a card needs is not in the descriptors: a list that leaves out the built-in ones is told.
     """
-    if not any("opensc" in _drivable_by((family,)) for family in here.families):
+    if not any("opensc" in drivable_by((family,)) for family in here.families):
         return skip("not_by_opensc", **here.evidence())
     named = here.machine.environ.get("OPENSC_CONF")
     for file in (named,) if named else _OPENSC_CONF:
@@ -272,15 +275,6 @@ def driver_switched_off(here: InReader) -> Said:
 
 
 MACHINE_PROBES: Final = (usb_taken,)
-PROBES: Final = (
-    no_card,
-    mute,
-    unpowered,
-    held,
-    reset_by_another,
-    taken_out,
-    owned_by_macos,
-    unknown_card,
-    wrong_module,
-    driver_switched_off,
-)
+CONTACT_PROBES: Final = (no_card, mute, unpowered, held, reset_by_another, taken_out, owned_by_macos)
+FAMILY_PROBES: Final = (unknown_card, wrong_module, driver_switched_off)  # asked when the modules have been looked at
+PROBES: Final = (*CONTACT_PROBES, *FAMILY_PROBES)

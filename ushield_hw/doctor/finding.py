@@ -7,14 +7,19 @@ cause with several faces names the one it saw in its evidence as ``kind``, and `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, IntEnum, auto
 from typing import Any, Final, Generic, TypeVar
 
 from ushield_hw import messages
 
 S = TypeVar("S")
+
+# Why a question was not asked or its answer does not count, where more than one part has to know.
+NO_SERVICE: Final = "no_service"  # PC/SC cannot be asked
+SOFT: Final = "soft_token"  # a soft token can sign: nothing has to be plugged in
+PAST_PCSC: Final = "past_pcsc"  # what is plugged in does not come through PC/SC
 
 
 class Layer(Enum):
@@ -36,6 +41,7 @@ class Layer(Enum):
 
 
 _BY_LETTER: Final = {layer.letter: layer for layer in Layer}
+_OF_TOKENS: Final = {Layer.TOKEN, Layer.PIN, Layer.OBJECTS}
 
 
 class Status(Enum):
@@ -45,6 +51,69 @@ class Status(Enum):
     WARN = "warn"  # works, but look at it
     FAIL = "fail"
     SKIP = "skip"  # not looked at, or nothing to look at
+
+
+class Outcome(IntEnum):
+    """The exit codes that a diagnosis can end in."""
+
+    OK = 0
+    NO_TOKEN = 3
+    PIN_LOCKED = 5
+    CERTIFICATE = 6
+
+
+class Way(Enum):
+    """How a token comes to a program, and so which tokens a cause can keep from being used."""
+
+    ANY = "any"
+    PCSC = "pcsc"  # a card or a CCID token, shown by the smart card service
+    DIRECT = "direct"  # a device with its maker's own protocol: PC/SC never shows it
+    SOFT = "soft"  # files or another program: nothing is plugged in
+
+
+class Priority(IntEnum):
+    """How well a cause explains that no token can be used; the lowest is named first."""
+
+    CHOICE = 0  # it is not clear which token is meant
+    TOKEN = auto()  # the very token that is meant
+    FAULT = auto()  # something that is there does not work
+    STRANGE = auto()  # something is there that nothing here knows
+    NOT_NAMED = auto()  # nothing bears the name that was asked for
+    EMPTY = auto()  # a place for soft tokens without one that can be used
+    ABSENT = auto()  # nothing is there
+    REMARK = auto()  # it works; worth knowing
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a probe declares about its cause, beside the question: its place among the other causes.
+
+    Attributes:
+        failed: its priority where it fails.
+        warned: its priority where it warns.
+        kinds: the priority of one kind of it (``kind`` of the evidence), failing or not.
+        after: the causes that it may be a mere consequence of, or that have to be dealt with first: where one of them
+            is found, this one is not named before it. In one layer, and from a token to its PIN and its objects, that
+            holds for the same subject only.
+        way: which tokens it can keep from being used.
+        exits: the exit code if it is named first.
+        quiet: as a mere consequence it is not mentioned at all.
+        headline: the text above it if it is named first; empty: that no token can be used.
+    """
+
+    failed: Priority = Priority.FAULT
+    warned: Priority = Priority.REMARK
+    kinds: Mapping[str, Priority] = field(default_factory=dict)
+    after: frozenset[str] = frozenset()
+    way: Way = Way.ANY
+    exits: Outcome = Outcome.NO_TOKEN
+    quiet: bool = False
+    headline: str = ""
+
+
+def causes(text: str) -> frozenset[str]:
+    """Return the ids in a text, for :attr:`Rule.after`."""
+    return frozenset(text.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +140,13 @@ def fail(**evidence: Any) -> Said:
 
 
 def skip(reason: str, **evidence: Any) -> Said:
-    """There is nothing to look at, or it cannot be looked at here; ``reason``: why, in a word or two."""
+    """The question does not apply here; ``reason``: why, in a word or two."""
     return Said(Status.SKIP, {"reason": reason, **evidence})
+
+
+def unchecked(reason: str, **evidence: Any) -> Said:
+    """The question applies and could not be answered; ``reason``: what stood in the way, in a word or two."""
+    return Said(Status.SKIP, {"reason": reason, **evidence, "checked": False})
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +159,9 @@ class Finding:
         status: how it ended.
         subject: what it looked at: a device, a reader, a module file, a token; empty for the machine itself.
         evidence: what it saw; untrusted where it comes from a token.
+        rule: what its probe declares.
+        way: which tokens it can keep from being used; None: as its probe declares.
+        aside: it does not concern what was asked for.
     """
 
     id: str
@@ -92,6 +169,9 @@ class Finding:
     status: Status
     subject: str = ""
     evidence: dict[str, Any] = field(default_factory=dict)
+    rule: Rule = field(default=Rule(), repr=False, compare=False)
+    way: Way | None = None
+    aside: bool = False
 
     @property
     def layer(self) -> Layer:
@@ -102,6 +182,30 @@ class Finding:
     def matters(self) -> bool:
         """Whether a person should read it."""
         return self.status in {Status.WARN, Status.FAIL}
+
+    @property
+    def concerns(self) -> Way:
+        """Which tokens it can keep from being used."""
+        return self.way or self.rule.way
+
+    @property
+    def priority(self) -> Priority:
+        """Its place among the causes, by what its probe declares."""
+        by_status = self.rule.failed if self.status is Status.FAIL else self.rule.warned
+        return self.rule.kinds.get(str(self.evidence.get("kind")), by_status)
+
+    @property
+    def unchecked(self) -> bool:
+        """Whether the question applies and could not be answered."""
+        return self.status is Status.SKIP and self.evidence.get("checked") is False
+
+    def follows(self, other: Finding) -> bool:
+        """Tell whether this one may be a mere consequence of another one that was found."""
+        if other.id not in self.rule.after or not other.matters:
+            return False
+        ways = {self.concerns, other.concerns}
+        alike = self.layer is other.layer or {self.layer, other.layer} <= _OF_TOKENS
+        return (len(ways) == 1 or Way.ANY in ways) and (not alike or self.subject == other.subject)
 
     def cause(self) -> str | None:
         """Return what is wrong, in the language in force; None where nothing is."""
@@ -122,6 +226,8 @@ class Finding:
             "evidence": self.evidence,
             "cause": self.cause(),
             "remedy": self.remedy(),
+            "aside": self.aside,
+            "unchecked": self.unchecked,
         }
 
     def _text(self, part: str) -> str:
@@ -133,31 +239,38 @@ class Finding:
 
 
 def _listed(value: Any) -> Any:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple | set) else value
+    """Return evidence as a sentence takes it: ``-`` and an empty list stand for nothing."""
+    said = ", ".join(map(str, value)) if isinstance(value, list | tuple | set) else value
+    return messages.text("doctor.none") if said in {"-", ""} else said
 
 
 @dataclass(frozen=True)
 class Probe(Generic[S]):
-    """One question about a subject."""
+    """One question about a subject, and what is declared about the cause that it looks for."""
 
     id: str
     name: str
     ask: Callable[[S], Said]
+    rule: Rule = Rule()
 
-    def __call__(self, subject: S, name: str = "") -> Finding:
+    def __call__(self, subject: S, name: str = "", way: Way | None = None) -> Finding:
         """Ask, and never raise: a probe that breaks is a finding too."""
         try:
             said = self.ask(subject)
         except Exception as error:  # whatever a strange machine makes it do
-            said = skip("probe_failed", error=f"{type(error).__name__}: {error}")
-        return Finding(self.id, self.name, said.status, name, said.evidence)
+            said = unchecked("probe_failed", error=f"{type(error).__name__}: {error}")
+        return self.found(said, name, way)
+
+    def found(self, said: Said, name: str = "", way: Way | None = None) -> Finding:
+        """Return an answer as this probe's finding."""
+        return Finding(self.id, self.name, said.status, name, said.evidence, self.rule, way)
 
 
-def probe(id: str, name: str) -> Callable[[Callable[[S], Said]], Probe[S]]:
+def probe(id: str, name: str, rule: Rule = Rule()) -> Callable[[Callable[[S], Said]], Probe[S]]:
     """Make a probe of a function that looks at one subject."""
-    return lambda ask: Probe(id, name, ask)
+    return lambda ask: Probe(id, name, ask, rule)
 
 
-def ask_all(probes: Iterable[Probe[S]], subject: S, name: str = "") -> list[Finding]:
-    """Put every question to one subject."""
-    return [question(subject, name) for question in probes]
+def ask_all(probes: Iterable[Probe[S]], subject: S, name: str = "", way: Way | None = None) -> list[Finding]:
+    """Put every question to one subject; ``way``: how the tokens come here that it is about."""
+    return [question(subject, name, way) for question in probes]

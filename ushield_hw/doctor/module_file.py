@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from ushield_hw.doctor.finding import Probe, Said, fail, ok, probe, skip, warn
+from ushield_hw.doctor.finding import Probe, Rule, Said, causes, fail, ok, probe, skip, unchecked, warn
 from ushield_hw.doctor.image import CSP, SKF, Format, Image, processor
 from ushield_hw.doctor.linker import Linked, linked
 from ushield_hw.doctor.machine import Machine
@@ -50,7 +50,7 @@ def exists(file: ModuleFile) -> Said:
     try:
         size = file.path.stat().st_size
     except PermissionError:
-        return skip("not_searchable")
+        return unchecked("not_searchable")
     except OSError as error:
         if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
             return fail(kind="unreadable", path=str(file.path), reason=error.strerror or "")
@@ -243,7 +243,7 @@ def is_pkcs11(file: ModuleFile) -> Said:
 # --- what becomes of it when it is loaded -----------------------------------------------------------------------------
 
 
-@probe("E47", "module.loads")
+@probe("E47", "module.loads", Rule(after=causes("E45")))
 def loads(loaded: Loaded) -> Said:
     """It crashes while it is loaded or initialised, or the system's loader refuses it after all."""
     error, facts = loaded.error, {"path": str(loaded.file.path)}
@@ -253,10 +253,10 @@ def loads(loaded: Loaded) -> Said:
         return fail(kind="crashed", reason=_signal_name(reason), **facts)
     if problem == "load_refused" and not _reason(error).startswith("CKR_"):
         return fail(kind="refused", reason=_reason(error), **facts)
-    return ok(**facts) if loaded.info is not None else skip("not_loaded")
+    return ok(**facts) if loaded.info is not None else unchecked("not_loaded")
 
 
-@probe("E48", "module.answers")
+@probe("E48", "module.answers", Rule(after=causes("B12 D31 D32 D34")))
 def answers(loaded: Loaded) -> Said:
     """It does not come back from being loaded, initialised or asked for its slots."""
     error, facts = loaded.error, {"path": str(loaded.file.path), "seconds": round(loaded.module.deadline_s)}
@@ -264,7 +264,7 @@ def answers(loaded: Loaded) -> Said:
         return fail(kind="load", function="C_Initialize", **facts)
     if error is not None and error.code == "MODULE_HUNG":
         return fail(kind="call", function=str(error.details.get("function")), **facts)
-    return ok(**facts) if loaded.info is not None else skip("not_loaded")
+    return ok(**facts) if loaded.info is not None else unchecked("not_loaded")
 
 
 @probe("E49", "module.version")
@@ -278,7 +278,7 @@ def version(loaded: Loaded) -> Said:
     if lacking:
         return fail(kind="functions", functions=lacking, **facts)
     if loaded.info is None:
-        return skip("not_loaded")
+        return unchecked("not_loaded")
     return warn(kind="old", **facts) if loaded.info.cryptoki_version < _OLDEST else ok(**facts)
 
 
@@ -325,7 +325,7 @@ def once(modules: tuple[Loaded, ...]) -> Said:
             shown[loaded.file.path.resolve()] = token.label
     twice = {serial: paths for (_, _, serial), paths in seen.items() if len(paths) > 1}
     if not twice:
-        return ok(modules=len(modules)) if modules else skip("not_loaded")
+        return ok(modules=len(modules)) if modules else unchecked("not_loaded")
     paths = sorted({str(path) for shown in twice.values() for path in shown})
     labels = sorted({next(iter(shown.values())) for shown in twice.values()})
     return warn(kind="twice", serials=sorted(twice), labels=labels, modules=paths)

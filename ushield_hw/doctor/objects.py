@@ -15,7 +15,7 @@ from typing import Any, Final
 import ushield_hw
 from ushield_hw.cryptoki.model import CertificateRecord, KeyRecord, TokenFlag
 from ushield_hw.discovery import key_choice
-from ushield_hw.doctor.finding import Probe, Said, fail, ok, probe, skip, warn
+from ushield_hw.doctor.finding import Outcome, Priority, Probe, Rule, Said, causes, fail, ok, probe, skip, warn
 from ushield_hw.doctor.subjects import Loaded, TokenSeen
 from ushield_hw.drivers import ConfirmKind, HashOn
 from ushield_hw.errors import CertificateError, CertificateMultiple, CertificateNotFound, InputError
@@ -23,6 +23,7 @@ from ushield_hw.keys import ANY, KeyChoice, Pair, choose
 from ushield_hw.order import KeyUse
 from ushield_hw.suites import Feed, KeyKind, suites_for
 
+_TOKEN: Final = Rule(failed=Priority.TOKEN, after=causes("F61"), exits=Outcome.CERTIFICATE)
 _USE: Final = KeyUse.PAYMENT
 _SIGNING: Final = frozenset({"digitalSignature", "nonRepudiation"})
 _ENCRYPTING: Final = frozenset({"keyEncipherment", "dataEncipherment", "keyAgreement"})
@@ -39,7 +40,7 @@ def usable(seen: TokenSeen) -> Pair | None:
         return None
 
 
-@probe("H68", "key.visible")
+@probe("H68", "key.visible", _TOKEN)
 def visible(seen: TokenSeen) -> Said:
     """No private key shows, and the token has no login that it could wait for."""
     private = sum(key.private for key in seen.keys)
@@ -52,7 +53,7 @@ def visible(seen: TokenSeen) -> Said:
     return fail(owners=_owners(seen.pairs), label=seen.token.label, **facts) if seen.pairs else skip("no_certificate")
 
 
-@probe("H69", "pair.ids")
+@probe("H69", "pair.ids", _TOKEN)
 def ids(seen: TokenSeen) -> Said:
     """A certificate and its key have different CKA_IDs, or the same one and do not belong together."""
     own = [(pair, _own_ids(seen, pair)) for pair in _people(seen)]
@@ -66,7 +67,7 @@ def ids(seen: TokenSeen) -> Said:
     return ok(certificates=len(seen.pairs)) if seen.pairs else skip("no_certificate")
 
 
-@probe("H70", "key.label")
+@probe("H70", "key.label", _TOKEN)
 def label(seen: TokenSeen) -> Said:
     """A key was asked for by a label or an id that nothing on the token bears."""
     choice = _choice(seen)
@@ -85,7 +86,7 @@ def label(seen: TokenSeen) -> Said:
     return _judged(seen, kind=kind, wanted=wanted, **facts)
 
 
-@probe("H71", "certificate.present")
+@probe("H71", "certificate.present", _TOKEN)
 def present(seen: TokenSeen) -> Said:
     """No certificate shows, none can be read, or none is in use yet."""
     if not _is_set_up(seen):
@@ -102,7 +103,7 @@ def present(seen: TokenSeen) -> Said:
     return ok(certificates=len(seen.pairs))
 
 
-@probe("H72", "certificate.valid")
+@probe("H72", "certificate.valid", _TOKEN)
 def valid(seen: TokenSeen) -> Said:
     """The certificate that would sign is out of its time or made for something else; or the clock is wrong."""
     people, pair = _people(seen), usable(seen)
@@ -121,7 +122,7 @@ def valid(seen: TokenSeen) -> Said:
     return fail(kind=kind, **_dated(last, now))
 
 
-@probe("H73", "certificate.purpose")
+@probe("H73", "certificate.purpose", _TOKEN)
 def purpose(seen: TokenSeen) -> Said:
     """Of a bank's two certificates the one for encryption was taken, or it cannot be told whose is meant."""
     people = _people(seen)
@@ -145,7 +146,7 @@ def purpose(seen: TokenSeen) -> Said:
     return ok(**facts) if people else skip("no_certificate")
 
 
-@probe("H74", "token.mechanisms")
+@probe("H74", "token.mechanisms", _TOKEN)
 def mechanisms(seen: TokenSeen) -> Said:
     """The token lacks what a signed order needs, or the certificate's key is of a kind that no signed order has."""
     people = [pair for pair in _people(seen) if not _is_for_encryption(pair)]
@@ -166,7 +167,7 @@ def mechanisms(seen: TokenSeen) -> Said:
     return fail(kind="on_token" if on_token and offers_others else "none", wanted=wanted, **facts)
 
 
-@probe("H75", "key.each_signature")
+@probe("H75", "key.each_signature", _TOKEN)
 def each_signature(seen: TokenSeen) -> Said:
     """Whether the PIN is wanted for each signature: no fault, but a program that does not know it fails."""
     wanting = sorted({key.key_id.hex() for key in seen.keys if key.always_authenticate})
@@ -177,7 +178,7 @@ def each_signature(seen: TokenSeen) -> Said:
     return ok(each_signature=False) if shown else skip("keys_hide_until_login")
 
 
-@probe("H76", "token.confirmation")
+@probe("H76", "token.confirmation", _TOKEN)
 def confirmation(seen: TokenSeen) -> Said:
     """How the token asks its owner: no fault, but nobody may be looking when it does."""
     confirm = seen.token.driver.confirm
@@ -186,7 +187,7 @@ def confirmation(seen: TokenSeen) -> Said:
     return ok(asks=confirm.kind.value, timeout_s=confirm.timeout_s)
 
 
-@probe("H76", "token.waiting")
+@probe("H76", "token.waiting", Rule(exits=Outcome.CERTIFICATE))
 def waiting(loaded: Loaded) -> Said:
     """The module does not answer, and drives tokens that keep everybody waiting while their owner is asked."""
     error, file = loaded.error, loaded.file

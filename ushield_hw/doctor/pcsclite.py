@@ -6,9 +6,10 @@ import os
 import plistlib
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 from xml.parsers.expat import ExpatError, ParserCreate
@@ -48,6 +49,7 @@ class Bundle:
         path: its folder, as that machine names it.
         version: as it says.
         ids: the USB ids that it lists, as ``lsusb`` writes them.
+        names: what it calls the readers of these ids.
         any_ccid: pcscd gives it every CCID device that no list has.
     """
 
@@ -55,6 +57,7 @@ class Bundle:
     version: str
     ids: frozenset[str]
     any_ccid: bool
+    names: Mapping[str, str]
 
 
 def drivers(machine: Machine) -> list[str]:
@@ -91,15 +94,17 @@ def _is_property_list(text: bytes) -> bool:
     return found[:2] == ["plist", "dict"]
 
 
+@lru_cache(maxsize=16)  # parsed once for every question about it
 def _bundle(place: str, text: bytes) -> Bundle | None:
     try:
         said = plistlib.loads(text)
         pairs = zip(said.get("ifdVendorID", ()), said.get("ifdProductID", ()), strict=False)
-        ids = frozenset(f"{int(vid, 16):04x}:{int(pid, 16):04x}" for vid, pid in pairs)
+        listed = [f"{int(vid, 16):04x}:{int(pid, 16):04x}" for vid, pid in pairs]
+        names = dict(zip(listed, map(str, said.get("ifdFriendlyName", ())), strict=False))
     except (ValueError, TypeError, AttributeError, ExpatError, plistlib.InvalidFileException):
         return None
     any_ccid = said.get("CFBundleName") == "CCIDCLASSDRIVER"
-    return Bundle(place, str(said.get("CFBundleShortVersionString", "")), ids, any_ccid)
+    return Bundle(place, str(said.get("CFBundleShortVersionString", "")), frozenset(listed), any_ccid, names)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,16 +9,17 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ushield_hw.cryptoki.model import TokenFlag
-from ushield_hw.doctor.finding import Probe, Said, fail, ok, probe, skip, warn
+from ushield_hw.doctor.finding import Outcome, Priority, Probe, Rule, Said, fail, ok, probe, skip, warn
 from ushield_hw.doctor.subjects import TokenSeen
 from ushield_hw.drivers import ConfirmKind, UsbId
 from ushield_hw.errors import StorageError
 from ushield_hw.interaction import CountSource
 
+_TOKEN: Final = Rule(failed=Priority.TOKEN)
 _PROTECTED: Final = TokenFlag.PROTECTED_AUTHENTICATION_PATH
 
 
-@probe("G62", "pin.tries")
+@probe("G62", "pin.tries", _TOKEN)
 def tries(seen: TokenSeen) -> Said:
     """A wrong PIN was typed since the last right one."""
     if not _has_pin(seen):
@@ -37,7 +38,7 @@ def tries(seen: TokenSeen) -> Said:
     return skip("token_does_not_say") if state.source is CountSource.NONE else ok(**facts)
 
 
-@probe("G63", "pin.length")
+@probe("G63", "pin.length", _TOKEN)
 def length(seen: TokenSeen) -> Said:
     """No PIN can be as long as the token and its driver want it."""
     limits = seen.token.link.pin.limits()
@@ -47,7 +48,7 @@ def length(seen: TokenSeen) -> Said:
     return ok(**facts) if limits.max_length or limits.min_length else skip("token_does_not_say")
 
 
-@probe("G64", "pin.locked")
+@probe("G64", "pin.locked", Rule(failed=Priority.TOKEN, exits=Outcome.PIN_LOCKED))
 def locked(seen: TokenSeen) -> Said:
     """No try is left."""
     if not _has_pin(seen):
@@ -64,7 +65,7 @@ def locked(seen: TokenSeen) -> Said:
     return fail(kind="so_locked" if so_locked else unblock, uri=seen.token.uri, unblock=unblock, **facts)
 
 
-@probe("G65", "pin.set")
+@probe("G65", "pin.set", _TOKEN)
 def is_set(seen: TokenSeen) -> Said:
     """There is no user PIN yet, or it must be changed before it is good for anything."""
     info = seen.token.info
@@ -77,7 +78,7 @@ def is_set(seen: TokenSeen) -> Said:
     return ok(**_named(seen))
 
 
-@probe("G66", "pin.entry")
+@probe("G66", "pin.entry", _TOKEN)
 def entry(seen: TokenSeen) -> Said:
     """Where the PIN is typed, as the module says, is not where this device has it typed."""
     info, driver = seen.token.info, seen.token.driver
@@ -92,7 +93,7 @@ def entry(seen: TokenSeen) -> Said:
     return ok(**facts)
 
 
-@probe("G67", "pin.session")
+@probe("G67", "pin.session", _TOKEN)
 def session(seen: TokenSeen) -> Said:
     """Somebody is logged in already. PKCS#11 hides logins from other programs: only a code can tell."""
     return skip("only_a_code_tells", codes=["CKR_USER_ALREADY_LOGGED_IN", "CKR_USER_ANOTHER_ALREADY_LOGGED_IN"])

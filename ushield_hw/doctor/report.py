@@ -4,19 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any
 
-from ushield_hw.doctor.finding import Finding, Layer
-
-
-class Outcome(IntEnum):
-    """The exit codes of design 3.1 that a diagnosis can end in."""
-
-    OK = 0
-    NO_TOKEN = 3
-    PIN_LOCKED = 5
-    CERTIFICATE = 6
+from ushield_hw.doctor.finding import NO_SERVICE, PAST_PCSC, SOFT, Finding, Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +36,7 @@ class Report:
         first: the one cause to look at; None: a token can be used.
         skeleton: a descriptor to begin with, for a token that no descriptor knows.
         environment: versions and the kind of machine, for a ticket.
+        named: one token was asked for.
         private: yields the kind and the text of what names a person or a token; it is masked in a bundle.
     """
 
@@ -54,16 +45,19 @@ class Report:
     first: Finding | None = None
     skeleton: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
+    named: bool = False
     private: Callable[[], Iterable[tuple[str, str]]] = field(default=tuple, repr=False)
 
     @property
     def outcome(self) -> Outcome:
         """What it comes to."""
-        if self.first is None:
-            return Outcome.OK
-        if self.first.id == "G64":
-            return Outcome.PIN_LOCKED
-        return Outcome.CERTIFICATE if self.first.layer is Layer.OBJECTS else Outcome.NO_TOKEN
+        return Outcome.OK if self.first is None else self.first.rule.exits
+
+    def unneeded(self, findings: Iterable[Finding]) -> bool:
+        """Tell whether these are about a way that the token that is here does not take."""
+        if not any(_is_unneeded(one) for one in self.findings):
+            return False
+        return any(_is_unneeded(one) or one.evidence.get("reason") == NO_SERVICE for one in findings)
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of ``ushield doctor --json``."""
@@ -78,3 +72,7 @@ class Report:
             "skeleton": self.skeleton,
             "environment": self.environment,
         }
+
+
+def _is_unneeded(finding: Finding) -> bool:
+    return finding.evidence.get("reason") in {SOFT, PAST_PCSC}

@@ -9,9 +9,12 @@ from typing import Final
 
 from ushield_hw.doctor.image import processor, read_image
 from ushield_hw.doctor.machine import Machine
+from ushield_hw.doctor.pairing import readers_of
 from ushield_hw.doctor.subjects import ModuleFile
 from ushield_hw.drivers import GENERIC, Driver, Interface
 from ushield_hw.installed import installed
+from ushield_hw.pcsc import Slot
+from ushield_hw.usb import UsbDevice
 
 _MOST_SHOWN: Final = 6
 _FOLDERS: Final = (
@@ -56,16 +59,34 @@ def _installed(machine: Machine) -> Iterator[ModuleFile]:
 def driver_not_installed(machine: Machine) -> Iterator[ModuleFile]:
     """Yield a module that is not here though a token of its family is plugged in; of several families the first."""
     for device in machine.usb or ():
-        drivers = [_with_module(machine, driver) for driver in machine.catalogue.for_usb(device.vid, device.pid)]
+        drivers = [
+            driver
+            for driver in machine.catalogue.for_usb(device.vid, device.pid)
+            if _is_a_token(machine, driver, device)
+        ]
+        drivers = [_with_module(machine, driver) for driver in drivers]
         drivers = [driver for driver in drivers if driver.interface is Interface.PKCS11 and driver.module.paths]
-        if drivers and not any(_files(machine, driver) for driver in drivers):
+        if drivers and not any(_drivable(machine, driver) for driver in drivers):
             yield ModuleFile(machine, machine.path(drivers[0].module.paths[0]), drivers[0])
+
+
+def _is_a_token(machine: Machine, driver: Driver, device: UsbDevice) -> bool:
+    """Tell whether a device is the token itself and not a reader that takes any card: one may be empty."""
+    if any(usb.reader for usb in driver.usb if str(usb) == device.id):
+        return False
+    return not any(reader.slot is Slot.EMPTY for reader in readers_of(machine, device))
 
 
 def _with_module(machine: Machine, driver: Driver) -> Driver:
     """Return a family with the module that it is driven by, which may be another's."""
     via = driver.module.via
     return driver if via is None else replace(driver, module=machine.catalogue.get(via).module)
+
+
+def _drivable(machine: Machine, driver: Driver) -> bool:
+    """Tell whether a module that drives a family is here: its own, or another's that shows its tokens too."""
+    others = (name for name in driver.module.also_via if name in machine.catalogue.ids())
+    return any(_files(machine, one) for one in (driver, *map(machine.catalogue.get, others)))
 
 
 def _files(machine: Machine, driver: Driver) -> list[Path]:

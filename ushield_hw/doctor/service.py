@@ -11,12 +11,14 @@ from typing import Any, Final
 
 from ushield_hw.doctor import pcscd, pcsclite
 from ushield_hw.doctor.bus import ccid_devices
-from ushield_hw.doctor.finding import Said, fail, ok, probe, skip, warn
+from ushield_hw.doctor.finding import Priority, Rule, Said, Way, causes, fail, ok, probe, skip, warn
 from ushield_hw.doctor.machine import Machine
 from ushield_hw.doctor.processes import named
 from ushield_hw.pcsc import Failure
 
+_PCSC: Final = Rule(way=Way.PCSC)
 _NO_LIBRARY: Final = "NO_LIBRARY"
+_NO_ANSWER: Final = "NO_ANSWER"
 _REFUSED: Final = {"SCARD_W_SECURITY_VIOLATION", "SCARD_E_NO_ACCESS"}
 _NOT_AUTHORIZED: Final = re.compile(r"NOT authorized for action: (access_\w+)|Rejected unauthorized PC/SC client")
 _CLIENT_PROTOCOL: Final = re.compile(r"Client protocol is (\d+:\d+)")
@@ -58,7 +60,7 @@ def _out_of_reach(machine: Machine) -> bool:
 # --- nobody answers ---------------------------------------------------------------------------------------------------
 
 
-@probe("B11", "service.running")
+@probe("B11", "service.running", Rule(warned=Priority.ABSENT, way=Way.PCSC, after=causes("B20")))
 def not_running(machine: Machine) -> Said:
     """Pcscd is not installed, or has not been started."""
     failure = machine.scene.failure
@@ -75,22 +77,24 @@ def not_running(machine: Machine) -> Said:
     return _missing(machine, **evidence)
 
 
-@probe("B12", "service.answers")
+@probe("B12", "service.answers", _PCSC)
 def no_answer(machine: Machine) -> Said:
     """Pcscd has ended and left its socket, or it is there and does not answer."""
     failure = machine.scene.failure
     if failure is None:
         return ok(socket=machine.pcscd_socket)
     hail = machine.hail
-    if hail not in {pcscd.DEAF, pcscd.SILENT}:
+    hangs = hail == pcscd.SILENT or (failure.name == _NO_ANSWER and ":" in hail)  # it greets, and then says nothing
+    if hail != pcscd.DEAF and not hangs:
         return skip("other_cause", **_said(failure))
-    return fail(**_said(failure, socket=machine.pcscd_socket, hail=hail))
+    kind = "hangs" if hangs else "gone"
+    return fail(kind=kind, **_said(failure, socket=machine.pcscd_socket, hail=hail))
 
 
 # --- Windows; seen on recorded data only ------------------------------------------------------------------------------
 
 
-@probe("B13", "service.windows")
+@probe("B13", "service.windows", _PCSC)
 def windows_service_stopped(machine: Machine) -> Said:
     """Windows stops its service when the last reader goes."""
     if machine.system != "win32":
@@ -100,7 +104,7 @@ def windows_service_stopped(machine: Machine) -> Said:
     return warn(**_said(failure, service="SCardSvr")) if failure and stopped else ok(service="SCardSvr")
 
 
-@probe("B14", "service.remote_desktop")
+@probe("B14", "service.remote_desktop", _PCSC)
 def remote_desktop(machine: Machine) -> Said:
     """In a remote desktop session the readers are those of the machine in front of the person."""
     if machine.system != "win32":
@@ -110,7 +114,7 @@ def remote_desktop(machine: Machine) -> Said:
     return fail(session=session) if remote and not machine.scene.readers else ok(session=session)
 
 
-@probe("B15", "service.service_account")
+@probe("B15", "service.service_account", _PCSC)
 def service_account(machine: Machine) -> Said:
     """A Windows service runs in session 0, where no reader of a person is."""
     if machine.system != "win32":
@@ -133,7 +137,7 @@ def _turned_away(machine: Machine) -> bool:
     return failure.name in _REFUSED or machine.hail in {pcscd.BARRED, pcscd.CLOSED}
 
 
-@probe("B16", "service.authorized")
+@probe("B16", "service.authorized", Rule(way=Way.PCSC, after=causes("B17 B21")))
 def not_authorized(machine: Machine) -> Said:
     """Polkit does not let this session use PC/SC: it is not the one at the machine's own screen."""
     failure = machine.scene.failure
@@ -160,7 +164,7 @@ def _rules(machine: Machine) -> list[str]:
     return [path for path in paths if "pcsc-lite" in (machine.text(path) or "")]
 
 
-@probe("B17", "service.hidepid")
+@probe("B17", "service.hidepid", Rule(way=Way.PCSC, after=causes("B21")))
 def hidden_processes(machine: Machine) -> Said:
     """/proc hides other users' programs, and polkit cannot see whose session a program belongs to."""
     mounts = (
@@ -173,7 +177,7 @@ def hidden_processes(machine: Machine) -> Said:
     return fail(hidepid=hidepid)
 
 
-@probe("B18", "service.container")
+@probe("B18", "service.container", Rule(warned=Priority.ABSENT, way=Way.PCSC))
 def out_of_reach(machine: Machine) -> Said:
     """A container or a chroot without pcscd's socket."""
     failure, apart = machine.scene.failure, _apart(machine)
@@ -186,21 +190,23 @@ def out_of_reach(machine: Machine) -> Said:
     return _missing(machine, **_said(failure, kind=apart, socket=machine.pcscd_socket))
 
 
-@probe("B19", "service.protocol")
+@probe("B19", "service.protocol", Rule(way=Way.PCSC, after=causes("B21")))
 def protocol_differs(machine: Machine) -> Said:
     """Pcscd answers and turned this program's PC/SC library away: they are of different versions."""
     failure = machine.scene.failure
     if failure is None:
         return ok()
     hail = machine.hail
-    if ":" not in hail or _turned_away(machine) or failure.name == _NO_LIBRARY:
+    if ":" not in hail or _turned_away(machine) or failure.name in {_NO_LIBRARY, _NO_ANSWER}:
         return skip("other_cause", **_said(failure))
     logged = _CLIENT_PROTOCOL.findall(machine.logs)
     files = [library.path for library in pcsclite.libraries(machine)]
     return fail(**_said(failure, server=hail, client=logged[-1] if logged else "?", libraries=files or ["-"]))
 
 
-@probe("B20", "service.one_library")
+@probe(
+    "B20", "service.one_library", Rule(way=Way.PCSC, kinds={"idle": Priority.REMARK}, after=causes("B12 B16 B19 B21"))
+)
 def two_libraries(machine: Machine) -> Said:
     """Two installations of pcsc-lite: a program may look at the socket of the one that does not run."""
     found = pcsclite.libraries(machine)
@@ -212,7 +218,7 @@ def two_libraries(machine: Machine) -> Said:
     return warn(**evidence) if len({library.looks_in for library in found}) > 1 else ok(**evidence)
 
 
-@probe("B21", "service.security_module")
+@probe("B21", "service.security_module", _PCSC)
 def denied_by_policy(machine: Machine) -> Said:
     """SELinux or AppArmor forbids a program to reach pcscd, or pcscd to reach the reader."""
     lines = [line.strip() for line in machine.logs.splitlines() if _DENIED_BY_POLICY.search(line)]
@@ -223,7 +229,7 @@ def denied_by_policy(machine: Machine) -> Said:
     return fail(**evidence) if machine.scene.failure else warn(**evidence)
 
 
-@probe("B22", "service.sandbox")
+@probe("B22", "service.sandbox", Rule(warned=Priority.ABSENT, way=Way.PCSC))
 def sandboxed(machine: Machine) -> Said:
     """A snap or a flatpak that was not given pcscd's socket."""
     failure = machine.scene.failure
@@ -237,7 +243,7 @@ def sandboxed(machine: Machine) -> Said:
     return _missing(machine, **_said(failure, kind=machine.kind, app=name, socket=machine.pcscd_socket))
 
 
-@probe("B23", "service.one_driver")
+@probe("B23", "service.one_driver", _PCSC)
 def two_drivers(machine: Machine) -> Said:
     """A vendor's own daemon beside pcscd, or two drivers that claim the same reader."""
     daemons = [str(process) for process in named(machine, *_OTHER_DAEMONS)]

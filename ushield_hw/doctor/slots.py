@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from ushield_hw.cryptoki.model import SlotInfo, TokenFlag
 from ushield_hw.discovery import Token, alike, certificates_on, names, tokens_in
-from ushield_hw.doctor.finding import Probe, Said, fail, ok, probe, skip, warn
+from ushield_hw.doctor.finding import Priority, Probe, Rule, Said, causes, fail, ok, probe, skip, unchecked, warn
 from ushield_hw.doctor.machine import Machine
 from ushield_hw.doctor.processes import named
 from ushield_hw.doctor.subjects import Loaded, TokenSeen, load
@@ -76,7 +76,7 @@ def tokens_of(loaded: Loaded) -> tuple[TokenSeen, ...]:
 # --- the module's start -----------------------------------------------------------------------------------------------
 
 
-@probe("F51", "module.configuration")
+@probe("F51", "module.configuration", Rule(failed=Priority.EMPTY))
 def configuration(loaded: Loaded) -> Said:
     """Its configuration or the folder of its tokens is missing, or closed to this user."""
     found = _configured(loaded)
@@ -88,7 +88,7 @@ def configuration(loaded: Loaded) -> Said:
     return _judged(loaded, kind=kind, **facts) if loaded.error else warn(kind=kind, **facts)
 
 
-@probe("F52", "module.service")
+@probe("F52", "module.service", Rule(after=causes("F51 B11 B12 B16 B17 B18 B19 B20 B21 B22"), quiet=True))
 def service(loaded: Loaded) -> Said:
     """The program behind the module does not run, or the module refuses to start without saying why."""
     machine, code = loaded.file.machine, _code(loaded)
@@ -133,7 +133,7 @@ def locking(loaded: Loaded) -> Said:
 # --- its slots --------------------------------------------------------------------------------------------------------
 
 
-@probe("F56", "token.initialised")
+@probe("F56", "token.initialised", Rule(kinds={"soft": Priority.EMPTY}))
 def initialised(loaded: Loaded) -> Said:
     """There is a token, and nobody has set it up."""
     present = [slot.token for slot in loaded.slots if slot.token is not None]
@@ -155,7 +155,7 @@ def initialised(loaded: Loaded) -> Said:
 def fresh(loaded: Loaded) -> Said:
     """Tokens have come or gone, and the module shows that only to a program that loads it now."""
     if loaded.error is not None:
-        return skip("not_loaded")
+        return unchecked("not_loaded")
     if not loaded.file.closely:
         return skip("looks_well")
     before, after = _shown(loaded.slots), _shown(_slots_now(loaded))
@@ -165,11 +165,11 @@ def fresh(loaded: Loaded) -> Said:
     return ok(**facts)
 
 
-@probe("F60", "slots.readable")
+@probe("F60", "slots.readable", Rule(after=causes("D30 D31 D32 D34 D35 D37 D38")))
 def readable(loaded: Loaded) -> Said:
     """A slot cannot be read; others of the module may be well."""
     if loaded.error is not None:
-        return skip("not_loaded")
+        return unchecked("not_loaded")
     broken = [slot for slot in loaded.slots if slot.problem not in {None, _GONE_MEANWHILE}]
     unknown = [slot for slot in broken if slot.problem == _UNKNOWN_CARD]
     facts = {"path": str(loaded.file.path), "slots": len(loaded.slots)}
@@ -187,7 +187,7 @@ def readable(loaded: Loaded) -> Said:
 # --- what was asked for -----------------------------------------------------------------------------------------------
 
 
-@probe("F55", "choice.slot")
+@probe("F55", "choice.slot", Rule(failed=Priority.CHOICE, headline="doctor.not_there"))
 def slot_number(choice: Choice) -> Said:
     """The token was asked for by the number of a slot, and such numbers move."""
     asked = _SLOT_ASKED.search(choice.machine.selector or "")
@@ -201,7 +201,11 @@ def slot_number(choice: Choice) -> Said:
     return fail(**facts)
 
 
-@probe("F57", "choice.exists")
+@probe(
+    "F57",
+    "choice.exists",
+    Rule(failed=Priority.CHOICE, kinds={"none": Priority.NOT_NAMED}, headline="doctor.not_there"),
+)
 def exists(choice: Choice) -> Said:
     """No token bears the name that was asked for, though one may nearly do so."""
     wanted = choice.machine.selector
@@ -221,7 +225,7 @@ def exists(choice: Choice) -> Said:
     return fail(kind="near" if near else "none", near=[token.label for token in near], tokens=uris, **facts)
 
 
-@probe("F58", "choice.one")
+@probe("F58", "choice.one", Rule(failed=Priority.CHOICE, headline="doctor.undecided"))
 def one(choice: Choice) -> Said:
     """Several tokens bear the name that was asked for."""
     wanted = choice.machine.selector
@@ -237,7 +241,7 @@ def one(choice: Choice) -> Said:
 # --- one token --------------------------------------------------------------------------------------------------------
 
 
-@probe("F61", "token.format")
+@probe("F61", "token.format", Rule(failed=Priority.TOKEN))
 def formatted_for_us(seen: TokenSeen) -> Said:
     """It looks empty through a general module because its maker's own tools have set it up."""
     driver, file = seen.token.driver, seen.loaded.file
@@ -351,11 +355,8 @@ def _plain(name: str) -> str:
 
 def _atr(seen: TokenSeen) -> bytes:
     """Return the ATR of the card in the reader that the module's slot is named for; empty if that cannot be told."""
-    slot = next((slot for slot in seen.loaded.slots if slot.slot_id == seen.token.link.slot_id), None)
-    if slot is None or not slot.description:
-        return b""
     readers = seen.loaded.file.machine.scene.readers
-    return next((reader.atr for reader in readers if reader.name.startswith(slot.description)), b"")
+    return next((reader.atr for reader in readers if reader.name == seen.reader), b"")
 
 
 def _has_its_own(family: Driver, general: Driver) -> bool:

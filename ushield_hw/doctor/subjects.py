@@ -11,15 +11,18 @@ from typing import Final
 from ushield_hw.cryptoki.model import KeyRecord, ModuleInfo, SlotInfo
 from ushield_hw.cryptoki.module import Isolation, Module
 from ushield_hw.discovery import Token
+from ushield_hw.doctor.finding import Way
 from ushield_hw.doctor.image import Image, glance, processor, read_image
 from ushield_hw.doctor.machine import Machine
-from ushield_hw.drivers import GENERIC, Driver
+from ushield_hw.drivers import GENERIC, Driver, Kind
 from ushield_hw.errors import UShieldError
 from ushield_hw.installed import module_environment
 from ushield_hw.interaction import PinState
 from ushield_hw.keys import Pair, pairs
+from ushield_hw.pcsc import Reader
 
 LOAD_DEADLINE_S: Final = 10.0
+_LONGEST_SLOT: Final = 64  # bytes of a slot's description
 
 
 @dataclass
@@ -39,6 +42,15 @@ class ModuleFile:
     driver: Driver = GENERIC
     asked: bool = False
     closely: bool = True
+
+    @property
+    def way(self) -> Way:
+        """How its tokens come to a program, as far as its descriptor says."""
+        if self.driver.kind is Kind.SOFTWARE:
+            return Way.SOFT
+        families = (self.driver, *self.machine.catalogue.driven_by(self.driver))
+        past = any(usb.binding.past_pcsc for family in families for usb in family.usb)
+        return Way.ANY if past or self.driver is GENERIC else Way.PCSC
 
     @property
     def image(self) -> Image | None:
@@ -88,6 +100,14 @@ def load(file: ModuleFile, deadline_s: float = LOAD_DEADLINE_S) -> Loaded:
     return loaded
 
 
+def of_reader(slot: SlotInfo | None, reader: Reader) -> bool:
+    """Tell whether a slot's description is the name of a reader, as far as it fits into one."""
+    if slot is None or not slot.description:
+        return False
+    cut = reader.name.encode()[:_LONGEST_SLOT].decode("utf-8", "ignore").rstrip()
+    return slot.description.rstrip() in {reader.name, cut}
+
+
 @dataclass
 class TokenSeen:
     """A token in a slot. Nothing here logs in: what a PIN would show stays unknown.
@@ -99,6 +119,30 @@ class TokenSeen:
 
     token: Token
     loaded: Loaded
+
+    @property
+    def name(self) -> str:
+        """The subject of findings about it."""
+        return f"{self.token.label} ({self.token.serial})"
+
+    @cached_property
+    def reader(self) -> str:
+        """The reader that its slot is named for; empty: none is."""
+        readers = self.loaded.file.machine.scene.readers
+        return next((reader.name for reader in readers if of_reader(self.slot, reader)), "")
+
+    @property
+    def slot(self) -> SlotInfo | None:
+        """Its slot."""
+        return next((slot for slot in self.loaded.slots if slot.slot_id == self.token.link.slot_id), None)
+
+    @cached_property
+    def blank(self) -> bool:
+        """Whether it is a soft token without a certificate, which nobody may be waiting for."""
+        try:
+            return self.token.driver.kind is Kind.SOFTWARE and not self.pairs
+        except UShieldError:
+            return False
 
     @cached_property
     def pin(self) -> PinState:

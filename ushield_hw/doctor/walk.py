@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import platform
 import threading
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from enum import IntEnum, auto
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -21,23 +20,20 @@ from typing import Any, Final
 from ushield_hw import __version__
 from ushield_hw.cryptoki.module import Module
 from ushield_hw.discovery import names
-from ushield_hw.doctor import bus, card, module_file, objects, pin, reader, service, slots
-from ushield_hw.doctor.finding import Finding, Layer, Status, ask_all
+from ushield_hw.doctor import bus, card, compare, module_file, objects, pin, reader, service, slots
+from ushield_hw.doctor.finding import NO_SERVICE, Finding, Status, ask_all, fail, ok, skip, unchecked
 from ushield_hw.doctor.machine import Machine
+from ushield_hw.doctor.ranking import Case, first, weighed
 from ushield_hw.doctor.report import Report, UsableToken
 from ushield_hw.doctor.skeleton import skeleton
 from ushield_hw.doctor.subjects import LOAD_DEADLINE_S, Loaded, ModuleFile, TokenSeen, load
-from ushield_hw.drivers import GENERIC, Discover, Kind
+from ushield_hw.drivers import Discover
 from ushield_hw.errors import InputError, TokenNotInitialized, UShieldError
 from ushield_hw.messages import shown
 from ushield_hw.uri import TokenUri
 
-_DEPENDENCIES: Final = "E45"  # no reason not to load a module: the loader itself knows best
-_DEPENDENCIES_AT: Final = [ask.id for ask in module_file.FILE_PROBES].index(_DEPENDENCIES)
-_WITHOUT_PLUG: Final = frozenset({"A1", "A2", "B11", "C25", "C26", "D29"})  # say nothing to somebody with a soft token
-_OF_A_TOKEN: Final = frozenset({Layer.PIN, Layer.OBJECTS})
-_CHOICES: Final = frozenset({"F55", "F57", "F58"})
-_LONGEST_SLOT: Final = 64  # bytes of a slot's description
+# What a file needs is no reason not to load it: the loader itself knows best.
+_DEPENDENCIES_AT: Final = module_file.FILE_PROBES.index(module_file.dependencies)
 
 
 @dataclass
@@ -52,7 +48,8 @@ class _Seen:
     def ask_of_file(self) -> None:
         """Ask what the file itself can be asked."""
         name = str(self.file.path)
-        asked = [ask(self.file, name) for ask in module_file.FILE_PROBES if ask.id != _DEPENDENCIES]
+        others = [ask for ask in module_file.FILE_PROBES if ask is not module_file.dependencies]
+        asked = ask_all(others, self.file, name, self.file.way)
         asked.insert(_DEPENDENCIES_AT, _dependencies(self.file, self.loaded))
         self.findings = [*asked, *self.findings[len(asked) :]]
 
@@ -73,10 +70,11 @@ def examine(
     """
     files = module_file.module_files(machine, module)
     enough = threading.Event()
-    with ThreadPoolExecutor(len(files) + 5) as pool:
+    with ThreadPoolExecutor(len(files) + 6) as pool:
         looks = [pool.submit(_look, file, deadline_s, closely=closely) for file in files]  # they take longest
         outer = [pool.submit(part, machine) for part in (_usb, _service, _readers)]
-        outer.append(pool.submit(_cards, machine, enough))
+        readers = pool.submit(card.readers, machine, enough)
+        outer.append(pool.submit(lambda: _cards(machine, readers.result())))
         pool.submit(import_module, "cryptography.x509")  # certificates will be read; the modules are waited for anyway
         seen = [look.result() for look in looks]
         if any(_is_meant(token, machine.selector) and _can_sign(token) for one in seen for token in one.tokens):
@@ -85,7 +83,7 @@ def examine(
             list(pool.map(_look_closely, seen))
         findings = [finding for part in outer for finding in part.result()]
     try:
-        return _concluded(machine, findings, seen, module)
+        return _concluded(machine, findings, readers.result(), seen, module)
     finally:
         loaded = [one.loaded.module for one in seen if one.loaded is not None]
         with ThreadPoolExecutor(len(loaded) or 1) as pool:
@@ -98,7 +96,7 @@ def examine(
 def _usb(machine: Machine) -> list[Finding]:
     found = ask_all(bus.PROBES, machine)
     for device in bus.plugged(machine):
-        found += ask_all(bus.DEVICE_PROBES, device, device.label)
+        found += ask_all(bus.DEVICE_PROBES, device, device.label, device.way)
     return found
 
 
@@ -110,13 +108,23 @@ def _readers(machine: Machine) -> list[Finding]:
     return ask_all(reader.PROBES, machine)
 
 
-def _cards(machine: Machine, enough: threading.Event) -> list[Finding]:
+def _cards(machine: Machine, there: Sequence[card.InReader]) -> list[Finding]:
     found = ask_all(card.MACHINE_PROBES, machine)
-    there = card.readers(machine, enough)
     with ThreadPoolExecutor(len(there) or 1) as pool:  # each card is watched for a moment
-        for part in pool.map(lambda here: ask_all(card.PROBES, here, here.reader.name), there):
+        for part in pool.map(lambda here: ask_all(card.CONTACT_PROBES, here, here.reader.name), there):
             found += part
     return found
+
+
+def _compared(machine: Machine, there: Sequence[card.InReader], loaded: Sequence[Loaded]) -> Iterator[Finding]:
+    """Ask what can be said only when the modules have been looked at."""
+    if machine.scene.failure is not None:
+        yield from (ask.found(unchecked(NO_SERVICE)) for ask in card.PROBES)
+    for here in there:
+        here.shown = compare.shows_a_token(here, loaded)
+        yield from ask_all(card.FAMILY_PROBES, here, here.reader.name)
+    for one in compare.expected(machine, there, loaded):
+        yield from ask_all(compare.PROBES, one, one.subject, one.way)
 
 
 def _look(file: ModuleFile, deadline_s: float, *, closely: bool) -> _Seen:
@@ -132,7 +140,7 @@ def _look(file: ModuleFile, deadline_s: float, *, closely: bool) -> _Seen:
     if seen.loaded is None:
         return seen
     for probes in (module_file.LOADED_PROBES, slots.LOADED_PROBES, objects.LOADED_PROBES):
-        seen.findings += ask_all(probes, seen.loaded, name)
+        seen.findings += ask_all(probes, seen.loaded, name, file.way)
     _look_into(seen, _tokens(seen.loaded))
     return seen
 
@@ -145,7 +153,7 @@ def _look_closely(seen: _Seen) -> None:
     if seen.loaded is None:
         seen.ask_of_file()
     else:
-        anew = slots.fresh(seen.loaded, str(seen.file.path))
+        anew = slots.fresh(seen.loaded, str(seen.file.path), seen.file.way)
         seen.findings = [anew if one.id == anew.id else one for one in seen.findings]
 
 
@@ -158,7 +166,7 @@ def _look_into(seen: _Seen, tokens: Sequence[TokenSeen]) -> None:
             answering.append(token)
             continue
         troubled = replace(token.loaded, error=error)
-        of_module = ask_all((module_file.loads, module_file.answers), troubled, str(seen.file.path))
+        of_module = ask_all((module_file.loads, module_file.answers), troubled, str(seen.file.path), seen.file.way)
         failed = [finding for finding in of_module if finding.status is Status.FAIL]
         seen.findings += failed or [_unreadable(token, error)]
         if failed:
@@ -181,17 +189,17 @@ def _unreadable(seen: TokenSeen, error: UShieldError) -> Finding:
     facts = {"path": str(seen.loaded.file.path), "slots": len(seen.loaded.slots)}
     code = str(error.details.get("ckr") or error.code)
     evidence = {"kind": "broken", **facts, "codes": [code], "where": [seen.token.label]}
-    return Finding(slots.readable.id, slots.readable.name, Status.FAIL, _name(seen), evidence)
+    return slots.readable.found(fail(**evidence), seen.name)
 
 
 def _dependencies(file: ModuleFile, loaded: Loaded | None) -> Finding:
     """Ask what a file is missing, unless it has shown that it misses nothing: following all it needs takes long."""
-    ask, name = module_file.FILE_PROBES[_DEPENDENCIES_AT], str(file.path)
+    ask, name = module_file.dependencies, str(file.path)
     if loaded is not None and loaded.info is not None:
-        return Finding(ask.id, ask.name, Status.OK, name, {"path": name})
+        return ask.found(ok(path=name), name, file.way)
     if not file.closely and file.glance is not None:
-        return Finding(ask.id, ask.name, Status.SKIP, name, {"path": name, "reason": "looks_well"})
-    return ask(file, name)
+        return ask.found(skip("looks_well", path=name), name, file.way)
+    return ask(file, name, file.way)
 
 
 def _tokens(loaded: Loaded) -> tuple[TokenSeen, ...]:
@@ -204,41 +212,59 @@ def _tokens(loaded: Loaded) -> tuple[TokenSeen, ...]:
 def _of_tokens(tokens: Iterable[TokenSeen]) -> Iterator[Finding]:
     for seen in tokens:
         for probes in (slots.TOKEN_PROBES, pin.PROBES, objects.TOKEN_PROBES):
-            yield from ask_all(probes, seen, _name(seen))
+            yield from ask_all(probes, seen, seen.name)
 
 
 # --- what it comes to -------------------------------------------------------------------------------------------------
 
 
-def _concluded(machine: Machine, outer: list[Finding], seen: Sequence[_Seen], module: Path | None) -> Report:
+def _concluded(
+    machine: Machine,
+    outer: list[Finding],
+    there: Sequence[card.InReader],
+    seen: Sequence[_Seen],
+    module: Path | None,
+) -> Report:
     loaded = tuple(one.loaded for one in seen if one.loaded is not None)
     every = [token for one in seen for token in one.tokens]
-    tokens = _each(every)
-    meant = [token for token in tokens if _is_meant(token, machine.selector)]
-    usable = [token for token in meant if _can_sign(token)]
-    findings = [
+    case = _case(machine, seen, module, _each(every))
+    asked = [
         *outer,
+        *_compared(machine, there, loaded),
         *(finding for one in seen for finding in one.findings),
         *ask_all(module_file.TOGETHER_PROBES, loaded),
         *ask_all(slots.CHOICE_PROBES, slots.Choice(machine, loaded, every)),
-        *_of_tokens(tokens),
+        *_of_tokens(case.tokens),
     ]
-    idle = [token for token in tokens if _is_blank(token) and (usable or token not in meant)]
-    findings = _weighed(machine, findings, seen, usable, {_name(token) for token in idle})
-    first = None if usable and not _missed(findings) else _first(findings, meant, module)
+    findings = weighed(asked, case)
     return Report(
         findings,
-        tuple(_usable(token) for token in usable),
-        first,
-        skeleton=None if module is not None else _beginning(machine, findings, tokens),
+        tuple(_usable(token) for token in case.usable),
+        first(findings, case),
+        skeleton=None if module is not None else _beginning(machine, findings, case.tokens),
         environment=_environment(machine, loaded),
+        named=case.named,
         private=partial(_private, machine, every),
+    )
+
+
+def _case(machine: Machine, seen: Sequence[_Seen], module: Path | None, tokens: Sequence[TokenSeen]) -> Case:
+    meant = [token for token in tokens if _is_meant(token, machine.selector)]
+    able = [token for token in tokens if _can_sign(token)]
+    return Case(
+        machine,
+        None if module is None else seen[0].file,
+        [one.file for one in seen],
+        tokens,
+        meant,
+        [token for token in able if token in meant],
+        others_can_sign=any(token not in meant for token in able),
     )
 
 
 def _beginning(machine: Machine, findings: Sequence[Finding], tokens: Sequence[TokenSeen]) -> str | None:
     """Return a descriptor to begin with, where no token shows or a card is left that nothing here knows."""
-    strange = any(finding.id == "D37" and finding.matters for finding in findings)
+    strange = any(finding.probe == card.unknown_card.name and finding.matters for finding in findings)
     return skeleton(machine) if strange or not tokens else None
 
 
@@ -269,101 +295,6 @@ def _usable(seen: TokenSeen) -> UsableToken:
     pair = objects.usable(seen)
     subject = pair.facts.subject_text() if pair is not None else ""
     return UsableToken(seen.token.uri, seen.token.label, seen.token.serial, subject)
-
-
-def _name(seen: TokenSeen) -> str:
-    return f"{seen.token.label} ({seen.token.serial})"
-
-
-def _weighed(
-    machine: Machine,
-    findings: Sequence[Finding],
-    seen: Sequence[_Seen],
-    usable: Sequence[TokenSeen],
-    idle: Container[str],
-) -> list[Finding]:
-    """Take the weight from what does not matter here, now that everything is known."""
-    slots_seen = [slot for one in seen if one.loaded is not None for slot in one.loaded.slots]
-    shown_in = {slot.description for slot in slots_seen if slot.token is not None}
-    soft = any(token.token.driver.kind is Kind.SOFTWARE for token in usable)
-    no_service = machine.scene.failure is not None
-    ours = (one.file for one in seen if no_service and not one.file.asked)
-    need_pcsc = {str(file.path) for file in ours if _needs_pcsc(machine, file)}
-
-    def weight(finding: Finding) -> Finding:
-        if finding.id in _WITHOUT_PLUG and soft:
-            return _dropped(finding, "soft_token")
-        if finding.id == "F52" and no_service and finding.matters and finding.subject in need_pcsc:
-            return _dropped(finding, "no_service")  # B tells why
-        if finding.id == "D37" and finding.subject[:_LONGEST_SLOT] in shown_in:
-            return replace(finding, status=Status.OK)
-        if finding.matters and finding.layer in _OF_A_TOKEN and finding.subject in idle:
-            return _dropped(finding, "another_is_meant")
-        if usable and finding.id == "H71" and finding.status is Status.FAIL:
-            return replace(finding, status=Status.WARN)
-        return finding
-
-    return [weight(finding) for finding in findings]
-
-
-def _dropped(finding: Finding, reason: str) -> Finding:
-    return replace(finding, status=Status.SKIP, evidence={**finding.evidence, "reason": reason})
-
-
-def _needs_pcsc(machine: Machine, file: ModuleFile) -> bool:
-    """Tell whether a module's tokens come through PC/SC, as far as its descriptor says."""
-    families = (file.driver, *machine.catalogue.driven_by(file.driver))
-    past = any(usb.binding.past_pcsc for family in families for usb in family.usb)
-    return file.driver.kind is Kind.TOKEN and file.driver is not GENERIC and not past
-
-
-def _missed(findings: Sequence[Finding]) -> bool:
-    """Tell whether it is not clear which token is meant."""
-    return any(finding.id in _CHOICES and finding.status is Status.FAIL for finding in findings)
-
-
-def _first(findings: Sequence[Finding], meant: Sequence[TokenSeen], module: Path | None) -> Finding:
-    """Return the one cause to look at; with a module asked for, what lies before modules counts last."""
-    blank = {_name(token) for token in meant if _is_blank(token)}
-    ours = {_name(token) for token in meant}
-    told = [one for one in findings if one.matters and (one.layer not in _OF_A_TOKEN or one.subject in ours)]
-
-    def order(one: Finding) -> tuple[bool, int]:
-        return module is not None and one.layer.letter < Layer.MODULE.letter, _rank(one, blank)
-
-    return min(told, key=order, default=None) or Finding("A1", "token.none", Status.FAIL, evidence={"kind": "none"})
-
-
-class _Rank(IntEnum):
-    """What explains best why no token can be used, the best first."""
-
-    CHOICE = 0
-    TOKEN = auto()
-    FAILURE = auto()
-    STRANGE = auto()
-    NOT_THERE = auto()
-    BLANK = auto()
-    ABSENT = auto()
-    ODD = auto()
-
-
-def _rank(finding: Finding, blank: Container[str]) -> _Rank:
-    if finding.status is Status.WARN:
-        absent = _Rank.ABSENT if finding.id in _WITHOUT_PLUG else _Rank.ODD
-        return _Rank.STRANGE if finding.id == "D37" else absent
-    if finding.id in _CHOICES:  # a name that nothing bears: perhaps what bears it does not show
-        return _Rank.NOT_THERE if finding.evidence.get("kind") == "none" else _Rank.CHOICE
-    if finding.layer in _OF_A_TOKEN:
-        return _Rank.BLANK if finding.subject in blank else _Rank.TOKEN
-    return _Rank.BLANK if finding.id == "F56" and finding.evidence.get("kind") == "soft" else _Rank.FAILURE
-
-
-def _is_blank(seen: TokenSeen) -> bool:
-    """Tell whether it is an empty soft token, which may be nobody's."""
-    try:
-        return seen.token.driver.kind is Kind.SOFTWARE and not seen.pairs
-    except UShieldError:
-        return False
 
 
 def _private(machine: Machine, tokens: Sequence[TokenSeen]) -> Iterator[tuple[str, str]]:

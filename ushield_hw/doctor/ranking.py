@@ -1,0 +1,180 @@
+"""Which of the causes is named first, by what their probes declare (:class:`~ushield_hw.doctor.finding.Rule`).
+
+Three things decide, in this order. What does not concern what was asked for is set aside: other tokens and modules
+beside a token that was named, and the smart card service where nothing that is there needs it. Among the rest a
+consequence never comes before its cause: a cause takes over the priority of what follows from it. Then the priorities
+count, and last the way from the plug to the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Final
+
+from ushield_hw.doctor.bus import ccid_devices, plugged
+from ushield_hw.doctor.finding import PAST_PCSC, SOFT, Finding, Layer, Priority, Status, Way
+from ushield_hw.doctor.machine import Machine
+from ushield_hw.doctor.subjects import ModuleFile, TokenSeen
+from ushield_hw.drivers import Kind
+from ushield_hw.pcsc import Slot
+
+_OF_A_TOKEN: Final = frozenset({Layer.PIN, Layer.OBJECTS})
+_OF_A_MODULE: Final = frozenset({Layer.MODULE, Layer.TOKEN})
+_NOTHING_FOUND: Final = Finding("A1", "token.none", Status.FAIL, evidence={"kind": "none"})
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a diagnosis is about.
+
+    Attributes:
+        machine: the machine; its ``selector`` names a token.
+        module: the module file that was asked for; None: any.
+        files: the module files that were looked at.
+        tokens: every token that was seen, once.
+        meant: those of them that the selector names; all of them where there is none.
+        usable: those of the meant that can sign.
+        others_can_sign: a token that is not meant can.
+    """
+
+    machine: Machine
+    module: ModuleFile | None = None
+    files: Sequence[ModuleFile] = ()
+    tokens: Sequence[TokenSeen] = ()
+    meant: Sequence[TokenSeen] = ()
+    usable: Sequence[TokenSeen] = ()
+    others_can_sign: bool = False
+
+    @property
+    def named(self) -> bool:
+        """Whether one token was asked for."""
+        return self.machine.selector is not None
+
+    @cached_property
+    def modules(self) -> frozenset[str]:
+        """The subjects of findings about module files."""
+        return frozenset(str(file.path) for file in self.files)
+
+    @cached_property
+    def own(self) -> frozenset[str]:
+        """The subjects that belong to the tokens that are meant: themselves, their modules and their readers."""
+        found = {text for seen in self.meant for text in (seen.name, str(seen.loaded.file.path), seen.reader)}
+        return frozenset(found - {""})
+
+    @cached_property
+    def strangers(self) -> frozenset[str]:
+        """The tokens that are there and are not meant."""
+        ours = {seen.name for seen in self.meant}
+        return frozenset(seen.name for seen in self.tokens) - ours
+
+    @cached_property
+    def idle(self) -> frozenset[str]:
+        """Empty soft tokens that nobody asked for, and that need not be judged: another token can sign, or is meant."""
+        return frozenset(
+            seen.name for seen in self.tokens if seen.blank and (self.usable or (self.named and seen not in self.meant))
+        )
+
+    @cached_property
+    def empty(self) -> frozenset[str]:
+        """Empty soft tokens that are meant only because every token is."""
+        return frozenset(seen.name for seen in self.meant if seen.blank and not self.named)
+
+    @cached_property
+    def soft(self) -> bool:
+        """Whether a soft token can sign: nothing has to be plugged in."""
+        return any(seen.token.driver.kind is Kind.SOFTWARE for seen in self.usable)
+
+    @cached_property
+    def needs_pcsc(self) -> bool:
+        """Whether something that is there comes through PC/SC, or may: nothing that does not is plugged in."""
+        cards = any(reader.slot is not Slot.EMPTY for reader in self.machine.scene.readers)
+        past = any(one.past_pcsc for one in plugged(self.machine))
+        return cards or bool(ccid_devices(self.machine)) or not past
+
+
+def weighed(findings: Sequence[Finding], case: Case) -> list[Finding]:
+    """Return the findings in the order of the way, set aside or made milder where they do not count here."""
+    order = list(Layer)
+    found = sorted(findings, key=lambda one: order.index(one.layer))
+    told = (_quiet(one, found) if one.rule.quiet and one.matters else one for one in found)
+    return [_weighed(one, case) for one in told]
+
+
+def first(findings: Sequence[Finding], case: Case) -> Finding | None:
+    """Return the cause to look at first; None: a token that is meant can sign, and it is clear which."""
+    unclear = any(one.rule.failed is Priority.CHOICE and one.status is Status.FAIL for one in findings)
+    if case.usable and not unclear:
+        return None
+    told = [one for one in findings if one.matters]
+    if not told:
+        return _NOTHING_FOUND
+    effective = _effective(told, case)
+    best = min(range(len(told)), key=lambda number: (told[number].aside, effective[number], number))
+    return told[best]
+
+
+def _quiet(one: Finding, found: Sequence[Finding]) -> Finding:
+    """Return a finding that says nothing new beside its cause as one that need not be read."""
+    cause = next((other for other in found if one.follows(other)), None)
+    return one if cause is None else _dropped(one, f"follows_{cause.id}")
+
+
+def _weighed(one: Finding, case: Case) -> Finding:
+    if not one.matters:
+        return one
+    if one.layer in _OF_A_TOKEN and one.subject in case.idle:
+        return _dropped(one, "another_is_meant")
+    if _priority(one, case) is Priority.ABSENT and one.status is Status.WARN:
+        if case.soft:
+            return _dropped(one, SOFT)
+        if not _can_matter(one, case):
+            return _dropped(one, PAST_PCSC)
+    one = replace(one, aside=_is_aside(one, case))
+    mild = case.usable and (one.subject in case.modules or one.layer is Layer.OBJECTS)
+    return replace(one, status=Status.WARN) if mild else one
+
+
+def _dropped(one: Finding, reason: str) -> Finding:
+    return replace(one, status=Status.SKIP, evidence={**one.evidence, "reason": reason})
+
+
+def _is_aside(one: Finding, case: Case) -> bool:
+    """Tell whether a finding does not concern what was asked for."""
+    if case.module is not None:
+        return one.layer.letter < Layer.MODULE.letter
+    if one.rule.failed is Priority.CHOICE:
+        return False
+    if case.named and case.meant:
+        return one.subject not in case.own
+    if case.named and one.subject in case.strangers:
+        return True
+    if case.others_can_sign and one.layer in _OF_A_MODULE and one.subject in case.modules:
+        return True
+    return not _can_matter(one, case)
+
+
+def _can_matter(one: Finding, case: Case) -> bool:
+    """Tell whether a finding is about a way that something that is there takes."""
+    return one.concerns is not Way.PCSC or case.needs_pcsc
+
+
+def _priority(one: Finding, case: Case) -> Priority:
+    return Priority.EMPTY if one.subject in case.empty else one.priority
+
+
+def _effective(told: Sequence[Finding], case: Case) -> Mapping[int, tuple[Priority, int]]:
+    """Return priority and depth of each: a cause takes over the priority of what follows from it, and comes before."""
+    behind = {
+        number: [other for other, cause in enumerate(told) if one.follows(cause) and cause.aside <= one.aside]
+        for number, one in enumerate(told)
+    }
+    best = {number: _priority(one, case) for number, one in enumerate(told)}
+    depth = dict.fromkeys(best, 0)
+    for _ in told:  # as many steps as the longest chain may have
+        for number, causes in behind.items():
+            for cause in causes:
+                best[cause] = min(best[cause], best[number])
+                depth[number] = min(len(told), max(depth[number], depth[cause] + 1))
+    return {number: (best[number], depth[number]) for number in best}
