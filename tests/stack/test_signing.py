@@ -22,6 +22,7 @@ from ushield_hw.cms import Confirmation, Profile
 from ushield_hw.descriptor import ConfirmKind, ConfirmSpec, ConfirmText, Driver, HashOn, Kind, SignSpec
 from ushield_hw.errors import (
     BadSignature,
+    CertificateError,
     ConfirmationCancelled,
     ConfirmationRejected,
     ConfirmationTimedOut,
@@ -48,6 +49,7 @@ CODES: Final = {
     "CKR_GENERAL_ERROR": "timed-out",
     "CKR_DEVICE_ERROR": "unknown",
     "CKR_DATA_INVALID": "content-refused",
+    "CKR_TOKEN_NOT_RECOGNIZED": "key-refused",
 }
 
 
@@ -258,6 +260,7 @@ ENDS: Final = [
     ("CKR_DEVICE_ERROR", OutcomeUnknown, "OUTCOME_UNKNOWN"),
     ("CKR_DEVICE_REMOVED", TokenRemoved, "TOKEN_REMOVED"),
     ("CKR_DATA_INVALID", ConfirmationRejected, "CONTENT_REFUSED"),
+    ("CKR_TOKEN_NOT_RECOGNIZED", CertificateError, "KEY_REFUSED"),
 ]
 
 

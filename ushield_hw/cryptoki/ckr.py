@@ -173,6 +173,7 @@ class Outcome(Enum):
     REMOVED = "removed"
     UNKNOWN = "unknown"
     CONTENT_REFUSED = "content-refused"
+    KEY_REFUSED = "key-refused"
 
 
 _SIMPLE: Final[dict[str, type[errors.UShieldError]]] = {
@@ -194,12 +195,14 @@ _SIMPLE: Final[dict[str, type[errors.UShieldError]]] = {
     "SESSION_COUNT": errors.TokenBusy,
 }
 
-_OUTCOMES: Final[dict[Outcome, type[errors.UShieldError]]] = {
-    Outcome.REJECTED: errors.ConfirmationRejected,
-    Outcome.CANCELLED: errors.ConfirmationCancelled,
-    Outcome.TIMED_OUT: errors.ConfirmationTimedOut,
-    Outcome.REMOVED: errors.TokenRemoved,
-    Outcome.UNKNOWN: errors.OutcomeUnknown,
+_OUTCOMES: Final[dict[Outcome, tuple[type[errors.UShieldError], str | None]]] = {  # with a code other than its own
+    Outcome.REJECTED: (errors.ConfirmationRejected, None),
+    Outcome.CANCELLED: (errors.ConfirmationCancelled, None),
+    Outcome.TIMED_OUT: (errors.ConfirmationTimedOut, None),
+    Outcome.REMOVED: (errors.TokenRemoved, None),
+    Outcome.UNKNOWN: (errors.OutcomeUnknown, None),
+    Outcome.CONTENT_REFUSED: (errors.ConfirmationRejected, "CONTENT_REFUSED"),
+    Outcome.KEY_REFUSED: (errors.CertificateError, "KEY_REFUSED"),
 }
 
 # A vendor's module may use these for a person's no even when its descriptor does not say so: the standard's own words.
@@ -234,12 +237,11 @@ def to_error(
         outcome = Outcome(declared) if declared else _STANDARD_OUTCOMES.get(name)
         if outcome is None and asks and waited_s >= _PERSON_S and name in _NOT_CONFIRMED:
             outcome = Outcome.TIMED_OUT
-        if outcome is Outcome.CONTENT_REFUSED:
-            return errors.ConfirmationRejected("CONTENT_REFUSED", **facts)
         if outcome is Outcome.UNKNOWN:
             facts["tx_id"] = None  # not known in this room
         if outcome is not None:
-            return _OUTCOMES[outcome](waited_s=round(waited_s, 1), **facts)
+            kind, code = _OUTCOMES[outcome]
+            return kind(code, waited_s=round(waited_s, 1), **facts)
     if doing is Doing.SIGNING and name == "USER_NOT_LOGGED_IN":
         return errors.TokenError("LOGIN_ENDED", **facts)
     if name in {"TOKEN_WRITE_PROTECTED", "SESSION_READ_ONLY"}:

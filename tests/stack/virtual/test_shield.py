@@ -243,7 +243,7 @@ def test_the_payment_key_signs_no_digest(host: Host) -> None:
         call = SignCall(key.handle, "ECDSA", bytes(32), "sha256")
         with pytest.raises(TokenError):
             session.link.module.sign(session.login_id, call)
-    assert (host.shield.signatures, host.shield.asked, host.shield.outcome) == (0, 0, Outcome.CONTENT_REFUSED)
+    assert (host.shield.signatures, host.shield.asked, host.shield.outcome) == (0, 0, Outcome.NOT_SUPPORTED)
 
 
 def test_cades_is_not_offered(host: Host) -> None:

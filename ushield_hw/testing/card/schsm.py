@@ -1,7 +1,8 @@
 """A SmartCard-HSM as OpenSC's sc-hsm driver drives it: files, keys, PIN and SO PIN.
 
-The command set is what OpenSC 0.23 sends (``card-sc-hsm.c``, ``pkcs15-sc-hsm.c`` were read). What a signature takes
-beyond a PIN is for a subclass to say: :meth:`SmartCardHsm.allow`.
+The command set is what OpenSC 0.23 and 0.27 send (``card-sc-hsm.c``, ``card-sc-hsm.h``, ``pkcs15-sc-hsm.c`` were read).
+What a signature or a decryption takes beyond a PIN is for a subclass to say: :meth:`SmartCardHsm.allow` and
+:meth:`SmartCardHsm.allow_decipher`.
 """
 
 from __future__ import annotations
@@ -26,16 +27,19 @@ _DEVICE_CERTIFICATE, _TOKEN_INFO = 0x2F02, 0x2F03
 _KEY: Final = 0xCC00
 _SO_LENGTH: Final = 8
 _PIN_LENGTHS: Final = range(6, 16)
-_HASHES: Final[dict[int, Callable[[], hashes.HashAlgorithm] | None]] = {
-    0x70: None,
-    0x71: hashes.SHA1,
-    0x72: hashes.SHA224,
-    0x73: hashes.SHA256,
+_HASHES: Final[dict[int, Callable[[], hashes.HashAlgorithm]]] = {  # the second half of an algorithm's number
+    0x1: hashes.SHA1,
+    0x2: hashes.SHA224,
+    0x3: hashes.SHA256,
+    0x4: hashes.SHA384,
+    0x5: hashes.SHA512,
 }
 _PREHASHED: Final[dict[int, Callable[[], hashes.HashAlgorithm]]] = {
     made().digest_size: made for made in (hashes.SHA1, hashes.SHA224, hashes.SHA256, hashes.SHA384, hashes.SHA512)
 }
-_RSA_RAW, _RSA_PSS = 0x20, 0x40
+# The first half: 0 in the second one means that the host has hashed (and, for RSA_RAW, padded).
+_RSA_RAW, _RSA_DECIPHER, _RSA_PKCS1, _RSA_PSS, _ECDSA, _ECDH = 0x20, 0x21, 0x30, 0x40, 0x70, 0x80
+_MOST_TRIES: Final = 10
 _PRIMES: Final = {
     0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF: ec.SECP256R1(),
     0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEFFFFFFFF0000000000000000FFFFFFFF: ec.SECP384R1(),
@@ -70,13 +74,15 @@ class SmartCardHsm:
             0x2C: self._reset_retry,
             0x84: self._challenge,
             0x46: self._generate,
+            0x50: self._initialize,
+            0x62: self._decipher,
             0x68: self._sign,
         }
 
     def reset(self) -> None:
         """Forget the logins."""
         self._chaining.clear()
-        self._verified.clear()
+        self.logged_out()
 
     def pulled_out(self) -> None:
         """Nothing to do here."""
@@ -92,6 +98,10 @@ class SmartCardHsm:
         """Let a key sign, or raise ``Refused``."""
         self.needs("user")
 
+    def allow_decipher(self, reference: int) -> None:
+        """Let a key decipher or agree on a key, or raise ``Refused``."""
+        self.needs("user")
+
     def signed(self) -> None:
         """A signature was made."""
 
@@ -103,6 +113,10 @@ class SmartCardHsm:
     def verified(self, name: str) -> None:
         """A secret was verified just now."""
         self._verified.add(name)
+
+    def logged_out(self) -> None:
+        """Every login is over."""
+        self._verified.clear()
 
     def _answer(self, command: Command) -> bytes:
         if command.ins == apdu.GET_RESPONSE:
@@ -121,6 +135,7 @@ class SmartCardHsm:
         if command.p1 == 4:
             if command.data != AID:
                 raise Refused(apdu.FILE_NOT_FOUND)
+            self.logged_out()  # selecting the applet anew ends its logins; OpenSC's C_Logout does nothing else
             return tlv(0x6F, tlv(0x82, b"\x78"), tlv(0x84, AID), tlv(0x85, b"\x00\x00" + _VERSION))
         if command.data == b"\x3f\x00":
             return tlv(0x6F, tlv(0x82, b"\x38"), tlv(0x83, command.data))
@@ -133,14 +148,20 @@ class SmartCardHsm:
         if name == _DEVICE_CERTIFICATE:
             return self._device_certificate()
         if name == _TOKEN_INFO:
-            return self.token_info()
+            return self.token_info(self._label())
         if name not in self.memory.files:
             raise Refused(apdu.FILE_NOT_FOUND)
         return self.memory.files[name]
 
-    def token_info(self) -> bytes:
-        """Return EF.TokenInfo (ISO/IEC 7816-15): what the token calls itself."""
-        return token_info(self.memory.serial, "SmartCard-HSM", "ushield_hw")
+    def token_info(self, label: str | None) -> bytes:
+        """Return EF.TokenInfo (ISO/IEC 7816-15): what the token calls itself. ``label``: as it was initialised."""
+        return token_info(self.memory.serial, label or "SmartCard-HSM", "ushield_hw")
+
+    def _label(self) -> str | None:
+        """Return the label of the EF.TokenInfo that was written with the initialisation."""
+        for _, info in tlvs(self.memory.files.get(_TOKEN_INFO, b"")):
+            return next((value.decode("utf-8", "replace") for tag, value in tlvs(info) if tag == 0x80), None)
+        return None
 
     def _read(self, command: Command) -> bytes:
         content = self._file(command.p1p2 or self._current)
@@ -239,6 +260,25 @@ class SmartCardHsm:
         secret.set(fresh)
         self.memory.save()
 
+    def _initialize(self, command: Command) -> bytes:
+        """Erase everything and set both PINs, if the SO PIN (the "initialisation code") is right."""
+        wanted = dict(tlvs(command.data))
+        code, pin = wanted.get(0x82, b""), wanted.get(0x81, b"")
+        tries = int.from_bytes(wanted.get(0x91, b"\3"), "big")
+        if len(code) != _SO_LENGTH or (pin and len(pin) not in _PIN_LENGTHS) or not 1 <= tries <= _MOST_TRIES:
+            raise Refused(apdu.WRONG_DATA)
+        so = self.memory.secrets["so"]
+        right = so.check(code)
+        self.memory.save()
+        if not right:
+            raise Refused(apdu.NOT_SATISFIED if so.left else apdu.PIN_BLOCKED)  # OpenSC calls both a wrong PIN
+        with self.memory.writing():
+            self.memory.files.clear()
+            self.memory.keys.clear()
+            self.memory.secrets["user"] = Secret.of(pin, tries) if pin else Secret(tries, tries)
+        self.logged_out()
+        return b""
+
     def _challenge(self, command: Command) -> bytes:
         return secrets.token_bytes(command.le or 8)
 
@@ -254,16 +294,28 @@ class SmartCardHsm:
             )
         return _request(wanted, key)
 
-    def _sign(self, command: Command) -> bytes:
-        reference, algorithm = command.p1, command.p2
+    def _key(self, reference: int) -> PrivateKey:
         if reference not in self.memory.keys:
             raise Refused(apdu.FILE_NOT_FOUND)
         key = serialization.load_der_private_key(self.memory.keys[reference], None)
         assert isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)  # noqa: S101 - no others are made
+        return key
+
+    def _sign(self, command: Command) -> bytes:
+        reference, algorithm = command.p1, command.p2
+        key = self._key(reference)
+        _check_algorithm(key, algorithm)
         self.allow(reference, key, algorithm, command.data)
         signature = _signature(key, algorithm, command.data)
         self.signed()
         return signature
+
+    def _decipher(self, command: Command) -> bytes:
+        key = self._key(command.p1)
+        if command.p2 != (_RSA_DECIPHER if isinstance(key, rsa.RSAPrivateKey) else _ECDH):
+            raise Refused(apdu.WRONG_PARAMETERS)
+        self.allow_decipher(command.p1)
+        return _rsa_raw(key, command.data) if isinstance(key, rsa.RSAPrivateKey) else _agreed(key, command.data)
 
 
 def token_info(serial: str, label: str, manufacturer: str) -> bytes:
@@ -312,28 +364,53 @@ def _request(wanted: dict[int, bytes], key: PrivateKey) -> bytes:
     return tlv(0x67, tlv(0x7F21, body, tlv(0x5F37, bytes(64))), tlv(0x42, b"USHIELD00000"), tlv(0x5F37, bytes(64)))
 
 
-def _signature(key: PrivateKey, algorithm: int, data: bytes) -> bytes:
-    if isinstance(key, rsa.RSAPrivateKey):
-        return _rsa_pss(key, data) if algorithm == _RSA_PSS else _rsa_raw(key, algorithm, data)
-    if algorithm not in _HASHES:
+def _check_algorithm(key: PrivateKey, algorithm: int) -> None:
+    kind, hashing = algorithm & 0xF0, algorithm & 0x0F
+    kinds = {_RSA_RAW, _RSA_PKCS1, _RSA_PSS} if isinstance(key, rsa.RSAPrivateKey) else {_ECDSA}
+    if kind not in kinds or (hashing and (kind == _RSA_RAW or hashing not in _HASHES)):
         raise Refused(apdu.WRONG_PARAMETERS)
-    hashing = _HASHES[algorithm]
-    if hashing is not None:
-        return key.sign(data, ec.ECDSA(hashing()))
-    return key.sign(data, ec.ECDSA(utils.Prehashed(_hash_of(data))))
 
 
-def _rsa_raw(key: rsa.RSAPrivateKey, algorithm: int, data: bytes) -> bytes:
-    numbers, number = key.private_numbers(), int.from_bytes(data, "big")
-    if algorithm != _RSA_RAW or len(data) != key.key_size // 8 or number >= numbers.public_numbers.n:
+def _signature(key: PrivateKey, algorithm: int, data: bytes) -> bytes:
+    """Return a signature: ECDSA and PSS over a message or its digest, PKCS#1 over a message or a DigestInfo."""
+    kind = algorithm & 0xF0
+    if kind == _RSA_RAW:
+        assert isinstance(key, rsa.RSAPrivateKey)  # noqa: S101 - _check_algorithm
+        return _rsa_raw(key, data)
+    if algorithm == _RSA_PKCS1:
+        assert isinstance(key, rsa.RSAPrivateKey)  # noqa: S101 - as above
+        return _rsa_raw(key, _padded(data, key.key_size // 8))
+    made = _HASHES[algorithm & 0x0F]() if algorithm & 0x0F else _hash_of(data)
+    hashing = made if algorithm & 0x0F else utils.Prehashed(made)
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return key.sign(data, ec.ECDSA(hashing))
+    if kind == _RSA_PKCS1:
+        return key.sign(data, padding.PKCS1v15(), hashing)
+    return key.sign(data, padding.PSS(padding.MGF1(made), made.digest_size), hashing)
+
+
+def _rsa_raw(key: rsa.RSAPrivateKey, block: bytes) -> bytes:
+    """Return RSASP1 or RSADP of RFC 8017, sections 5.2.1 and 5.1.2: padding is the host's business."""
+    numbers, number = key.private_numbers(), int.from_bytes(block, "big")
+    if len(block) != key.key_size // 8 or number >= numbers.public_numbers.n:
         raise Refused(apdu.WRONG_DATA)
-    return pow(number, numbers.d, numbers.public_numbers.n).to_bytes(len(data), "big")
+    return pow(number, numbers.d, numbers.public_numbers.n).to_bytes(len(block), "big")
 
 
-def _rsa_pss(key: rsa.RSAPrivateKey, digest: bytes) -> bytes:
-    hashing = _hash_of(digest)
-    salted = padding.PSS(padding.MGF1(hashing), hashing.digest_size)
-    return key.sign(digest, salted, utils.Prehashed(hashing))
+def _padded(info: bytes, size: int) -> bytes:
+    """Return the block of EMSA-PKCS1-v1_5 (RFC 8017, section 9.2) around a DigestInfo."""
+    if len(info) > size - 11:
+        raise Refused(apdu.WRONG_DATA)
+    return b"\0\1" + b"\xff" * (size - len(info) - 3) + b"\0" + info
+
+
+def _agreed(key: ec.EllipticCurvePrivateKey, point: bytes) -> bytes:
+    """Return the shared secret's x coordinate as the card does: in the place of an uncompressed point's."""
+    try:
+        other = ec.EllipticCurvePublicKey.from_encoded_point(key.curve, point)
+    except ValueError as error:
+        raise Refused(apdu.WRONG_DATA) from error
+    return b"\4" + key.exchange(ec.ECDH(), other)
 
 
 def _hash_of(digest: bytes) -> hashes.HashAlgorithm:

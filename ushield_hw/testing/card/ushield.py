@@ -2,7 +2,8 @@
 
 The ``display`` model gets the whole message, reads it itself, shows it page by page, and hashes and signs it after OK.
 It signs nothing else: no digest, no block that was padded elsewhere, no text that it cannot read. It wants the PIN for
-each signature, whatever the host believes. ``button`` asks without showing; ``none`` does not ask.
+each signature, whatever the host believes. ``button`` asks without showing; ``none`` does not ask. Only ``none``
+deciphers and agrees on keys: a token that asks its user before it signs has nothing to show for that.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from ushield_hw.testing.card.schsm import PrivateKey, SmartCardHsm, token_info
 # Direct convention, T=1, the historical bytes "USHIELD2" and the check byte: no card of another maker's has it.
 ATR: Final = bytes.fromhex("3B888001") + b"USHIELD2" + bytes.fromhex("71")
 LCD: Final = DisplayProfile(columns=28, rows=8)
-_SHA256: Final = 0x73
+_SHOWN: Final = frozenset({0x73, 0x74, 0x75})  # ECDSA with SHA-256, SHA-384, SHA-512 over the whole message
 _ECDSA_WITH_SHA256: Final = tlv(0x30, tlv(0x06, bytes.fromhex("2A8648CE3D040302")))
 _PRIVATE_KEY_INFO: Final = 0xC400
 _TEST: Final = 0xF0  # the test command: the last outcome, and how many signatures there are
@@ -56,6 +57,7 @@ class Outcome(Enum):
     TIMED_OUT = "timed-out"
     PULLED_OUT = "pulled-out"
     CONTENT_REFUSED = "content-refused"
+    NOT_SUPPORTED = "not-supported"
     NO_PIN = "no-pin"
 
 
@@ -114,16 +116,20 @@ class UShieldCard(SmartCardHsm):
         """Forget the logins."""
         super().reset()
         self._out.clear()
-        self._fresh_pin, self._said = False, None
 
     def pulled_out(self) -> None:
         """There is no power: the question on the screen is gone."""
         self._out.set()
         self.panel.pulled_out()
 
-    def token_info(self) -> bytes:
+    def token_info(self, label: str | None) -> bytes:
         """Say which model it is: drivers tell them apart by it."""
-        return token_info(self.memory.serial, "U-SHIELD", f"ushield_hw {self.model.value}")
+        return token_info(self.memory.serial, label or "U-SHIELD", f"ushield_hw {self.model.value}")
+
+    def logged_out(self) -> None:
+        """Nothing of a login remains, nor of what was asked under it."""
+        super().logged_out()
+        self._fresh_pin, self._said = False, None
 
     def verified(self, name: str) -> None:
         """The PIN is good for one signature."""
@@ -138,13 +144,20 @@ class UShieldCard(SmartCardHsm):
         if self._said is not None and self._said.command == command:
             raise Refused(self._said.sw)  # the owner has answered this
         try:
-            self._take_pin(reference, key)
+            self._take_pin(reference)
             if self.model is not Model.NONE:
                 self._ask(self._pages(key, algorithm, data))
         except Refused as refused:
             self._said = _Said(command, refused.sw)
             raise
         self._out.wait(self.delay_s)
+
+    def allow_decipher(self, reference: int) -> None:
+        """Only for the model that asks nothing."""
+        if self.model is not Model.NONE:
+            raise Refused(apdu.FUNCTION_NOT_SUPPORTED)
+        super().allow_decipher(reference)
+        self._take_pin(reference)
 
     def signed(self) -> None:
         """Count."""
@@ -160,7 +173,7 @@ class UShieldCard(SmartCardHsm):
         self._note(outcome)
         return Refused(sw)
 
-    def _take_pin(self, reference: int, key: PrivateKey) -> None:
+    def _take_pin(self, reference: int) -> None:
         fresh, self._fresh_pin = self._fresh_pin, False
         each = self.model is Model.DISPLAY or self._wants_pin_each_time(reference)
         if each and not fresh:
@@ -182,7 +195,9 @@ class UShieldCard(SmartCardHsm):
     def _pages(self, key: PrivateKey, algorithm: int, data: bytes) -> tuple[tuple[str, ...], ...]:
         if self.model is Model.BUTTON:
             return ((),)
-        lines = tuple(self._lines(key, data)) if algorithm == _SHA256 and not isinstance(key, rsa.RSAPrivateKey) else ()
+        if isinstance(key, rsa.RSAPrivateKey) or algorithm not in _SHOWN:  # it would get a block or a digest
+            raise self._refuse(Outcome.NOT_SUPPORTED, apdu.FUNCTION_NOT_SUPPORTED)
+        lines = tuple(self._lines(key, data))
         if not lines:
             raise self._refuse(Outcome.CONTENT_REFUSED, apdu.WRONG_DATA)
         return pages(lines, LCD)
