@@ -11,9 +11,18 @@ from typing import TYPE_CHECKING, Final
 
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.cms.der import integer
-from ushield_hw.cryptoki.model import CertificateRecord, KeyRecord, PublicKey
-from ushield_hw.errors import CertificateError, CertificateNotFound, InputError, KeyGenerationUnavailable, KeyMismatch
-from ushield_hw.keys import ANY, KeyChoice, Pair, pairs, session_pairs
+from ushield_hw.cryptoki.model import KeyRecord, PublicKey
+from ushield_hw.errors import (
+    CertificateError,
+    CertificateMultiple,
+    CertificateNotFound,
+    InputError,
+    KeyGenerationUnavailable,
+    KeyMismatch,
+    TokenError,
+)
+from ushield_hw.keys import ANY, KeyChoice, Pair, private_key_of, session_pairs
+from ushield_hw.pairing import public_half
 from ushield_hw.session import Session
 from ushield_hw.signature import plan, signature
 from ushield_hw.suites import KeyKind
@@ -131,20 +140,39 @@ def signed_request(session: Session, subject: x509.Name, public: PublicKey, key_
     from ushield_hw import pkcs10
 
     how = plan(session, public.kind)
-    key = next(key for key in session.keys() if key.private and key.key_id == key_id)
+    spki = pkcs10.spki_of(public)
+    key = private_key_of(session, public.kind, spki, key_id)
+    if key is None:
+        raise TokenError("KEY_NOT_SHOWN", serial=session.serial, key_id=key_id.hex())
 
     def sign(message: bytes) -> bytes:
-        return signature(session, key, how, message, purpose="request")
+        return signature(session, key, how, message, spki=spki, purpose="request")
 
     return pkcs10.build(subject, public, how.suite, sign)
 
 
 def remove(session: Session, key_id: bytes) -> None:
-    """Remove the key objects with this CKA_ID from the token."""
-    for key in session.keys():
-        if key.key_id == key_id:
+    """Remove the key objects with a CKA_ID that this library has made up: nothing else has it."""
+    _destroy(session, [key for key in session.keys() if key.key_id == key_id])
+
+
+def remove_key(session: Session, facts: CertificateFacts, key_id: bytes) -> None:
+    """Remove both halves of a certificate's key and nothing of another pair, though it have the same CKA_ID.
+
+    Raises:
+        CertificateMultiple: ``KEYS_NOT_TOLD_APART``; nothing was removed.
+    """
+    key, half = private_key_of(session, facts.key, facts.spki, key_id), public_half(facts.key, facts.spki)
+    public = [one for one in session.keys() if not one.private and one.public == half and one.key_id == key_id]
+    _destroy(session, ([key] if key else []) + public)
+
+
+def _destroy(session: Session, keys: Sequence[KeyRecord]) -> None:
+    try:
+        for key in keys:
             session.link.module.destroy(session.login_id, key.handle)
-    session.forget()
+    finally:
+        session.forget()
 
 
 def install(session: Session, data: bytes) -> Pair:
@@ -157,12 +185,14 @@ def install(session: Session, data: bytes) -> Pair:
     Raises:
         InputError: ``CERTIFICATE_MALFORMED``, ``CERTIFICATE_SEVERAL``.
         KeyMismatch: its key is not on this token.
+        CertificateMultiple: ``KEYS_NOT_TOLD_APART``: several private keys may be its own.
         CertificateError: ``CERTIFICATE_READ_BACK``: the token gave back other bytes than were written.
     """
     der = read_certificate(data)
     facts = CertificateFacts.read(der)
-    keys = session.keys()
-    key = _private_key_for(facts, keys)
+    key = private_key_of(
+        session, facts.key, facts.spki, b""
+    )  # without an id: what the token shows of its keys must prove it
     if key is None:
         raise KeyMismatch(subject=facts.subject_text(), serial=facts.serial_hex)
     if not any(record.der == der for record in session.certificates()):
@@ -189,13 +219,28 @@ def export(found: Sequence[Pair], choice: KeyChoice = ANY) -> bytes:
     """Return a certificate from the token, PEM.
 
     Raises:
-        CertificateNotFound: none matches, or several do.
+        CertificateNotFound: ``CERTIFICATE_NONE_MATCHES``.
+        CertificateMultiple: ``CERTIFICATE_SEVERAL_MATCH``.
+    """
+    matching = matches(found, choice)
+    if len(matching) != 1:
+        raise CertificateMultiple("CERTIFICATE_SEVERAL_MATCH", candidates=[pair.brief() for pair in matching])
+    return _pem(matching[0].facts.der, "CERTIFICATE")
+
+
+def matches(found: Sequence[Pair], choice: KeyChoice) -> list[Pair]:
+    """Return the pairs that are asked for.
+
+    Raises:
+        CertificateNotFound: ``CERTIFICATE_NONE_MATCHES``: none of those on the token is, or there is none.
+        CertificateMultiple: ``CERTIFICATE_SEVERAL_MATCH``: the one certificate that is asked for is two.
     """
     matching = [pair for pair in found if choice.takes(pair)]
-    if len(matching) != 1:
-        code = "CERTIFICATE_NONE_MATCHES" if not matching else "CERTIFICATE_SEVERAL_MATCH"
-        raise CertificateNotFound(code, candidates=[f"{pair.key_id} {pair.facts.subject_text()}" for pair in found])
-    return _pem(matching[0].facts.der, "CERTIFICATE")
+    if choice.certificate is not None and len(matching) > 1:
+        raise CertificateMultiple("CERTIFICATE_SEVERAL_MATCH", candidates=[pair.brief() for pair in matching])
+    if not matching:
+        raise CertificateNotFound("CERTIFICATE_NONE_MATCHES", candidates=[pair.brief() for pair in found])
+    return matching
 
 
 def expiring(found: Sequence[Pair], days: int, now: datetime | None = None) -> list[Pair]:
@@ -222,21 +267,6 @@ def read_certificate(data: bytes) -> bytes:
     if len(found) != 1:
         raise InputError("CERTIFICATE_SEVERAL", n=len(found))
     return found[0].public_bytes(Encoding.DER)
-
-
-def _private_key_for(facts: CertificateFacts, keys: Sequence[KeyRecord]) -> KeyRecord | None:
-    for key_id in {key.key_id for key in keys if key.private}:
-        probe = CertificateRecord(0, key_id, "", facts.der)
-        (pair,) = pairs([probe], keys, logged_in=True)
-        if pair.key is not None and _proved(pair.key, facts, keys):
-            return pair.key
-    return None
-
-
-def _proved(key: KeyRecord, facts: CertificateFacts, keys: Sequence[KeyRecord]) -> bool:
-    """Tell whether the token shows that a private key is the certificate's; an equal CKA_ID alone proves nothing."""
-    halves = [key, *(record for record in keys if not record.private and record.key_id == key.key_id)]
-    return any(half.public is not None and half.public in facts.spki for half in halves)
 
 
 def _name(subject: str) -> x509.Name:

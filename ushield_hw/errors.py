@@ -16,6 +16,7 @@
         TokenNotInitialized
         TokenBusy            .holder
         TokenFull
+        ModuleMisbehaves     .key_id
       PinError
         PinIncorrect         .state
         PinLocked            .unblock
@@ -205,6 +206,12 @@ class TokenFull(TokenError):
     """No memory left on the token."""
 
     code = "TOKEN_FULL"
+
+
+class ModuleMisbehaves(TokenError):
+    """The token returned a signature that is not by the key it was asked of; it was thrown away. ``.key_id``."""
+
+    code = "MODULE_MISBEHAVES"
 
 
 class PinError(UShieldError):

@@ -47,6 +47,9 @@ _UNUSABLE: Final = "PIN_COUNTER_UNUSABLE"
 _FOLDER: Final = "pin"
 _LONGEST: Final = 255  # bytes; no token takes more
 _SENDING: Final = frozenset({"C_Login", "C_SetPIN"})
+NO_LOGIN: Final = frozenset({"CKR_USER_PIN_NOT_INITIALIZED", "CKR_USER_TYPE_INVALID", "CKR_FUNCTION_NOT_SUPPORTED"})
+"""What C_Login answers where there is no login: no PIN was judged."""
+
 _PROTECTED: Final = TokenFlag.PROTECTED_AUTHENTICATION_PATH
 
 
@@ -136,27 +139,19 @@ class PinGuard:
     def request(self, kind: PinKind, purpose: str) -> PinRequest:
         """Return what a person must know who is asked for the PIN, if it can be used at all.
 
+        That a token says that it has no PIN forbids nothing: some say so though one is set (tpm2-pkcs11#235). The
+        token decides when it gets one.
+
         Raises:
             PinLocked: it is locked.
-            TokenNotInitialized: ``PIN_NOT_SET``.
+            PinChangeRequired: it must be changed before it signs.
             StorageError: the host's counter cannot be read.
         """
-        info = self._info()
-        if not info.has(TokenFlag.USER_PIN_INITIALIZED) and info.has(TokenFlag.TOKEN_INITIALIZED):
-            raise TokenNotInitialized("PIN_NOT_SET", serial=info.serial)
-        state = self.state()
-        if state.locked:
-            raise self._locked(state, {})
-        if purpose == "sign":
-            self._refuse_first_pin(info, state)
+        info, state = self._info(), self.state()
+        error = refusal(info, state, self._driver, self._settings, purpose)
+        if error is not None:
+            raise error
         return PinRequest(kind, info.serial, info.label, state, purpose)
-
-    def _refuse_first_pin(self, info: TokenInfo, state: PinState) -> None:
-        """Refuse to sign with the PIN that came with the token, where the token or the bank's settings say so."""
-        if info.has(TokenFlag.USER_PIN_TO_BE_CHANGED):
-            raise PinChangeRequired(serial=info.serial)
-        if self._settings.change_first_pin and state.changed_at is None:
-            raise PinChangeRequired("PIN_FIRST_USE", serial=info.serial)
 
     def limits(self) -> PinState:
         """Return the lengths that a PIN may have and nothing else: all there is to know of one that is to be set."""
@@ -202,10 +197,11 @@ class PinGuard:
             raise self._locked(self.state(), error.details) from error
         except PinChangeRequired as error:
             raise PinChangeRequired(**_facts(error)) from error
+        except TokenNotInitialized as error:
+            raise TokenNotInitialized("PIN_NOT_SET", serial=self._serial, **error.details) from error
 
     def _locked(self, state: PinState, details: dict[str, object]) -> PinLocked:
-        ckr = {name: details[name] for name in ("ckr", "function") if name in details}
-        return PinLocked(state=replace(state, locked=True), unblock=self._driver.pin.unblock.value, **ckr)
+        return _locked(self._driver, state, details)
 
     def _state(self, failures: int | None) -> PinState:
         info = self._info()
@@ -252,10 +248,43 @@ class PinGuard:
         return {"min": least or 1, "max": most or _LONGEST}
 
     def _lengths(self, info: TokenInfo) -> tuple[int, int]:
-        """Return the shortest and the longest PIN in bytes; 0 where neither the token nor its driver says."""
-        pin = self._driver.pin
-        longest = [most for most in (info.max_pin, pin.max_length) if most]
-        return max(info.min_pin, pin.min_length or 0), min(longest, default=0)
+        """Return the shortest and the longest PIN in bytes; 0 where neither the token nor its driver says.
+
+        A token whose shortest is longer than its longest says nothing that could hold.
+        """
+        pin, least, most = self._driver.pin, info.min_pin, info.max_pin
+        if most and least > most:
+            least = most = 0
+        longest = [length for length in (most, pin.max_length) if length]
+        return max(least, pin.min_length or 0), min(longest, default=0)
+
+
+def refusal(
+    info: TokenInfo, state: PinState, driver: Driver, settings: Settings, purpose: str
+) -> PinLocked | PinChangeRequired | None:
+    """Return why a PIN is not even asked for; None: it is.
+
+    Args:
+        info: the token, as it is now.
+        state: the state of its PIN.
+        driver: the family it belongs to.
+        settings: those in force.
+        purpose: what the PIN is wanted for; a first PIN, which came with the token, signs nothing.
+    """
+    if state.locked:
+        return _locked(driver, state, {})
+    if purpose != "sign":
+        return None
+    if info.has(TokenFlag.USER_PIN_TO_BE_CHANGED):
+        return PinChangeRequired(serial=info.serial)
+    if settings.change_first_pin and state.changed_at is None:
+        return PinChangeRequired("PIN_FIRST_USE", serial=info.serial)
+    return None
+
+
+def _locked(driver: Driver, state: PinState, details: dict[str, object]) -> PinLocked:
+    ckr = {name: details[name] for name in ("ckr", "function") if name in details}
+    return PinLocked(state=replace(state, locked=True), unblock=driver.pin.unblock.value, **ckr)
 
 
 def _facts(error: PinError) -> dict[str, object]:
@@ -263,8 +292,8 @@ def _facts(error: PinError) -> dict[str, object]:
 
 
 def _unsent(error: UShieldError) -> bool:
-    """Tell whether the PIN surely never left this host: the module was not loaded, or answered before it was asked."""
-    if isinstance(error, DriverError):
+    """Tell whether no PIN was judged: the module was not loaded, answered before it was asked, or takes no PIN."""
+    if isinstance(error, DriverError) or error.details.get("ckr") in NO_LOGIN:
         return True
     return "ckr" in error.details and error.details.get("function") not in _SENDING
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -22,12 +23,13 @@ from ushield_hw.cryptoki.model import CertificateRecord, KeyRecord, TokenFlag, T
 from ushield_hw.cryptoki.module import Module
 from ushield_hw.drivers import ConfirmText, Driver, Unblock
 from ushield_hw.interaction import Interaction, Pin, PinKind, PinRequest, PinState
-from ushield_hw.pin import PinGuard
+from ushield_hw.pin import NO_LOGIN, PinGuard
 
 _log: Final = logging.getLogger("ushield_hw")
 
 _VAGUE: Final = frozenset({"CKR_GENERAL_ERROR", "CKR_DEVICE_ERROR", "CKR_FUNCTION_FAILED"})
 _NOTICED_S: Final = 0.6
+_NO_LOGIN_THERE: Final = NO_LOGIN | {"CKR_USER_ALREADY_LOGGED_IN"}
 _WORKER_LOST: Final = frozenset({"MODULE_HUNG", "MODULE_CRASHED"})
 # What a token answers to C_SetPIN that has refused it and done nothing.
 _NOT_DONE: Final = frozenset(
@@ -126,6 +128,16 @@ class Link:
 
 
 _Key = tuple[Module, int, str]
+_Opened = tuple[Link, int, "Standing"]
+"""Where a token is held, what stands for the login, and how it stands."""
+
+
+class Standing(Enum):
+    """How an open token stands."""
+
+    LOGGED_IN = "logged-in"
+    NOT_NEEDED = "not-needed"  # its private keys show without a login, and none was tried
+    REFUSED = "refused"  # it takes no login
 
 
 @dataclass(slots=True)
@@ -136,6 +148,8 @@ class _Owner:
     lock: threading.RLock = field(default_factory=threading.RLock)
     login_id: int | None = None
     users: int = 0
+    standing: Standing = Standing.LOGGED_IN
+    replaced: int | None = None  # what stood for the login before there was one
 
     def stands(self) -> bool:
         """Tell whether this process is logged in, as far as the module's side knows."""
@@ -215,7 +229,7 @@ class Session:
             if self._closed:
                 return
             self._closed = True
-            if self._owner.login_id != self._login_id:
+            if self._owner.login_id != self._current():
                 return
             self._owner.users -= 1
             if self._owner.users == 0:
@@ -241,9 +255,35 @@ class Session:
             DriverError: ``USED_AFTER_FORK``.
         """
         self.link  # noqa: B018 - refuses after a fork
-        if self._closed or self._login_id is None:
+        login_id = self._current()
+        if self._closed or login_id is None:
             raise errors.TokenError("SESSION_CLOSED", serial=self.serial)
+        return login_id
+
+    def _current(self) -> int | None:
+        """Return what this session stands on: where there was no login at first, the one that came later."""
+        if self._login_id is not None and self._login_id == self._owner.replaced:
+            self._opened, self._login_id = self._owner.link, self._owner.login_id
         return self._login_id
+
+    @property
+    def shows_all(self) -> bool:
+        """Whether a login would show nothing more: there was one, or the token takes none."""
+        return self._owner.standing is not Standing.NOT_NEEDED
+
+    def log_in(self, purpose: str) -> None:
+        """Log in to a token that was opened without a login; do nothing where there was one.
+
+        Raises:
+            PinError, TokenError, DriverError, StorageError: as :func:`open_session`; the session stays open.
+        """
+        with self._owner.lock:
+            if self._closed or self._owner.standing is not Standing.NOT_NEEDED:
+                return
+            owner, former = self._owner, self._owner.login_id
+            owner.link, owner.login_id, owner.standing = _logged_in(self.link, self.interaction, purpose)
+            owner.replaced = former
+            self.forget()
 
     def pin_state(self) -> PinState:
         """Return what is known of the PIN; spends no try."""
@@ -300,8 +340,8 @@ def open_session(link: Link, interaction: Interaction, purpose: str) -> Session:
     owner = _owner(link)
     with owner.lock:
         if not owner.stands():
-            owner.link, owner.login_id = _login(link, interaction, purpose)
-            owner.users = 0
+            owner.link, owner.login_id, owner.standing = _opened(link, interaction, purpose)
+            owner.users, owner.replaced = 0, None
         owner.users += 1
         return Session(owner.link, interaction, owner)
 
@@ -459,6 +499,30 @@ def _new_pin(link: Link, interaction: Interaction, info: TokenInfo) -> str:
 def _patience_s(link: Link, pin: str | None, *, entries: int = 1) -> float | None:
     """Return how long to wait for a person who types at the token so many times; None: the PIN comes from here."""
     return float(link.driver.confirm.timeout_s * entries) if pin is None else None
+
+
+def _opened(link: Link, interaction: Interaction, purpose: str) -> _Opened:
+    """Log in, or hold a token that needs no login.
+
+    A token whose CKF_LOGIN_REQUIRED is clear may show its private keys all the same, and may refuse every C_Login.
+    """
+    with link.noticing_removal():
+        if link.info().has(TokenFlag.LOGIN_REQUIRED):
+            return *_login(link, interaction, purpose), Standing.LOGGED_IN
+        if purpose == "sign" and any(key.private for key in link.module.keys(link.slot_id)):
+            return link, link.module.attend(link.slot_id), Standing.NOT_NEEDED
+    return _logged_in(link, interaction, purpose)
+
+
+def _logged_in(link: Link, interaction: Interaction, purpose: str) -> _Opened:
+    """Log in to a token that says that it needs no login; hold it without one if it takes none."""
+    try:
+        return *_login(link, interaction, purpose), Standing.LOGGED_IN
+    except (errors.TokenError, errors.PinError) as error:
+        if error.details.get("ckr") not in _NO_LOGIN_THERE:
+            raise
+        _log.info("no login: %s", error.details.get("ckr"))
+        return link, link.module.attend(link.slot_id), Standing.REFUSED
 
 
 def _login(link: Link, interaction: Interaction, purpose: str) -> tuple[Link, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
@@ -11,8 +11,9 @@ from typing import Final
 from ushield_hw.cryptoki.model import KeyRecord, SignCall
 from ushield_hw.cryptoki.module import PATIENCE, Patience
 from ushield_hw.cryptoki.transport import Watch
-from ushield_hw.drivers import ConfirmKind, HashOn, Kind
+from ushield_hw.drivers import ConfirmKind, Driver, HashOn, Kind
 from ushield_hw.errors import (
+    ModuleMisbehaves,
     OutcomeUnknown,
     TokenError,
     TokenRemoved,
@@ -22,6 +23,7 @@ from ushield_hw.interaction import PinKind, TokenAction
 from ushield_hw.session import Session
 from ushield_hw.suites import DIGEST_INFO_PREFIX, Feed, KeyKind, Suite, Way, suites_for
 
+_CHECKED: Final = "checked"  # what a session keeps the keys under whose signature has verified
 _QUIET_S: Final = 0.5
 # The module's own time-out comes first; this one is for a module that hangs.
 _PATIENCE_S: Final = 30.0
@@ -43,14 +45,27 @@ class Plan:
 
 
 def plan(session: Session, kind: KeyKind | None) -> Plan:
+    """Return how a kind of key signs on an open token.
+
+    Raises:
+        TokenError: as :func:`plan_for`.
+    """
+    return plan_for(session.link.driver, session.link.module.mechanisms(session.link.slot_id), kind)
+
+
+def plan_for(driver: Driver, offered: Sequence[str], kind: KeyKind | None) -> Plan:
     """Return how a kind of key signs, from what the token offers and its driver prefers.
+
+    Args:
+        driver: the token's.
+        offered: its mechanisms, without CKM_.
+        kind: of key; None: one that no signed order may use.
 
     Raises:
         TokenError: ``MECHANISM_MISSING``: the token offers none of those that make a valid signed order.
     """
-    sign = session.link.driver.sign
+    sign = driver.sign
     on_token = sign.hash_on is HashOn.TOKEN
-    offered = session.link.module.mechanisms(session.link.slot_id)
     suites = suites_for(kind) if kind else ()
     for suite in sorted(suites, key=lambda suite: suite.padding.value not in {"ecdsa", sign.padding.value}):
         way = suite.way(offered, hash_on_token=on_token)
@@ -59,19 +74,62 @@ def plan(session: Session, kind: KeyKind | None) -> Plan:
     raise TokenError("MECHANISM_MISSING", key=kind.value if kind else "?", offered=list(offered)[:50])
 
 
-def signature(session: Session, key: KeyRecord, how: Plan, message: bytes, *, purpose: str) -> bytes:
+def signature(session: Session, key: KeyRecord, how: Plan, message: bytes, *, spki: bytes, purpose: str) -> bytes:
     """Return the token's signature over a message: one C_Sign, and one login for it where the key wants that.
 
+    Nothing leaves that does not verify. A software token is checked once for each key and session.
+
     Args:
-        session: an open token; its interaction is told, after half a second, that the token waits.
+        session: an open token; its interaction is called, after half a second, while the token waits.
         key: one of its private keys.
         how: suite and mechanism.
         message: the whole message.
+        spki: the public key that the signature must be for (SubjectPublicKeyInfo, DER).
         purpose: said in the PIN prompt.
 
     Raises:
+        ModuleMisbehaves: the token returned a signature that is not this key's.
         PinError, TokenError, ConfirmationError, OutcomeUnknown: as :meth:`Module.sign`.
     """
+    made = _made(session, key, how, message, purpose)
+    checked: set[tuple[int, bytes]] = session.kept(_CHECKED, set)
+    if session.link.driver.kind is not Kind.SOFTWARE or (key.handle, spki) not in checked:
+        if not is_by(spki, how.suite, message, made):
+            raise ModuleMisbehaves(serial=session.serial, key_id=key.key_id.hex())
+        checked.add((key.handle, spki))
+    return made
+
+
+def is_by(spki: bytes, suite: Suite, message: bytes, raw: bytes) -> bool:
+    """Tell whether a signature, as C_Sign returns it, is by a public key (SubjectPublicKeyInfo, DER)."""
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+    from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+    from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+    from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+    from ushield_hw.token_key import builder_arguments  # which digest and padding a suite is
+
+    arguments = builder_arguments(suite)
+    try:
+        key = load_der_public_key(spki)
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            half = (key.key_size + 7) // 8
+            if len(raw) != 2 * half:
+                return False
+            wire = encode_dss_signature(int.from_bytes(raw[:half]), int.from_bytes(raw[half:]))
+            key.verify(wire, message, ec.ECDSA(arguments["algorithm"]))
+            return True
+        if isinstance(key, rsa.RSAPublicKey):
+            padding = arguments.get("rsa_padding") or PKCS1v15()
+            key.verify(raw, message, padding, arguments["algorithm"])
+            return True
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError):
+        return False
+    return False
+
+
+def _made(session: Session, key: KeyRecord, how: Plan, message: bytes, purpose: str) -> bytes:
     driver = session.link.driver
     call = SignCall(key.handle, how.way.mechanism, how.feed(message), how.suite.digest, key.always_authenticate)
     if driver.kind is Kind.SOFTWARE and driver.confirm.kind is ConfirmKind.NONE:  # nobody waits for it

@@ -18,7 +18,7 @@ from typing import Final
 from ushield_hw import messages
 from ushield_hw.cms import Confirmation, Draft, Profile, Template
 from ushield_hw.config import Settings
-from ushield_hw.drivers import ConfirmKind, ConfirmText, Driver, Kind
+from ushield_hw.drivers import ConfirmKind, ConfirmText, Driver
 from ushield_hw.errors import (
     ConfirmationError,
     ConfirmationRejected,
@@ -30,10 +30,11 @@ from ushield_hw.errors import (
 )
 from ushield_hw.interaction import ConfirmRequest
 from ushield_hw.journal import Entry, Journal, State
-from ushield_hw.keys import ANY, KeyChoice, Pair, choose, session_pairs
-from ushield_hw.order import Order, Rules, check_fits, message_format, screen_lines
+from ushield_hw.keys import ANY, KeyChoice, Pair
+from ushield_hw.order import KeyUse, Order, Rules, check_fits, message_format, screen_lines
+from ushield_hw.readiness import Seen, Verdict, decide
 from ushield_hw.session import Session
-from ushield_hw.signature import Plan, plan, signature
+from ushield_hw.signature import Plan, signature
 
 _log: Final = logging.getLogger("ushield_hw")
 
@@ -190,10 +191,36 @@ def _prepare(order: Order, session: Session, how: _How, now: datetime) -> _Prepa
 def _made(order: Order, session: Session, attendance: Attendance, key: KeyChoice) -> _Prepared:
     profile = profile_of(session.link.driver)
     confirmation = _confirmation(session.link.driver, attendance) if profile is Profile.CADES else None
-    pair = choose(session_pairs(session), order.purpose_of_key, key)
-    how = plan(session, pair.facts.key)
+    pair, how = decided(session, order.purpose_of_key, key)
     template = Template(pair.facts.der, how.suite, profile, confirmation)
     return _Prepared(pair, how, template, profile, confirmation, pair.facts.subject.hex())
+
+
+def decided(session: Session, use: KeyUse, choice: KeyChoice = ANY) -> tuple[Pair, Plan]:
+    """Return what signs on an open token; one that needed no login so far is logged in to where that may show a key.
+
+    Raises:
+        CertificateError, TokenError: no key fits, or several do: what :func:`decide` says of the token.
+        PinError, StorageError: as :meth:`Session.log_in`.
+    """
+    decision = decide(_seen(session), use, choice)
+    if decision.verdict is not Verdict.CAN and not session.shows_all:
+        session.log_in("sign")
+        decision = decide(_seen(session), use, choice)
+    return decision.required()
+
+
+def _seen(session: Session) -> Seen:
+    link = session.link
+    return Seen(
+        link.info(),
+        link.driver,
+        link.settings,
+        session.certificates(),
+        session.keys(),
+        link.module.mechanisms(link.slot_id),
+        session.shows_all,
+    )
 
 
 def own_confirmation(driver: Driver) -> Confirmation | None:
@@ -248,9 +275,8 @@ def _sign(order: Order, draft: Draft, session: Session, prepared: _Prepared, ent
     try:
         key = prepared.pair.key
         assert key is not None  # noqa: S101 - a chosen pair has its key
-        der = draft.assemble(signature(session, key, prepared.how, draft.message, purpose="sign"))
-        if session.link.driver.kind is not Kind.SOFTWARE:  # a software token's signatures are not worth the time
-            _check(der)
+        spki = prepared.pair.facts.spki
+        der = draft.assemble(signature(session, key, prepared.how, draft.message, spki=spki, purpose="sign"))
     except UShieldError as error:
         _note_failure(error, order, entry)
         raise
@@ -288,10 +314,3 @@ def _note_failure(error: UShieldError, order: Order, entry: Entry | None) -> Non
     if entry is not None:
         with suppress(StorageError):  # the first error is the one to see; the record stays at sign-called: unknown
             entry.move(State.UNKNOWN if unknown else State.REJECTED)
-
-
-def _check(der: bytes) -> None:
-    """Verify what a token made before anybody gets it."""
-    from ushield_hw.verifier import check_signature
-
-    check_signature(der)

@@ -163,3 +163,35 @@ CURVE_ORDER: Final[dict[KeyKind, int]] = {
         "ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973", 16
     ),
 }
+
+POINT_OCTETS: Final[dict[KeyKind, int]] = {KeyKind.EC_P256: 65, KeyKind.EC_P384: 97}
+"""How long an uncompressed point of a curve is: 04, then both coordinates (SEC 1 section 2.3.3)."""
+
+_CURVE_NAME: Final = {KeyKind.EC_P256: "SECP256R1", KeyKind.EC_P384: "SECP384R1"}
+
+
+def ec_point(encoded: bytes, kind: KeyKind) -> bytes | None:
+    """Return an elliptic curve point in the one form that points are compared in: uncompressed.
+
+    Args:
+        encoded: uncompressed, compressed or hybrid, as SEC 1 section 2.3.3 and ANSI X9.62 section 4.3.6 encode it.
+        kind: which curve.
+
+    Returns:
+        The uncompressed point; None for anything that is no such encoding.
+    """
+    whole, half = POINT_OCTETS[kind], (POINT_OCTETS[kind] + 1) // 2
+    form = encoded[:1]
+    if len(encoded) == whole and form in (b"\x04", b"\x06", b"\x07"):
+        return b"\x04" + encoded[1:]
+    if len(encoded) != half or form not in (b"\x02", b"\x03"):
+        return None
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    curve: ec.EllipticCurve = getattr(ec, _CURVE_NAME[kind])()
+    try:
+        key = ec.EllipticCurvePublicKey.from_encoded_point(curve, encoded)
+    except ValueError:
+        return None
+    return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)

@@ -17,7 +17,7 @@ from ushield_hw.errors import (
     TokenNotInitialized,
 )
 from ushield_hw.session import change_pin, unblock_pin, verify_pin
-from ushield_hw.testing.faulty import Fault, token_info
+from ushield_hw.testing.faulty import Fault, returns, token_info
 from ushield_hw.testing.scripted import Scripted
 
 pytestmark = pytest.mark.stack
@@ -67,12 +67,21 @@ def test_a_prompt_that_is_cancelled_sends_nothing(bench: Bench) -> None:
     assert bench.pins_sent() == []
 
 
-def test_a_token_whose_pin_was_never_set_is_not_asked(bench: Bench) -> None:
-    bench.faulty.plan([Fault("C_GetTokenInfo", None, token_info(clear_flags=TokenFlag.USER_PIN_INITIALIZED))])
+NO_PIN = Fault("C_GetTokenInfo", None, token_info(clear_flags=TokenFlag.USER_PIN_INITIALIZED))
+
+
+def test_a_token_that_wrongly_says_that_no_pin_is_set_decides_itself(bench: Bench) -> None:
+    bench.faulty.plan([NO_PIN])
+    verify_pin(bench.link, Scripted(bench.soft.pin))
+    assert len(bench.pins_sent()) == 1
+
+
+def test_a_token_whose_pin_was_never_set_spends_no_try(bench: Bench) -> None:
+    bench.faulty.plan([NO_PIN, Fault("C_Login", None, returns("CKR_USER_PIN_NOT_INITIALIZED"))])
     with pytest.raises(TokenNotInitialized) as caught:
-        verify_pin(bench.link, Scripted())
+        verify_pin(bench.link, Scripted(bench.soft.pin))
     assert caught.value.code == "PIN_NOT_SET"
-    assert bench.pins_sent() == []
+    assert bench.link.pin.state().retries_left == 6
 
 
 @EACH_JOB

@@ -21,12 +21,12 @@ from ushield_hw.certificate import install
 from ushield_hw.cms import Confirmation, Profile
 from ushield_hw.descriptor import ConfirmKind, ConfirmSpec, ConfirmText, Driver, HashOn, Kind, SignSpec
 from ushield_hw.errors import (
-    BadSignature,
     CertificateError,
     ConfirmationCancelled,
     ConfirmationRejected,
     ConfirmationTimedOut,
     InputError,
+    ModuleMisbehaves,
     OutcomeUnknown,
     TokenRemoved,
     UShieldError,
@@ -317,11 +317,18 @@ def test_an_unknown_outcome_does_not_stop_another_persons_certificate(desk: Desk
     verify(desk.sign(person(desk, True), order, "rsa"), trust=desk.trust, expected=order)
 
 
-def test_a_signature_that_is_wrong_leaves_the_house_as_an_error(desk: Desk) -> None:
-    desk.asking()
+@pytest.mark.parametrize("hardware", [True, False])
+def test_a_signature_that_does_not_verify_goes_nowhere(desk: Desk, hardware: bool) -> None:
+    """And the order may be signed again: nothing valid was made."""
+    if hardware:
+        desk.asking()
+    order = fresh()
     desk.bench.plan("C_Sign", None, corrupts())
-    with pytest.raises(BadSignature):
-        desk.sign(person(desk, True))
+    with pytest.raises(ModuleMisbehaves):
+        desk.sign(person(desk, True), order)
+    desk.bench.faulty.plan([])
+    again = desk.sign(person(desk, True), order)  # an outcome that was unknown would forbid it
+    assert verify(again, trust=desk.trust, expected=order)
 
 
 def test_the_same_order_again_is_not_asked_again_even_after_its_time(desk: Desk) -> None:

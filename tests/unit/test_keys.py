@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.unit.cms import pki
+from tests.unit.shelf import Shelf, public, record
 from ushield_hw.certificate import install
-from ushield_hw.cryptoki.model import CertificateRecord, KeyRecord
+from ushield_hw.cryptoki.model import CertificateRecord
 from ushield_hw.errors import CertificateExpired, CertificateMultiple, CertificateNotFound, KeyMismatch
-from ushield_hw.keys import ANY, PENDING, KeyChoice, Pair, choose, pairs
+from ushield_hw.keys import PENDING, KeyChoice
 from ushield_hw.order import KeyUse
+from ushield_hw.pairing import Proof
 from ushield_hw.session import Session
 from ushield_hw.suites import KeyKind
 
@@ -34,64 +35,6 @@ def bank() -> pki.Authority:
 @pytest.fixture(scope="module")
 def other_bank() -> pki.Authority:
     return pki.authority("CN=Other Root")
-
-
-def public(private: pki.Key) -> bytes:
-    """Return a public key as a token shows it: the point, or the modulus."""
-    if isinstance(private, ec.EllipticCurvePrivateKey):
-        return private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-    modulus = private.public_key().public_numbers().n
-    return modulus.to_bytes((modulus.bit_length() + 7) // 8, "big")
-
-
-class Shelf:
-    """A made-up token: whatever is put on it."""
-
-    def __init__(self, bank: pki.Authority) -> None:
-        self.bank = bank
-        self.certificates: list[CertificateRecord] = []
-        self.keys: list[KeyRecord] = []
-
-    def certificate(
-        self,
-        private: pki.Key,
-        key_id: bytes = b"\x01",
-        *,
-        subject: str = "CN=张三",
-        label: str = "",
-        bank: pki.Authority | None = None,
-        **fields: Any,
-    ) -> None:
-        der = pki.der((bank or self.bank).issue(subject, private.public_key(), **fields))
-        self.certificates.append(CertificateRecord(len(self.certificates), key_id, label, der))
-
-    def key(self, private: pki.Key, key_id: bytes = b"\x01", *, shows_public: bool = True, **fields: Any) -> None:
-        """Put a private key there; ``shows_public``: and the public key object beside it."""
-        values = {"kind": KeyKind.EC_P256, "can_sign": True, "always_authenticate": False, **fields}
-        handle = 100 + len(self.keys)
-        self.keys.append(record(handle, key_id, private=True, public=None, **values))
-        if shows_public:
-            self.keys.append(record(handle + 50, key_id, private=False, public=public(private), **values))
-
-    def pair(self, number: int = 0, **fields: Any) -> None:
-        """Put a key and its certificate there."""
-        private, key_id = pki.key(number=number), bytes([number + 1])
-        self.key(private, key_id)
-        self.certificate(private, key_id, **fields)
-
-    def pairs(self, *, logged_in: bool = True, now: datetime = NOW) -> tuple[Pair, ...]:
-        return pairs(self.certificates, self.keys, logged_in=logged_in, now=now)
-
-    def choose(self, use: KeyUse = PAYMENT, choice: KeyChoice = ANY, now: datetime = NOW) -> Pair:
-        return choose(self.pairs(now=now), use, choice, now)
-
-
-def record(handle: int, key_id: bytes, **fields: Any) -> KeyRecord:
-    known = {"label": "key", **fields}
-    return KeyRecord(handle=handle, key_id=key_id, **{name: known[name] for name in FIELDS})
-
-
-FIELDS = [name for name in KeyRecord.__dataclass_fields__ if name not in {"handle", "key_id"}]
 
 
 @pytest.fixture
@@ -156,10 +99,19 @@ def test_a_certificate_without_a_key(shelf: Shelf) -> None:
     assert (pair.has_key, pair.key, pair.key_id) == (False, None, "01")
 
 
-def test_two_empty_ids_are_no_pair(shelf: Shelf) -> None:
+def test_the_only_key_is_the_only_certificates_though_no_id_says_so(shelf: Shelf) -> None:
+    """Nothing contradicts it; the first signature is checked."""
     shelf.key(pki.key(), b"", shows_public=False)
     shelf.certificate(pki.key(), b"")
-    assert with_key(shelf) == [False]
+    assert [(pair.has_key, pair.proof) for pair in shelf.pairs()] == [(True, Proof.ONLY)]
+
+
+def test_two_empty_ids_are_no_pair(shelf: Shelf) -> None:
+    shelf.key(pki.key(), b"", shows_public=False)
+    shelf.key(pki.key(number=1), b"", shows_public=False)
+    shelf.certificate(pki.key(), b"")
+    (pair,) = shelf.pairs()
+    assert (pair.has_key, pair.key, len(pair.rivals)) == (None, None, 2)
 
 
 def test_before_login_nobody_knows(shelf: Shelf) -> None:
@@ -292,7 +244,7 @@ def test_nothing_there(shelf: Shelf) -> None:
         shelf.choose()
     assert (caught.value.code, caught.value.details) == (
         "CERTIFICATE_NOT_FOUND",
-        {"use": "nonRepudiation", "candidates": []},
+        {"use": "nonRepudiation", "candidates": [], "left_out": []},
     )
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ushield_hw.bank.ca.authority import Signer, root
 from ushield_hw.bank.folder import BankFolder, BankSettings
@@ -20,7 +21,8 @@ from ushield_hw.cryptoki.model import KeyRecord
 from ushield_hw.discovery import find_token
 from ushield_hw.errors import InputError, KeyMismatch, OutcomeUnknown, PinError, TokenError, UShieldError
 from ushield_hw.interaction import PinKind
-from ushield_hw.pkcs10 import key_of
+from ushield_hw.keys import private_key_of
+from ushield_hw.pkcs10 import key_of, public_of
 from ushield_hw.session import Session
 from ushield_hw.signature import Plan, plan, signature
 from ushield_hw.softhsm import CONF_VARIABLE, provision
@@ -58,6 +60,7 @@ class TokenKey:
 
     def __init__(self, opening: Callable[[], Session], key_id: bytes, public: CertifiedKey) -> None:
         self._opening, self._key_id = opening, key_id
+        self._spki = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         self._lock = threading.Lock()
         self._refused: PinError | None = None
         self._held: _Held | None = self._open()
@@ -72,7 +75,7 @@ class TokenKey:
         """
         held = self._take()
         try:
-            return signature(held.session, held.key, held.how, message, purpose=_PURPOSE)
+            return signature(held.session, held.key, held.how, message, spki=self._spki, purpose=_PURPOSE)
         except (TokenError, OutcomeUnknown):
             self._drop(held)
             raise
@@ -103,10 +106,11 @@ class TokenKey:
     def _open(self) -> _Held:
         session = self._opening()
         try:
-            key = next((key for key in session.keys() if key.private and key.key_id == self._key_id), None)
+            kind = public_of(self._spki).kind
+            key = private_key_of(session, kind, self._spki, self._key_id)
             if key is None:
                 raise KeyMismatch("BANK_KEY_GONE", serial=session.serial, key_id=self._key_id.hex())
-            return _Held(session, key, plan(session, key.kind))
+            return _Held(session, key, plan(session, kind))
         except BaseException:
             session.close()
             raise

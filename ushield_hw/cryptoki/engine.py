@@ -53,6 +53,7 @@ class _SlotState:
     idle: dict[bool, list[int]] = field(default_factory=lambda: {False: [], True: []})  # by read-write
     anchor: int = 0
     login_id: int | None = None
+    bare: bool = False  # the anchor stands without a login: the token needs none
     era: int = 0  # how often all its sessions were closed at once: a session of an earlier era is dead
 
 
@@ -96,7 +97,7 @@ class Engine:
             for slot in found:
                 state = self._states.get(slot.slot_id)
                 gone = slot.token is None and (slot.problem or "").removeprefix("CKR_") in {"", *GONE}
-                if state and state.login_id and (gone or not slots.logged_in(self._functions, state.anchor)):
+                if state and state.login_id and (gone or not self._stands(state)):
                     self._forget(slot.slot_id, state)
         return found
 
@@ -135,6 +136,19 @@ class Engine:
             state.anchor, state.login_id = session, secrets.randbits(62)
             return state.login_id
 
+    def attend(self, slot_id: int) -> int:
+        """Hold a token that needs no login and return what stands for one; there is no C_Login."""
+        state = self._state(slot_id)
+        with state.login_lock:
+            if state.login_id is None:
+                with self._gate, self._serial:
+                    state.anchor, state.bare = self._open(slot_id, rw=False), True
+                    state.login_id = secrets.randbits(62)
+            return state.login_id
+
+    def _stands(self, state: _SlotState) -> bool:
+        return state.bare or slots.logged_in(self._functions, state.anchor)
+
     def _logged_in_session(self, slot_id: int, state: _SlotState, user: User, pin: str | None) -> int:
         with self._gate, self._serial:
             self._close_idle(state)  # the SO cannot log in beside read-only sessions
@@ -153,7 +167,8 @@ class Engine:
             if state.login_id != login_id:
                 return
             try:
-                self._functions.call("C_Logout", state.anchor)
+                if not state.bare:
+                    self._functions.call("C_Logout", state.anchor)
             finally:
                 self._forget(slot_id, state)
 
@@ -405,7 +420,7 @@ class Engine:
     def _forget(self, slot_id: int, state: _SlotState) -> None:
         """Drop the login and every session of a slot; the token may be gone, so errors say nothing new."""
         with state.lock:
-            state.login_id, state.anchor, state.era = None, 0, state.era + 1
+            state.login_id, state.anchor, state.bare, state.era = None, 0, False, state.era + 1
             state.idle[False].clear()
             state.idle[True].clear()
             with suppress(CkrError):

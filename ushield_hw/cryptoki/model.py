@@ -116,7 +116,19 @@ class SlotInfo:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """A private or public key object. ``public`` is the raw EC point or the RSA modulus where the token tells it."""
+    """A private or public key object.
+
+    Attributes:
+        handle: the object.
+        private: whether it is the private half.
+        key_id: its CKA_ID, as the token shows it.
+        label: its label.
+        kind: which kind of key; None: one that no signed order may use, or one that the token does not name.
+        public: the uncompressed EC point or the RSA modulus, where this very object shows it.
+        can_sign: a private key's CKA_SIGN; None: the token does not say, which is no "no".
+        always_authenticate: the token wants the PIN for every signature.
+        kind_known: the token says of which kind it is; False: it may be of any.
+    """
 
     handle: int
     private: bool
@@ -124,8 +136,9 @@ class KeyRecord:
     label: str
     kind: KeyKind | None
     public: bytes | None
-    can_sign: bool
+    can_sign: bool | None
     always_authenticate: bool
+    kind_known: bool = True
 
 
 @dataclass(frozen=True, slots=True)

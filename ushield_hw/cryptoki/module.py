@@ -184,6 +184,10 @@ class Module:
         """Log in; one C_Login. Return the login's id. ``pin`` None: the token asks for it itself."""
         return self._call(Doing.LOGIN, "login", slot_id, user, pin, deadline_s=deadline_s)  # type: ignore[no-any-return]
 
+    def attend(self, slot_id: int) -> int:
+        """Hold a token that needs no login; return what stands for a login's id. No C_Login is made."""
+        return self._call(Doing.READING, "attend", slot_id)  # type: ignore[no-any-return]
+
     def logout(self, login_id: int) -> None:
         """End a login and every session under it."""
         transport = self._transport

@@ -20,7 +20,7 @@ from ushield_hw.cryptoki import abi, text
 from ushield_hw.cryptoki.ckr import NUMBERS, CkrError
 from ushield_hw.cryptoki.model import CertificateRecord, Contents, KeyRecord, ObjectClass, PublicKey
 from ushield_hw.cryptoki.reading import Reader
-from ushield_hw.suites import KeyKind
+from ushield_hw.suites import POINT_OCTETS, KeyKind, ec_point
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ _SPELT_OUT: Final = {
     "19a03321b63c6490867791325fc61a4df548ffaf40b94e499793a6267e5a72dd": KeyKind.EC_P384,
 }
 _PARAMETERS: Final = {kind: parameters for parameters, kind in _CURVES.items()}
-_POINT_LENGTHS: Final = {KeyKind.EC_P256: 65, KeyKind.EC_P384: 97}
+_PUBLIC_KEY_INFO: Final = 0x129  # CKA_PUBLIC_KEY_INFO (PKCS#11 v2.40, section 4.9): python-pkcs11 does not name it
 # digest -> (CKM_SHA*, CKG_MGF1_SHA*, salt length in bytes), PKCS#11 v2.40 mechanisms, section 2.1
 _PSS: Final = {"sha256": (0x250, 2, 32), "sha384": (0x260, 3, 48), "sha512": (0x270, 4, 64)}
 
@@ -133,7 +133,9 @@ def public_half(reader: Reader, handle: int, kind: KeyKind) -> PublicKey:
         raise CkrError("C_GetAttributeValue", NUMBERS["ATTRIBUTE_TYPE_INVALID"])
     if kind is KeyKind.RSA:
         return PublicKey(kind, modulus=said[Attribute.MODULUS], exponent=said[Attribute.PUBLIC_EXPONENT])
-    return PublicKey(kind, point=_point(said[Attribute.EC_POINT], kind))
+    if (point := _point(said[Attribute.EC_POINT], kind)) is None:
+        raise CkrError("C_GetAttributeValue", NUMBERS["ATTRIBUTE_VALUE_INVALID"])
+    return PublicKey(kind, point=point)
 
 
 def _wanted(kind: KeyKind, bits: int) -> tuple[abi.Mechanism, dict[int, bytes]]:
@@ -223,16 +225,12 @@ def mechanism(name: str, digest: str | None) -> abi.Mechanism:
 def _key(reader: Reader, of: ObjectClass, handle: int) -> KeyRecord:
     private = of is ObjectClass.PRIVATE_KEY
     said = reader.read(of, handle, _OF_KEYS + (_OF_PRIVATE_KEYS if private else ()))
-    key_type = int.from_bytes(said.get(Attribute.KEY_TYPE, b"\xff"), sys.byteorder)
+    key_type = int.from_bytes(said[Attribute.KEY_TYPE], sys.byteorder) if Attribute.KEY_TYPE in said else None
     said |= reader.read(of, handle, _OF_TYPE[key_type]) if key_type in _OF_TYPE else {}
-    kind: KeyKind | None = None
-    public: bytes | None = None
-    if key_type == KeyType.RSA:
-        kind, public = KeyKind.RSA, said.get(Attribute.MODULUS, b"").lstrip(b"\0") or None
-    elif key_type == KeyType.EC:
-        kind = _curve(said.get(Attribute.EC_PARAMS, b""))
-        point = said.get(Attribute.EC_POINT)
-        public = _point(point, kind) if point and kind else None
+    kind, public = _shown_half(said, key_type)
+    if private and public is None and kind is not None:
+        said |= reader.read(of, handle, (_PUBLIC_KEY_INFO,))
+        public = _of_info(said.get(_PUBLIC_KEY_INFO, b""), kind)
     return KeyRecord(
         handle,
         private,
@@ -240,9 +238,39 @@ def _key(reader: Reader, of: ObjectClass, handle: int) -> KeyRecord:
         _label(said),
         kind,
         public,
-        private and any(said.get(Attribute.SIGN, b"")),
-        private and any(said.get(Attribute.ALWAYS_AUTHENTICATE, b"")),
+        _flag(said.get(Attribute.SIGN)) if private else False,
+        private and bool(_flag(said.get(Attribute.ALWAYS_AUTHENTICATE))),
+        key_type is not None and (key_type != KeyType.EC or Attribute.EC_PARAMS in said),
     )
+
+
+def _shown_half(said: Mapping[int, bytes], key_type: int | None) -> tuple[KeyKind | None, bytes | None]:
+    """Return what kind of key an object is, and the public half that it shows itself."""
+    if key_type == KeyType.RSA:
+        return KeyKind.RSA, said.get(Attribute.MODULUS, b"").lstrip(b"\0") or None
+    kind = _curve(said.get(Attribute.EC_PARAMS, b"")) if key_type == KeyType.EC else None
+    return kind, _point(said.get(Attribute.EC_POINT, b""), kind) if kind else None
+
+
+def _of_info(info: bytes, kind: KeyKind) -> bytes | None:
+    """Return the public half that a SubjectPublicKeyInfo, DER, holds; None where it is none of this kind."""
+    from asn1crypto.keys import PublicKeyInfo
+
+    if not info:
+        return None
+    try:
+        key = PublicKeyInfo.load(info, strict=True)["public_key"]
+        if kind is not KeyKind.RSA:
+            return ec_point(bytes(key.native), kind)
+        modulus = int(key.parsed["modulus"].native)
+    except (ValueError, TypeError, KeyError):
+        return None
+    return modulus.to_bytes((modulus.bit_length() + 7) // 8) if modulus > 0 else None
+
+
+def _flag(value: bytes | None) -> bool | None:
+    """Return a CK_BBOOL; None: the token does not say."""
+    return any(value) if value else None
 
 
 def _label(said: Mapping[int, bytes]) -> str:
@@ -257,7 +285,11 @@ def _curve(parameters: bytes) -> KeyKind | None:
     return _CURVES.get(parameters) or _SPELT_OUT.get(hashlib.sha256(parameters).hexdigest())
 
 
-def _point(value: bytes, kind: KeyKind) -> bytes:
-    """Return the raw point: CKA_EC_POINT is a DER OCTET STRING, though some tokens store the point as it is."""
-    length = _POINT_LENGTHS[kind]
-    return value[-length:] if len(value) >= length and value[-length] == 4 else value  # noqa: PLR2004
+def _point(value: bytes, kind: KeyKind) -> bytes | None:
+    """Return the uncompressed point: CKA_EC_POINT is a DER OCTET STRING, though some tokens store the point as it is.
+
+    Others wrap it in a BIT STRING or something longer: an uncompressed point at the very end is taken from there.
+    """
+    wrapped = value[:1] == b"\x04" and value[1:2] == bytes((len(value) - 2 & 0xFF,))
+    forms = (value, value[2:] if wrapped else b"", value[-POINT_OCTETS[kind] :])
+    return next((point for form in forms if (point := ec_point(form, kind)) is not None), None)

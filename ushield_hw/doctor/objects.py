@@ -18,9 +18,11 @@ from ushield_hw.discovery import key_choice
 from ushield_hw.doctor.finding import Outcome, Priority, Probe, Rule, Said, causes, fail, ok, probe, skip, warn
 from ushield_hw.doctor.subjects import Loaded, TokenSeen
 from ushield_hw.drivers import ConfirmKind, HashOn
-from ushield_hw.errors import CertificateError, CertificateMultiple, CertificateNotFound, InputError
-from ushield_hw.keys import ANY, KeyChoice, Pair, choose
+from ushield_hw.errors import CertificateMultiple, InputError, UShieldError
+from ushield_hw.interaction import PinState
+from ushield_hw.keys import ANY, KeyChoice, Pair
 from ushield_hw.order import KeyUse
+from ushield_hw.readiness import Decision, Seen, decide
 from ushield_hw.suites import Feed, KeyKind, suites_for
 
 _TOKEN: Final = Rule(failed=Priority.TOKEN, after=causes("F61"), exits=Outcome.CERTIFICATE)
@@ -34,10 +36,7 @@ _MOST_OWNERS: Final = 20
 
 def usable(seen: TokenSeen) -> Pair | None:
     """Return the pair that ``ushield sign`` would choose, if its key shows after login; None: it would refuse."""
-    try:
-        return _chosen(seen, _choice(seen))
-    except CertificateError:
-        return None
+    return decision(seen).pair
 
 
 @probe("H68", "key.visible", _TOKEN)
@@ -134,15 +133,12 @@ def purpose(seen: TokenSeen) -> Said:
         return fail(kind="only", owners=_owners(encrypting), **facts)
     if asked and all(pair in encrypting for pair in asked):
         return fail(kind="asked", owners=_owners(asked), **facts)
-    barred = [pair for pair in asked if pair.key is not None and not pair.key.can_sign]
+    barred = [pair for pair in asked if pair.key is not None and pair.key.can_sign is False]
     if barred and usable(seen) is None:
         return fail(kind="barred", owners=_owners(barred), **facts)
-    try:
-        _chosen(seen, _choice(seen))
-    except CertificateMultiple as error:
+    error = decision(seen).error
+    if usable(seen) is None and isinstance(error, CertificateMultiple):
         return fail(kind="several", candidates=list(error.details.get("candidates", ())), **facts)  # type: ignore[call-overload]
-    except CertificateError:
-        pass
     return ok(**facts) if people else skip("no_certificate")
 
 
@@ -201,23 +197,24 @@ def waiting(loaded: Loaded) -> Said:
     return warn(kind="waiting", path=str(file.path), seconds=loaded.module.deadline_s, families=asking)
 
 
-def _chosen(seen: TokenSeen, choice: KeyChoice) -> Pair:
-    """Choose as a signature does: among certificates whose key is known to be here, else among all."""
-    now = _now(seen)
-    sure = [_after_login(seen, pair) for pair in _people(seen) if pair.has_key]
+def decision(seen: TokenSeen) -> Decision:
+    """Return what a signature would go by."""
+    link = seen.token.link
     try:
-        return choose(sure, _USE, choice, now)
-    except CertificateNotFound:
-        hoped = [_after_login(seen, pair) for pair in _people(seen) if not _is_of_another_key(seen, pair)]
-        return choose(hoped, _USE, choice, now)
-
-
-def _after_login(seen: TokenSeen, pair: Pair) -> Pair:
-    """Return a pair as it will be after login, if its key hides until then."""
-    if pair.key is not None or not seen.token.info.has(TokenFlag.LOGIN_REQUIRED):
-        return pair
-    about = pair.certificate
-    return replace(pair, key=KeyRecord(0, True, about.key_id, about.label, pair.facts.key, None, True, False))
+        pin: PinState | UShieldError = seen.pin
+    except UShieldError as error:
+        pin = error
+    view = Seen(
+        seen.token.info,
+        seen.token.driver,
+        link.settings,
+        link.module.certificates(link.slot_id),
+        seen.keys,
+        seen.mechanisms,
+        False,
+        pin,
+    )
+    return decide(view, _USE, _choice(seen), _now(seen))
 
 
 def _own_ids(seen: TokenSeen, pair: Pair) -> list[bytes]:

@@ -11,8 +11,9 @@ from ushield_hw.certificate import signed_request
 from ushield_hw.cms import CertificateFacts, Profile, Template
 from ushield_hw.cms.attributes import Confirmation
 from ushield_hw.drivers import ConfirmText
-from ushield_hw.errors import BadSignature, CertificateError, InputError, KeyMismatch, OutcomeUnknown, TokenError
+from ushield_hw.errors import CertificateError, KeyMismatch, OutcomeUnknown, TokenError
 from ushield_hw.interaction import ConfirmRequest
+from ushield_hw.keys import private_key_of
 from ushield_hw.order import Line, Order, Rules, message_format, screen_lines
 from ushield_hw.pkcs10 import is_genuine, public_of, renewal_lines, request_lines
 from ushield_hw.renewal.record import Record
@@ -78,24 +79,17 @@ def activation(session: Session, new: CertificateFacts, record: Record, document
 
 
 def _signed(session: Session, signer: CertificateFacts, key_id: bytes, content: bytes) -> bytes:
-    """Return a CMS by one of the token's keys, checked before anybody gets it."""
-    from ushield_hw.verifier import check_signature
-
+    """Return a CMS by one of the token's keys."""
     driver = session.link.driver
     profile = profile_of(driver)
     confirmation = None if profile is Profile.PLAIN else own_confirmation(driver) or Confirmation.NONE
     how = plan(session, signer.key)
     draft = Template(signer.der, how.suite, profile, confirmation).draft(content, datetime.now(UTC))
-    key = next((key for key in session.keys() if key.private and key.key_id == key_id), None)
+    key = private_key_of(session, signer.key, signer.spki, key_id)
     if key is None:
         raise KeyMismatch("RENEWAL_KEY_GONE", serial=session.serial, key_id=key_id.hex())
     with _nothing_lost(session):
-        der = draft.assemble(signature(session, key, how, draft.message, purpose="renew"))
-    try:
-        check_signature(der)
-    except (BadSignature, InputError) as error:
-        raise KeyMismatch("RENEWAL_NOT_PROVED", subject=signer.subject_text(), serial=signer.serial_hex) from error
-    return der
+        return draft.assemble(signature(session, key, how, draft.message, spki=signer.spki, purpose="renew"))
 
 
 def _compare(session: Session, kind: str, lines: tuple[Line, ...]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ushield_hw.certificate import make_key, remove, write
+from ushield_hw.certificate import make_key, remove, remove_key, write
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.cryptoki.model import CertificateRecord
 from ushield_hw.errors import CertificateError, KeyMismatch, TokenBusy, TokenError, TokenRemoved
@@ -100,7 +100,7 @@ class Workbench:
         self._destroy(lambda one: one.der == record.old)
         others = {one.key_id for one in self._session.certificates()}
         if not record.same_key and record.old_key_id not in others:
-            remove(self._session, record.old_key_id)
+            remove_key(self._session, CertificateFacts.read(record.old), record.old_key_id)
 
     def clear(self) -> None:
         """Remove what this renewal has made, and nothing else."""

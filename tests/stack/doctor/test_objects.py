@@ -29,8 +29,9 @@ from ushield_hw.doctor import objects
 from ushield_hw.doctor.finding import Status, ask_all
 from ushield_hw.doctor.subjects import TokenSeen
 from ushield_hw.drivers import Catalogue, HashOn
-from ushield_hw.keys import PENDING, choose, session_pairs
+from ushield_hw.keys import PENDING, session_pairs
 from ushield_hw.order import KeyUse
+from ushield_hw.selection import choose
 from ushield_hw.session import open_session
 from ushield_hw.signing import sign
 from ushield_hw.softhsm import CONF_VARIABLE
@@ -344,8 +345,7 @@ def test_a_key_that_may_not_sign(doctor: Doctor, writer: Writer) -> None:
     writer.certificate()
     look = seen(doctor)
     with Open(doctor) as (module, _, slot):
-        keys = tuple(replace(key, can_sign=False) for key in module.keys(slot))
-    look.__dict__["pairs"] = tuple(replace(pair, key=next(key for key in keys if key.private)) for pair in look.pairs)
+        look.__dict__["keys"] = tuple(replace(key, can_sign=False) for key in module.keys(slot))
     told(objects.purpose(look), objects.purpose, FAIL, "CKA_SIGN", kind="barred")
 
 
