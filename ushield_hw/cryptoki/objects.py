@@ -229,7 +229,7 @@ def _key(reader: Reader, of: ObjectClass, handle: int) -> KeyRecord:
     said |= reader.read(of, handle, _OF_TYPE[key_type]) if key_type in _OF_TYPE else {}
     kind, public = _shown_half(said, key_type)
     if private and public is None and kind is not None:
-        said |= reader.read(of, handle, (_PUBLIC_KEY_INFO,))
+        said |= reader.read_if_shown(of, handle, (_PUBLIC_KEY_INFO,))
         public = _of_info(said.get(_PUBLIC_KEY_INFO, b""), kind)
     return KeyRecord(
         handle,

@@ -146,6 +146,18 @@ class Reader:
             self.problems.append(ObjectProblem(kind, handle, label, failed[0].function, failed[0].rv, left_out=False))
         return said
 
+    def read_if_shown(self, kind: ObjectClass, handle: int, wanted: Sequence[int]) -> dict[int, bytes]:
+        """As :meth:`read`, for what few tokens have: whatever else they answer to it says nothing of the object.
+
+        Raises:
+            CkrError: nothing of the token can be read any more, or the object is gone.
+        """
+        try:
+            return self.read(kind, handle, wanted)
+        except CkrError as error:
+            self._raise_what_ends(error)
+            return {}
+
     def unusable(self, kind: ObjectClass, handle: int, label: str) -> None:
         """Note an object that gives no error, and nothing that can be used."""
         if not any(problem.handle == handle for problem in self.problems):
