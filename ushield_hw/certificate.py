@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.cms.der import integer
+from ushield_hw.crypto import pem
+from ushield_hw.crypto.reading import Unreadable, reading
 from ushield_hw.cryptoki.model import KeyRecord, PublicKey
 from ushield_hw.errors import (
     CertificateError,
@@ -30,7 +32,7 @@ from ushield_hw.suites import KeyKind
 if TYPE_CHECKING:
     from cryptography import x509
 
-_PEM_BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
+_PEM_LABELS: Final = ("CERTIFICATE", "X509 CERTIFICATE")
 
 
 class KeySpec(Enum):
@@ -94,7 +96,7 @@ def request(
     except BaseException:
         remove(session, key_id)
         raise
-    return Request(_pem(der, "CERTIFICATE REQUEST"), key_id)
+    return Request(pem.armored(der, "CERTIFICATE REQUEST"), key_id)
 
 
 def new_key_id() -> bytes:
@@ -186,10 +188,11 @@ def install(session: Session, data: bytes) -> Pair:
         InputError: ``CERTIFICATE_MALFORMED``, ``CERTIFICATE_SEVERAL``.
         KeyMismatch: its key is not on this token.
         CertificateMultiple: ``KEYS_NOT_TOLD_APART``: several private keys may be its own.
-        CertificateError: ``CERTIFICATE_READ_BACK``: the token gave back other bytes than were written.
+        CertificateError: ``CERTIFICATE_WITHOUT_PURPOSE``: it is of version 1; ``CERTIFICATE_READ_BACK``: the token gave
+            back other bytes than were written.
     """
-    der = read_certificate(data)
-    facts = CertificateFacts.read(der)
+    facts = read_installable(data)
+    der = facts.der
     key = private_key_of(
         session, facts.key, facts.spki, b""
     )  # without an id: what the token shows of its keys must prove it
@@ -198,6 +201,19 @@ def install(session: Session, data: bytes) -> Pair:
     if not any(record.der == der for record in session.certificates()):
         write(session, facts, key.key_id, key.label)
     return next(pair for pair in session_pairs(session) if pair.facts.der == der)
+
+
+def read_installable(data: bytes) -> CertificateFacts:
+    """Read a certificate that may be installed: one that no verifier would accept is refused before it is in use.
+
+    Raises:
+        InputError: ``CERTIFICATE_MALFORMED``, ``CERTIFICATE_SEVERAL``.
+        CertificateError: ``CERTIFICATE_WITHOUT_PURPOSE``: it is of version 1, which cannot state a key usage.
+    """
+    facts = CertificateFacts.read(read_certificate(data))
+    if facts.version == 1:
+        raise CertificateError("CERTIFICATE_WITHOUT_PURPOSE", serial=facts.serial_hex)
+    return facts
 
 
 def write(session: Session, facts: CertificateFacts, key_id: bytes, label: str) -> None:
@@ -225,7 +241,7 @@ def export(found: Sequence[Pair], choice: KeyChoice = ANY) -> bytes:
     matching = matches(found, choice)
     if len(matching) != 1:
         raise CertificateMultiple("CERTIFICATE_SEVERAL_MATCH", candidates=[pair.brief() for pair in matching])
-    return _pem(matching[0].facts.der, "CERTIFICATE")
+    return pem.armored(matching[0].facts.der, "CERTIFICATE")
 
 
 def matches(found: Sequence[Pair], choice: KeyChoice) -> list[Pair]:
@@ -255,26 +271,26 @@ def read_certificate(data: bytes) -> bytes:
     Raises:
         InputError: ``CERTIFICATE_MALFORMED``: none, ``CERTIFICATE_SEVERAL``: more than one.
     """
-    if _PEM_BEGIN not in data:
+    if not pem.is_pem(data):
         return data
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding
-
     try:
-        found = x509.load_pem_x509_certificates(data)
-    except ValueError as error:
+        found = pem.blocks(data, *_PEM_LABELS)
+    except Unreadable as error:
         raise InputError("CERTIFICATE_MALFORMED") from error
-    if len(found) != 1:
+    if not found:
+        raise InputError("CERTIFICATE_MALFORMED")
+    if len(found) > 1:
         raise InputError("CERTIFICATE_SEVERAL", n=len(found))
-    return found[0].public_bytes(Encoding.DER)
+    return found[0]
 
 
 def _name(subject: str) -> x509.Name:
     from cryptography import x509
 
     try:
-        name = x509.Name.from_rfc4514_string(subject)
-    except ValueError as error:
+        with reading():
+            name = x509.Name.from_rfc4514_string(subject)
+    except Unreadable as error:
         raise InputError("SUBJECT_INVALID", subject=subject) from error
     if not list(name):
         raise InputError("SUBJECT_INVALID", subject=subject)
@@ -286,10 +302,3 @@ def _common_name(name: x509.Name) -> str:
 
     found = name.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(found[0].value) if found else name.rfc4514_string()
-
-
-def _pem(der: bytes, label: str) -> bytes:
-    from asn1crypto import pem
-
-    armored: bytes = pem.armor(label, der)
-    return armored

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from ushield_hw import messages
+from ushield_hw.crypto.reading import Unreadable, reading
 from ushield_hw.cryptoki.model import PublicKey
+from ushield_hw.errors import KeyMismatch
 from ushield_hw.order.lines import Line
 from ushield_hw.suites import KeyKind, Suite
 
@@ -44,21 +46,31 @@ def is_genuine(request: bytes, spki: bytes) -> bool:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     try:
-        read = x509.load_der_x509_csr(request)
-        said = read.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        return said == spki and read.is_signature_valid
-    except ValueError:
+        with reading():
+            read = x509.load_der_x509_csr(request)
+            said = read.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            return said == spki and read.is_signature_valid
+    except Unreadable:
         return False
 
 
 def key_of(public: PublicKey) -> CertifiedKey:
-    """Return a token's key as cryptography knows it."""
+    """Return a token's key as cryptography knows it.
+
+    Raises:
+        KeyMismatch: ``KEY_UNREADABLE``: the token shows something that is no key.
+    """
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-    if public.kind is KeyKind.RSA:
-        return rsa.RSAPublicNumbers(int.from_bytes(public.exponent), int.from_bytes(public.modulus)).public_key()
-    curve = ec.SECP256R1() if public.kind is KeyKind.EC_P256 else ec.SECP384R1()
-    return ec.EllipticCurvePublicKey.from_encoded_point(curve, public.point)
+    try:
+        with reading():
+            if public.kind is KeyKind.RSA:
+                numbers = rsa.RSAPublicNumbers(int.from_bytes(public.exponent), int.from_bytes(public.modulus))
+                return numbers.public_key()
+            curve = ec.SECP256R1() if public.kind is KeyKind.EC_P256 else ec.SECP384R1()
+            return ec.EllipticCurvePublicKey.from_encoded_point(curve, public.point)
+    except Unreadable as error:
+        raise KeyMismatch("KEY_UNREADABLE", kind=public.kind.value) from error
 
 
 def spki_of(public: PublicKey) -> bytes:
@@ -77,7 +89,11 @@ def public_of(spki: bytes) -> PublicKey:
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
-    key = load_der_public_key(spki)
+    try:
+        with reading():
+            key = load_der_public_key(spki)
+    except Unreadable as error:
+        raise ValueError("no key") from error
     if isinstance(key, rsa.RSAPublicKey):
         numbers = key.public_numbers()
         octets = [value.to_bytes((value.bit_length() + 7) // 8) for value in (numbers.n, numbers.e)]

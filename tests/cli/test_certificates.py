@@ -105,6 +105,42 @@ def test_install(home: Home, bank: Bank) -> None:
     assert listed[key_id]["key_usage"] == ["nonRepudiation"]
 
 
+def certified(home: Home, bank: Bank, *words: str) -> bytes:
+    """Request a key and have it certified by bare openssl; return the certificate, PEM."""
+    home.ushield(*request(home))
+    known = ("-CA", bank.ca, "-CAkey", bank.folder / "ca.key", "-days", "10")
+    run_openssl("x509", "-req", "-in", "new.csr", *known, *words, "-out", "new.pem", folder=home.folder)
+    return home.content("new.pem")
+
+
+def test_a_certificate_of_version_1_is_not_installed(home: Home, bank: Bank) -> None:
+    """It cannot state what its key is for: what bare `openssl x509 -req` makes."""
+    der = ssl.PEM_cert_to_DER_cert(certified(home, bank).decode())
+    assert b"\xa0\x03\x02\x01" not in der[:20]
+    with_no_try = home.pin()
+    assert home.fails(6, "CERTIFICATE_WITHOUT_PURPOSE", "cert", "install", "new.pem", *own(home, with_no_try))["serial"]
+    assert home.tries_left() == 6
+    told = home.ushield("cert", "install", "new.pem", *own(home), exits=6).err
+    assert "keyUsage = critical,nonRepudiation" in told and "-extfile" in told
+
+
+def test_a_certificate_without_a_key_usage_is_installed_with_a_warning(home: Home, bank: Bank) -> None:
+    certified(home, bank, "-extfile", home.write("leaf.ext", "basicConstraints = CA:FALSE\n"))
+    assert "no key usage" in home.ushield("cert", "install", "new.pem", *own(home)).err
+    assert None in [one["key_usage"] for one in certificates(home)]
+
+
+@pytest.mark.parametrize("octet", [1, 3, 9])
+def test_a_certificate_of_a_version_that_there_is_not(home: Home, bank: Bank, octet: int) -> None:
+    home.ushield(*request(home))
+    pem = bank.certify(home.file("new.csr"), home.file("new.pem")).read_text()
+    bent = ssl.PEM_cert_to_DER_cert(pem).replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01%c" % octet)
+    for content in (bent, ssl.DER_cert_to_PEM_cert(bent)):
+        home.file("new.pem").unlink(missing_ok=True)
+        home.write("new.pem", content)
+        home.fails(2, "CERTIFICATE_MALFORMED", "cert", "install", "new.pem", *own(home))
+
+
 def test_install_der(home: Home, bank: Bank) -> None:
     home.ushield(*request(home))
     pem = bank.certify(home.file("new.csr"), home.file("new.pem")).read_text()

@@ -53,6 +53,31 @@ def test_for_a_person(desk: Home, signed: Signed, bank: Bank) -> None:
         assert must in out
 
 
+def test_the_first_line_says_whether_revocation_was_checked(desk: Home, signed: Signed, bank: Bank) -> None:
+    words = ("verify", signed.path, "--ca", bank.ca)
+    crl = ("--crl", bank.crl(desk.file("bank.crl")))
+    for lang, must in (("en", "revocation not checked"), ("zh", "未检查吊销状态")):
+        assert must in desk.ushield("--lang", lang, *words).out.splitlines()[0]
+        assert must not in desk.ushield("--lang", lang, *words, *crl).out.splitlines()[0]
+    assert desk.json(*words, *crl)["revocation"] == "good"
+
+
+def test_a_signer_whose_certificate_does_not_state_its_purpose(desk: Home) -> None:
+    """Version 1 cannot: refused. Version 3 without a key usage: a warning."""
+    root, private = pki.authority(), pki.key()
+    issued = pki.der(root.issue("CN=A", private.public_key(), key_usage=None))
+    assert issued.count(b"\xa0\x03\x02\x01\x02") == 1
+    ca, at = desk.write("ca.pem", root.pem), "2026-11-24T02:01:00Z"
+    for number, certificate in enumerate((issued, pki.of_version_1(issued, root.key))):
+        signed = desk.write(f"{number}.p7m", forge.cades(private, certificate, P256, payment().canonical).der())
+        words = ("verify", signed, "--ca", ca, "--at", at)
+        if certificate is issued:
+            assert "no key usage" in desk.ushield(*words).err
+            continue
+        assert desk.fails(10, "SIGNER_UNTRUSTED", *words)["reason"] == "no_purpose"
+        assert "keyUsage = critical,nonRepudiation" in desk.ushield(*words, exits=10).err
+
+
 def test_stdin(desk: Home, signed: Signed, bank: Bank) -> None:
     desk.ushield("verify", "-", "--ca", bank.ca, stdin=signed.path.read_bytes())
 

@@ -23,6 +23,7 @@ from sqlalchemy.engine import URL
 
 from ushield_hw.bank.ca.certificates import listed
 from ushield_hw.bank.database import Database
+from ushield_hw.crypto.reading import Unreadable, reading
 from ushield_hw.errors import InputError, StorageError
 from ushield_hw.schema import Table
 from ushield_hw.state import write_atomically
@@ -140,8 +141,9 @@ class BankFolder:
             InputError: ``CA_FILE_INVALID``.
         """
         try:
-            return x509.load_pem_x509_certificate(self.ca.read_bytes()).public_bytes(Encoding.DER)
-        except (OSError, ValueError) as error:
+            with reading():
+                return x509.load_pem_x509_certificate(self.ca.read_bytes()).public_bytes(Encoding.DER)
+        except Unreadable as error:
             raise InputError("CA_FILE_INVALID", file=str(self.ca), problem="trust_no_certificate") from error
 
     def database(self, settings: BankSettings, *, migrate: bool = False) -> Database:

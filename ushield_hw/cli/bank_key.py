@@ -17,6 +17,7 @@ from ushield_hw.bank.ca.authority import Signer, root
 from ushield_hw.bank.folder import BankFolder, BankSettings
 from ushield_hw.certificate import KeySpec, make_key, new_key_id, remove
 from ushield_hw.cli import options
+from ushield_hw.crypto.reading import Unreadable, reading
 from ushield_hw.cryptoki.model import KeyRecord
 from ushield_hw.discovery import find_token
 from ushield_hw.errors import InputError, KeyMismatch, OutcomeUnknown, PinError, TokenError, UShieldError
@@ -124,8 +125,9 @@ def ca_name(subject: str | None, *, test_only: bool) -> x509.Name:
     """
     text = subject or ("CN=Demo Bank CA (test only),O=Demo Bank" if test_only else "CN=Demo Bank CA,O=Demo Bank")
     try:
-        name = x509.Name.from_rfc4514_string(text)
-    except ValueError as error:
+        with reading():
+            name = x509.Name.from_rfc4514_string(text)
+    except Unreadable as error:
         raise InputError("SUBJECT_INVALID", subject=text) from error
     if not list(name):
         raise InputError("SUBJECT_INVALID", subject=text)

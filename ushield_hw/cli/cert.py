@@ -7,14 +7,13 @@ from pathlib import Path
 import click
 
 from ushield_hw import messages
-from ushield_hw.certificate import KeySpec, PinPolicy, expiring, export, install, read_certificate, remove, request
+from ushield_hw.certificate import KeySpec, PinPolicy, expiring, export, install, read_installable, remove, request
 from ushield_hw.cli import options, output
 from ushield_hw.cli.enroll import enroll_command
 from ushield_hw.cli.expiry import warn_of
 from ushield_hw.cli.help import Group
 from ushield_hw.cli.renew import is_under_way, renew_command
 from ushield_hw.cli.tokens import certificate_rows
-from ushield_hw.cms import CertificateFacts
 from ushield_hw.discovery import key_choice
 from ushield_hw.errors import UShieldError
 from ushield_hw.interaction import PinKind
@@ -100,7 +99,9 @@ def _request(
 def _install(file: Path, selector: str | None, pin_source: str | None, allow_last_try: bool, as_json: bool) -> None:
     data = options.read_file(file)
     with options.naming(file):
-        CertificateFacts.read(read_certificate(data))  # before anybody is asked for a PIN
+        facts = read_installable(data)  # before anybody is asked for a PIN
+    if facts.key_usage is None:
+        output.note(messages.text("cli.warning", message=messages.text("cert.no_key_usage", serial=facts.serial_hex)))
     person = options.person({PinKind.USER: pin_source}, allow_last_try=allow_last_try)
     with options.find(selector).open(person, purpose="install") as session, options.naming(file):
         pair = install(session, data)

@@ -11,8 +11,12 @@ from ushield_hw.certificate import install
 from ushield_hw.cli import options, output
 from ushield_hw.cli.help import Command
 from ushield_hw.cli.pins import read_pin_file
+from ushield_hw.crypto import pem
+from ushield_hw.crypto.reading import Unreadable, reading
 from ushield_hw.errors import InputError
 from ushield_hw.interaction import PinKind
+
+_PEM_LABELS = ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
 
 
 @click.command("enroll", cls=Command, help=messages.text("help.cert.enroll"))
@@ -55,11 +59,12 @@ def enroll_command(
 def _pkcs10(file: Path) -> bytes:
     """Read a request, PEM or DER; return DER."""
     from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding
 
     data = options.read_file(file)
     try:
-        read = x509.load_pem_x509_csr(data) if b"-----BEGIN" in data else x509.load_der_x509_csr(data)
-    except ValueError as error:
+        (der,) = pem.blocks(data, *_PEM_LABELS) if pem.is_pem(data) else (data,)
+        with reading():
+            x509.load_der_x509_csr(der).public_key()
+    except (Unreadable, ValueError) as error:  # the latter: none or several in one file
         raise InputError("REQUEST_FILE_INVALID", file=str(file)) from error
-    return read.public_bytes(Encoding.DER)
+    return der

@@ -176,6 +176,9 @@ def verify_command(
     moment, signed = _time(at), options.read_file(file)
     with options.naming(file):
         verified = verify(signed, trust=trust, expected=order, at=moment, rules=options.rules())
+    if not verified.signer.states_purpose:
+        warning = messages.text("cert.no_key_usage", serial=verified.signer.serial)
+        output.note(messages.text("cli.warning", message=warning))
     if as_json:
         output.document(verified.to_json())
     else:
@@ -207,6 +210,8 @@ def _claimed(verified: Verified) -> str:
 
 
 def _verified_rows(verified: Verified, *, compared: bool) -> list[str]:
+    from ushield_hw.verifier import Revocation
+
     lines = _lines(verified.order)
     confirmation = verified.confirmation.value if verified.confirmation else "plain"
     facts = [
@@ -216,4 +221,5 @@ def _verified_rows(verified: Verified, *, compared: bool) -> list[str]:
         (messages.text("verify.revocation"), messages.text(f"revocation.{verified.revocation}")),
         (messages.text("verify.compared"), messages.text("verify.same" if compared else "verify.not_compared")),
     ]
-    return [messages.text("verify.good"), *output.table([*facts, *lines], "  ")]
+    first = "verify.good" if verified.revocation is Revocation.GOOD else "verify.good_unchecked"
+    return [messages.text(first), *output.table([*facts, *lines], "  ")]

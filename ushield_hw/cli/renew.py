@@ -96,16 +96,9 @@ def _given(file: Path | None) -> bytes | None:
 
 
 def _authorities(file: Path) -> list[bytes]:
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding
+    from ushield_hw.verifier.trust import certificates_of
 
-    data = options.read_file(file)
-    try:
-        pem = b"-----BEGIN" in data
-        found = x509.load_pem_x509_certificates(data) if pem else [x509.load_der_x509_certificate(data)]
-    except ValueError as error:
-        raise InputError("CA_FILE_INVALID", file=str(file), problem="trust_no_certificate") from error
-    return [one.public_bytes(Encoding.DER) for one in found]
+    return certificates_of(file)
 
 
 def _bank(url: str | None, trusted: Path | None) -> renewal.Bank | None:

@@ -76,6 +76,7 @@ class CertificateFacts:
         key_usage: names as in RFC 5280 (``nonRepudiation``), or None without the extension.
         is_ca: whether basicConstraints says so.
         sha256: the digest of ``der``.
+        version: 1 or 3; one of version 1 has no extensions and cannot state what its key is for.
     """
 
     der: bytes = field(repr=False)
@@ -91,6 +92,7 @@ class CertificateFacts:
     key_usage: frozenset[str] | None
     is_ca: bool
     sha256: bytes
+    version: int
 
     @classmethod
     def read(cls, der: bytes) -> CertificateFacts:
@@ -176,6 +178,7 @@ def _read_fields(der: bytes, tbs: Reader, signed_with: bytes) -> CertificateFact
         key_usage=_key_usage(extensions.get(_KEY_USAGE)),
         is_ca=_is_ca(extensions.get(_BASIC_CONSTRAINTS)),
         sha256=hashlib.sha256(der).digest(),
+        version=version + 1,
     )
 
 

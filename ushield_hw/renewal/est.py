@@ -14,7 +14,6 @@ answers the same request with the same certificate.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import http.client
 import json
@@ -28,6 +27,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from ushield_hw.cms import CertificateFacts
+from ushield_hw.crypto.reading import Unreadable, reading
 from ushield_hw.errors import InputError, NetworkError, RenewalRejected
 from ushield_hw.order import Rules
 
@@ -112,18 +112,16 @@ class EstBank:
         try:
             if json.loads(answer.body)["state"] == "active":
                 return
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             pass
         raise NetworkError("BANK_ANSWER", url=self._url, path=path)
 
     def _certificate(self, answer: _Answer) -> bytes:
         """Return the one end-entity certificate of a certs-only CMS (RFC 7030 section 4.2.3)."""
         try:
-            found = _certificates(base64.b64decode(answer.body, validate=False))
-            (certificate,) = (der for der in found if not CertificateFacts.read(der).is_ca)
-        except (ValueError, TypeError, binascii.Error, InputError) as error:
+            return certificate_in(answer.body)
+        except Unreadable as error:
             raise NetworkError("BANK_ANSWER", url=self._url, path=_EST) from error
-        return certificate
 
     def _call(
         self, method: str, path: str, kind: str | None = None, body: bytes = b"", more: Mapping[str, str] | None = None
@@ -158,7 +156,7 @@ class EstBank:
             if ended.is_set() or len(content) > _MOST_BYTES:
                 raise TimeoutError if ended.is_set() else http.client.HTTPException("too long")
             return _Answer(answer.status, content)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:  # the last: a head that is no HTTP
             late = ended.is_set() or isinstance(error, TimeoutError)
             reason = "timed out" if late else getattr(error, "strerror", None) or str(error) or repr(error)
             raise NetworkError("BANK_UNREACHABLE", url=self._url, reason=reason) from error
@@ -183,11 +181,26 @@ def _name(spki: bytes) -> str:
     return hashlib.sha256(spki).hexdigest()
 
 
+def certificate_in(body: bytes) -> bytes:
+    """Return the one end-entity certificate of a certs-only CMS, base64 (RFC 7030 section 4.2.3), as DER.
+
+    Raises:
+        Unreadable: it is none, or does not hold exactly one.
+    """
+    try:
+        found = _certificates(base64.b64decode(body, validate=False))
+        (certificate,) = (der for der in found if not CertificateFacts.read(der).is_ca)
+    except (ValueError, InputError) as error:  # binascii.Error among the former
+        raise Unreadable(str(error)) from error
+    return certificate
+
+
 def _certificates(der: bytes) -> list[bytes]:
     from cryptography.hazmat.primitives.serialization import Encoding
     from cryptography.hazmat.primitives.serialization.pkcs7 import load_der_pkcs7_certificates
 
-    return [one.public_bytes(Encoding.DER) for one in load_der_pkcs7_certificates(der)]
+    with reading():
+        return [one.public_bytes(Encoding.DER) for one in load_der_pkcs7_certificates(der)]
 
 
 def _refusal(body: bytes) -> tuple[str, str]:

@@ -69,14 +69,7 @@ def _allows(facts: CertificateFacts, use: KeyUse) -> bool:
 
 def _issued(new: CertificateFacts, authorities: Sequence[bytes]) -> bool:
     """Tell whether one of these CAs has signed it (RFC 5280 section 6.1.3: name and signature)."""
-    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-    from cryptography.x509 import load_der_x509_certificate
+    from ushield_hw.verifier.certificate import Certificate
 
-    certificate = load_der_x509_certificate(new.der)
-    for der in authorities:
-        try:
-            certificate.verify_directly_issued_by(load_der_x509_certificate(der))
-        except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
-            continue
-        return True
-    return False
+    certificate = Certificate(new)
+    return any(Certificate.read(der).has_signed(certificate) for der in authorities)

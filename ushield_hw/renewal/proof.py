@@ -10,6 +10,7 @@ from ushield_hw import messages
 from ushield_hw.certificate import signed_request
 from ushield_hw.cms import CertificateFacts, Profile, Template
 from ushield_hw.cms.attributes import Confirmation
+from ushield_hw.crypto.reading import Unreadable, reading
 from ushield_hw.drivers import ConfirmText
 from ushield_hw.errors import CertificateError, KeyMismatch, OutcomeUnknown, TokenError
 from ushield_hw.interaction import ConfirmRequest
@@ -33,7 +34,11 @@ def request_by(session: Session, record: Record) -> bytes:
     """
     from cryptography import x509
 
-    subject = x509.load_der_x509_certificate(record.old).subject
+    try:
+        with reading():
+            subject = x509.load_der_x509_certificate(record.old).subject
+    except Unreadable as error:  # a name that only its own CA can write
+        raise CertificateError("RENEWAL_NAME_ENCODING", serial=CertificateFacts.read(record.old).serial_hex) from error
     _compare(session, _PKCS10, request_lines(subject.rfc4514_string(), messages.language()))
     with _nothing_lost(session):
         return signed_request(session, subject, public_of(record.spki), record.key_id)

@@ -11,6 +11,7 @@ from ushield_hw.cms.der import BIT_STRING, OCTET_STRING, OID, SEQUENCE, DerError
 from ushield_hw.cms.names import Canonical
 from ushield_hw.errors import InputError
 from ushield_hw.verifier import extensions as ext
+from ushield_hw.verifier.signatures import is_right
 
 _MALFORMED: Final = "malformed"
 _TRUE: Final = b"\x01\x01\xff"
@@ -28,7 +29,6 @@ class Certificate:
         algorithm: the AlgorithmIdentifier that it is signed with, DER.
         signature: the signature's octets.
         signed: what the signature covers.
-        has_extensions: whether it is of a version that can have some.
         known_issuers: for a key (SubjectPublicKeyInfo, DER), whether that has signed it; filled by the path search.
 
     Raises:
@@ -60,8 +60,7 @@ class Certificate:
         self.algorithm = outer.element(SEQUENCE, _MALFORMED)
         self.signature = outer.content(BIT_STRING, _MALFORMED)[1:]
         fields = Reader(self.signed).enter(SEQUENCE, _MALFORMED)
-        self.has_extensions = fields.sees(_VERSION)
-        self._extensions = _listed(fields) if self.has_extensions else {}
+        self._extensions = _listed(fields) if self.facts.version > 1 else {}
 
     @property
     def critical(self) -> frozenset[bytes]:
@@ -118,6 +117,12 @@ class Certificate:
         if said.key is not None and self.key_id is not None and said.key != self.key_id:
             return False
         return said.serial is None or self._is_named(said)
+
+    def has_signed(self, other: Certificate) -> bool:
+        """Tell whether it has the name of another's issuer and its key has signed that."""
+        return self.subject == other.issuer and is_right(
+            self.facts.spki, other.algorithm, other.signature, other.signed
+        )
 
     def _is_named(self, said: ext.AuthorityKeyId) -> bool:
         """Tell whether it is the certificate that an authority key identifier names by issuer and serial number."""

@@ -160,7 +160,7 @@ def check(chain: Chain, moment: datetime, budget: Budget, inputs: PolicyInputs =
     if len(chain) > 1 and any(one.looks_self_signed for one in chain[:-1]):
         raise PathBroken("path_invalid", "self_signed", next(one for one in chain[:-1] if one.looks_self_signed))
     _walk_down(chain, budget, inputs)
-    if not chain[0].has_extensions:
+    if chain[0].facts.version == 1:
         raise PathBroken("no_purpose")
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +12,8 @@ from threading import Lock
 from typing import TYPE_CHECKING, Final, Self
 
 from ushield_hw.cms import CertificateFacts, SignedOrderParts
+from ushield_hw.crypto import pem
+from ushield_hw.crypto.reading import Unreadable
 from ushield_hw.errors import BadSignature, InputError, UntrustedSigner
 from ushield_hw.verifier.budget import Budget
 from ushield_hw.verifier.certificate import Certificate
@@ -280,14 +279,25 @@ def _blocks(content: bytes, place: str, kind: _Kind) -> list[bytes]:
     """Return every PEM block of the kind, DER, or the content as it is."""
     if content[:1] == b"\x30":
         return [content]
-    pattern = rb"-----BEGIN %b-----\s+([A-Za-z0-9+/=\s]*?)-----END %b-----"
-    found = re.findall(pattern.replace(b"%b", kind.label.encode()), content)
+    try:
+        found = pem.blocks(content, kind.label)
+    except Unreadable as broken:
+        raise InputError(kind.code, file=place, problem=kind.none) from broken
     if not found:
         raise InputError(kind.code, file=place, problem=kind.none)
-    try:
-        return [base64.b64decode(b"".join(block.split()), validate=True) for block in found]
-    except binascii.Error as broken:
-        raise InputError(kind.code, file=place, problem=kind.none) from broken
+    return found
+
+
+def certificates_of(file: Path) -> list[bytes]:
+    """Return the certificates of a file, DER: PEM (any number) or DER (one).
+
+    Raises:
+        InputError: ``CA_FILE_INVALID``, with ``.file``.
+    """
+    found = _given([file], _CERTIFICATE, "file")
+    for place, der in found:
+        _certificate(der, place)
+    return [der for _, der in found]
 
 
 def _content(file: Path, kind: _Kind) -> bytes:

@@ -73,6 +73,20 @@ def test_a_weak_digest(tmp_path: Path) -> None:
     assert refusal(made.stdout) == "KEY_TOO_WEAK"
 
 
+def test_a_curve_that_is_spelt_out(tmp_path: Path) -> None:
+    """The library knows it by its name all the same; RFC 5480 section 2.1.1 forbids it."""
+    kinds = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-pkeyopt", "ec_param_enc:explicit"]
+    words = ["req", "-new", *kinds, "-nodes", "-subj", "/CN=x", "-outform", "DER", "-keyout", str(tmp_path / "key")]
+    made = subprocess.run(["openssl", *words], capture_output=True, timeout=60, check=True)
+    assert refusal(made.stdout) == "KEY_TOO_WEAK"
+
+
+@pytest.mark.parametrize("version", [1, 2, 255])
+def test_a_version_that_there_is_not(version: int) -> None:
+    assert GOOD.count(b"\x02\x01\x00\x30") == 1
+    assert refusal(GOOD.replace(b"\x02\x01\x00\x30", b"\x02\x01%c\x30" % version)) == "REQUEST_MALFORMED"
+
+
 def test_signed_by_another_key() -> None:
     forged = GOOD.replace(read_request(GOOD).spki, SoftKey().spki)
     assert forged != GOOD

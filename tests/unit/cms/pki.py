@@ -193,6 +193,18 @@ def signed_again(certificate: bytes, old: bytes, new: bytes, own: Key) -> bytes:
     return bytes(changed.dump())
 
 
+def of_version_1(certificate: bytes, own: Key) -> bytes:
+    """Return a certificate without extensions as one of version 1, rightly signed by the CA's key ``own``."""
+    changed = asn1_x509.Certificate.load(certificate)
+    inside = changed["tbs_certificate"]
+    inside["version"] = "v1"
+    inside["extensions"] = None
+    body = inside.dump(force=True)
+    changed["tbs_certificate"] = asn1_x509.TbsCertificate.load(body)
+    changed["signature_value"] = sign_der(own, body)
+    return bytes(changed.dump(force=True))
+
+
 def sign_der(own: Key, message: bytes) -> bytes:
     """Sign as a CA with an EC key does."""
     assert isinstance(own, ec.EllipticCurvePrivateKey)

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from ushield_hw.bank.ca.certificates import Device
 from ushield_hw.bank.ca.tables import CODES, CUSTOMERS, FAILURES
+from ushield_hw.crypto.reading import Unreadable, reading
 from ushield_hw.errors import InputError, RequestRefused
 from ushield_hw.order.text import check_text
 from ushield_hw.order.values import REFERENCE, STRICT
@@ -62,8 +63,9 @@ def registered_name(subject: str) -> str:
         InputError: ``SUBJECT_INVALID``; or as for any text that a screen shows.
     """
     try:
-        name = x509.Name.from_rfc4514_string(subject)
-    except ValueError as error:
+        with reading():
+            name = x509.Name.from_rfc4514_string(subject)
+    except Unreadable as error:
         raise InputError("SUBJECT_INVALID", subject=subject) from error
     if not list(name):
         raise InputError("SUBJECT_INVALID", subject=subject)

@@ -11,6 +11,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from ushield_hw.crypto.reading import Unreadable, reading
 from ushield_hw.errors import RequestRefused
 from ushield_hw.suites import RSA_LEAST_BITS
 
@@ -49,6 +50,15 @@ def read_request(der: bytes) -> KeyRequest:
     if len(der) > MOST_OCTETS:
         raise RequestRefused("REQUEST_MALFORMED", problem="bank_no_pkcs10")
     try:
+        return _read(der)
+    except Unreadable as error:
+        weak = isinstance(error.__cause__, UnsupportedAlgorithm)
+        refused = {} if weak else {"problem": "bank_no_pkcs10"}
+        raise RequestRefused("KEY_TOO_WEAK" if weak else "REQUEST_MALFORMED", **refused) from error
+
+
+def _read(der: bytes) -> KeyRequest:
+    with reading():
         request = x509.load_der_x509_csr(der)
         subject, key, digest = request.subject, request.public_key(), request.signature_hash_algorithm
         _check_key(key)
@@ -56,10 +66,8 @@ def read_request(der: bytes) -> KeyRequest:
             raise RequestRefused("KEY_TOO_WEAK")
         genuine = request.is_signature_valid
         spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except UnsupportedAlgorithm as error:
-        raise RequestRefused("KEY_TOO_WEAK") from error
-    except (ValueError, TypeError) as error:
-        raise RequestRefused("REQUEST_MALFORMED", problem="bank_no_pkcs10") from error
+    if spki not in der:  # a curve that is spelt out (RFC 5480 forbids it): the library knows it by its name
+        raise RequestRefused("KEY_TOO_WEAK")
     if not genuine:
         raise RequestRefused("PROOF_WRONG")
     return KeyRequest(der, subject, spki, hashlib.sha256(spki).hexdigest())

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import load_der_x509_csr
 
+from ushield_hw.crypto.reading import Unreadable, reading
 from ushield_hw.errors import InputError
 from ushield_hw.messages import Language
 from ushield_hw.order import DisplayProfile, Rules, pages, screen_lines
@@ -217,21 +217,23 @@ def _request_lines(key: ec.EllipticCurvePrivateKey, data: bytes, lang: Language)
     """Show a certificate request (PKCS#10, CertificationRequestInfo) if it is for the very key that is to sign it."""
     whole = tlv(0x30, data, _ECDSA_WITH_SHA256, tlv(0x03, b"\0"))  # the signature is not there yet
     try:
-        request = load_der_x509_csr(whole)
-        public = request.public_key()
-    except (ValueError, UnsupportedAlgorithm):
+        with reading():
+            request = load_der_x509_csr(whole)
+            public, subject = request.public_key(), request.subject.rfc4514_string()
+    except Unreadable:
         return
     if public == key.public_key():
-        yield from request_lines(request.subject.rfc4514_string(), lang)
+        yield from request_lines(subject, lang)
 
 
 def _renewal_lines(data: bytes, lang: Language) -> Iterator[Line]:
     """Show a whole certificate request that another key has signed: this key vouches for that one."""
     try:
-        request = load_der_x509_csr(data)
-        genuine, public = request.is_signature_valid, request.public_key()
-    except (ValueError, UnsupportedAlgorithm):
+        with reading():
+            request = load_der_x509_csr(data)
+            genuine, subject = request.is_signature_valid, request.subject.rfc4514_string()
+            spki = request.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except Unreadable:
         return
     if genuine:
-        spki = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        yield from renewal_lines(request.subject.rfc4514_string(), spki, lang)
+        yield from renewal_lines(subject, spki, lang)
