@@ -200,7 +200,7 @@ def node_permission(one: Plugged) -> Said:
         return skip("no_node", **one.evidence())
     for node in nodes:
         if not os.access(node, os.R_OK | os.W_OK):
-            return fail(**one.evidence(**_permission(one.machine, node)))
+            return fail(**one.evidence(**permission_of(one.machine, node)))
     return ok(**one.evidence(node=_there(one.machine, nodes[0])))
 
 
@@ -244,7 +244,7 @@ def pcscd_permission(one: Plugged) -> Said:
         return skip("no_pcscd", **one.evidence())
     if not one.device.node.exists():
         return skip("no_node", **one.evidence())
-    evidence = one.evidence(**_permission(one.machine, one.device.node), daemon_uid=daemons[0].uid)
+    evidence = one.evidence(**permission_of(one.machine, one.device.node), daemon_uid=daemons[0].uid)
     refused = _DENIED in one.machine.logs and not any(daemon.all_powerful for daemon in daemons)
     allowed = any(daemon.may_use(one.device.node) for daemon in daemons)
     return ok(**evidence) if allowed and not refused else fail(**evidence)
@@ -264,10 +264,11 @@ def _nodes(one: Plugged) -> tuple[Path, ...]:
 
 
 def _there(machine: Machine, path: Path) -> str:
-    return f"/{path.relative_to(machine.root)}"
+    return f"/{path.relative_to(machine.root)}" if path.is_relative_to(machine.root) else str(path)
 
 
-def _permission(machine: Machine, node: Path) -> dict[str, str]:
+def permission_of(machine: Machine, node: Path) -> dict[str, str]:
+    """Return who owns a place and who may open it, as evidence."""
     status = node.stat()
     return {
         "node": _there(machine, node),

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from ushield_hw import pcsc
 from ushield_hw.doctor.bus import ccid_devices, modules_of
-from ushield_hw.doctor.finding import Priority, Rule, Said, Way, causes, fail, ok, probe, skip, warn
+from ushield_hw.doctor.finding import Priority, Rule, Said, Way, causes, fail, ok, probe, skip, unchecked, warn
 from ushield_hw.doctor.machine import Machine
 from ushield_hw.doctor.processes import Holders, users_of_node, users_of_pcsc
 from ushield_hw.drivers import Driver
@@ -27,7 +27,8 @@ _PCSC: Final = Rule(way=Way.PCSC)
 _ANSWER_S: Final = 2.0
 _HOLD_S: Final = 0.3
 _MUTE: Final = {"SCARD_W_UNRESPONSIVE_CARD", "SCARD_W_UNSUPPORTED_CARD", "SCARD_E_PROTO_MISMATCH"}
-_BUSY: Final = {"SCARD_E_SHARING_VIOLATION", "NO_ANSWER"}  # in another's transaction PC/SC only waits
+_NO_ANSWER: Final = "NO_ANSWER"
+_BUSY: Final = {"SCARD_E_SHARING_VIOLATION", _NO_ANSWER}  # in another's transaction PC/SC only waits
 _RESET: Final = "SCARD_W_RESET_CARD"
 _REMOVED: Final = {"SCARD_W_REMOVED_CARD", "SCARD_E_NO_SMARTCARD", "SCARD_E_READER_UNAVAILABLE"}
 _OPENSC_CONF: Final = ("/etc/opensc/opensc.conf", "/etc/opensc.conf", "/usr/local/etc/opensc.conf")
@@ -135,11 +136,20 @@ def held(here: InReader) -> Said:
         return skip("no_card", **here.evidence())
     if here.trouble not in _BUSY:
         return ok(**here.evidence())
-    return fail(**here.failed(**_held_by(users_of_pcsc(here.machine))))
+    holders = users_of_pcsc(here.machine)
+    if here.trouble == _NO_ANSWER and holders.ourselves and not holders.programs and not holders.unexplained:
+        return unchecked("our_own_look", **here.failed())  # a slow card, that our own modules are looking at
+    return fail(**here.failed(**_held_by(holders)))
 
 
 def _held_by(holders: Holders) -> dict[str, Any]:
-    return {"holders": list(holders.programs) or ["?"], "hidden": holders.hidden, "complete": holders.complete}
+    found: dict[str, Any] = {"holders": list(holders.programs), "hidden": holders.hidden, "complete": holders.complete}
+    if not holders.programs:
+        return {**found, "kind": "unseen"}
+    if holders.foreign:
+        pids = [name.rpartition("(")[2].removesuffix(")") for name in holders.foreign]
+        return {**found, "kind": "foreign", "foreign": list(holders.foreign), "pids": " ".join(pids)}
+    return found
 
 
 @probe("D33", "card.usb_taken", _PCSC)

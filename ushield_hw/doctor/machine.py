@@ -87,7 +87,7 @@ class Machine:
     @property
     def pcscd_socket(self) -> str:
         """Where its programs look for pcscd."""
-        return self.environ.get("PCSCLITE_CSOCK_NAME") or pcscd.SOCKET
+        return self.environ.get(pcscd.VARIABLE) or pcscd.SOCKET
 
     @cached_property
     def hail(self) -> str:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Final
 
 SOCKET: Final = "/run/pcscd/pcscd.comm"
+VARIABLE: Final = "PCSCLITE_CSOCK_NAME"  # tells PC/SC's library to look elsewhere
+PLACES: Final = (SOCKET, "/var/run/pcscd/pcscd.comm", "/usr/local/var/run/pcscd/pcscd.comm", "/var/run/pcscd.comm")
 
 ABSENT: Final = "absent"  # no socket
 DEAF: Final = "deaf"  # a socket, and nobody behind it
@@ -46,6 +48,17 @@ def hail(place: Path) -> str:
         except OSError:
             return DEAF
         return _protocol(client)
+
+
+def dangling(place: Path) -> Path | None:
+    """Return the link on the way to a socket that leads nowhere; None: there is none."""
+    for way in (*reversed(place.parents), place):
+        try:
+            if way.is_symlink() and not way.exists():
+                return way
+        except OSError:  # a closed folder: what is in it is not known
+            return None
+    return None
 
 
 def _protocol(client: socket.socket) -> str:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import Any, Final
 
 from ushield_hw.doctor import pcscd, pcsclite
-from ushield_hw.doctor.bus import ccid_devices
+from ushield_hw.doctor.bus import ccid_devices, permission_of
 from ushield_hw.doctor.finding import Priority, Rule, Said, Way, causes, fail, ok, probe, skip, warn
 from ushield_hw.doctor.machine import Machine
 from ushield_hw.doctor.processes import named
@@ -54,13 +55,20 @@ def _apart(machine: Machine) -> str:
 def _out_of_reach(machine: Machine) -> bool:
     """Tell whether the service would have to be that of the machine around this one."""
     apart = _apart(machine)
-    return apart == "chroot" or (apart == "container" and not pcsclite.program(machine))
+    own = bool(pcsclite.program(machine)) and pcscd.dangling(machine.path(machine.pcscd_socket)) is None
+    return apart == "chroot" or (apart == "container" and not own)
+
+
+def _socket(machine: Machine) -> str:
+    """Return where this program looks for pcscd, and what tells it to look there."""
+    named = machine.environ.get(pcscd.VARIABLE)
+    return f"{machine.pcscd_socket} ({pcscd.VARIABLE})" if named else machine.pcscd_socket
 
 
 # --- nobody answers ---------------------------------------------------------------------------------------------------
 
 
-@probe("B11", "service.running", Rule(warned=Priority.ABSENT, way=Way.PCSC, after=causes("B20")))
+@probe("B11", "service.running", Rule(warned=Priority.ABSENT, way=Way.PCSC))
 def not_running(machine: Machine) -> Said:
     """Pcscd is not installed, or has not been started."""
     failure = machine.scene.failure
@@ -73,8 +81,28 @@ def not_running(machine: Machine) -> Said:
         return skip("somebody_is_there", **_said(failure))
     if machine.kind in _SANDBOXES or _out_of_reach(machine):
         return skip("apart", **_said(failure))  # B18, B22
-    evidence = _said(failure, socket=machine.pcscd_socket, program=program or "-", library=library)
+    evidence = _said(failure, socket=_socket(machine), program=program or "-", library=library)
+    evidence.update(_why_absent(machine, installed=bool(program), library=library))
     return _missing(machine, **evidence)
+
+
+def _why_absent(machine: Machine, *, installed: bool, library: bool) -> dict[str, str]:
+    """Return what there is instead of a socket, as far as it can be seen."""
+    if not library:
+        return {"kind": "library"}
+    link = pcscd.dangling(machine.path(machine.pcscd_socket))
+    if link is not None:
+        return {"kind": "link", "target": os.readlink(link)}
+    there = next((place for place in pcscd.PLACES if place != machine.pcscd_socket and _listens(machine, place)), None)
+    if there is not None:
+        return {"kind": "elsewhere", "there": there, "variable": pcscd.VARIABLE}
+    if not installed:
+        return {"kind": "missing"}
+    return {"kind": "variable" if pcscd.VARIABLE in machine.environ else "stopped", "variable": pcscd.VARIABLE}
+
+
+def _listens(machine: Machine, place: str) -> bool:
+    return ":" in pcscd.hail(machine.path(place))
 
 
 @probe("B12", "service.answers", _PCSC)
@@ -88,7 +116,7 @@ def no_answer(machine: Machine) -> Said:
     if hail != pcscd.DEAF and not hangs:
         return skip("other_cause", **_said(failure))
     kind = "hangs" if hangs else "gone"
-    return fail(kind=kind, **_said(failure, socket=machine.pcscd_socket, hail=hail))
+    return fail(kind=kind, **_said(failure, socket=_socket(machine), hail=hail))
 
 
 # --- Windows; seen on recorded data only ------------------------------------------------------------------------------
@@ -139,7 +167,7 @@ def _turned_away(machine: Machine) -> bool:
 
 @probe("B16", "service.authorized", Rule(way=Way.PCSC, after=causes("B17 B21")))
 def not_authorized(machine: Machine) -> Said:
-    """Polkit does not let this session use PC/SC: it is not the one at the machine's own screen."""
+    """Polkit, the socket's mode or a profile does not let this session use PC/SC."""
     failure = machine.scene.failure
     if failure is None:
         return ok()
@@ -148,7 +176,24 @@ def not_authorized(machine: Machine) -> Said:
     said = [found.strip() for found in machine.logs.splitlines() if _NOT_AUTHORIZED.search(found)]
     said.sort(key=lambda line: "Process" in line)  # who was refused what, over that somebody was
     evidence = {"hail": machine.hail, "session": _session(machine), "rules": _rules(machine) or ["-"]}
-    return fail(**_said(failure, **evidence, log=said[-1] if said else "-"))
+    evidence.update(socket=_socket(machine), log=said[-1] if said else "-")
+    return fail(**_said(failure, **evidence, **_barrier(machine)))
+
+
+def _barrier(machine: Machine) -> dict[str, str]:
+    """Return what keeps this user from opening the socket; nothing where it opens and pcscd itself refuses."""
+    place = Path(os.path.realpath(machine.path(machine.pcscd_socket)))
+    if machine.hail != pcscd.BARRED:
+        return {}
+    closed = next((up for up in reversed(place.parents) if os.path.isdir(up) and not os.access(up, os.X_OK)), None)
+    if closed is not None:
+        return {"kind": "folder", **permission_of(machine, closed)}
+    if not place.exists():
+        return {}
+    if not os.access(place, os.R_OK | os.W_OK):
+        return {"kind": "mode", **permission_of(machine, place)}
+    profile = (machine.text("/proc/self/attr/current") or "").strip("\0\n ")
+    return {"kind": "policy", "profile": profile or "-"}
 
 
 def _session(machine: Machine) -> str:
@@ -187,7 +232,11 @@ def out_of_reach(machine: Machine) -> Said:
         return ok(kind=apart)
     if machine.hail != pcscd.ABSENT or not _out_of_reach(machine):
         return skip("other_cause", **_said(failure))
-    return _missing(machine, **_said(failure, kind=apart, socket=machine.pcscd_socket))
+    link = pcscd.dangling(machine.path(machine.pcscd_socket))
+    if link is not None:
+        evidence = {"kind": "link", "where": apart, "target": os.readlink(link)}
+        return _missing(machine, **_said(failure, socket=_socket(machine), **evidence))
+    return _missing(machine, **_said(failure, kind=apart, socket=_socket(machine)))
 
 
 @probe("B19", "service.protocol", Rule(way=Way.PCSC, after=causes("B21")))
@@ -205,7 +254,9 @@ def protocol_differs(machine: Machine) -> Said:
 
 
 @probe(
-    "B20", "service.one_library", Rule(way=Way.PCSC, kinds={"idle": Priority.REMARK}, after=causes("B12 B16 B19 B21"))
+    "B20",
+    "service.one_library",
+    Rule(way=Way.PCSC, after=causes("B11 B12 B16 B18 B19 B21 B22")),
 )
 def two_libraries(machine: Machine) -> Said:
     """Two installations of pcsc-lite: a program may look at the socket of the one that does not run."""
@@ -240,7 +291,7 @@ def sandboxed(machine: Machine) -> Said:
     if machine.hail not in {pcscd.ABSENT, pcscd.BARRED}:
         return skip("other_cause", **_said(failure))
     name = machine.environ.get("SNAP_NAME") or machine.environ.get("FLATPAK_ID") or "-"
-    return _missing(machine, **_said(failure, kind=machine.kind, app=name, socket=machine.pcscd_socket))
+    return _missing(machine, **_said(failure, kind=machine.kind, app=name, socket=_socket(machine)))
 
 
 @probe("B23", "service.one_driver", _PCSC)

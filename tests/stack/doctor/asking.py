@@ -114,7 +114,7 @@ def ask(layer: str, tree: Tree | None = None, env: Mapping[str, str] | None = No
 
 def _show_socket(tree: Tree, place: str | None) -> None:
     """Have the tree's programs find the desk's socket where the environment says that it is."""
-    if place is not None and not (tree.root / place.lstrip("/")).is_symlink():
+    if place is not None and os.path.lexists(place) and not (tree.root / place.lstrip("/")).is_symlink():
         tree.link(place, place)
 
 

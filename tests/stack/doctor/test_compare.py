@@ -25,7 +25,7 @@ from ushield_hw.usb import HID
 pytestmark = pytest.mark.stack
 
 READERS: Final = ("First", "Second", "Third", "Fourth", "Fifth")
-LAST: Final = "Fifth 00 00"
+LAST: Final = "Fifth 04 00"
 MODULE: Final = "/usr/lib/libkey_p11.so"
 
 

@@ -20,9 +20,9 @@ import pytest
 
 from tests.stack.bench import ends
 from tests.stack.doctor.asking import Answer, ask
-from tests.unit.doctor.recorded import NO_SERVICE, POWERLESS, TOKEN, Tree, told
+from tests.unit.doctor.recorded import NO_SERVICE, POWERLESS, TOKEN, Tree, texts, told
 from ushield_hw.doctor import pcscd, service
-from ushield_hw.doctor.finding import Status
+from ushield_hw.doctor.finding import Finding, Probe, Status
 from ushield_hw.pcsc import Failure, Reader, Scene, Slot
 from ushield_hw.testing.desk import Desk
 
@@ -68,6 +68,49 @@ def test_without_pcscd_and_without_a_reader_it_is_only_a_warning(tree: Tree) -> 
     found = ask("B", tree, {"PCSCLITE_CSOCK_NAME": NOWHERE})
     found.of(service.not_running).says(Status.WARN, "apt install pcscd", program="-", devices=["-"])
     assert found.alarms == ["B11"]
+
+
+def test_a_pcscd_that_is_there_has_to_be_started_and_one_that_is_not_to_be_installed(tree: Tree) -> None:
+    found = told_of(tree, service.not_running)
+    assert "apt install" not in "".join(map("".join, texts(found).values()))
+    (tree.root / "usr/sbin/pcscd").unlink()
+    told(told_of(tree, service.not_running), service.not_running, Status.WARN, "apt install pcscd", kind="missing")
+
+
+def told_of(tree: Tree, probe: Probe[Any], scene: Scene = NO_SERVICE, **environ: str) -> Finding:
+    return probe(tree.machine(scene, environ=environ))
+
+
+def test_a_service_that_listens_elsewhere_and_one_that_is_looked_for_elsewhere(tree: Tree, desk: Desk) -> None:
+    tree.link("/var/run/pcscd/pcscd.comm", desk.env[pcscd.VARIABLE])
+    found = told_of(tree, service.not_running)
+    told(found, service.not_running, Status.WARN, "export PCSCLITE_CSOCK_NAME=/var/run/pcscd/pcscd.comm")
+    (tree.root / "var/run/pcscd/pcscd.comm").unlink()
+    found = told_of(tree, service.not_running, PCSCLITE_CSOCK_NAME="/mnt/pcscd.comm")
+    told(found, service.not_running, Status.WARN, "unset PCSCLITE_CSOCK_NAME", "/mnt/pcscd.comm", kind="variable")
+
+
+def test_without_the_library_it_is_the_library_that_is_named(tree: Tree) -> None:
+    scene = Scene(failure=Failure("dlopen", "NO_LIBRARY"))
+    found = told_of(tree, service.not_running, scene)
+    told(found, service.not_running, Status.WARN, "libpcsclite.so.1", kind="library")
+
+
+@pytest.mark.parametrize(("contained", "probe"), [(True, service.out_of_reach), (False, service.not_running)])
+def test_a_link_that_leads_nowhere(tree: Tree, contained: bool, probe: Probe[Any]) -> None:
+    tree.link("/run/pcscd/pcscd.comm", "/outside/pcscd.comm")
+    if contained:
+        tree.file("/.dockerenv")
+    told(told_of(tree, probe), probe, Status.WARN, "/outside/pcscd.comm", kind="link", target="/outside/pcscd.comm")
+    others = [one for one in service.PROBES if told_of(tree, one).matters]
+    assert others == [probe]
+
+
+def test_pcscd_that_greets_and_then_hangs_is_of_no_other_version(tree: Tree) -> None:
+    machine = tree.machine(Scene(failure=Failure("SCardEstablishContext", "NO_ANSWER")))
+    machine.hail = "4:5"
+    told(service.no_answer(machine), service.no_answer, Status.FAIL, "pcscd", kind="hangs")
+    assert service.protocol_differs(machine).status is Status.SKIP
 
 
 def test_pcscd_that_was_killed_leaves_its_socket(tree: Tree) -> None:
@@ -181,8 +224,24 @@ def test_a_socket_that_this_user_may_not_open(tree: Tree, short: Path) -> None:
     with polkit_refuses(short) as env:
         (short / "pcscd.comm").chmod(0o000)
         found = ask("B", tree, env, prefix=POWERLESS)
-    found.of(service.not_authorized).says(Status.FAIL, "polkit", hail="barred")
+    found.of(service.not_authorized).says(Status.FAIL, "SocketMode=0666", "0000", hail="barred", kind="mode")
     assert found.alarms == ["B16"]
+
+
+def test_a_folder_of_the_socket_that_is_closed(tree: Tree, short: Path) -> None:
+    with polkit_refuses(short) as env:
+        short.chmod(0o600)
+        found = ask("B", tree, env, prefix=POWERLESS)
+        short.chmod(0o700)
+    found.of(service.not_authorized).says(Status.FAIL, "chmod 755", hail="barred", kind="folder")
+
+
+def test_a_socket_whose_mode_allows_it_is_barred_by_a_profile(tree: Tree) -> None:
+    tree.file("/run/pcscd/pcscd.comm")
+    tree.file("/proc/self/attr/current", "bank-client (enforce)\n")
+    machine = tree.machine(NO_SERVICE)
+    machine.hail = "barred"
+    told(service.not_authorized(machine), service.not_authorized, Status.FAIL, "bank-client (enforce)", kind="policy")
 
 
 def in_namespaces(script: str, *values: str) -> list[str]:

@@ -37,7 +37,7 @@ def test_programs_with_the_library_and_a_connection_use_cards(tree: Tree) -> Non
     tree.process(102, "firefox", maps=PCSC, links=["/dev/null"])
     tree.process(103, "sshd", links=["socket:[772]"])
     tree.process(104, "pcscd", maps=PCSC, links=["socket:[773]"])
-    assert users_of_pcsc(tree.machine()) == Holders(("scdaemon (101)",))
+    assert users_of_pcsc(tree.machine()).programs == ("scdaemon (101)",)
 
 
 def test_a_program_that_drives_the_device_itself_is_named(tree: Tree) -> None:
@@ -54,6 +54,28 @@ def test_a_program_that_drives_the_device_itself_is_named(tree: Tree) -> None:
         "disable-ccid",
         holders=["scdaemon (101)"],
     )
+
+
+def test_a_program_of_another_user_takes_another_remedy(tree: Tree) -> None:
+    tree.device("096e:0807")
+    tree.process(101, "scdaemon", uid=os.getuid() + 1, links=["/dev/bus/usb/001/002"])
+    found = card.usb_taken(tree.machine())
+    told(found, card.usb_taken, Status.FAIL, "sudo kill 101", kind="foreign", foreign=["scdaemon (101)"])
+
+
+def test_a_program_of_ours_that_hides_what_it_has_open_is_a_possible_holder(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pid, name in ((101, "ushield"), (102, "agetty")):
+        tree.process(pid, name, maps=PCSC)
+        (tree.root / f"proc/{pid}/fd").rmdir()
+
+    def closed(path: str | Path) -> None:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    found = users_of_pcsc(tree.machine())
+    assert (found.programs, found.hidden) == (("ushield (101)",), 2)
 
 
 def test_without_a_reader_on_the_bus_nobody_can_have_taken_it(tree: Tree) -> None:
@@ -78,7 +100,7 @@ def test_a_machine_without_proc_has_no_programs(tree: Tree) -> None:
 def test_a_program_that_has_ended_and_one_that_hides_are_passed_over(tree: Tree) -> None:
     tree.file("/proc/101/comm", "gone\n")
     tree.process(102, "scdaemon", maps=PCSC, links=["socket:[771]"])
-    assert users_of_pcsc(tree.machine()) == Holders(("scdaemon (102)",))
+    assert users_of_pcsc(tree.machine()).programs == ("scdaemon (102)",)
 
 
 def test_this_machines_programs_are_found_and_our_own_left_out(tmp_path: Path) -> None:
