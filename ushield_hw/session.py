@@ -22,6 +22,7 @@ from ushield_hw.config import Settings
 from ushield_hw.cryptoki.model import CertificateRecord, KeyRecord, TokenFlag, TokenInfo, User
 from ushield_hw.cryptoki.module import Module
 from ushield_hw.drivers import ConfirmText, Driver, Unblock
+from ushield_hw.hardening import forgetting
 from ushield_hw.interaction import Interaction, Pin, PinKind, PinRequest, PinState
 from ushield_hw.pin import NO_LOGIN, PinGuard
 
@@ -327,6 +328,7 @@ class Session:
             self._kept.clear()
 
 
+@forgetting
 def open_session(link: Link, interaction: Interaction, purpose: str) -> Session:
     """Log in to a token, or join the login that this process already has.
 
@@ -346,6 +348,7 @@ def open_session(link: Link, interaction: Interaction, purpose: str) -> Session:
         return Session(owner.link, interaction, owner)
 
 
+@forgetting
 def verify_pin(link: Link, interaction: Interaction) -> PinState:
     """Check the PIN with the token, once, and log out again.
 
@@ -358,6 +361,7 @@ def verify_pin(link: Link, interaction: Interaction) -> PinState:
         return _state_after(link)
 
 
+@forgetting
 def change_pin(link: Link, interaction: Interaction) -> PinState:
     """Change the PIN: asks for the old and the new one, checks both first, and sends them in one C_SetPIN.
 
@@ -383,6 +387,7 @@ def change_pin(link: Link, interaction: Interaction) -> PinState:
         return _state_after(link)
 
 
+@forgetting
 def unblock_pin(link: Link, interaction: Interaction) -> PinState:
     """Set a new PIN by the SO PIN or the PUK, whichever this token takes. Neither is ever sent twice.
 

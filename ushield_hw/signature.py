@@ -19,6 +19,7 @@ from ushield_hw.errors import (
     TokenRemoved,
     UShieldError,
 )
+from ushield_hw.hardening import forgetting
 from ushield_hw.interaction import PinKind, TokenAction
 from ushield_hw.session import Session
 from ushield_hw.suites import DIGEST_INFO_PREFIX, Feed, KeyKind, Suite, Way, suites_for
@@ -74,6 +75,7 @@ def plan_for(driver: Driver, offered: Sequence[str], kind: KeyKind | None) -> Pl
     raise TokenError("MECHANISM_MISSING", key=kind.value if kind else "?", offered=list(offered)[:50])
 
 
+@forgetting
 def signature(session: Session, key: KeyRecord, how: Plan, message: bytes, *, spki: bytes, purpose: str) -> bytes:
     """Return the token's signature over a message: one C_Sign, and one login for it where the key wants that.
 

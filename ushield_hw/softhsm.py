@@ -20,6 +20,7 @@ from ushield_hw.cryptoki.model import ModuleOptions, TokenFlag, TokenInfo, User
 from ushield_hw.cryptoki.module import Isolation, Module
 from ushield_hw.drivers import Catalogue
 from ushield_hw.errors import DriverNotFound, InputError, StorageError
+from ushield_hw.hardening import forgetting
 from ushield_hw.schema import Table
 from ushield_hw.state import write_atomically
 from ushield_hw.uri import TokenUri
@@ -64,6 +65,7 @@ class _Wanted:
     so_pin_digits: int
 
 
+@forgetting
 def provision(folder: Path, settings: Settings, config: Path | None = None, tokens: str = "tokens.toml") -> Provisioned:
     """Make the soft tokens of ``softhsm-config/tokens.toml`` in a folder.
 

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from ushield_hw.errors import DriverNotFound, DriverUntrusted
 
@@ -27,9 +27,7 @@ _ACL: Final = "system.posix_acl_access"
 _ACL_HEAD, _ACL_ENTRY = 4, 8  # octets (linux/posix_acl_xattr.h): version; then tag, permissions, id
 _ACL_USER, _ACL_GROUP_OBJ, _ACL_GROUP = 0x02, 0x04, 0x08
 _NOT_LISTED: Final = frozenset({0x01, 0x10, 0x20})  # the owner, the mask, others: the mode has them
-
-READ, WRITE = 4, 2
-"""Permissions, as one octal digit of a mode has them."""
+_WRITE: Final = 0o2
 
 
 class Unsafe(Exception):
@@ -141,26 +139,44 @@ def make_folder(path: Path) -> None:
         raise Unsafe(real, "owner")
 
 
-def others_may(path: Path | int, about: os.stat_result, permission: int) -> bool:
-    """Tell whether anybody but the owner and root has a permission, by the mode or by an access control list.
+class Grant(NamedTuple):
+    """Permissions of one user or group besides the owner's, as one octal digit of a mode has them."""
+
+    is_user: bool
+    number: int
+    bits: int
+
+
+def grants(place: Path | int, about: os.stat_result) -> list[Grant]:
+    """Return what the group's digit of a mode gives, and to whom: with an access control list it is the list's mask.
 
     Args:
-        path: the file, or a descriptor of it.
+        place: the file, or a descriptor of it.
         about: its stat.
-        permission: ``READ`` or ``WRITE``.
     """
-    if about.st_mode & permission:
-        return True
-    if not about.st_mode >> 3 & permission:  # with a list, these bits are its mask: nothing in it goes further
-        return False
-    listed = _listed(path)
+    mask = about.st_mode >> 3 & 0o7
+    if not mask:  # whatever a list says, it goes no further
+        return []
+    listed = _listed(place)
     if listed is None:
-        return not is_private_group(about.st_gid, about.st_uid)
-    allowed = [(tag, number) for tag, bits, number in listed if bits & permission]
-    users = {number for tag, number in allowed if tag == _ACL_USER}
-    groups = {about.st_gid if tag == _ACL_GROUP_OBJ else number for tag, number in allowed if tag != _ACL_USER}
-    strangers = users - {0, about.st_uid, os.geteuid()}
-    return bool(strangers) or not all(is_private_group(group, about.st_uid) for group in groups)
+        return [Grant(False, about.st_gid, mask)]
+    given = (
+        Grant(tag == _ACL_USER, about.st_gid if tag == _ACL_GROUP_OBJ else number, bits & mask)
+        for tag, bits, number in listed
+    )
+    return [grant for grant in given if grant.bits]
+
+
+def _others_may_write(place: Path, about: os.stat_result) -> bool:
+    if about.st_mode & _WRITE:
+        return True
+    return any(
+        grant.number not in {0, about.st_uid, os.geteuid()}
+        if grant.is_user
+        else not is_private_group(grant.number, about.st_uid)
+        for grant in grants(place, about)
+        if grant.bits & _WRITE
+    )
 
 
 def is_private_group(group: int, user: int) -> bool:
@@ -177,10 +193,10 @@ def is_private_group(group: int, user: int) -> bool:
     return all(one.pw_uid == user for one in pwd.getpwall() if one.pw_gid == group)
 
 
-def _listed(path: Path | int) -> list[tuple[int, int, int]] | None:
+def _listed(place: Path | int) -> list[tuple[int, int, int]] | None:
     """Return the entries (tag, permissions, id) of an access control list that a mode cannot say; None: no list."""
     try:
-        raw = os.getxattr(path, _ACL)
+        raw = os.getxattr(place, _ACL)
     except (OSError, AttributeError):  # no list, or a system without them
         return None
     entries = [raw[start : start + _ACL_ENTRY] for start in range(_ACL_HEAD, len(raw), _ACL_ENTRY)]
@@ -223,4 +239,4 @@ def _problem(place: Path, about: os.stat_result, owners: set[int]) -> str | None
         return None
     if stat.S_ISDIR(about.st_mode) and about.st_mode & stat.S_ISVTX and about.st_uid == 0:
         return None
-    return "writable" if others_may(place, about, WRITE) else None
+    return "writable" if _others_may_write(place, about) else None

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import struct
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.cli.world import Home
+from tests.cli.world import USHIELD, Home
+from ushield_hw import files
+from ushield_hw.cli.pins import CODE_FILE, PIN_FILE, read_secret
+from ushield_hw.errors import InputError
 
 NEW = "24681357"
 
@@ -28,7 +36,7 @@ def verify(home: Home, source: str) -> tuple[str, ...]:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644, 0o601])
+@pytest.mark.parametrize("mode", [0o604, 0o660, 0o644, 0o601, 0o610])
 def test_a_file_that_others_may_open_is_refused(fresh: Home, mode: int) -> None:
     details = fresh.fails(2, "PIN_FILE_MODE", *verify(fresh, fresh.pin("99999", mode=mode)))
     assert details == {"file": "typed.pin", "mode": f"{mode:o}"}
@@ -78,6 +86,99 @@ def test_a_pin_in_another_encoding_is_not_sent(fresh: Home) -> None:
     fresh.fails(4, "PIN_CHARACTERS", *verify(fresh, fresh.pin("密码密码".encode("gbk"))))
     fresh.fails(4, "PIN_CHARACTERS", *verify(fresh, "-"), stdin="密码密码".encode("gbk"))
     assert fresh.tries_left() == 6
+
+
+SERVICE = 4711
+
+
+@pytest.fixture
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Write a PIN file of an owner's, to be read by a service user; where this user is not root, it is that user."""
+    if os.geteuid() == 0:
+        monkeypatch.setattr(os, "geteuid", lambda: SERVICE)
+
+    def write(owner: str, mode: int, reader: int | None = None) -> Path:
+        file = tmp_path / "pin"
+        file.write_text("135790\n")
+        file.chmod(mode)
+        real = os.stat(file)
+        if reader is not None:
+            entries = [(0x01, 4, -1), (0x02, 4, reader), (0x04, 0, -1), (0x10, 4, -1), (0x20, 0, -1)]
+            listed = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+            os.setxattr(file, "system.posix_acl_access", listed)
+            real = os.stat(file)
+        uid = {"root": 0, "service": os.geteuid(), "another": 4712}[owner]
+        shown = os.stat_result([*real[:4], uid, *real[5:]])
+        monkeypatch.setattr(os, "fstat", lambda descriptor: shown)
+        return file
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode"), [("service", 0o600), ("service", 0o400), ("root", 0o400), ("root", 0o440), ("root", 0o640)]
+)
+def test_files_that_a_service_may_be_given(service: Callable[..., Path], owner: str, mode: int) -> None:
+    """Group read is for mounted secrets: they belong to root."""
+    assert read_secret(str(service(owner, mode)), PIN_FILE) == "135790"
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode"),
+    [("service", 0o640), ("service", 0o440), ("root", 0o444), ("root", 0o460), ("another", 0o600), ("another", 0o400)],
+)
+def test_files_that_others_can_read(service: Callable[..., Path], owner: str, mode: int) -> None:
+    with pytest.raises(InputError) as caught:
+        read_secret(str(service(owner, mode)), PIN_FILE)
+    assert caught.value.code == "PIN_FILE_MODE"
+    assert (", owner 4712" in str(caught.value)) is (owner == "another")
+
+
+@pytest.mark.parametrize("owner", ["root", "service"])
+def test_a_credential_of_systemd(service: Callable[..., Path], owner: str) -> None:
+    """LoadCredential= gives mode 0400 and an access control list for the service's user: stat shows 0440."""
+    file = service(owner, 0o400, reader=os.geteuid())
+    assert os.stat(file).st_mode & 0o777 == 0o440
+    assert read_secret(str(file), PIN_FILE) == "135790"
+
+
+@pytest.mark.parametrize("owner", ["root", "service"])
+def test_a_file_that_a_list_opens_to_another_user(service: Callable[..., Path], owner: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_secret(str(service(owner, 0o400, reader=4712)), CODE_FILE)
+    assert caught.value.code == "CODE_FILE_MODE"
+    assert "PIN" not in caught.value.message + caught.value.remedy
+
+
+# --- pipes and devices ------------------------------------------------------------------------------------------------
+
+
+def test_a_pipe_that_nobody_writes_to_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files.read_opened, "__defaults__", (0.3, None))
+    os.mkfifo(tmp_path / "pin", 0o600)
+    with pytest.raises(InputError) as caught:
+        read_secret(str(tmp_path / "pin"), PIN_FILE)
+    assert caught.value.code == "INPUT_TIMED_OUT"
+
+
+def test_a_pipe_of_the_shell(fresh: Home) -> None:
+    """``--pin-source <(…)``; its other end may stay open after the line."""
+    pipe = f"<(cat {fresh.token.pin_file}; sleep 5)"
+    script = f"exec {USHIELD} pin verify --token '{fresh.token.uri}' --json --pin-source {pipe}"
+    ended = subprocess.run(
+        ["bash", "-c", script], cwd=fresh.folder, env=fresh.environment, capture_output=True, timeout=60, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("source", [".", "/dev/null", "socket"])
+def test_what_is_no_file(fresh: Home, source: str) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(fresh.file("socket")))
+        error = fresh.json(*verify(fresh, source), exits=2)["error"]
+    assert error["code"] in {"PIN_FILE_UNREADABLE", "PIN_MISSING"}
 
 
 # --- stdin ------------------------------------------------------------------------------------------------------------

@@ -23,8 +23,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         warnings.simplefilter("ignore")
     try:
         from ushield_hw.cli.app import run
+        from ushield_hw.hardening import harden
     except KeyboardInterrupt:  # nothing has been done yet
         sys.exit(130)
+    if argv is None:  # else this is the process of the program that called
+        harden()
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # closed by whoever started us
     code = run(list(sys.argv[1:] if argv is None else argv))
     if argv is not None:

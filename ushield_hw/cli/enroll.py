@@ -10,7 +10,7 @@ from ushield_hw import messages
 from ushield_hw.certificate import install
 from ushield_hw.cli import options, output
 from ushield_hw.cli.help import Command
-from ushield_hw.cli.pins import read_pin_file
+from ushield_hw.cli.pins import CODE_FILE, read_secret
 from ushield_hw.crypto import pem
 from ushield_hw.crypto.reading import Unreadable, reading
 from ushield_hw.errors import InputError
@@ -43,7 +43,7 @@ def enroll_command(
     """Have the bank certify a request; the same command again gets the same certificate."""
     from ushield_hw.renewal.est import EstBank
 
-    request, code = _pkcs10(file), read_pin_file(code_source)
+    request, code = _pkcs10(file), read_secret(code_source, CODE_FILE)
     bank = EstBank(url, bank_ca)
     person = options.person({PinKind.USER: pin_source}, allow_last_try=allow_last_try)
     token = options.find(selector)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ushield_hw import messages
+from ushield_hw import files, messages
 from ushield_hw.cli import output
 from ushield_hw.cli.app import App
 from ushield_hw.cli.pins import STDIN, Sources
@@ -84,6 +84,7 @@ def person(given: dict[PinKind, str | None], *, allow_last_try: bool = False) ->
     if sys.stdin is not None and sys.stdin.isatty():  # a PIN typed there would be seen: the prompt hides it
         named = {kind: name for kind, name in named.items() if name != STDIN}
     sources = Sources(named, terminal, allow_last_try)
+    click.get_current_context().call_on_close(sources.forget)
     sources.check()
     return sources
 
@@ -118,11 +119,15 @@ def read_file(path: Path) -> bytes:
     """Return what a file holds; ``-`` is stdin.
 
     Raises:
-        InputError: ``FILE_UNREADABLE``, ``FILE_TOO_LARGE``.
+        InputError: ``FILE_UNREADABLE``, ``FILE_TOO_LARGE``, ``INPUT_TIMED_OUT``.
     """
     try:
-        with click.open_file(str(path), "rb") as file:
-            data: bytes = file.read(_LARGEST_FILE + 1)
+        if str(path) == STDIN:
+            data = files.read_opened(sys.stdin.fileno(), _LARGEST_FILE + 1) if sys.stdin else b""
+        else:
+            data = files.read(path, _LARGEST_FILE + 1)
+    except files.Silent as error:
+        raise InputError("INPUT_TIMED_OUT", file=str(path), waited_s=round(error.waited_s)) from error
     except OSError as error:
         raise InputError("FILE_UNREADABLE", file=str(path), reason=error.strerror) from error
     if len(data) > _LARGEST_FILE:

@@ -91,6 +91,7 @@ def sign_command(
         try:
             with token.open(person, purpose="sign") as session:
                 signed = sign(order, session, profile=wanted, attendance=attendance, key=choice)
+            person.forget()
         except SignedNotKept as error:
             options.write_new(out, bytes(error.signed_order))  # type: ignore[call-overload] # the only copy there is
             raise

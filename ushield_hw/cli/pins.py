@@ -1,4 +1,4 @@
-"""Where PINs come from on the command line: a prompt, a file that only its owner can read, or stdin.
+"""Where PINs come from on the command line: a prompt, a file that only its owner can read, a pipe, or stdin.
 
 Never an argument's value and never the environment: both can be read by others on the machine.
 """
@@ -8,15 +8,19 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
+from ushield_hw import files, trust
 from ushield_hw.errors import InputError, PinFormatError
-from ushield_hw.interaction import ConfirmRequest, Interaction, PinKind, PinRequest, TokenAction
+from ushield_hw.interaction import ConfirmRequest, Interaction, Pin, PinKind, PinRequest, TokenAction
 
 STDIN: Final = "-"
 _LONGEST: Final = 4096
+_READ: Final = 0o4
 _ORDER: Final = (PinKind.USER, PinKind.SO, PinKind.PUK, PinKind.NEW)
 
 
@@ -75,46 +79,119 @@ class Sources:
         """Read every source now, so that a wrong one is found before the token is asked for anything.
 
         Raises:
-            InputError: ``PIN_FILE_MODE``, ``PIN_FILE_UNREADABLE``, ``PIN_MISSING``.
+            InputError: ``PIN_FILE_MODE``, ``PIN_FILE_UNREADABLE``, ``PIN_MISSING``, ``INPUT_TIMED_OUT``.
             PinFormatError: ``PIN_CHARACTERS``.
         """
         for kind, source in self.given.items():
             _ = self._stdin[kind] if source == STDIN else self._file(source)
 
+    def forget(self) -> None:
+        """Drop what was typed or came through a pipe: no further login needs it."""
+        self._read.clear()
+        self._typed = None
+        self.__dict__.pop("_stdin", None)
+
     @cached_property
     def _stdin(self) -> dict[PinKind, str]:
         """The PINs on stdin: a line each, the old one first."""
         kinds = [kind for kind in _ORDER if self.given.get(kind) == STDIN]
-        rows = _rows(sys.stdin.buffer.read(_LONGEST) if sys.stdin else b"")
+        rows = _rows(_from_stdin(len(kinds)))
         if len(rows) < len(kinds):
             raise InputError("PIN_MISSING", source="stdin", n=len(kinds))
-        return dict(zip(kinds, rows, strict=False))
+        return dict(zip(kinds, map(Pin, rows), strict=False))
 
     def _file(self, name: str) -> str:
-        if name not in self._read:
-            self._read[name] = read_pin_file(name)
-        return self._read[name]
+        """Return the PIN of a file. It is read again whenever it is needed; only what a pipe gave is kept."""
+        if name in self._read:
+            return self._read[name]
+        with _opened(name, PIN_FILE) as descriptor:
+            pin = Pin(_first_line(descriptor, name, PIN_FILE))
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                self._read[name] = pin
+        return pin
 
 
-def read_pin_file(name: str) -> str:
-    """Return the first line of a PIN file.
+@dataclass(frozen=True, slots=True)
+class SecretFile:
+    """A kind of file with a secret on its first line; the codes of what can be wrong with it."""
+
+    mode: str
+    unreadable: str
+    missing: str
+
+
+PIN_FILE: Final = SecretFile("PIN_FILE_MODE", "PIN_FILE_UNREADABLE", "PIN_MISSING")
+CODE_FILE: Final = SecretFile("CODE_FILE_MODE", "CODE_FILE_UNREADABLE", "CODE_MISSING")
+
+
+def read_secret(name: str, kind: SecretFile) -> str:
+    """Return the first line of a file that only its owner can read.
 
     Raises:
-        InputError: ``PIN_FILE_MODE``: others may read it; ``PIN_FILE_UNREADABLE``; ``PIN_MISSING``: it is empty.
+        InputError: the codes of ``kind``: others may read it, it cannot be read, it is empty; ``INPUT_TIMED_OUT``.
         PinFormatError: ``PIN_CHARACTERS``: it is not UTF-8.
     """
+    with _opened(name, kind) as descriptor:
+        return _first_line(descriptor, name, kind)
+
+
+@contextmanager
+def _opened(name: str, kind: SecretFile) -> Iterator[int]:
     try:
-        with open(name, "rb") as file:
-            about = os.fstat(file.fileno())
-            if about.st_mode & (stat.S_IRWXG | stat.S_IRWXO) and stat.S_ISREG(about.st_mode):
-                raise InputError("PIN_FILE_MODE", file=name, mode=f"{stat.S_IMODE(about.st_mode):o}")
-            data = file.read(_LONGEST)
+        descriptor = files.opened(name)
     except OSError as error:
-        raise InputError("PIN_FILE_UNREADABLE", file=name, reason=error.strerror) from error
+        raise InputError(kind.unreadable, file=name, reason=error.strerror) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _first_line(descriptor: int, name: str, kind: SecretFile) -> str:
+    about = os.fstat(descriptor)
+    if _others_read(descriptor, about):
+        ours = about.st_uid in {0, os.geteuid()}
+        mode = f"{stat.S_IMODE(about.st_mode):o}"
+        raise InputError(kind.mode, file=name, mode=mode if ours else f"{mode}, owner {about.st_uid}")
+    try:
+        data = files.read_opened(descriptor, _LONGEST, lines=1)
+    except files.Silent as error:
+        raise InputError("INPUT_TIMED_OUT", file=name, waited_s=round(error.waited_s)) from error
+    except OSError as error:
+        raise InputError(kind.unreadable, file=name, reason=error.strerror) from error
     rows = _rows(data)
     if not rows or not rows[0]:
-        raise InputError("PIN_MISSING", source=name, n=1)
+        raise InputError(kind.missing, source=name, n=1)
     return rows[0]
+
+
+def _others_read(descriptor: int, about: os.stat_result) -> bool:
+    """Tell whether others may open a file with a secret.
+
+    It belongs to the user or to root. A file of root's may be read by its group, as mounted secrets are, and by the
+    user whom an access control list names, as the credentials that systemd hands to a service are.
+    """
+    if stat.S_ISCHR(about.st_mode):  # a terminal, /dev/null
+        return False
+    if about.st_uid not in {0, os.geteuid()} or about.st_mode & stat.S_IRWXO:
+        return True
+    ours = {0, os.geteuid()}
+    return any(
+        grant.number not in ours if grant.is_user else about.st_uid != 0 or grant.bits != _READ
+        for grant in trust.grants(descriptor, about)
+    )
+
+
+def _from_stdin(lines: int) -> bytes:
+    """Return what stdin gives: so many lines, though its other end stays open."""
+    if sys.stdin is None:
+        return b""
+    try:
+        return files.read_opened(sys.stdin.fileno(), _LONGEST, lines=lines)
+    except files.Silent as error:
+        raise InputError("INPUT_TIMED_OUT", file="stdin", waited_s=round(error.waited_s)) from error
+    except OSError as error:
+        raise InputError("PIN_FILE_UNREADABLE", file="stdin", reason=error.strerror) from error
 
 
 def _rows(data: bytes) -> list[str]:

@@ -22,6 +22,7 @@ from typing import Any
 
 from ushield_hw.cryptoki import wire
 from ushield_hw.cryptoki.ckr import CkrError, LoadFailed, StaleLogin
+from ushield_hw.hardening import harden
 
 # How long a module may take to finalise once its owner is gone.
 _FAREWELL_S = 2.0
@@ -36,7 +37,7 @@ def serve(control: socket.socket, shared: int) -> None:
             C_Sign is entered, and the owner that the call is to be stopped. It outlives this process and costs no
             message.
     """
-    _no_core_files()
+    harden()
     marks = mmap.mmap(shared, wire.SHARED)
     talk = wire.Channel(control)
     path, options = talk.receive()
@@ -143,7 +144,9 @@ def _serve_channel(channel: wire.Channel, number: int, shared: _Shared) -> None:
     try:
         while True:
             operation, arguments = channel.receive()
-            channel.send(_answer(shared, operation, arguments, (check, began)))
+            answer = _answer(shared, operation, arguments, (check, began))
+            del operation, arguments  # a PIN may be among them, and the next message may be long in coming
+            channel.send(answer)
     except wire.Closed:
         channel.close()
 
@@ -172,10 +175,3 @@ def _answer(
 
 def _close(engine: Any) -> None:
     engine.close()
-
-
-def _no_core_files() -> None:
-    """A core file would hold the PIN."""
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

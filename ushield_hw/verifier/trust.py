@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Final, Self
 
+from ushield_hw import files
 from ushield_hw.cms import CertificateFacts, SignedOrderParts
 from ushield_hw.crypto import pem
 from ushield_hw.crypto.reading import Unreadable
@@ -302,8 +303,7 @@ def certificates_of(file: Path) -> list[bytes]:
 
 def _content(file: Path, kind: _Kind) -> bytes:
     try:
-        with file.open("rb") as opened:
-            content = opened.read(kind.most_octets + 1)
+        content = files.read(file, kind.most_octets + 1)
     except OSError as failed:
         why = failed.strerror or type(failed).__name__
         raise InputError(kind.code, file=str(file), problem="trust_unreadable", why=why) from failed

@@ -15,7 +15,7 @@ from typing import Final
 import pytest
 
 from tests.contract.subjects import Can, Kind, Maker, Place, Row, Subject
-from ushield_hw.cli.pins import read_pin_file
+from ushield_hw.cli.pins import PIN_FILE, read_secret
 from ushield_hw.cryptoki.model import KeyRecord
 from ushield_hw.cryptoki.module import Isolation, Module
 from ushield_hw.discovery import Token, find_token
@@ -94,7 +94,7 @@ def _row(device: Device) -> Row:
 
 def _pin(serial: str, pin_file: Path | None) -> str:
     if pin_file is not None:
-        return read_pin_file(str(pin_file))
+        return read_secret(str(pin_file), PIN_FILE)
     from getpass import getpass
 
     return getpass(f"PIN of {serial}: ")
