@@ -58,6 +58,8 @@ class Settings:
         log_file: where the log goes; None: nowhere.
         lenient: descriptors that other users could change are left out, instead of refused.
         left_out: configuration files that were left out, each with the reason.
+        journal_masked: the signing journal neither records payee and amount beside the signed order nor shows them.
+        journal_keep_days: how long the signing journal keeps an order after its last record; None: for ever.
     """
 
     lang: str | None = None
@@ -74,6 +76,8 @@ class Settings:
     log_file: Path | None = None
     lenient: bool = False
     left_out: tuple[InputError, ...] = ()
+    journal_masked: bool = False
+    journal_keep_days: int | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
 
     @property
@@ -188,7 +192,7 @@ def _read(settings: Settings, path: Path, content: bytes, *, system: bool) -> Se
 def _values(table: Table) -> dict[str, Any]:
     """Take every key that a file may set; those that are not there stay out."""
     absolute = "/.*" if sys.platform != "win32" else ".*"
-    limits, modules = table.table("timeouts"), table.table("modules")
+    limits, modules, journal = table.table("timeouts"), table.table("modules"), table.table("journal")
     found: dict[str, Any] = {
         "lang": table.text("lang", None, pattern="en|zh"),
         "profile": table.text("profile", None, pattern="standard|demo"),
@@ -201,9 +205,11 @@ def _values(table: Table) -> dict[str, Any]:
         "urgent_days": table.integers("urgent_days", None, least=0, most=3650),
         "change_first_pin": table.boolean("change_first_pin", None),
         "warn_days": table.integer("warn_days", None, least=1, most=3650),
+        "journal_masked": journal.boolean("masked", None),
+        "journal_keep_days": journal.integer("keep_days", None, least=2, most=36500),
     }
-    limits.close()
-    modules.close()
+    for section in (limits, modules, journal):
+        section.close()
     as_paths = {"state_dir": Path, "log_file": Path, "drivers": _paths, "module_files": _paths}
     return {
         name: as_paths[name](value) if name in as_paths else value  # type: ignore[operator]

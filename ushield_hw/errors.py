@@ -29,6 +29,7 @@
         CertificateMultiple  .candidates
         CertificateExpired   .not_after
         KeyMismatch
+        AlreadySigned        .tx_id .certificate .token
         RenewalRejected
         KeyGenerationUnavailable
       ConfirmationError
@@ -88,7 +89,8 @@ class UShieldError(Exception):
     @property
     def remedy(self) -> str:
         """What to do about it, in the language in force."""
-        return messages.text(f"{self.code}.remedy", **self._values())
+        own = f"problem.{self.details.get('problem')}.remedy"  # where one code stands for problems of several kinds
+        return messages.text(own if messages.known(own) else f"{self.code}.remedy", **self._values())
 
     def __str__(self) -> str:
         return self.message
@@ -284,6 +286,12 @@ class KeyMismatch(CertificateError):
     """The certificate belongs to another key."""
 
     code = "KEY_MISMATCH"
+
+
+class AlreadySigned(CertificateError):
+    """This person has signed the order before, with another token or certificate. ``.tx_id``, ``.certificate``."""
+
+    code = "ALREADY_SIGNED"
 
 
 class RenewalRejected(CertificateError):

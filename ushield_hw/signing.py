@@ -18,6 +18,7 @@ from typing import Final
 from ushield_hw import messages
 from ushield_hw.cms import Confirmation, Draft, Profile, Template
 from ushield_hw.config import Settings
+from ushield_hw.cryptoki.model import TokenInfo
 from ushield_hw.drivers import ConfirmKind, ConfirmText, Driver
 from ushield_hw.errors import (
     ConfirmationError,
@@ -25,15 +26,14 @@ from ushield_hw.errors import (
     InputError,
     OutcomeUnknown,
     SignedNotKept,
-    StorageError,
     UShieldError,
 )
 from ushield_hw.interaction import ConfirmRequest
-from ushield_hw.journal import Entry, Journal, State
+from ushield_hw.journal import Attempt, Journal, Signatory, State, TokenName
 from ushield_hw.keys import ANY, KeyChoice, Pair
 from ushield_hw.order import KeyUse, Order, Rules, check_fits, message_format, screen_lines
 from ushield_hw.readiness import Seen, Verdict, decide
-from ushield_hw.session import Session
+from ushield_hw.session import Link, Session
 from ushield_hw.signature import Plan, signature
 
 _log: Final = logging.getLogger("ushield_hw")
@@ -99,7 +99,7 @@ class _Prepared:
     template: Template
     profile: Profile
     confirmation: Confirmation | None
-    subject: str
+    signatory: Signatory
 
 
 def sign(
@@ -129,6 +129,7 @@ def sign(
         InputError: ``ORDER_EXPIRED``, ``ORDER_NOT_YET_VALID``, ``ORDER_TEXT_TOO_LONG`` for the token's display,
             ``PROFILE_NOT_POSSIBLE``, ``PROFILE_PLAIN_NOT_POSSIBLE``, ``TX_ID_REUSED``.
         CertificateError: no key fits, or several do.
+        AlreadySigned: the same person has signed it with another token.
         ConfirmationError: the six outcomes other than yes, each its own class.
         PinError, TokenError: as the token says; nothing was signed.
         StorageError: the journal; nothing was signed. ``SignedNotKept``: it was; ``.signed_order`` holds it.
@@ -139,11 +140,17 @@ def sign(
     if book is None:
         check_profile(session.link.driver, profile)
         return _confirmed(order, session, prepared, attendance, now, None)
-    with book.signing(order, prepared.template.signer.sha256.hex(), prepared.subject) as entry:
-        if entry.signed is not None:
-            return stored(entry.signed, order)
+    with book.signing(order, prepared.signatory) as attempt:
+        if attempt.signed is not None:
+            return stored(attempt.signed, order)
         check_profile(session.link.driver, profile)
-        return _confirmed(order, session, prepared, attendance, now, entry)
+        return _confirmed(order, session, prepared, attendance, now, attempt)
+
+
+def signatory(link: Link, info: TokenInfo, pair: Pair) -> Signatory:
+    """Return who signs with a pair of a token, as the journal records it."""
+    name = TokenName(info.manufacturer, info.model, info.serial, info.label)
+    return Signatory(pair.facts, name, lambda: [one.der for one in link.module.certificates(link.slot_id)])
 
 
 def stored(der: bytes, order: Order) -> SignedOrder:
@@ -193,7 +200,7 @@ def _made(order: Order, session: Session, attendance: Attendance, key: KeyChoice
     confirmation = _confirmation(session.link.driver, attendance) if profile is Profile.CADES else None
     pair, how = decided(session, order.purpose_of_key, key)
     template = Template(pair.facts.der, how.suite, profile, confirmation)
-    return _Prepared(pair, how, template, profile, confirmation, pair.facts.subject.hex())
+    return _Prepared(pair, how, template, profile, confirmation, signatory(session.link, session.link.info(), pair))
 
 
 def decided(session: Session, use: KeyUse, choice: KeyChoice = ANY) -> tuple[Pair, Plan]:
@@ -234,23 +241,23 @@ def _confirmation(driver: Driver, attendance: Attendance) -> Confirmation:
 
 
 def _confirmed(
-    order: Order, session: Session, prepared: _Prepared, attendance: Attendance, now: datetime, entry: Entry | None
+    order: Order, session: Session, prepared: _Prepared, attendance: Attendance, now: datetime, attempt: Attempt | None
 ) -> SignedOrder:
     driver = session.link.driver
     order.check_live(now)
     if driver.display.max_text is not None:
         check_fits(order, driver.display)
-    if entry is not None:
-        entry.move(State.PREPARED)
+    if attempt is not None:
+        attempt.move(State.PREPARED)
     lang = messages.language()  # once: what is shown must be in the language of what is signed
     content = message_format(driver.display.format).encode(order, lang)
     asks = driver.confirm.text is ConfirmText.MESSAGE or attendance is Attendance.PERSON
     if asks:
         _confirm(order, content, session, lang)
     draft = prepared.template.draft(content, datetime.now(UTC))
-    if asks or entry is not None:
+    if asks or attempt is not None:
         order.check_live(datetime.now(UTC))  # the person may have taken their time, and the disk
-    return _sign(order, draft, session, prepared, entry)
+    return _sign(order, draft, session, prepared, attempt)
 
 
 def _confirm(order: Order, content: bytes, session: Session, lang: messages.Language) -> None:
@@ -269,48 +276,48 @@ def _journal(journal: Journal | Journaling, settings: Settings) -> Journal | Non
     return Journal.of(settings) if journal is Journaling.STATE_FOLDER else None
 
 
-def _sign(order: Order, draft: Draft, session: Session, prepared: _Prepared, entry: Entry | None) -> SignedOrder:
-    if entry is not None:
-        _call_in(entry)
+def _sign(order: Order, draft: Draft, session: Session, prepared: _Prepared, attempt: Attempt | None) -> SignedOrder:
+    if attempt is not None:
+        _call_in(attempt)
     try:
         key = prepared.pair.key
         assert key is not None  # noqa: S101 - a chosen pair has its key
         spki = prepared.pair.facts.spki
         der = draft.assemble(signature(session, key, prepared.how, draft.message, spki=spki, purpose="sign"))
     except UShieldError as error:
-        _note_failure(error, order, entry)
+        _note_failure(error, order, attempt)
         raise
     if _log.isEnabledFor(logging.INFO):
         _log.info("%s: signed, %s", order.tx_id, prepared.pair.key_id)
     signed = SignedOrder(der, prepared.profile, prepared.confirmation, prepared.pair.facts.der, order.tx_id)
-    if entry is not None:
-        _keep(entry, signed)
+    if attempt is not None:
+        _keep(attempt, signed)
     return signed
 
 
-def _call_in(entry: Entry) -> None:
+def _call_in(attempt: Attempt) -> None:
     """Record that the token is about to be asked. If that fails it is not asked, and the record should not say so."""
     try:
-        entry.move(State.SIGN_CALLED)
-    except StorageError:
-        with suppress(StorageError):
-            entry.move(State.REJECTED)
+        attempt.move(State.SIGN_CALLED)
+    except UShieldError:
+        with suppress(UShieldError):
+            attempt.move(State.REJECTED)
         raise
 
 
-def _keep(entry: Entry, signed: SignedOrder) -> None:
+def _keep(attempt: Attempt, signed: SignedOrder) -> None:
     try:
-        entry.move(State.SIGNED, signed.der)
-    except StorageError as error:
-        raise SignedNotKept(signed, **error.details) from error
+        attempt.move(State.SIGNED, signed.der)
+    except UShieldError as error:
+        raise SignedNotKept(signed, **{"path": attempt.path, **error.details}) from error
 
 
-def _note_failure(error: UShieldError, order: Order, entry: Entry | None) -> None:
+def _note_failure(error: UShieldError, order: Order, attempt: Attempt | None) -> None:
     """Close the record: unknown if the token may have signed, else rejected: it may be asked again by the person."""
     _log.info("%s: not signed, %s", order.tx_id, error.code)
     unknown = isinstance(error, OutcomeUnknown)
     if isinstance(error, ConfirmationError):
         error.details["tx_id"] = order.tx_id
-    if entry is not None:
-        with suppress(StorageError):  # the first error is the one to see; the record stays at sign-called: unknown
-            entry.move(State.UNKNOWN if unknown else State.REJECTED)
+    if attempt is not None:
+        with suppress(UShieldError):  # the first error is the one to see; the record stays at sign-called: unknown
+            attempt.move(State.UNKNOWN if unknown else State.REJECTED)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +17,9 @@ from ushield_hw import trust
 from ushield_hw.config import Settings
 from ushield_hw.errors import StorageError, TokenBusy
 
-_LOCK_WAIT_S: Final = 10.0
+_log: Final = logging.getLogger("ushield_hw")
+
+LOCK_WAIT_S: Final = 10.0
 
 
 def state_folder(settings: Settings, name: str) -> Path:
@@ -75,11 +79,11 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 @contextmanager
 def exclusive(file: Path, code: str, holder: str) -> Iterator[None]:
-    """Hold a lock beside ``file`` against every other process of this user; a crash lets it go.
+    """Hold a lock beside ``file`` against every other process of this user; it ends with the process.
 
     Args:
         file: what the lock guards; the lock file has its name with ``.lock``.
-        code: of the StorageError when the lock file cannot be opened.
+        code: of the StorageError when the lock file cannot be opened or locked.
         holder: who is named in TokenBusy when the lock does not come free in time.
 
     Raises:
@@ -90,20 +94,54 @@ def exclusive(file: Path, code: str, holder: str) -> Iterator[None]:
     except OSError as error:
         raise StorageError(code, path=str(file), reason=error.strerror) from error
     try:
-        os.fchmod(lock, 0o600)  # whatever the umask is
-        deadline = time.monotonic() + _LOCK_WAIT_S
-        while not _taken(lock):
-            if time.monotonic() > deadline:
-                raise TokenBusy(holder=holder)
-            time.sleep(0.02)
+        try:
+            os.fchmod(lock, 0o600)  # whatever the umask is
+            patiently(partial(flocked, lock), holder)
+        except OSError as error:
+            raise StorageError(code, path=str(file), reason=error.strerror) from error
         yield
     finally:
-        os.close(lock)
+        _closed(lock)
 
 
-def _taken(lock: int) -> bool:
+def patiently(taken: Callable[[], bool], holder: str) -> None:
+    """Call ``taken`` until it returns True.
+
+    Raises:
+        TokenBusy: not in ten seconds; names ``holder``.
+    """
+    deadline, pause_s = time.monotonic() + LOCK_WAIT_S, 0.0005
+    while not taken():
+        if time.monotonic() > deadline:
+            raise TokenBusy(holder=holder)
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 0.02)
+
+
+def flocked(lock: int) -> bool:
+    """Try to lock an open file for this process alone.
+
+    Raises:
+        OSError: the file system has no locks (ENOTSUP, ENOSYS), or none left (ENOLCK).
+    """
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except (BlockingIOError, InterruptedError):
         return False
     return True
+
+
+def unlocked(lock: int) -> None:
+    """Unlock a file. A failure is logged: what was done under the lock is done."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_UN)
+    except OSError as error:
+        _log.warning("a lock could not be released: %s", error.strerror)
+
+
+def _closed(lock: int) -> None:
+    unlocked(lock)  # a child process may have inherited the file
+    try:
+        os.close(lock)
+    except OSError as error:
+        _log.warning("a lock file could not be closed: %s", error.strerror)

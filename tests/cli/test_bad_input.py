@@ -582,4 +582,4 @@ def test_a_certificate_of_another_key_put_beside_ours_by_another_program(
     assert error["code"] == "CERTIFICATE_NOT_FOUND"
     assert "CN=Eve" in error["message"] + error["remedy"]
     assert not home.file("out.p7m").exists()
-    assert not list(home.file("state").rglob("journal/*.json"))
+    assert not list(home.file("state").rglob("journal/journal.log"))

@@ -113,7 +113,7 @@ def holder(file: Path) -> subprocess.Popen[str]:
 
 
 def test_a_lock_that_another_process_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "_LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr(state, "LOCK_WAIT_S", 0.1)
     with holder(tmp_path / "f.json") as other:
         with pytest.raises(TokenBusy) as caught, exclusive(tmp_path / "f.json", "JOURNAL_UNUSABLE", "the other one"):
             raise AssertionError("both hold it")

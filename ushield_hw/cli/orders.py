@@ -17,12 +17,20 @@ from ushield_hw.cli.terminal import Terminal
 from ushield_hw.cms import CertificateFacts, Profile
 from ushield_hw.discovery import Token, key_choice
 from ushield_hw.drivers import ConfirmText
-from ushield_hw.errors import CertificateNotFound, ConfirmationRejected, InputError, SignedNotKept, StorageError
+from ushield_hw.errors import (
+    AlreadySigned,
+    CertificateNotFound,
+    ConfirmationRejected,
+    InputError,
+    OutcomeUnknown,
+    SignedNotKept,
+    StorageError,
+)
 from ushield_hw.interaction import PinKind
 from ushield_hw.journal import Journal
 from ushield_hw.keys import KeyChoice
 from ushield_hw.order import Line, Order, message_format, screen_lines
-from ushield_hw.signing import Attendance, SignedOrder, check_profile, sign, stored
+from ushield_hw.signing import Attendance, SignedOrder, check_profile, sign, signatory, stored
 
 if TYPE_CHECKING:
     from ushield_hw.verifier import Verified
@@ -107,11 +115,19 @@ def sign_command(
 
 
 def _kept(order: Order, token: Token, choice: KeyChoice) -> SignedOrder | None:
-    """Return the signed order that exists already; needs no PIN."""
-    journal = Journal.of(token.link.settings)
-    for pair in token.pairs():
-        if choice.takes(pair) and (der := journal.signed(order, pair.facts.sha256.hex())):
+    """Return the signed order that exists already, or refuse to make another one; needs no PIN."""
+    journal, refusals = Journal.of(token.link.settings), []
+    pairs = [pair for pair in token.pairs() if choice.takes(pair) and pair.fits(order.purpose_of_key)]
+    for pair in pairs:
+        try:
+            der = journal.signed(order, signatory(token.link, token.info, pair))
+        except (AlreadySigned, OutcomeUnknown) as refusal:
+            refusals.append(refusal)
+            continue
+        if der is not None:
             return stored(der, order)
+    if len(refusals) == len(pairs) > 0:  # whichever key is chosen, it is this person's
+        raise refusals[0]
     return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import uuid
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from tests.stack.everyfault.trial import Attempt
 from tests.unit.order.samples import live, payment
 from ushield_hw.certificate import install
 from ushield_hw.errors import OutcomeUnknown, PinIncorrect, TokenNotFound
+from ushield_hw.journal import Journal
 from ushield_hw.keys import Pair
 from ushield_hw.order import Order
 from ushield_hw.session import Session, change_pin, open_session, verify_pin
@@ -164,12 +164,8 @@ class Sign(Job):
 
     def journal(self) -> str | None:
         """Return the state of the order, None if there is no record."""
-        for file in self.journals.glob("*.json"):
-            record = json.loads(file.read_bytes())
-            if record["tx_id"] == self.order.tx_id:
-                (entry,) = record["entries"].values()
-                return str(entry["state"])
-        return None
+        found = [one for one in Journal.of(self.ground.link.settings).entries() if one.tx_id == self.order.tx_id]
+        return found[-1].state.value if found else None
 
     @cached_property
     def trust(self) -> TrustStore:

@@ -1,0 +1,401 @@
+"""One append-only file that threads and processes share: what was synced stays, and damage is noticed.
+
+A line is ``CRC BODY``: BODY is a JSON object, CRC the CRC-32 of every body up to and with this one. So a line that was
+changed, removed, repeated or moved is noticed, and so is every line after it. What follows the last line feed is a
+line that its process did not finish: nobody has acted on it, and the next one to append removes it. How much was
+synced is noted in the lock file, so that a file that was cut short is told from one that ends there.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import re
+import stat
+import threading
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from ushield_hw import state
+from ushield_hw.errors import StorageError, TokenBusy, UShieldError
+
+_log: Final = logging.getLogger("ushield_hw")
+
+_NAME: Final = "journal.log"
+_HEADER: Final = b'{"format":"ushield-journal","version":1}'
+_ID: Final = b'{"id":"'
+_KEY: Final = re.compile(rb'\{"id":"([0-9a-f]{32})",')
+_CRC_LENGTH: Final = 9  # eight hex digits and a space
+_NOTED: Final = re.compile(rb"([0-9]{20}) ([0-9a-f]{8})\n")
+_CHUNK: Final = 1 << 20
+_MOST_LINE: Final = 4 << 20  # a signed order is at most 1 MiB, a third more in base 64
+_WRITER: Final = "another process that writes the journal"
+_SIGNER: Final = "another process that signs this order"
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def unusable(path: Path, problem: str, **details: object) -> StorageError:
+    """Return the error of a journal that cannot be used; ``problem`` is the id of what is wrong."""
+    folder = path if path.suffix != ".log" else path.parent
+    return StorageError("JOURNAL_UNUSABLE", path=str(path), folder=str(folder), problem=f"journal_{problem}", **details)
+
+
+def _failed(path: Path, error: OSError) -> StorageError:
+    return unusable(path, "io", reason=error.strerror or str(error))
+
+
+class _File:
+    """The file as it was when it was last read: how long it is, and where the lines of each order are."""
+
+    def __init__(self, path: Path, descriptor: int, noted: tuple[int, int]) -> None:
+        about = os.fstat(descriptor)
+        self.path = path
+        self.descriptor = descriptor
+        self.identity = about.st_dev, about.st_ino
+        self.end = 0
+        self.crc = 0
+        self.torn = False
+        self.spans: dict[bytes, list[tuple[int, int, int]]] = {}
+        self.named = noted[0] > 0  # the folder was synced since the file was made
+        self._noted = noted
+        self._as_noted = not self.named
+
+    def __del__(self) -> None:
+        with suppress(OSError):  # closed with the last thread that uses it
+            os.close(self.descriptor)
+
+    def read(self, size: int) -> None:
+        """Read what was appended since the last time."""
+        if size < self.end:
+            raise unusable(self.path, "shortened")
+        rest, at = b"", self.end
+        while at < size and (chunk := os.pread(self.descriptor, min(_CHUNK, size - at), at)):
+            at += len(chunk)
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                self._take(line)
+            if len(rest) > _MOST_LINE:
+                raise unusable(self.path, "damaged", offset=self.end)
+        self.torn = bool(rest)
+        if not self._as_noted:
+            raise unusable(self.path, "shortened" if self.end < self._noted[0] else "replaced")
+
+    def append(self, body: bytes) -> None:
+        """Write one line, wholly or not at all."""
+        if self.torn:
+            os.ftruncate(self.descriptor, self.end)
+            self.torn = False
+        line = b"%08x %s" % (zlib.crc32(body, self.crc), body)
+        rest = line + b"\n"
+        try:
+            while rest:
+                rest = rest[os.write(self.descriptor, rest) :]
+        except OSError:
+            with suppress(OSError):  # else it is a line that was not finished
+                os.ftruncate(self.descriptor, self.end)
+            raise
+        self._take(line)
+
+    def lines(self, key: bytes) -> list[dict[str, Any]]:
+        """Return what the lines of one order hold, read again and checked again."""
+        return [self._line(*span) for span in self.spans.get(key, ())]
+
+    def _take(self, line: bytes) -> None:
+        body = line[_CRC_LENGTH:]
+        crc = zlib.crc32(body, self.crc)
+        if line[:_CRC_LENGTH] != b"%08x " % crc:
+            raise unusable(self.path, "damaged", offset=self.end)
+        if self.end == 0:
+            self._check_header(body)
+        elif (found := _KEY.match(body)) is None:
+            raise unusable(self.path, "damaged", offset=self.end)
+        else:
+            self.spans.setdefault(found[1], []).append((self.end, len(line), self.crc))
+        self.end += len(line) + 1
+        self.crc = crc
+        self._as_noted = self._as_noted or (self.end, crc) == self._noted
+
+    def _check_header(self, body: bytes) -> None:
+        if body != _HEADER:
+            raise unusable(self.path, "version" if body.startswith(b'{"format":') else "damaged", offset=0)
+
+    def _line(self, at: int, length: int, crc: int) -> dict[str, Any]:
+        line = os.pread(self.descriptor, length, at)
+        body = line[_CRC_LENGTH:]
+        try:
+            found = json.loads(body) if line[:_CRC_LENGTH] == b"%08x " % zlib.crc32(body, crc) else None
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise unusable(self.path, "damaged", offset=at)
+        return found
+
+
+class _Sync:
+    """One sync of the disk, for every thread that waited for it to begin."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.error: UShieldError | None = None
+
+
+class Log:
+    """The journal's file in one folder, shared by every thread of this process. Make it with :meth:`of`.
+
+    Raises:
+        StorageError: from every method: ``JOURNAL_UNUSABLE``.
+        TokenBusy: another process keeps the file locked and does not go on.
+    """
+
+    _known: Final[dict[tuple[int, int], Log]] = {}  # by folder, however it is spelt
+    _known_lock = threading.Lock()
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / _NAME
+        self._folder = folder
+        self._mutex = threading.Lock()
+        self._turn = threading.Condition()
+        self._next = _Sync()
+        self._syncing = False
+        self._held: set[str] = set()
+        self._held_lock = threading.Lock()
+        self._file: _File | None = None
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        self._lock = _private(folder / "journal.lock", flags)
+        self._orders = _private(folder / "orders.lock", flags)
+        about = os.fstat(self._lock)
+        self._identity = about.st_dev, about.st_ino
+
+    @classmethod
+    def of(cls, folder: Path) -> Log:
+        """Return the log in a folder, which exists."""
+        with cls._known_lock:
+            try:
+                about = os.stat(folder)
+                known = cls._known.get((about.st_dev, about.st_ino))
+                if known is None or not known._is_there():
+                    known = cls._known[about.st_dev, about.st_ino] = cls(folder)
+            except OSError as error:
+                raise _failed(folder / _NAME, error) from error
+            return known
+
+    def _is_there(self) -> bool:
+        try:
+            about = os.stat(self._folder / "journal.lock", follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return (about.st_dev, about.st_ino) == self._identity
+
+    @classmethod
+    def forget(cls) -> None:
+        """Close everything: after a fork a child has its own files, and its parent's locks end with the parent."""
+        for log in cls._known.values():
+            for descriptor in (log._lock, log._orders):
+                with suppress(OSError):
+                    os.close(descriptor)
+            log._lock = log._orders = -1
+            log._file = None
+        cls._known.clear()
+        cls._known_lock = threading.Lock()
+
+    # --- reading and appending ----------------------------------------------------------------------------------------
+
+    def lines(self, key: str) -> list[dict[str, Any]]:
+        """Return what was recorded of one order, oldest first."""
+        with self._locked():
+            return self._file.lines(key.encode()) if self._file else []
+
+    def keys(self) -> list[str]:
+        """Return every order there is a record of, in the order of their first records."""
+        with self._locked():
+            return [key.decode("ascii", "replace") for key in self._file.spans] if self._file else []
+
+    def append(self, key: str, record: Mapping[str, object]) -> None:
+        """Add a record of one order; it is on the disk after the next :meth:`sync`."""
+        with self._locked():
+            file = self._file or self._created()
+            if file.end == 0:
+                file.append(_HEADER)
+            file.append(_ID + key.encode() + b'",' + _encode(record)[1:].encode())
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the file against every thread and process, and know what others have appended."""
+        if not self._mutex.acquire(timeout=state.LOCK_WAIT_S):
+            raise TokenBusy(holder=_WRITER)
+        try:
+            state.patiently(partial(state.flocked, self._lock), _WRITER)
+            try:
+                self._catch_up()
+                yield
+            finally:
+                state.unlocked(self._lock)
+        except OSError as error:
+            raise _failed(self.path, error) from error
+        finally:
+            self._mutex.release()
+
+    def _catch_up(self) -> None:
+        try:
+            about = os.stat(self.path, follow_symlinks=False)
+        except FileNotFoundError:
+            about = None
+        if self._file is not None and (about is None or (about.st_dev, about.st_ino) != self._file.identity):
+            self._file = None
+        if about is None:
+            if self._noted() != (0, 0):
+                raise unusable(self.path, "missing")
+            return
+        if self._file is None:
+            opened = self._opened(about)
+            opened.read(about.st_size)  # also an empty one: it may have been cut
+            self._file = opened
+        elif about.st_size != self._file.end:
+            self._file.read(about.st_size)
+
+    def _opened(self, about: os.stat_result) -> _File:
+        if not stat.S_ISREG(about.st_mode):
+            raise unusable(self.path, "no_file")
+        flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        return _File(self.path, os.open(self.path, flags), self._noted())
+
+    def _created(self) -> _File:
+        """Make the file; a folder with records of another format is not taken for an empty journal."""
+        with os.scandir(self._folder) as found:
+            if any(entry.name.endswith(".json") for entry in found):
+                raise unusable(self._folder, "version")
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._file = _File(self.path, _private(self.path, flags), (0, 0))
+        return self._file
+
+    # --- syncing ------------------------------------------------------------------------------------------------------
+
+    def sync(self) -> None:
+        """Return when all that was appended before the call is on the disk. Threads that wait together share a sync."""
+        with self._turn:
+            mine = self._next
+            while self._syncing and not mine.done:
+                self._turn.wait()
+            leads = not mine.done
+            if leads:
+                self._syncing, self._next = True, _Sync()
+        if leads:
+            self._run(mine)
+        if mine.error is not None:
+            raise mine.error
+
+    def _run(self, sync: _Sync) -> None:
+        try:
+            self._sync()
+        except OSError as error:
+            sync.error = _failed(self.path, error)
+        except UShieldError as error:
+            sync.error = error
+        except BaseException:
+            sync.error = unusable(self.path, "io", reason=os.strerror(errno.EINTR))
+            raise
+        finally:
+            with self._turn:
+                sync.done, self._syncing = True, False
+                self._turn.notify_all()
+
+    def _sync(self) -> None:
+        with self._mutex:
+            file = self._file
+            if file is None:
+                raise unusable(self.path, "missing")
+            mark = file.end, file.crc
+        os.fdatasync(file.descriptor)
+        if not file.named:
+            _sync_folder(self._folder)
+            file.named = True
+        try:
+            with self._locked():
+                if self._file is file:
+                    os.pwrite(self._lock, b"%020d %08x\n" % mark, 0)
+        except UShieldError as error:  # a safeguard; what was to be synced is
+            _log.warning("how long the journal is could not be noted: %s", error.code)
+
+    def _noted(self) -> tuple[int, int]:
+        """Return how long the file was when it was last synced, and its CRC there; zeros where that is not known."""
+        found = _NOTED.fullmatch(os.pread(self._lock, 64, 0))
+        return (int(found[1]), int(found[2], 16)) if found else (0, 0)
+
+    # --- one order at a time ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def holding(self, key: str) -> Iterator[None]:
+        """Hold one order against every other thread and process; the lock ends with the process.
+
+        Raises:
+            TokenBusy: another one signs it and did not finish in time.
+        """
+        try:
+            state.patiently(partial(self._hold, key), _SIGNER)
+        except OSError as error:
+            raise _failed(self.path, error) from error
+        try:
+            yield
+        finally:
+            self._let_go(key)
+
+    def is_held(self, key: str) -> bool:
+        """Tell whether an order is being signed at this moment, by this process or another."""
+        try:
+            if not self._hold(key):
+                return True
+        except OSError as error:
+            raise _failed(self.path, error) from error
+        self._let_go(key)
+        return False
+
+    def _hold(self, key: str) -> bool:
+        # A POSIX record lock: one byte of the file stands for one order. It is not inherited by a child, and this
+        # process never closes the file while it lives: closing it would end the locks.
+        with self._held_lock:
+            if key in self._held:
+                return False
+            try:
+                fcntl.lockf(self._orders, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _offset(key))
+            except OSError as error:
+                if error.errno in {errno.EACCES, errno.EAGAIN, errno.EINTR}:
+                    return False
+                raise
+            self._held.add(key)
+        return True
+
+    def _let_go(self, key: str) -> None:
+        with self._held_lock:
+            self._held.discard(key)
+            try:
+                fcntl.lockf(self._orders, fcntl.LOCK_UN, 1, _offset(key))
+            except OSError as error:
+                _log.warning("the lock of an order could not be released: %s", error.strerror)
+
+
+def _private(path: Path, flags: int) -> int:
+    descriptor = os.open(path, flags, 0o600)
+    os.fchmod(descriptor, 0o600)  # whatever the umask is
+    return descriptor
+
+
+def _offset(key: str) -> int:
+    return int(key[:15], 16)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+os.register_at_fork(after_in_child=Log.forget)
