@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "show": "orders",
     "sign": "orders",
     "verify": "orders",
+    "journal": "journal",
     "driver": "driver",
     "softhsm": "softhsm",
     "virtual": "virtual",

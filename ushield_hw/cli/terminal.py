@@ -60,6 +60,10 @@ class Terminal:
                 return self.request_pin(ask)
         return pin
 
+    def confirm(self, question: str) -> bool:
+        """Ask a question that is answered with yes or no; no where there is no terminal."""
+        return self._yes(question)
+
     def confirm_last_try(self, ask: PinRequest) -> bool:
         """Ask whether the last try may be used."""
         return self._yes(messages.text("prompt.last_try", label=ask.label, serial=ask.serial))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +22,7 @@ from ushield_hw.order import Order, Rules, decode
 
 _log: Final = logging.getLogger("ushield_hw")
 
+_SAFE_FOR_S: Final = 5.0
 _ANY_ORIGIN: Final = Rules(demo=True)  # the order it is compared with was held to the rules in force
 
 
@@ -41,7 +45,7 @@ class Journal:
     @classmethod
     def of(cls, settings: Settings) -> Journal:
         """Return the journal in the state folder."""
-        return cls(lambda: storage.state_folder(settings, "journal"), masked=settings.journal_masked)
+        return cls(partial(_state_folder, settings), masked=settings.journal_masked)
 
     # --- signing ------------------------------------------------------------------------------------------------------
 
@@ -171,6 +175,27 @@ class Attempt:
         record = next_record(to) if signed is None else signed_record(signed)
         self._log.append(self._key, {"n": self._first["n"], **record})
         self._log.sync()
+
+
+_checked: Final[dict[Path, tuple[float, tuple[int, ...]]]] = {}  # when a folder was safe, and what it was like
+
+
+def _state_folder(settings: Settings) -> Path:
+    """Return the journal's folder; whether others may change it or the way to it is looked at every few seconds."""
+    folder = settings.state_dir / "journal" if settings.state_dir else None
+    checked_at, was = _checked.get(folder, (0.0, ())) if folder else (0.0, ())
+    if folder is None or time.monotonic() - checked_at > _SAFE_FOR_S or _looks(folder) != was:
+        folder = storage.state_folder(settings, "journal")
+        _checked[folder] = time.monotonic(), _looks(folder)
+    return folder
+
+
+def _looks(folder: Path) -> tuple[int, ...]:
+    try:
+        about = os.stat(folder)
+    except OSError:
+        return ()
+    return about.st_dev, about.st_ino, about.st_mode, about.st_uid
 
 
 def _key(bank_id: str, tx_id: str) -> str:
