@@ -20,6 +20,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from ushield_hw.cryptoki.interpreter import freeze_support
     from ushield_hw.discovery import Token, find_token, find_tokens
     from ushield_hw.errors import UShieldError
     from ushield_hw.interaction import Interaction, Silent
@@ -45,6 +46,7 @@ __all__ = [
     "Verified",
     "find_token",
     "find_tokens",
+    "freeze_support",
     "sign",
     "verify",
     "watch_tokens",
@@ -64,6 +66,7 @@ _HOMES: Final = {
     "Verified": "verifier",
     "find_token": "discovery",
     "find_tokens": "discovery",
+    "freeze_support": "cryptoki.interpreter",
     "sign": "signing",
     "verify": "verifier",
     "watch_tokens": "watch",

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +17,7 @@ from ushield_hw.errors import InputError, TokenMultiple, TokenNotFound, UShieldE
 from ushield_hw.installed import Installed, chosen, discoverable, installed
 from ushield_hw.interaction import Interaction, PinState, Silent
 from ushield_hw.keys import KeyChoice, Pair, pairs
+from ushield_hw.lazy import cached_property
 from ushield_hw.session import Link, Session, open_session
 from ushield_hw.uri import TokenUri
 

@@ -15,7 +15,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +43,7 @@ from ushield_hw.descriptor import (
     parse,
 )
 from ushield_hw.errors import DescriptorError, DriverNotFound, InputError
+from ushield_hw.lazy import cached_property
 from ushield_hw.marks import Atr, Binding, TokenPattern, UsbId
 
 __all__ = [

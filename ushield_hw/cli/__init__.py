@@ -18,6 +18,10 @@ _FEWER_COLLECTIONS: Final = 50_000, 20, 20  # most commands have ended before th
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code (see ``cli.exits``)."""
+    if getattr(sys, "frozen", False) or "__compiled__" in globals():
+        from ushield_hw.cryptoki.interpreter import freeze_support
+
+        freeze_support()
     gc.set_threshold(*_FEWER_COLLECTIONS)
     if not sys.warnoptions:  # what one library has to say about another is not for a person
         warnings.simplefilter("ignore")
@@ -39,6 +43,8 @@ def _end(code: int) -> NoReturn:
     """End the process at once: to take an interpreter apart takes a sixth of what a short command does."""
     if modules := sys.modules.get("ushield_hw.cryptoki.module"):
         modules.close_modules()
+    if forks := sys.modules.get("ushield_hw.cryptoki.nursery"):
+        forks.close_all()
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed by whoever started us
         with suppress(OSError, ValueError):
             stream.flush()

@@ -11,12 +11,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Final
 
 from ushield_hw import files, trust
 from ushield_hw.errors import InputError, PinFormatError
 from ushield_hw.interaction import ConfirmRequest, Interaction, Pin, PinKind, PinRequest, TokenAction
+from ushield_hw.lazy import cached_property
 
 STDIN: Final = "-"
 _LONGEST: Final = 4096

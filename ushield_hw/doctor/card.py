@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import threading
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ from ushield_hw.doctor.machine import Machine
 from ushield_hw.doctor.processes import Holders, users_of_node, users_of_pcsc
 from ushield_hw.drivers import Driver
 from ushield_hw.errors import UShieldError
+from ushield_hw.lazy import cached_property
 from ushield_hw.pcsc import Contact, Reader, Slot
 from ushield_hw.uri import TokenUri
 

@@ -10,12 +10,13 @@ import struct
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 from ushield_hw.doctor.image import Format, Image, read_image
 from ushield_hw.doctor.machine import Machine
+from ushield_hw.lazy import cached_property
 
 _MOST_LIBRARIES: Final = 300
 _CACHE_MOST: Final = 8 << 20

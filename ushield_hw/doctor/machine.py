@@ -15,7 +15,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +22,7 @@ from ushield_hw import pcsc
 from ushield_hw.config import Settings
 from ushield_hw.doctor import pcscd
 from ushield_hw.drivers import Catalogue
+from ushield_hw.lazy import cached_property
 from ushield_hw.usb import UsbDevice, usb_devices
 
 _WIDE: Final = 8  # bytes of a pointer

@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +22,7 @@ from ushield_hw.doctor.subjects import Loaded, TokenSeen, load
 from ushield_hw.drivers import Driver, Kind
 from ushield_hw.errors import InputError
 from ushield_hw.installed import Installed
+from ushield_hw.lazy import cached_property
 from ushield_hw.uri import TokenUri
 
 # Where a module looks for its configuration if its descriptor's variable is not set; the first that exists counts.

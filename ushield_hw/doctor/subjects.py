@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +18,7 @@ from ushield_hw.errors import UShieldError
 from ushield_hw.installed import module_environment
 from ushield_hw.interaction import PinState
 from ushield_hw.keys import Pair, pairs
+from ushield_hw.lazy import cached_property
 from ushield_hw.pcsc import Reader
 
 LOAD_DEADLINE_S: Final = 10.0

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
 
 from cryptography import x509
 from sqlalchemy import Connection
@@ -19,6 +18,7 @@ from ushield_hw.bank.ca.certificates import Certificate, State
 from ushield_hw.bank.ca.profiles import PROFILES
 from ushield_hw.bank.database import Database
 from ushield_hw.errors import RequestRefused
+from ushield_hw.lazy import cached_property
 from ushield_hw.order import Rules
 from ushield_hw.verifier import TrustStore
 
