@@ -127,6 +127,7 @@ class ModuleSpec:
         init_reserved: a string for C_Initialize.
         one_at_a_time: it is told to use no locks of its own, and gets one call at a time.
         renew_when_refused: it keeps the token to itself after a login that failed, and is initialised anew then.
+        no_false_usage: it refuses a new key's template that says what the key is not for (``CKA_DECRYPT`` false).
         services: programs that must run for it, by the names of their processes.
     """
 
@@ -148,12 +149,15 @@ class ModuleSpec:
     init_reserved: str | None = None
     one_at_a_time: bool = False
     renew_when_refused: bool = False
+    no_false_usage: bool = False
     services: tuple[str, ...] = ()
 
     @property
     def options(self) -> ModuleOptions:
         """How its worker must handle it."""
-        return ModuleOptions(self.relist, self.init_reserved, self.one_at_a_time, self.renew_when_refused)
+        return ModuleOptions(
+            self.relist, self.init_reserved, self.one_at_a_time, self.renew_when_refused, self.no_false_usage
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,13 +172,23 @@ class ConfirmSpec:
 
 @dataclass(frozen=True, slots=True)
 class PinSpec:
-    """The PIN. ``policy_tries``: tries this host allows on a token that never locks; None: the token counts."""
+    """The PIN.
+
+    Attributes:
+        flags: how far the token's flags can be believed.
+        policy_tries: tries this host allows on a token that never locks; None: the token counts.
+        min_length: in bytes, where the token does not say.
+        max_length: likewise.
+        unblock: how a new PIN is set without the old one.
+        login_to_change: C_SetPIN checks the old PIN only under a login.
+    """
 
     flags: PinFlags = PinFlags.NONE
     policy_tries: int | None = None
     min_length: int | None = None
     max_length: int | None = None
     unblock: Unblock = Unblock.NONE
+    login_to_change: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,6 +375,7 @@ def _module(table: Table) -> ModuleSpec:
         init_reserved=config.text("init_reserved", None),
         one_at_a_time=table.boolean("one_at_a_time", default.one_at_a_time),
         renew_when_refused=table.boolean("renew_when_refused", default.renew_when_refused),
+        no_false_usage=table.boolean("no_false_usage", default.no_false_usage),
         services=table.texts("services", (), pattern=_FILE_NAME),
     )
     for platform, paths in everywhere.items():
@@ -409,6 +424,7 @@ def _pin(table: Table) -> PinSpec:
         min_length=table.integer("min_length", None, least=1, most=255),
         max_length=table.integer("max_length", None, least=1, most=255),
         unblock=unblock.choice("via", Unblock, default.unblock),
+        login_to_change=table.boolean("login_to_change", default.login_to_change),
     )
     unblock.close()
     table.close()

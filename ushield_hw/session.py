@@ -440,9 +440,9 @@ def _state_after(link: Link) -> PinState:
 
 
 def _change(link: Link, old: str | None, new: str | None) -> None:
-    """One C_SetPIN; after a login where a session that nobody is logged in to would take the old PIN for the PUK."""
+    """One C_SetPIN; after a login where the old PIN is not checked without one, or taken for the PUK."""
     link, login_id = link.fresh(), None
-    if link.driver.pin.unblock is Unblock.SET_PIN_UNLOGGED:
+    if link.driver.pin.login_to_change or link.driver.pin.unblock is Unblock.SET_PIN_UNLOGGED:
         login_id = link.module.login(link.slot_id, User.USER, old, deadline_s=_patience_s(link, old))
     try:
         link.module.set_pin(link.slot_id, old, new, deadline_s=_patience_s(link, old, entries=3))

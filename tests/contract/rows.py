@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from tests.contract.subjects import Kind, Row
-from tests.contract.tokens import nss, opencryptoki, p11_kit, piv, shield, softhsm
+from tests.contract.tokens import nss, opencryptoki, p11_kit, piv, shield, softhsm, tpm2
 
 KINDS: Final[tuple[Kind, ...]] = (
     softhsm.KIND,
@@ -15,6 +15,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     shield.KIND,
     piv.OPENSC_KIND,
     piv.YKCS11_KIND,
+    tpm2.KIND,
 )
 
 # By name, why a kind cannot be made here. The head of every test run says it, and CI fails if there is one.

@@ -46,9 +46,11 @@ class Can(Enum):
     COUNT_LOW = "shows a wrong PIN in its flags (CKF_USER_PIN_COUNT_LOW)"
     LOCK = "locks after wrong PINs, and says so before"
     SET_PIN = "changes the PIN (C_SetPIN)"
+    CHECK_OLD_PIN = "checks the old PIN when the PIN is changed without a login"
     INIT_PIN = "lets the SO set a new PIN (C_InitPIN)"
     CHECK_SO = "checks the SO PIN when the SO logs in"
     INIT_TOKEN = "is set up by C_InitToken"
+    PIN_UNSET = "says that a new token has no user PIN yet"
 
 
 @dataclass

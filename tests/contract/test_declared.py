@@ -91,6 +91,14 @@ def sets_a_pin(subject: Subject) -> bool:
     return bool(subject.login("654321"))
 
 
+def checks_the_old_pin(subject: Subject) -> bool:
+    try:
+        subject.module.set_pin(subject.slot, WRONG_PIN, "654321")
+    except PinIncorrect:
+        return True
+    return False
+
+
 def lets_the_so_set_a_pin(subject: Subject) -> bool:
     so = subject.module.login(subject.slot, User.SO, subject.so_pin)
     subject.module.init_pin(so, "654321")
@@ -119,6 +127,13 @@ def is_set_up(subject: Subject) -> bool:
     return "new" in {slot.token.label for slot in subject.module.slots() if slot.token}
 
 
+def has_no_pin_when_new(subject: Subject) -> bool:
+    subject.module.init_token(subject.spare_slot(subject.module), "87654321", "new")
+    subject.module.close()
+    made = (slot.token for slot in subject.module.slots() if slot.token and slot.token.label == "new")
+    return any(not token.has(TokenFlag.USER_PIN_INITIALIZED) for token in made)
+
+
 def hides_keys(subject: Subject) -> bool:
     subject.module.logout(subject.login())
     return not any(key.private for key in subject.module.keys(subject.slot))
@@ -143,9 +158,11 @@ TRIED: dict[Can, Callable[[Subject], bool]] = {
     Can.COUNT_LOW: warns(TokenFlag.USER_PIN_COUNT_LOW, 1),
     Can.LOCK: warns(TokenFlag.USER_PIN_LOCKED, 15),
     Can.SET_PIN: sets_a_pin,
+    Can.CHECK_OLD_PIN: checks_the_old_pin,
     Can.INIT_PIN: lets_the_so_set_a_pin,
     Can.CHECK_SO: checks_the_so,
     Can.INIT_TOKEN: is_set_up,
+    Can.PIN_UNSET: has_no_pin_when_new,
 }
 
 

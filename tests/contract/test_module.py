@@ -66,6 +66,13 @@ def test_a_token_can_be_set_up_from_nothing(subject: Subject) -> None:
     subject.module.close()
     made = next(slot.token for slot in subject.module.slots() if slot.token and slot.token.label == "新的U盾")
     assert made.has(TokenFlag.TOKEN_INITIALIZED)
+
+
+@needs(Can.INIT_TOKEN, Can.PIN_UNSET)
+def test_a_new_token_has_no_pin(subject: Subject) -> None:
+    subject.module.init_token(subject.spare_slot(subject.module), subject.so_pin, "新的U盾")
+    subject.module.close()
+    made = next(slot.token for slot in subject.module.slots() if slot.token and slot.token.label == "新的U盾")
     assert not made.has(TokenFlag.USER_PIN_INITIALIZED)
 
 
@@ -233,7 +240,7 @@ def test_a_changed_pin_replaces_the_old_one(subject: Subject) -> None:
     subject.login("654321")
 
 
-@needs(Can.SET_PIN, Can.WRONG_PIN)
+@needs(Can.SET_PIN, Can.CHECK_OLD_PIN, Can.WRONG_PIN)
 def test_a_wrong_old_pin_changes_nothing(subject: Subject) -> None:
     with pytest.raises(PinIncorrect):
         subject.module.set_pin(subject.slot, WRONG_PIN, "654321")

@@ -191,7 +191,8 @@ class Engine:
         slot_id, state = self._find_login(login_id)
         with self._login_session(login_id, rw=True) as session:
             wanted = (kind, bits, key_id, label)
-            public, _ = objects.generate(self._functions, session, *wanted, always_authenticate=always_authenticate)
+            template = objects.KeyTemplate(always_authenticate, says_false=not self._options.no_false_usage)
+            public, _ = objects.generate(self._functions, session, *wanted, template)
             return objects.public_half(self._reader(session, slot_id, state), public, kind)
 
     def write_certificate(

@@ -50,12 +50,14 @@ class ModuleOptions:
         init_reserved: a string for CK_C_INITIALIZE_ARGS.pReserved, for the modules that want one (NSS).
         one_at_a_time: calls are kept apart by this library, and the module is told that it needs no locks of its own.
         renew_when_refused: a login that failed leaves the token to this process alone until C_Finalize (OpenSC).
+        no_false_usage: a new key's template must not say what the key is not for (tpm2-pkcs11).
     """
 
     relist: bool = False
     init_reserved: str | None = None
     one_at_a_time: bool = False
     renew_when_refused: bool = False
+    no_false_usage: bool = False
 
 
 @dataclass(frozen=True, slots=True)

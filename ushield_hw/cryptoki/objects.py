@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 import sys
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Final, TypeVar
 
@@ -79,6 +80,19 @@ def _certificate(reader: Reader, kind: ObjectClass, handle: int) -> CertificateR
     return CertificateRecord(handle, said.get(Attribute.ID, b""), label, der)
 
 
+@dataclass(frozen=True, slots=True)
+class KeyTemplate:
+    """What the template of a new pair says beside its kind and name.
+
+    Attributes:
+        always_authenticate: the token will want the PIN for every signature.
+        says_false: it names what the key is not for; some modules refuse that.
+    """
+
+    always_authenticate: bool
+    says_false: bool = True
+
+
 def generate(
     functions: abi.Functions,
     session: int,
@@ -86,8 +100,7 @@ def generate(
     bits: int,
     key_id: bytes,
     label: str,
-    *,
-    always_authenticate: bool,
+    says: KeyTemplate,
 ) -> tuple[int, int]:
     """Make a pair for signing: private half sensitive, not extractable, for C_Sign only.
 
@@ -100,13 +113,14 @@ def generate(
     mechanism, public = _wanted(kind, bits)
     common: dict[int, bytes] = {Attribute.TOKEN: _TRUE, Attribute.ID: key_id, Attribute.LABEL: label.encode()}
     public = {Attribute.CLASS: _number(_PUBLIC_KEY), **common, Attribute.VERIFY: _TRUE, **public}
-    for name in (Attribute.ENCRYPT, Attribute.WRAP):
-        public[name] = _FALSE
+    if says.says_false:
+        public.update(dict.fromkeys((Attribute.ENCRYPT, Attribute.WRAP), _FALSE))
     private: dict[int, bytes] = {Attribute.CLASS: _number(_PRIVATE_KEY), **common}
     private.update(dict.fromkeys((Attribute.PRIVATE, Attribute.SENSITIVE, Attribute.SIGN), _TRUE))
-    unwanted = (Attribute.DECRYPT, Attribute.UNWRAP, Attribute.DERIVE, Attribute.EXTRACTABLE)
-    private.update(dict.fromkeys(unwanted, _FALSE))
-    if always_authenticate:
+    private[Attribute.EXTRACTABLE] = _FALSE
+    if says.says_false:
+        private.update(dict.fromkeys((Attribute.DECRYPT, Attribute.UNWRAP, Attribute.DERIVE), _FALSE))
+    if says.always_authenticate:
         private[Attribute.ALWAYS_AUTHENTICATE] = _TRUE
     try:
         return _pair(functions, session, mechanism, public, private)

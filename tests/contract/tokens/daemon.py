@@ -5,25 +5,26 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+Ready = Callable[[], bool]
 _DEADLINE_S: Final = 20
 _POLL_S: Final = 0.005
 _LISTENING: Final = 0x10000  # __SO_ACCEPTCON in /proc/net/unix
 
 
 @contextmanager
-def running(command: Sequence[str], named: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program until it listens on a socket, and end it when the block ends.
+def running(command: Sequence[str], ready: str | Ready, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program, wait until it is ready, and end it when the block ends.
 
     Should this process be killed, the kernel ends the program (PR_SET_PDEATHSIG).
 
     Args:
         command: the program, which stays in the foreground and becomes no other process.
-        named: the socket's file name.
+        ready: the file name of the socket that it listens on, or what tells whether it is ready.
         log: what it says.
     """
     with log.open("wb") as output:
@@ -34,7 +35,7 @@ def running(command: Sequence[str], named: str, log: Path) -> Iterator[subproces
             stderr=output,
         )
     try:
-        _await(process, named, log)
+        _await(process, ready, log)
         yield process
     finally:
         process.terminate()
@@ -45,12 +46,12 @@ def running(command: Sequence[str], named: str, log: Path) -> Iterator[subproces
             process.wait()
 
 
-def _await(process: subprocess.Popen[bytes], named: str, log: Path) -> None:
+def _await(process: subprocess.Popen[bytes], ready: str | Ready, log: Path) -> None:
     deadline = time.monotonic() + _DEADLINE_S
-    while not _listens(process.pid, named):
+    while not (_listens(process.pid, ready) if isinstance(ready, str) else ready()):
         said = log.read_text(errors="replace")
         assert process.poll() is None, f"{process.args!r} ended with {process.returncode}: {said}"
-        assert time.monotonic() < deadline, f"{process.args!r} does not listen on {named}: {said}"
+        assert time.monotonic() < deadline, f"{process.args!r} is not ready: {said}"
         time.sleep(_POLL_S)
 
 

@@ -23,9 +23,11 @@ CANNOT: Final = {
     Can.COUNT_LOW: "Its flags never change, however many passwords were wrong.",
     Can.LOCK: "Never locks.",
     Can.SET_PIN: "C_SetPIN answers CKR_USER_NOT_LOGGED_IN unless the user is logged in.",
+    Can.CHECK_OLD_PIN: "C_SetPIN answers CKR_USER_NOT_LOGGED_IN unless the user is logged in.",
     Can.INIT_PIN: "There is no SO: one can log in only while no password is set, with an empty PIN.",
     Can.CHECK_SO: "There is no SO: one can log in only while no password is set, with an empty PIN.",
     Can.INIT_TOKEN: "C_InitToken takes no SO PIN but the empty one, and no label.",
+    Can.PIN_UNSET: "No new token can be made of it: see C_InitToken.",
 }
 _LABEL: Final = "NSS Certificate DB"
 _SERIAL: Final = "0000000000000000"  # that of its other slot too, which only computes

@@ -216,6 +216,7 @@ _OPENSC_CANNOT: Final = {
     Can.CHECK_SO: "A PIV card has a PUK and no SO PIN.",
     Can.SHOWS_OTHERS: "OpenSC writes nothing to PIV cards through PKCS#11: CKR_FUNCTION_NOT_SUPPORTED.",
     Can.INIT_TOKEN: "OpenSC has no C_InitToken for PIV cards.",
+    Can.PIN_UNSET: "No new token can be made of it: see C_InitToken.",
 }
 _YKCS11_CANNOT: Final = {
     Can.CUT_DIGEST: "ykcs11 answers CKR_DEVICE_ERROR: it takes no digest longer than the key.",
@@ -226,6 +227,7 @@ _YKCS11_CANNOT: Final = {
     Can.INIT_PIN: "ykcs11 has no C_InitPIN: CKR_FUNCTION_NOT_SUPPORTED.",
     Can.SHOWS_OTHERS: "Key pairs are made by the SO only, and never beside a user's login.",
     Can.INIT_TOKEN: "C_InitToken resets the PIV application, and a new one has a PIN already.",
+    Can.PIN_UNSET: "No new token can be made of it: see C_InitToken.",
 }
 
 

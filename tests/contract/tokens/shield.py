@@ -24,6 +24,7 @@ _CANNOT: Final[Mapping[Can, str]] = {
     Can.SHOWS_OTHERS: "OpenSC reads a card's contents once, when it first sees the card.",
     Can.CHECK_SO: "OpenSC keeps the SO PIN and hands it over with C_InitPIN; a wrong one is told only there.",
     Can.INIT_TOKEN: "OpenSC's C_InitToken knows no SmartCard-HSM: CKR_GENERAL_ERROR.",
+    Can.PIN_UNSET: "No new token can be made of it: see C_InitToken.",
     Can.PLAIN_PROGRAM: "The other program would have to be told where the test's PC/SC daemon is.",
 }
 _ONE_WAY: Final = "PC/SC's client library reads the place of the daemon once in a process; each test has a daemon."

@@ -1,0 +1,34 @@
+"""What is special about tpm2-pkcs11: what C_SetPIN says without a login is not true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.contract.subjects import Place, Subject
+from tests.contract.tokens.tpm2 import DRIVER, make
+from tests.soft import SETTINGS
+from ushield_hw.config import Settings
+from ushield_hw.cryptoki.module import Isolation
+from ushield_hw.errors import PinIncorrect
+from ushield_hw.session import Link, change_pin
+from ushield_hw.testing.scripted import Scripted
+
+pytestmark = pytest.mark.contract
+
+
+@pytest.fixture
+def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
+    with make(Place(request), Isolation.PROCESS) as made:
+        yield made
+
+
+def test_a_wrong_old_pin_is_refused_and_the_right_one_changes_it(subject: Subject, tmp_path: Path) -> None:
+    settings = Settings(drivers=SETTINGS.drivers, state_dir=tmp_path / "state")
+    link = Link(subject.module, subject.slot, subject.serial, DRIVER, settings)
+    with pytest.raises(PinIncorrect):
+        change_pin(link, Scripted("0000000", "654321"))
+    change_pin(link, Scripted(subject.pin, "654321"))
+    subject.login("654321")
