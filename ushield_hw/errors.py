@@ -204,6 +204,12 @@ class TokenBusy(TokenError):
     code = "TOKEN_BUSY"
 
 
+class KeyGone(TokenError):
+    """The key was removed from the token, by another program, since it was found. Nothing was signed."""
+
+    code = "KEY_GONE"
+
+
 class TokenFull(TokenError):
     """No memory left on the token."""
 

@@ -24,6 +24,7 @@ from ushield_hw.errors import (
     ConfirmationError,
     ConfirmationRejected,
     InputError,
+    KeyGone,
     OutcomeUnknown,
     SignedNotKept,
     UShieldError,
@@ -139,12 +140,12 @@ def sign(
     book = _journal(journal, settings)
     if book is None:
         check_profile(session.link.driver, profile)
-        return _confirmed(order, session, prepared, attendance, now, None)
+        return _confirmed(order, session, prepared, (attendance, key), None)
     with book.signing(order, prepared.signatory) as attempt:
         if attempt.signed is not None:
             return stored(attempt.signed, order)
         check_profile(session.link.driver, profile)
-        return _confirmed(order, session, prepared, attendance, now, attempt)
+        return _confirmed(order, session, prepared, (attendance, key), attempt)
 
 
 def signatory(link: Link, info: TokenInfo, pair: Pair) -> Signatory:
@@ -184,6 +185,7 @@ def check_profile(driver: Driver, asked: Profile | None) -> None:
 
 def _prepare(order: Order, session: Session, how: _How, now: datetime) -> _Prepared:
     """Return what signs orders of this type in this way, from what was kept of it if its certificate still holds."""
+    session.refresh()  # another process may have renewed
     kept: list[tuple[str, _How, _Prepared]] = session.kept(_PREPARED, list)
     for order_type, known, prepared in kept:
         if order_type == order.type and known == how:
@@ -240,11 +242,9 @@ def _confirmation(driver: Driver, attendance: Attendance) -> Confirmation:
     return own_confirmation(driver) or (Confirmation.HOST if attendance is Attendance.PERSON else Confirmation.NONE)
 
 
-def _confirmed(
-    order: Order, session: Session, prepared: _Prepared, attendance: Attendance, now: datetime, attempt: Attempt | None
-) -> SignedOrder:
-    driver = session.link.driver
-    order.check_live(now)
+def _confirmed(order: Order, session: Session, prepared: _Prepared, how: _How, attempt: Attempt | None) -> SignedOrder:
+    driver, attendance = session.link.driver, how[0]
+    order.check_live(datetime.now(UTC))
     if driver.display.max_text is not None:
         check_fits(order, driver.display)
     if attempt is not None:
@@ -257,7 +257,20 @@ def _confirmed(
     draft = prepared.template.draft(content, datetime.now(UTC))
     if asks or attempt is not None:
         order.check_live(datetime.now(UTC))  # the person may have taken their time, and the disk
-    return _sign(order, draft, session, prepared, attempt)
+    try:
+        return _sign(order, draft, session, prepared, attempt)
+    except KeyGone:  # before C_Sign: another process has renewed and removed the old pair
+        renewed = _renewed(order, session, prepared, how)
+        if renewed is None:
+            raise
+    return _sign(order, renewed.template.draft(content, datetime.now(UTC)), session, renewed, attempt)
+
+
+def _renewed(order: Order, session: Session, gone: _Prepared, how: _How) -> _Prepared | None:
+    """Return what signs in place of a key that is gone; None: nothing of the same person does."""
+    session.forget()
+    found = _prepare(order, session, how, datetime.now(UTC))
+    return found if found.pair.facts.subject == gone.pair.facts.subject else None
 
 
 def _confirm(order: Order, content: bytes, session: Session, lang: messages.Language) -> None:

@@ -212,6 +212,9 @@ _STANDARD_OUTCOMES: Final = {"FUNCTION_REJECTED": Outcome.REJECTED, "FUNCTION_CA
 _NOT_CONFIRMED: Final = frozenset({"GENERAL_ERROR", "FUNCTION_FAILED", "DEVICE_ERROR", "USER_NOT_LOGGED_IN"})
 _PERSON_S: Final = 8.0
 
+# What C_SignInit says of an object that another program has removed.
+_NO_SUCH_KEY: Final = frozenset({"KEY_HANDLE_INVALID", "OBJECT_HANDLE_INVALID"})
+
 
 def to_error(
     error: CkrError,
@@ -244,6 +247,8 @@ def to_error(
             return kind(code, waited_s=round(waited_s, 1), **facts)
     if doing is Doing.SIGNING and name == "USER_NOT_LOGGED_IN":
         return errors.TokenError("LOGIN_ENDED", **facts)
+    if doing is Doing.SIGNING and error.function == "C_SignInit" and name in _NO_SUCH_KEY:
+        return errors.KeyGone(**facts)
     if name in {"TOKEN_WRITE_PROTECTED", "SESSION_READ_ONLY"}:
         return errors.TokenError("TOKEN_WRITE_PROTECTED", **facts)
     if _SIMPLE.get(name) is errors.PinFormatError:
