@@ -119,3 +119,12 @@ def test_loopback_is_for_demonstrations(desk: Home, tmp_path: Path) -> None:
     config.parent.mkdir()
     config.write_text('profile = "demo"\n')
     desk.json("show", name, XDG_CONFIG_HOME=str(tmp_path))
+
+
+def test_an_order_that_lives_more_than_a_day(desk: Home) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    for seconds, exits in ((86_400, 0), (86_401, 2)):
+        times = {"created": now, "expires": now + timedelta(seconds=seconds)}
+        order = desk.order(**{name: f"{moment:%Y-%m-%dT%H:%M:%SZ}" for name, moment in times.items()})
+        done = desk.json("show", order, exits=exits)
+        assert exits == 0 or done["error"]["code"] == "ORDER_LIFE_TOO_LONG"

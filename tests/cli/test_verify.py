@@ -212,11 +212,21 @@ def test_a_list_that_is_none(desk: Home, signed: Signed, bank: Bank) -> None:
 # --- the moment -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("days", "exits"), [(-3, 10), (-0.5, 0), (300, 0), (400, 10)])
-def test_at(desk: Home, signed: Signed, bank: Bank, days: float, exits: int) -> None:
+@pytest.mark.parametrize(
+    ("days", "code"), [(-3, "SIGNER_UNTRUSTED"), (-0.5, None), (300, "ORDER_EXPIRED"), (400, "SIGNER_UNTRUSTED")]
+)
+def test_at(desk: Home, signed: Signed, bank: Bank, days: float, code: str | None) -> None:
     moment = f"{datetime.now(UTC) + timedelta(days=days):%Y-%m-%dT%H:%M:%SZ}"
-    done = desk.json("verify", signed.path, "--ca", bank.ca, "--at", moment, exits=exits)
-    assert exits == 0 or done["error"]["code"] == "SIGNER_UNTRUSTED"
+    done = desk.json("verify", signed.path, "--ca", bank.ca, "--at", moment, exits=10 if code else 0)
+    assert code is None or done["error"]["code"] == code
+
+
+def test_an_order_has_expired_at_the_second_it_says(desk: Home, signed: Signed, bank: Bank) -> None:
+    expires = signed.home.document(signed.order)["expires"]
+    before = f"{datetime.fromisoformat(expires) - timedelta(seconds=1):%Y-%m-%dT%H:%M:%SZ}"
+    desk.ushield("verify", signed.path, "--ca", bank.ca, "--at", before)
+    details = desk.fails(10, "ORDER_EXPIRED", "verify", signed.path, "--ca", bank.ca, "--at", expires)
+    assert details == {"place": "expires", "expires": expires, "now": expires}
 
 
 def test_any_zone_will_do(desk: Home, signed: Signed, bank: Bank) -> None:

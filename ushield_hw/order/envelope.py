@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Final
 
 from ushield_hw.errors import InputError
 from ushield_hw.order.shape import Field, Group, Shown, join
-from ushield_hw.order.values import BANK_ID, NONCE, ORIGIN, TIME, TX_ID, TYPE
+from ushield_hw.order.values import BANK_ID, NONCE, ORIGIN, TIME, TX_ID, TYPE, time_of
+
+LONGEST_LIFE: Final = timedelta(hours=24)
+"""How long an order may live at most, from ``created`` to ``expires``."""
 
 BANK_LINE: Final = Shown("screen.bank", ("bank.id", "bank.origin"))
 EXPIRES_LINE: Final = Shown("screen.expires", ("expires",))
@@ -21,5 +25,9 @@ def envelope(*body: Field | Group) -> Group:
 
 
 def _check_times(top: Mapping[str, str], place: str) -> None:
-    if top["created"] >= top["expires"]:  # of one form and zone, so the strings sort as the times do
+    life = time_of(top["expires"]) - time_of(top["created"])
+    if life <= timedelta():
         raise InputError("ORDER_TIME_ORDER", place=join(place, "expires"))
+    if life > LONGEST_LIFE:
+        hours = int(LONGEST_LIFE.total_seconds()) // 3600
+        raise InputError("ORDER_LIFE_TOO_LONG", place=join(place, "expires"), hours=hours)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, SupportsBytes
 from ushield_hw import cms
 from ushield_hw.cms import Confirmation, Profile, SignedOrderParts
 from ushield_hw.crypto.reading import Unreadable, reading
-from ushield_hw.errors import BadSignature, InputError, Mismatch, UntrustedSigner
+from ushield_hw.errors import BadSignature, InputError, InvalidError, Mismatch, UntrustedSigner
 from ushield_hw.order import Order, Rules, decode
 from ushield_hw.suites import SUITES, Padding, Suite
 from ushield_hw.verifier.status import judge, time_text
@@ -81,6 +81,7 @@ def verify(
     expected: Order | None = None,
     at: datetime | None = None,
     rules: Rules = _STRICT,
+    judge_expiry: bool | None = None,
 ) -> Verified:
     """Check a signed order: return what it says, or raise.
 
@@ -94,7 +95,8 @@ def verify(
        attributes of a CAdES signature shown again as content. The key usage must be the one for orders of its type.
     6. If an order is expected, the signed one must say the same in every field.
 
-    Whether the order's own time is over is not looked at: that is judged when it is signed.
+    7. If the moment is given, the order must not have expired then. Without it, whether the order's own time is over is
+       not looked at: that was judged when it was signed.
 
     Args:
         signed: the file's bytes, CMS in DER, or what :func:`ushield_hw.sign` returned.
@@ -102,6 +104,7 @@ def verify(
         expected: what should have been signed.
         at: the moment to judge at, aware: when the bank received it. Now, if not given.
         rules: what may differ in orders from one installation to another. ``expected`` was held to its own.
+        judge_expiry: whether to do step 7; None: if ``at`` is given.
 
     Raises:
         InputError: ``SIGNED_ORDER_MALFORMED``: this is not a signed order at all.
@@ -111,6 +114,7 @@ def verify(
         Revoked: step 4; ``.at`` (RFC 3339), ``.reason``.
         VerificationError: ``REVOCATION_UNKNOWN``: step 4 could not be done; ``.problem``.
         Mismatch: step 6; ``.fields``: the places that differ.
+        InvalidError: ``ORDER_EXPIRED``: step 7; ``.expires``, ``.now``: the moment.
         ValueError: ``at`` has no time zone.
     """
     moment = _moment(at)
@@ -122,8 +126,15 @@ def verify(
     _check_key_usage(parts, *sorted(order.purpose_of_key.usages))
     if expected is not None and order is not expected:
         _check_expected(order, expected)
+    if judge_expiry or (judge_expiry is None and at is not None):
+        _check_expiry(order, moment)
     revocation = Revocation.GOOD if trust.checks_revocation else Revocation.NOT_CHECKED
     return Verified(order, name, path.signer, parts.profile, parts.confirmation, parts.signing_time, revocation)
+
+
+def _check_expiry(order: Order, moment: datetime) -> None:
+    if moment >= order.expires:
+        raise InvalidError("ORDER_EXPIRED", place="expires", expires=order["expires"], now=time_text(moment))
 
 
 def _moment(at: datetime | None) -> datetime:

@@ -58,7 +58,7 @@ def amounts(draw: st.DrawFn) -> dict[str, str]:
 @st.composite
 def _envelopes(draw: st.DrawFn, kind: str) -> dict[str, Any]:
     created = draw(moments)
-    expires = created + timedelta(seconds=draw(st.integers(1, 86_000)))
+    expires = created + timedelta(seconds=draw(st.integers(1, 86_400)))
     return {
         "type": kind,
         "bank": {"id": draw(bank_ids), "origin": "https://" + draw(hosts)},

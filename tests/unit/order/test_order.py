@@ -231,6 +231,13 @@ def test_an_order_dies_at_the_moment_it_expires() -> None:
     }
 
 
+def test_a_day_is_the_longest_life() -> None:
+    assert payment(expires="2026-11-25T02:00:00Z").expires - payment().created == timedelta(hours=24)
+    with pytest.raises(InputError) as refusal:
+        payment(expires="2026-11-25T02:00:01Z")
+    assert (refusal.value.code, refusal.value.details) == ("ORDER_LIFE_TOO_LONG", {"place": "expires", "hours": 24})
+
+
 def test_the_clocks_may_differ_by_a_minute() -> None:
     order = payment()
     order.check_live(order.created - timedelta(seconds=60))

@@ -199,6 +199,8 @@ TIMES = [
     ({"expires": "tomorrow"}, "ORDER_TIME", "expires"),
     ({"expires": "2026-11-24T02:00:00Z"}, "ORDER_TIME_ORDER", "expires"),
     ({"expires": "2025-11-24T02:05:00Z"}, "ORDER_TIME_ORDER", "expires"),
+    ({"expires": "2026-11-25T02:00:01Z"}, "ORDER_LIFE_TOO_LONG", "expires"),
+    ({"expires": "2027-11-24T02:00:00Z"}, "ORDER_LIFE_TOO_LONG", "expires"),
 ]
 
 TEXT = [

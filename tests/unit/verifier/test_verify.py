@@ -21,7 +21,7 @@ from tests.unit.order.samples import login, payment
 from tests.unit.verifier.conftest import DAY, NOW, Scene, make_scene
 from ushield_hw import cms, messages
 from ushield_hw.cms import CertificateFacts, Confirmation, Profile
-from ushield_hw.errors import BadSignature, InputError, Mismatch, UntrustedSigner, UShieldError
+from ushield_hw.errors import BadSignature, InputError, InvalidError, Mismatch, UntrustedSigner, UShieldError
 from ushield_hw.order import Rules, message_format
 from ushield_hw.suites import SUITES, Suite
 from ushield_hw.verifier import Revocation, TrustStore, check_signature, verify
@@ -212,8 +212,26 @@ def test_a_key_for_something_else_is_refused_whatever_it_signed(scene: Scene) ->
         verify(signed, trust=scene.trust(), at=NOW)
 
 
-def test_an_expired_order_still_verifies(scene: Scene) -> None:
-    assert verify(scene.sign(), trust=scene.trust(), at=NOW + 100 * DAY).order.expires < NOW + DAY
+def test_expiry_is_judged_only_where_the_moment_is_given(scene: Scene) -> None:
+    last = scene.order.expires - timedelta(seconds=1)
+    assert verify(scene.sign(), trust=scene.trust(), at=last).order == scene.order
+    for moment in (scene.order.expires, NOW + 100 * DAY):
+        with pytest.raises(InvalidError) as caught:
+            verify(scene.sign(), trust=scene.trust(), at=moment)
+        told(caught.value)
+        assert (type(caught.value), caught.value.code) == (InvalidError, "ORDER_EXPIRED")
+        assert verify(scene.sign(), trust=scene.trust(), at=moment, judge_expiry=False).order == scene.order
+    assert verify(scene.sign(), trust=scene.trust()).order == scene.order  # now, which is after it expired
+
+
+def test_another_order_is_named_before_its_expiry(scene: Scene) -> None:
+    with pytest.raises(Mismatch):
+        verify(scene.sign(), trust=scene.trust(), expected=payment(purpose="x"), at=NOW + DAY)
+
+
+def test_an_order_that_lives_more_than_a_day_is_refused_at_any_moment(scene: Scene) -> None:
+    content = scene.order.canonical.replace(b'"expires":"2026-11-24T02:05:00Z"', b'"expires":"2026-11-25T02:00:01Z"')
+    assert bad(scene.sign(content), scene.trust()) == "cms_not_an_order"
 
 
 def test_rules_are_handed_to_the_order(scene: Scene) -> None:
