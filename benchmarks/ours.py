@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
+from threading import Lock
 from typing import Final
 
 import ushield_hw as us
@@ -18,6 +21,7 @@ from ushield_hw.softhsm import SoftToken
 BLOCK: Final = 32
 """Signatures in one piece of work of those who use threads."""
 
+_SLOW_SYNC_S: Final = 0.005
 _JOURNALED: Final = 2_000  # so many are parsed ahead: each can be signed once
 
 
@@ -37,6 +41,44 @@ def with_journal(stage: Stage) -> Work:
     book, fresh = Journal.of(stage.in_process), _fresh_orders()
     next(fresh)  # parses the first ones now
     return lambda: us.sign(next(fresh), session, attendance=us.Attendance.NOBODY, journal=book)
+
+
+def journaled_one_thread(stage: Stage) -> Work:
+    """A block of orders by one thread, recorded, each sync of the disk slowed down."""
+    return _in_threads(1, _journaled_slowly(stage))
+
+
+def journaled_sixteen_threads(stage: Stage) -> Work:
+    """A block of orders by sixteen threads, recorded, each sync of the disk slowed down."""
+    return _in_threads(16, _journaled_slowly(stage))
+
+
+def _journaled_slowly(stage: Stage) -> Work:
+    slow_syncs()
+    session, book = open_token(stage.ec, stage.in_process), Journal.of(stage.in_process)
+    fresh, turn = _fresh_orders(), Lock()
+    next(fresh)
+
+    def work() -> us.SignedOrder:
+        with turn:
+            order = next(fresh)
+        return us.sign(order, session, attendance=us.Attendance.NOBODY, journal=book)
+
+    return work
+
+
+def slow_syncs() -> None:
+    """Make every sync of this process take five milliseconds more, as on a slow disk."""
+    for name in ("fsync", "fdatasync"):
+        setattr(os, name, _slowed(getattr(os, name)))
+
+
+def _slowed(real: Callable[[int], None]) -> Callable[[int], None]:
+    def sync(descriptor: int) -> None:
+        time.sleep(_SLOW_SYNC_S)
+        real(descriptor)
+
+    return sync
 
 
 def one_thread(stage: Stage) -> Work:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from itertools import cycle
@@ -27,6 +28,8 @@ from ushield_hw.suites import KeyKind, suites_for
 from ushield_hw.token_key import token_private_key
 
 _DIGESTS: Final = [hashlib.sha256(bytes([number])).digest() for number in range(200)]
+_TO_BE_SIGNED: Final = b"x" * 999 + b"\n"  # as long as the journal's lines
+_SIGNED: Final = b"x" * 1999 + b"\n"
 _ROUNDS_OF_PBKDF2: Final = 20_000
 
 
@@ -34,6 +37,22 @@ def raw(stage: Stage) -> Work:
     """python-pkcs11, nothing but C_SignInit and C_Sign over a digest: the bare loop."""
     sign, digests = _Raw(stage).sign, cycle(_DIGESTS)
     return lambda: sign(next(digests))
+
+
+def raw_synced(stage: Stage) -> Work:
+    """The bare loop with as many syncs as the journal makes: what is to be signed, C_Sign, what was signed."""
+    sign, digests = _Raw(stage).sign, cycle(_DIGESTS)
+    file = os.open(stage.folder / "synced", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def work() -> bytes:
+        os.write(file, _TO_BE_SIGNED)
+        os.fdatasync(file)
+        signature = sign(next(digests))
+        os.write(file, _SIGNED)
+        os.fdatasync(file)
+        return signature
+
+    return work
 
 
 def pykcs11(stage: Stage) -> Work:

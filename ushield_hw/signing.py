@@ -247,11 +247,11 @@ def _confirmed(order: Order, session: Session, prepared: _Prepared, how: _How, a
     order.check_live(datetime.now(UTC))
     if driver.display.max_text is not None:
         check_fits(order, driver.display)
-    if attempt is not None:
+    asks = driver.confirm.text is ConfirmText.MESSAGE or attendance is Attendance.PERSON
+    if attempt is not None and asks:
         attempt.move(State.PREPARED)
     lang = messages.language()  # once: what is shown must be in the language of what is signed
     content = message_format(driver.display.format).encode(order, lang)
-    asks = driver.confirm.text is ConfirmText.MESSAGE or attendance is Attendance.PERSON
     if asks:
         _confirm(order, content, session, lang)
     draft = prepared.template.draft(content, datetime.now(UTC))

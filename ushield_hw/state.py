@@ -110,6 +110,8 @@ def patiently(taken: Callable[[], bool], holder: str) -> None:
     Raises:
         TokenBusy: not in ten seconds; names ``holder``.
     """
+    if taken():
+        return
     deadline, pause_s = time.monotonic() + LOCK_WAIT_S, 0.0005
     while not taken():
         if time.monotonic() > deadline:

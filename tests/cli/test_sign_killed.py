@@ -19,8 +19,8 @@ from ushield_hw.testing.faulty import FaultyModule
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
-SIGN_CALLED: Final = 3
-"""The journal's writes up to that one: what file it is, prepared, sign-called."""
+SIGN_CALLED: Final = 1
+"""The journal's writes up to that one; nobody is asked, so that prepared and sign-called are one."""
 
 WATCHED: Final = (
     *DISK,

@@ -165,9 +165,9 @@ def test_what_is_no_file(log: Log, tmp_path: Path, kind: str) -> None:
 def line_with(log: Log, body: bytes) -> None:
     """Append a line that is whole, whatever it says."""
     log.append(KEYS[0], record())
-    with log._locked():
+    with log._locked:
         assert log._file is not None
-        log._file.append(body)
+        log._file.append([body])
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_an_entry_that_says_something_else_than_it_should(tmp_path: Path, change
     log = Log.of(tmp_path / "journal")
     (key,) = log.keys()
     first = {name: value for name, value in log.lines(key)[0].items() if name != "id"}
-    with log._locked():
+    with log._locked:
         os.truncate(log.path, 0)
         os.truncate(log.path.with_name("journal.lock"), 0)
     again = fresh(tmp_path / "journal")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import binascii
+import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
+from functools import lru_cache
 from typing import Any, Final
 
 from ushield_hw.cms import CertificateFacts
@@ -199,13 +201,17 @@ def first_record(order: Order, signatory: Signatory, number: int, *, masked: boo
 
 def next_record(state: State, **more: object) -> dict[str, object]:
     """Return what a record says of a state that begins now."""
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {"state": state.value, "at": now, **more}
+    return {"state": state.value, "at": _moment(int(time.time())), **more}
 
 
 def signed_record(der: bytes) -> dict[str, object]:
     """Return the record of a signed order."""
     return next_record(State.SIGNED, signed=b64encode(der).decode())
+
+
+@lru_cache(maxsize=4)  # many orders are signed in one second
+def _moment(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def entries(records: Iterable[Mapping[str, Any]]) -> list[JournalEntry]:

@@ -7,8 +7,8 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -30,7 +30,7 @@ class Journal:
     """The journal of one user on this host, in one folder.
 
     Args:
-        folder: returns the folder, made when first needed.
+        folder: returns the folder, made when first needed, and what it is like.
         masked: payee and amount are neither recorded beside the signed order nor shown.
 
     Raises:
@@ -38,7 +38,7 @@ class Journal:
         TokenBusy: from every method: another process holds what is asked for and does not finish in time.
     """
 
-    def __init__(self, folder: Callable[[], Path], *, masked: bool = False) -> None:
+    def __init__(self, folder: Callable[[], tuple[Path, os.stat_result]], *, masked: bool = False) -> None:
         self._folder = folder
         self._masked = masked
 
@@ -136,7 +136,7 @@ class Journal:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _log(self) -> Log:
-        return Log.of(self._folder())
+        return Log.of(*self._folder())
 
     def _shown(self, log: Log, key: str) -> list[JournalEntry]:
         return [_as_seen(log, key, entry, masked=self._masked) for entry in _entries(log, key)]
@@ -167,35 +167,44 @@ class Attempt:
         Raises:
             StorageError: ``JOURNAL_UNUSABLE``.
         """
-        if not self._begun:
-            self._log.append(self._key, self._first)
-            self._begun = True
+        first = () if self._begun else (self._first,)
         if to is State.PREPARED:
-            return
-        record = next_record(to) if signed is None else signed_record(signed)
-        self._log.append(self._key, {"n": self._first["n"], **record})
-        self._log.sync()
+            self._log.append(self._key, *first)
+        else:
+            record = next_record(to) if signed is None else signed_record(signed)
+            self._log.append(self._key, *first, {"n": self._first["n"], **record})
+            self._log.sync()
+        self._begun = True
 
 
-_checked: Final[dict[Path, tuple[float, tuple[int, ...]]]] = {}  # when a folder was safe, and what it was like
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A folder that others could not change, nor the way to it, a moment ago."""
+
+    folder: Path
+    name: str
+    at: float
+    owner_and_mode: tuple[int, int]
+
+    def holds(self, about: os.stat_result) -> bool:
+        return self.owner_and_mode == (about.st_uid, about.st_mode) and time.monotonic() - self.at < _SAFE_FOR_S
 
 
-def _state_folder(settings: Settings) -> Path:
-    """Return the journal's folder; whether others may change it or the way to it is looked at every few seconds."""
-    folder = settings.state_dir / "journal" if settings.state_dir else None
-    checked_at, was = _checked.get(folder, (0.0, ())) if folder else (0.0, ())
-    if folder is None or time.monotonic() - checked_at > _SAFE_FOR_S or _looks(folder) != was:
-        folder = storage.state_folder(settings, "journal")
-        _checked[folder] = time.monotonic(), _looks(folder)
-    return folder
+_checked: Final[dict[Path | None, _Checked]] = {}  # by state folder: each order would look at the whole path again
 
 
-def _looks(folder: Path) -> tuple[int, ...]:
-    try:
-        about = os.stat(folder)
-    except OSError:
-        return ()
-    return about.st_dev, about.st_ino, about.st_mode, about.st_uid
+def _state_folder(settings: Settings) -> tuple[Path, os.stat_result]:
+    known = _checked.get(settings.state_dir)
+    if known is not None:
+        with suppress(OSError):
+            about = os.stat(known.name)
+            if known.holds(about):
+                return known.folder, about
+    folder = storage.state_folder(settings, "journal")
+    about = os.stat(folder)
+    checked = _Checked(folder, str(folder), time.monotonic(), (about.st_uid, about.st_mode))
+    _checked[settings.state_dir] = checked
+    return folder, about
 
 
 def _key(bank_id: str, tx_id: str) -> str:

@@ -17,7 +17,7 @@ import re
 import stat
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -87,13 +87,16 @@ class _File:
         if not self._as_noted:
             raise unusable(self.path, "shortened" if self.end < self._noted[0] else "replaced")
 
-    def append(self, body: bytes) -> None:
-        """Write one line, wholly or not at all."""
+    def append(self, bodies: Iterable[bytes]) -> None:
+        """Write lines, all of them or none."""
         if self.torn:
             os.ftruncate(self.descriptor, self.end)
             self.torn = False
-        line = b"%08x %s" % (zlib.crc32(body, self.crc), body)
-        rest = line + b"\n"
+        crc, lines = self.crc, []
+        for body in bodies:
+            crc = zlib.crc32(body, crc)
+            lines.append(b"%08x %s" % (crc, body))
+        rest = b"".join(line + b"\n" for line in lines)
         try:
             while rest:
                 rest = rest[os.write(self.descriptor, rest) :]
@@ -101,7 +104,8 @@ class _File:
             with suppress(OSError):  # else it is a line that was not finished
                 os.ftruncate(self.descriptor, self.end)
             raise
-        self._take(line)
+        for line in lines:
+            self._take(line)
 
     def lines(self, key: bytes) -> list[dict[str, Any]]:
         """Return what the lines of one order hold, read again and checked again."""
@@ -146,6 +150,40 @@ class _Sync:
         self.error: UShieldError | None = None
 
 
+class _Locked:
+    """Holds the file against every thread and process, and knows what others have appended."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def _take(self) -> bool:
+        return state.flocked(self._log.lock)
+
+    def __enter__(self) -> None:
+        log = self._log
+        if not log.mutex.acquire(timeout=state.LOCK_WAIT_S):
+            raise TokenBusy(holder=_WRITER)
+        try:
+            state.patiently(self._take, _WRITER)
+            try:
+                log.catch_up()
+            except BaseException:
+                state.unlocked(log.lock)
+                raise
+        except OSError as error:
+            log.mutex.release()
+            raise _failed(log.path, error) from error
+        except BaseException:
+            log.mutex.release()
+            raise
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        state.unlocked(self._log.lock)
+        self._log.mutex.release()
+        if isinstance(error, OSError):
+            raise _failed(self._log.path, error) from error
+
+
 class Log:
     """The journal's file in one folder, shared by every thread of this process. Make it with :meth:`of`.
 
@@ -160,7 +198,8 @@ class Log:
     def __init__(self, folder: Path) -> None:
         self.path = folder / _NAME
         self._folder = folder
-        self._mutex = threading.Lock()
+        self._name, self._lock_name = str(self.path), str(folder / "journal.lock")
+        self.mutex = threading.Lock()
         self._turn = threading.Condition()
         self._next = _Sync()
         self._syncing = False
@@ -168,17 +207,18 @@ class Log:
         self._held_lock = threading.Lock()
         self._file: _File | None = None
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        self._lock = _private(folder / "journal.lock", flags)
-        self._orders = _private(folder / "orders.lock", flags)
-        about = os.fstat(self._lock)
+        self.lock = _private(self._lock_name, flags)
+        self._orders = _private(str(folder / "orders.lock"), flags)
+        self._locked = _Locked(self)
+        about = os.fstat(self.lock)
         self._identity = about.st_dev, about.st_ino
 
     @classmethod
-    def of(cls, folder: Path) -> Log:
-        """Return the log in a folder, which exists."""
+    def of(cls, folder: Path, about: os.stat_result | None = None) -> Log:
+        """Return the log in a folder, which exists; ``about``: what is known of the folder."""
         with cls._known_lock:
             try:
-                about = os.stat(folder)
+                about = about or os.stat(folder)
                 known = cls._known.get((about.st_dev, about.st_ino))
                 if known is None or not known._is_there():
                     known = cls._known[about.st_dev, about.st_ino] = cls(folder)
@@ -188,7 +228,7 @@ class Log:
 
     def _is_there(self) -> bool:
         try:
-            about = os.stat(self._folder / "journal.lock", follow_symlinks=False)
+            about = os.lstat(self._lock_name)
         except FileNotFoundError:
             return False
         return (about.st_dev, about.st_ino) == self._identity
@@ -197,10 +237,10 @@ class Log:
     def forget(cls) -> None:
         """Close everything: after a fork a child has its own files, and its parent's locks end with the parent."""
         for log in cls._known.values():
-            for descriptor in (log._lock, log._orders):
+            for descriptor in (log.lock, log._orders):
                 with suppress(OSError):
                     os.close(descriptor)
-            log._lock = log._orders = -1
+            log.lock = log._orders = -1
             log._file = None
         cls._known.clear()
         cls._known_lock = threading.Lock()
@@ -209,42 +249,26 @@ class Log:
 
     def lines(self, key: str) -> list[dict[str, Any]]:
         """Return what was recorded of one order, oldest first."""
-        with self._locked():
+        with self._locked:
             return self._file.lines(key.encode()) if self._file else []
 
     def keys(self) -> list[str]:
         """Return every order there is a record of, in the order of their first records."""
-        with self._locked():
+        with self._locked:
             return [key.decode("ascii", "replace") for key in self._file.spans] if self._file else []
 
-    def append(self, key: str, record: Mapping[str, object]) -> None:
-        """Add a record of one order; it is on the disk after the next :meth:`sync`."""
-        with self._locked():
+    def append(self, key: str, *records: Mapping[str, object]) -> None:
+        """Add records of one order; they are on the disk after the next :meth:`sync`."""
+        begin = _ID + key.encode() + b'",'
+        bodies = [begin + _encode(record)[1:].encode() for record in records]
+        with self._locked:
             file = self._file or self._created()
-            if file.end == 0:
-                file.append(_HEADER)
-            file.append(_ID + key.encode() + b'",' + _encode(record)[1:].encode())
+            file.append(bodies if file.end else [_HEADER, *bodies])
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the file against every thread and process, and know what others have appended."""
-        if not self._mutex.acquire(timeout=state.LOCK_WAIT_S):
-            raise TokenBusy(holder=_WRITER)
+    def catch_up(self) -> None:
+        """Read what others have appended; the file is locked."""
         try:
-            state.patiently(partial(state.flocked, self._lock), _WRITER)
-            try:
-                self._catch_up()
-                yield
-            finally:
-                state.unlocked(self._lock)
-        except OSError as error:
-            raise _failed(self.path, error) from error
-        finally:
-            self._mutex.release()
-
-    def _catch_up(self) -> None:
-        try:
-            about = os.stat(self.path, follow_symlinks=False)
+            about = os.lstat(self._name)
         except FileNotFoundError:
             about = None
         if self._file is not None and (about is None or (about.st_dev, about.st_ino) != self._file.identity):
@@ -272,7 +296,7 @@ class Log:
             if any(entry.name.endswith(".json") for entry in found):
                 raise unusable(self._folder, "version")
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._file = _File(self.path, _private(self.path, flags), (0, 0))
+        self._file = _File(self.path, _private(self._name, flags), (0, 0))
         return self._file
 
     # --- syncing ------------------------------------------------------------------------------------------------------
@@ -307,7 +331,7 @@ class Log:
                 self._turn.notify_all()
 
     def _sync(self) -> None:
-        with self._mutex:
+        with self.mutex:
             file = self._file
             if file is None:
                 raise unusable(self.path, "missing")
@@ -317,15 +341,15 @@ class Log:
             _sync_folder(self._folder)
             file.named = True
         try:
-            with self._locked():
+            with self._locked:
                 if self._file is file:
-                    os.pwrite(self._lock, b"%020d %08x\n" % mark, 0)
+                    os.pwrite(self.lock, b"%020d %08x\n" % mark, 0)
         except UShieldError as error:  # a safeguard; what was to be synced is
             _log.warning("how long the journal is could not be noted: %s", error.code)
 
     def _noted(self) -> tuple[int, int]:
         """Return how long the file was when it was last synced, and its CRC there; zeros where that is not known."""
-        found = _NOTED.fullmatch(os.pread(self._lock, 64, 0))
+        found = _NOTED.fullmatch(os.pread(self.lock, 64, 0))
         return (int(found[1]), int(found[2], 16)) if found else (0, 0)
 
     # --- one order at a time ------------------------------------------------------------------------------------------
@@ -380,7 +404,7 @@ class Log:
                 _log.warning("the lock of an order could not be released: %s", error.strerror)
 
 
-def _private(path: Path, flags: int) -> int:
+def _private(path: str, flags: int) -> int:
     descriptor = os.open(path, flags, 0o600)
     os.fchmod(descriptor, 0o600)  # whatever the umask is
     return descriptor
