@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ushield_hw import trust
 from ushield_hw.config import Settings, data_dir
 from ushield_hw.cryptoki.model import ModuleOptions, TokenFlag, TokenInfo, User
 from ushield_hw.cryptoki.module import Isolation, Module
@@ -126,11 +127,12 @@ def _prepare(folder: Path, template: Path) -> Path:
     """Make the folder and its softhsm2.conf; a configuration that is there already is left alone."""
     conf, tokens = folder / "softhsm2.conf", folder / "tokens"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        tokens.mkdir(mode=0o700, exist_ok=True)
+        trust.make_folder(tokens)
         if not conf.exists():
             text = template.read_text(encoding="utf-8").replace("{token_dir}", str(tokens))
             write_atomically(conf, text.encode())
+    except trust.Unsafe as error:
+        raise StorageError("STATE_UNSAFE", path=str(folder), **error.details) from error
     except OSError as error:
         raise StorageError("STATE_FOLDER_UNUSABLE", path=str(folder), reason=error.strerror) from error
     return conf

@@ -132,11 +132,16 @@ class Branch:
 
     @contextmanager
     def serving(
-        self, *options: object, curl: list[str] | None = None, drivers: Path | None = None
+        self,
+        *options: object,
+        curl: list[str] | None = None,
+        drivers: Path | None = None,
+        log: Path | None = None,
     ) -> Iterator[Counter]:
         """Serve; killed at the end, if it has not ended by then."""
-        catalogue = ["--drivers", str(drivers)] if drivers else []
-        words = [USHIELD, *catalogue, "bank", "serve", "--dir", self.folder, "--json", *map(str, options)]
+        before = ["--drivers", str(drivers)] if drivers else []
+        before += ["--log-file", str(log)] if log else []
+        words = [USHIELD, *before, "bank", "serve", "--dir", self.folder, "--json", *map(str, options)]
         process = subprocess.Popen(
             words,
             cwd=self.home.folder,

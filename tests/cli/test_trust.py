@@ -159,3 +159,18 @@ def test_whatever_the_umask_is_the_state_is_for_its_owner_alone(home: Home, umas
     modes = {str(path): stat.S_IMODE(path.stat().st_mode) for path in made}
     assert len(modes) > 5
     assert {path: mode for path, mode in modes.items() if mode != (0o700 if Path(path).is_dir() else 0o600)} == {}
+
+
+# --- the bank's folder ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", ["bank", "bank/bank.json", "bank/bank.sqlite3"])
+def test_a_bank_that_others_could_change_is_not_used(home: Home, which: str) -> None:
+    home.json("bank", "init", "--dir", "bank")
+    made = [home.file("bank"), *home.file("bank").rglob("*")]
+    assert [path for path in made if path.stat().st_mode & 0o022] == []
+    home.file(which).chmod(0o777)
+    details = home.fails(12, "STATE_UNSAFE", "bank", "certs", "list", "--dir", "bank")
+    assert (details["path"], details["place"]) == (str(home.file("bank")), str(home.file(which)))
+    home.file(which).chmod(0o700)
+    home.json("bank", "certs", "list", "--dir", "bank")

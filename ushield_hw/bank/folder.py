@@ -13,6 +13,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -21,6 +23,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy.engine import URL
 
+from ushield_hw import trust
 from ushield_hw.bank.ca.certificates import listed
 from ushield_hw.bank.database import Database
 from ushield_hw.crypto.reading import Unreadable, reading
@@ -86,14 +89,12 @@ class BankFolder:
 
         Raises:
             InputError: ``BANK_EXISTS``: there is a bank in it.
-            StorageError: ``BANK_FOLDER_UNUSABLE``.
+            StorageError: ``BANK_FOLDER_UNUSABLE``; ``STATE_UNSAFE``: others could change it.
         """
         if self._file.exists():
             raise InputError("BANK_EXISTS", path=str(self.path))
-        try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError("BANK_FOLDER_UNUSABLE", path=str(self.path), reason=error.strerror) from error
+        with self._trusting():
+            trust.make_folder(self.path)
 
     def found(self, settings: BankSettings, certificate: bytes) -> None:
         """Write down a new bank: certificate and database first; a folder without ``bank.json`` holds none.
@@ -108,6 +109,7 @@ class BankFolder:
         try:
             if settings.database is None:
                 self._database_file.touch(mode=0o600)
+                self._database_file.chmod(0o600)  # whatever the umask is
             with self.database(settings, migrate=True) as database, database.reading() as connection:
                 if listed(connection):
                     raise InputError("BANK_DATABASE_USED")
@@ -121,7 +123,12 @@ class BankFolder:
 
         Raises:
             InputError: ``BANK_NOT_FOUND``: there is no bank here; ``CONFIG_UNREADABLE``, ``CONFIG_INVALID``.
+            StorageError: ``STATE_UNSAFE``: others could change the folder, or a file of the bank's in it.
         """
+        for place in (self._file, self.ca, self._database_file):
+            if place.exists():
+                with self._trusting():
+                    trust.checked(place)
 
         def refuse(*, key: str, problem: str, **values: object) -> InputError:
             return InputError("CONFIG_INVALID", file=str(self._file), key=key, problem=problem, **values)
@@ -133,6 +140,15 @@ class BankFolder:
         except (OSError, ValueError) as error:
             raise InputError("CONFIG_UNREADABLE", file=str(self._file), reason=str(error)) from error
         return _read(table)
+
+    @contextmanager
+    def _trusting(self) -> Iterator[None]:
+        try:
+            yield
+        except trust.Unsafe as error:
+            raise StorageError("STATE_UNSAFE", path=str(self.path), **error.details) from error
+        except OSError as error:
+            raise StorageError("BANK_FOLDER_UNUSABLE", path=str(self.path), reason=error.strerror) from error
 
     def certificate(self) -> bytes:
         """Return the CA's certificate, DER.

@@ -1,29 +1,28 @@
-"""The HTTP server: uvicorn, with a deadline for the head of a request, and an end that is no error."""
+"""The HTTP server: uvicorn, with connections that are limited and an end that is no error."""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import uvicorn
 from starlette.applications import Starlette
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from ushield_hw.bank.connections import HEAD_S, MOST_HEAD, Connection, Waiting
 from ushield_hw.errors import InputError, StorageError
-
-HEAD_S: Final = 10.0
-"""How long a client may take for the head of a request."""
 
 _IDLE_S: Final = 15
 _END_S: Final = 10
-_MOST_CONNECTIONS: Final = 256
+_MOST_FILES: Final = 8192
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -85,7 +84,7 @@ def serve(site: Starlette, opened: socket.socket, tls: Tls | None, ready: Callab
     """
     config = uvicorn.Config(
         site,
-        http=_Hurried,
+        http=type("Shared", (Connection,), {"waiting": Waiting()}),
         ws="none",
         loop="asyncio",
         lifespan="off",
@@ -94,7 +93,7 @@ def serve(site: Starlette, opened: socket.socket, tls: Tls | None, ready: Callab
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=_MOST_CONNECTIONS,
+        h11_max_incomplete_event_size=MOST_HEAD,
         timeout_keep_alive=_IDLE_S,
         timeout_graceful_shutdown=_END_S,
         ssl_certfile=tls.certificate if tls else None,
@@ -104,7 +103,17 @@ def serve(site: Starlette, opened: socket.socket, tls: Tls | None, ready: Callab
         config.load()
     except OSError as error:  # ssl.SSLError among them
         raise InputError("BANK_TLS_INVALID", file=str(tls.certificate) if tls else "", reason=str(error)) from error
+    _more_files()
     asyncio.run(_Server(config, ready).serve([opened]))
+
+
+def _more_files() -> None:
+    """Have room for connections that are not closed yet; the usual limit of 1024 files is soon reached."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(_MOST_FILES, hard)
+    if soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Server(uvicorn.Server):
@@ -115,6 +124,10 @@ class _Server(uvicorn.Server):
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.config.ssl is not None:  # asyncio would wait 60 s for a handshake, and uvicorn has no setting for it
+            loop = asyncio.get_running_loop()
+            hurried = partial(loop.create_server, ssl_handshake_timeout=HEAD_S)
+            loop.create_server = hurried  # type: ignore[method-assign]
         await super().startup(sockets)
         self._ready()
 
@@ -126,30 +139,3 @@ class _Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-class _Hurried(H11Protocol):
-    """Cuts off who does not send the head of a request in time: uvicorn itself waits for ever."""
-
-    _timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._timer = self.loop.call_later(HEAD_S, transport.abort)
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        cycle: RequestResponseCycle | None = self.cycle  # None before the first request
-        if cycle is not None and not cycle.response_complete:
-            self._stop()
-        elif self._timer is None:  # another request begins on this connection
-            self._timer = self.loop.call_later(HEAD_S, self.transport.abort)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop()
-        super().connection_lost(exc)
-
-    def _stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None

@@ -25,10 +25,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ushield_hw.bank.answers import LATER_S, error_body
 from ushield_hw.bank.ca import enrolment, renewal, revocation
 from ushield_hw.bank.ca.desk import Desk
 from ushield_hw.bank.database import CONNECTIONS
 from ushield_hw.errors import RequestRefused, StorageError, UShieldError
+from ushield_hw.messages import shown
 
 T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -72,7 +74,7 @@ STATUS: Final = {
     "RENEWAL_TOO_MANY": 429,
 }
 _INTERNAL, _LATER = 500, 503
-_LATER_S: Final = 5
+_LONGEST_LOGGED: Final = 200
 
 
 def application(desk: Desk) -> Starlette:
@@ -91,7 +93,9 @@ def application(desk: Desk) -> Starlette:
         Route("/renewals/{spki}/activation", _guarded(site.activation), methods=["POST"]),
         Route("/crl", _guarded(site.crl), methods=["GET"]),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _no_route})
+    made = Starlette(routes=routes, exception_handlers={HTTPException: _no_route})
+    made.router.redirect_slashes = False  # it would send the client to whatever host it has named
+    return made
 
 
 class _Site:
@@ -211,14 +215,19 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
             return Response(status_code=400)  # nobody reads it
         except UShieldError as error:
             response = _refusal(error)
-            _log.info("%s %s: %s", request.method, request.url.path, error.code)
+            _log.info("%s %s: %s", *_asked(request), error.code)
         except Exception:
             response = _refusal(UShieldError())
-            _log.error("%s %s: internal error", request.method, request.url.path, exc_info=True)
+            _log.error("%s %s: internal error", *_asked(request), exc_info=True)
         response.headers["Cache-Control"] = response.headers.get("Cache-Control", "no-store")
         return response
 
     return answer
+
+
+def _asked(request: Request) -> tuple[str, str]:
+    """Return method and path as a log may hold them: what a client sends can move a terminal's cursor."""
+    return shown(request.method), shown(request.url.path[:_LONGEST_LOGGED])
 
 
 def _refusal(error: UShieldError) -> Response:
@@ -229,7 +238,7 @@ def _refusal(error: UShieldError) -> Response:
     if error.code == "CODE_WRONG":
         headers["WWW-Authenticate"] = 'Basic realm="customer number and one-time code", charset="UTF-8"'
     if status == STATUS["CODES_TOO_MANY"]:
-        headers["Retry-After"] = str(error.details.get("wait_s", _LATER_S))
+        headers["Retry-After"] = str(error.details.get("wait_s", LATER_S))
     if status in {STATUS["REQUEST_TOO_LARGE"], STATUS["REQUEST_TIMED_OUT"]}:
         headers["Connection"] = "close"
     return _error(status, error, headers)
@@ -242,11 +251,11 @@ def _not_now(error: UShieldError) -> Response:
     if not isinstance(error, StorageError):
         _log.warning("the CA's key: %s", error.code)
     code = "BANK_DATABASE_UNAVAILABLE" if isinstance(error, StorageError) else "BANK_KEY_UNAVAILABLE"
-    return _error(_LATER, RequestRefused(code), {"Retry-After": str(_LATER_S)})
+    return _error(_LATER, RequestRefused(code), {"Retry-After": str(LATER_S)})
 
 
 def _error(status: int, error: UShieldError, headers: dict[str, str] | None = None) -> Response:
-    return _json(status, {"error": {"code": error.code, "message": error.message}}, headers)
+    return Response(error_body(error), status, {"Content-Type": "application/json", **(headers or {})})
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -15,6 +15,9 @@ from ushield_hw import config, messages
 from ushield_hw.cli import exits, output
 from ushield_hw.cli.help import Group
 from ushield_hw.errors import InputError, UShieldError
+
+if TYPE_CHECKING:
+    import logging
 
 # name -> module of the command; the order is that of the help
 _COMMANDS: Final = {
@@ -177,7 +180,7 @@ def _log(settings: config.Settings, verbosity: int) -> None:
 
     logger = logging.getLogger("ushield_hw")
     logger.setLevel(logging.DEBUG)
-    form = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    form = _escaping(logging.Formatter)("%(asctime)s %(levelname)s %(message)s")
     if verbosity:
         shown = logging.StreamHandler()
         shown.setLevel(logging.INFO if verbosity == 1 else logging.DEBUG)
@@ -192,6 +195,21 @@ def _log(settings: config.Settings, verbosity: int) -> None:
         logger.addHandler(kept)
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())
+
+
+def _escaping(base: type[logging.Formatter]) -> type[logging.Formatter]:
+    """Return a formatter whose lines cannot move a terminal's cursor or pass for two: devices and peers are quoted."""
+
+    class Escaping(base):  # type: ignore[misc, valid-type]
+        def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+            record.message = messages.shown(record.message)
+            text: str = super().formatMessage(record)
+            return text
+
+        def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+            return "\n".join(map(messages.shown, super().formatException(ei).splitlines()))
+
+    return Escaping
 
 
 def _private(file: Path) -> Path:

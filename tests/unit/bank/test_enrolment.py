@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -103,12 +104,32 @@ def test_a_customer_that_is_not_known_looks_like_any_other(bank: Bank, new: Soft
 
 
 def test_counts_of_wrong_codes_go_with_their_window(bank: Bank, new: SoftKey) -> None:
+    for name in ("a", "b", "c", "d"):
+        bank.code(customer=name)
     for name in ("a", "b", "c"):
         refused(bank, new, codes.new_code(), customer=name)
     bank.clock.on(minutes=15)
     refused(bank, new, codes.new_code(), customer="d")
     with bank.database.reading() as connection:
         assert len(connection.execute(select(FAILURES)).all()) == 1
+
+
+def test_wrong_codes_of_strangers_leave_nothing_in_the_register(bank: Bank, new: SoftKey) -> None:
+    for number in range(5):
+        refused(bank, new, codes.new_code(), customer=f"stranger {number}")
+    with bank.database.reading() as connection:
+        assert connection.execute(select(FAILURES)).all() == []
+
+
+def test_the_count_of_strangers_is_bounded() -> None:
+    strangers, now = codes.Strangers(), datetime.now(UTC)
+    for number in range(codes._MOST_STRANGERS + 10):
+        strangers.note(f"S{number}", now)
+    assert len(strangers._counts) == codes._MOST_STRANGERS
+    for _ in range(codes.MOST_FAILURES):
+        strangers.note("late", now)
+    assert strangers.wait("late", now) == codes.WINDOW
+    assert strangers.wait("late", now + codes.WINDOW) is None
 
 
 def test_the_code_is_not_in_the_database(bank: Bank) -> None:

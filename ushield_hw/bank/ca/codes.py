@@ -1,13 +1,16 @@
 """One-time codes: what a customer types to get a first certificate, and what the bank wrote down when it gave one out.
 
 A code has 100 random bits: its SHA-256 is all that has to be kept, and guessing is hopeless. Wrong ones are limited all
-the same, by the customer's number that they come with.
+the same, by the customer's number that they come with. For a number that no customer has they are counted in memory,
+the last of them only: what strangers send must not fill the register.
 """
 
 from __future__ import annotations
 
 import hashlib
 import secrets
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -26,6 +29,7 @@ WINDOW: Final = timedelta(minutes=15)
 MOST_FAILURES: Final = 10
 """How many wrong codes a customer's number may come with in one window."""
 
+_MOST_STRANGERS: Final = 4096
 _LETTERS: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's: nobody reads one for another
 _READ_AS: Final = str.maketrans("OIL", "011", " -")
 _LENGTH, _GROUP = 20, 4
@@ -81,7 +85,7 @@ def give(connection: Connection, code: str, grant: Grant, now: datetime) -> None
         InputError: ``ORDER_REFERENCE``: that is no customer's number.
     """
     REFERENCE.check(grant.customer, "customer", STRICT)
-    if connection.execute(select(CUSTOMERS.c.id).where(CUSTOMERS.c.id == grant.customer)).first() is None:
+    if not is_customer(connection, grant.customer):
         connection.execute(insert(CUSTOMERS).values(id=grant.customer, created=now))
     connection.execute(
         insert(CODES).values(
@@ -113,7 +117,31 @@ def use(connection: Connection, customer: str, code: str, serial: str, now: date
     connection.execute(delete(FAILURES).where(FAILURES.c.customer == _hash(customer)))
 
 
-def check_allowed(connection: Connection, customer: str, now: datetime) -> None:
+class Strangers:
+    """Wrong codes for numbers that no customer has: for any thread, bounded, and lost when the process ends."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: OrderedDict[str, tuple[int, datetime]] = OrderedDict()
+
+    def note(self, customer: str, now: datetime) -> None:
+        """Count a wrong code."""
+        with self._lock:
+            wrong, since = self._counts.pop(_hash(customer), (0, now))
+            if since + WINDOW <= now:
+                wrong, since = 0, now
+            self._counts[_hash(customer)] = wrong + 1, since
+            if len(self._counts) > _MOST_STRANGERS:
+                self._counts.popitem(last=False)
+
+    def wait(self, customer: str, now: datetime) -> timedelta | None:
+        """Return how long a number is refused yet; None: it is not."""
+        with self._lock:
+            wrong, since = self._counts.get(_hash(customer), (0, now))
+        return since + WINDOW - now if wrong >= MOST_FAILURES and now < since + WINDOW else None
+
+
+def check_allowed(connection: Connection, customer: str, now: datetime, strangers: Strangers) -> None:
     """Refuse a customer's number that came with too many wrong codes.
 
     Raises:
@@ -121,8 +149,15 @@ def check_allowed(connection: Connection, customer: str, now: datetime) -> None:
     """
     wanted = select(FAILURES.c.wrong, FAILURES.c.since).where(FAILURES.c.customer == _hash(customer))
     row = connection.execute(wanted).first()
-    if row is not None and row.wrong >= MOST_FAILURES and now < row.since + WINDOW:
-        raise RequestRefused("CODES_TOO_MANY", wait_s=int((row.since + WINDOW - now).total_seconds()) + 1)
+    blocked = row is not None and row.wrong >= MOST_FAILURES and now < row.since + WINDOW
+    wait = row.since + WINDOW - now if row is not None and blocked else strangers.wait(customer, now)
+    if wait is not None:
+        raise RequestRefused("CODES_TOO_MANY", wait_s=int(wait.total_seconds()) + 1)
+
+
+def is_customer(connection: Connection, customer: str) -> bool:
+    """Tell whether a customer has this number."""
+    return connection.execute(select(CUSTOMERS.c.id).where(CUSTOMERS.c.id == customer)).first() is not None
 
 
 def note_wrong(connection: Connection, customer: str, now: datetime) -> None:

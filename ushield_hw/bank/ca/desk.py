@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from ushield_hw.bank.ca import certificates
 from ushield_hw.bank.ca.authority import Authority, Wanted
 from ushield_hw.bank.ca.certificates import Certificate, State
+from ushield_hw.bank.ca.codes import Strangers
 from ushield_hw.bank.ca.profiles import PROFILES
 from ushield_hw.bank.database import Database
 from ushield_hw.errors import RequestRefused
@@ -56,12 +57,14 @@ class Desk:
         authority: the CA's certificate and key.
         policy: what the bank has decided.
         now: the clock, aware.
+        strangers: wrong codes for numbers that no customer has.
     """
 
     database: Database
     authority: Authority
     policy: Policy
     now: Callable[[], datetime] = _now
+    strangers: Strangers = field(default_factory=Strangers, repr=False)
     making_crl: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @cached_property

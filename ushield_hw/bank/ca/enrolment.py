@@ -40,10 +40,14 @@ def enrol(desk: Desk, der: bytes, customer: str, code: str) -> Certificate:
 
 def _checked(desk: Desk, customer: str, code: str) -> Grant:
     with desk.database.reading() as connection:
-        codes.check_allowed(connection, customer, desk.now())
+        codes.check_allowed(connection, customer, desk.now(), desk.strangers)
         grant = codes.grant_of(connection, customer, code)
+        known = grant is not None or codes.is_customer(connection, customer)
     if grant is not None:
         return grant
+    if not known:
+        desk.strangers.note(customer, desk.now())
+        raise RequestRefused("CODE_WRONG")
     for _ in range(2):  # two wrong ones at once, for a number that has none yet: the second finds the first's row
         try:
             with desk.database.writing() as connection:
