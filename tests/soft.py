@@ -76,7 +76,8 @@ class Soft:
     def link(self, module: Module, driver: Driver = DRIVER) -> Link:
         """Return the token as the session module knows it."""
         settings = replace(SETTINGS, state_dir=self.state)
-        return Link(module, self.info(module).slot_id, self.serial, driver, settings)
+        info = self.info(module)
+        return Link(module, info.slot_id, self.serial, driver, settings, info.identity)
 
     def close(self) -> None:
         """Close every module."""

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from ushield_hw import messages
+from ushield_hw.cms import CertificateFacts
 from ushield_hw.config import Settings, load
-from ushield_hw.cryptoki.model import SlotInfo, TokenFlag, TokenInfo
+from ushield_hw.cryptoki.ckr import name_of
+from ushield_hw.cryptoki.model import (
+    LEFT_OUT,
+    Contents,
+    ModuleInfo,
+    ObjectProblem,
+    SlotInfo,
+    TokenFlag,
+    TokenInfo,
+)
 from ushield_hw.cryptoki.module import Module
 from ushield_hw.drivers import Catalogue, Driver, Kind
 from ushield_hw.errors import InputError, TokenMultiple, TokenNotFound, UShieldError
@@ -23,6 +35,10 @@ from ushield_hw.uri import TokenUri
 
 _log: Final = logging.getLogger("ushield_hw")
 
+_OF_TOKEN: Final = ("token", "manufacturer", "serial", "model")
+# What is named beside that in a URI, one after the other, as long as it chooses more than one token.
+_OF_SLOT: Final = ((), ("slot_description",), ("slot_description", "slot_manufacturer"))
+
 
 @dataclass(frozen=True)
 class Token:
@@ -33,12 +49,18 @@ class Token:
         link: where it is. Internal.
         named_by: what made its module known: a descriptor's id, a ``*.module`` file, ``config``.
         also_in: other modules that show the same token.
+        slot: the slot it was found in.
+        named_apart: the attributes of a URI that name this token and no other of its module.
+        alike: nothing tells it from another token of its module, which has the same URI.
     """
 
     info: TokenInfo
     link: Link
     named_by: str
     also_in: tuple[Path, ...] = ()
+    slot: SlotInfo | None = field(default=None, repr=False)
+    named_apart: tuple[str, ...] = _OF_TOKEN
+    alike: bool = False
 
     @property
     def serial(self) -> str:
@@ -62,13 +84,21 @@ class Token:
 
     @cached_property
     def uri(self) -> str:
-        """The URI that selects this token again: serial, manufacturer, model and module, never the label alone."""
-        info = self.info
-        named = {"serial": info.serial, "manufacturer": info.manufacturer, "model": info.model}
-        given = {name: value for name, value in named.items() if value}
-        if "serial" not in given:
-            given["token"] = info.label
-        return str(TokenUri(**given, module_path=self.module))  # type: ignore[arg-type]
+        """The URI that selects this token again: serial, manufacturer, model, label and module, and more if needed."""
+        said = self.said()
+        return str(TokenUri(**{name: said[name] for name in self.named_apart}, module_path=self.module))  # type: ignore[arg-type]
+
+    def said(self) -> dict[str, str]:
+        """Return what token and slot say of themselves, by the names that :class:`TokenUri` has for it."""
+        info, slot = self.info, self.slot
+        return {
+            "token": info.label,
+            "manufacturer": info.manufacturer,
+            "serial": info.serial,
+            "model": info.model,
+            "slot_description": slot.description if slot else "",
+            "slot_manufacturer": slot.manufacturer if slot else "",
+        }
 
     def open(self, interaction: Interaction | None = None, *, purpose: str = "sign") -> Session:
         """Log in, asking for the PIN, or join the login that this process already has.
@@ -86,19 +116,48 @@ class Token:
         """Return what is known of the PIN; spends no try."""
         return self.link.pin.state()
 
-    def pairs(self) -> tuple[Pair, ...]:
-        """Return the certificates that show without a login, with what is known of their keys."""
+    def contents(self) -> Contents:
+        """Return the objects that show without a login, and what could not be read of them."""
+        return self.link.module.contents(self.link.slot_id)
+
+    def pairs(self, contents: Contents | None = None) -> tuple[Pair, ...]:
+        """Return the certificates that show without a login, with what is known of their keys.
+
+        Args:
+            contents: what :meth:`contents` has just returned; None: it is read now.
+
+        Raises:
+            TokenError: the objects cannot be read; where some can, those that cannot are left out.
+        """
+        if contents is not None:
+            return pairs(contents.certificates, contents.keys, logged_in=False)
         module, slot_id = self.link.module, self.link.slot_id
         return pairs(module.certificates(slot_id), module.keys(slot_id), logged_in=False)
+
+    def problems(self, contents: Contents) -> tuple[Problem, ...]:
+        """Return what could not be read of the token's objects, in words."""
+        return tuple(Problem.of_object(self.module, problem) for problem in contents.problems)
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A module, or a slot of one, that could not be read; or a file of the configuration that was left out."""
+    """A module, a slot or an object that could not be read; or a file of the configuration that was left out."""
 
     module: Path
     error: str
     message: str
+
+    @classmethod
+    def of_object(cls, module: Path, problem: ObjectProblem) -> Problem:
+        """Say which object could not be read, and why."""
+        kind = messages.text(f"object.{problem.kind.value}")
+        values = {"kind": kind, "handle": problem.handle, "label": problem.label, "function": problem.function}
+        if problem.handle == 0:
+            said = "objects_left_out" if problem.count else "objects_without_end"
+            return cls(module, LEFT_OUT, messages.text(f"problem.{said}", n=problem.count, **values))
+        code = name_of(problem.rv) if problem.rv else "OBJECT_UNUSABLE"
+        said = "object_unreadable" if problem.left_out else "object_in_part"
+        return cls(module, code, messages.text(f"problem.{said}", ckr=code, **values))
 
     def to_json(self) -> dict[str, object]:
         """Return it for documents."""
@@ -173,7 +232,8 @@ def find_token(
     if len(wanted) == 1:
         return wanted[0]
     if wanted:
-        raise TokenMultiple(candidates=[token.uri for token in wanted], n=len(wanted))
+        code = "TOKENS_ALIKE" if len({token.uri for token in wanted}) < len(wanted) else None
+        raise TokenMultiple(code, candidates=[token.uri for token in wanted], n=len(wanted))
     asked = next((word for word in (selector, serial, label) if word is not None), None)
     findings = [token.uri for token in seen.tokens] + [
         f"{problem.module}: {problem.error}" for problem in seen.problems
@@ -205,14 +265,20 @@ def names(selector: str, token: Token) -> bool:
     """
     if not TokenUri.names(selector):
         return selector in {token.serial, token.label} - {""}
-    uri, info = TokenUri.parse(selector), token.info
-    named = (
-        (uri.token, info.label),
-        (uri.serial, info.serial),
-        (uri.manufacturer, info.manufacturer),
-        (uri.model, info.model),
-    )
-    return all(asked is None or asked == said for asked, said in named)
+    uri = TokenUri.parse(selector)
+    asked = {name: getattr(uri, name) for name in token.said()}
+    if any(value is not None and value != token.said()[name] for name, value in asked.items()):
+        return False
+    if not (uri.wants_module(token.module) or uri.wants_module(token.module.resolve())):
+        return False
+    wanted = (uri.library_manufacturer, uri.library_description, uri.library_version)
+    return wanted == (None, None, None) or _is_library(uri, token.link.module.info())
+
+
+def _is_library(uri: TokenUri, about: ModuleInfo) -> bool:
+    """Tell whether a URI names a module by what that says of itself."""
+    named = ((uri.library_manufacturer, about.manufacturer), (uri.library_description, about.description))
+    return all(asked is None or asked == said for asked, said in named) and uri.wants_version(about.library_version)
 
 
 def _look(entry: Installed, catalogue: Catalogue, settings: Settings) -> Survey:
@@ -227,23 +293,47 @@ def _read(entry: Installed, catalogue: Catalogue, settings: Settings) -> Survey:
     module = entry.module(settings)
     slots = module.slots()
     problems = tuple(_problem(entry, slot) for slot in slots if slot.problem)
-    return Survey(tokens_in(entry, module, slots, catalogue, settings), problems)
+    tokens = tokens_in(entry, module, slots, catalogue, settings)
+    if n := sum(token.alike for token in tokens):
+        problems += (Problem(entry.path, "TOKENS_ALIKE", messages.text("TOKENS_ALIKE", n=n)),)
+    return Survey(tokens, problems)
 
 
 def tokens_in(
     entry: Installed, module: Module, slots: Iterable[SlotInfo], catalogue: Catalogue, settings: Settings
 ) -> tuple[Token, ...]:
-    """Return the tokens in a module's slots. ``module``: the one they are opened with."""
+    """Return the tokens in a module's slots, each with a URI of its own. ``module``: the one they are opened with."""
 
-    def token(info: TokenInfo, slot_id: int) -> Token:
+    def token(info: TokenInfo, slot: SlotInfo) -> Token:
         driver = catalogue.family(entry.driver, info)
-        return Token(info, Link(module, slot_id, info.serial, driver, settings), entry.named_by)
+        link = Link(module, slot.slot_id, info.serial, driver, settings, info.identity)
+        return Token(info, link, entry.named_by, slot=slot)
 
-    return tuple(
-        token(slot.token, slot.slot_id)
-        for slot in slots
-        if slot.token is not None and _counts(slot.token, entry.driver)
+    return _named_apart(
+        [token(slot.token, slot) for slot in slots if slot.token is not None and _counts(slot.token, entry.driver)]
     )
+
+
+def _named_apart(tokens: Sequence[Token]) -> tuple[Token, ...]:
+    """Give each token of a module the least that names it and no other: the more, the more they are alike."""
+    said = [token.said() for token in tokens]
+    seen: dict[tuple[str, ...], Counter[tuple[str, ...]]] = {}
+
+    def bearers(names: tuple[str, ...], one: dict[str, str]) -> int:
+        """Return how many tokens a URI with these attributes names."""
+        if names not in seen:
+            seen[names] = Counter(tuple(other[name] for name in names) for other in said)
+        return seen[names][tuple(one[name] for name in names)]
+
+    def named(token: Token, one: dict[str, str]) -> Token:
+        for more in _OF_SLOT:
+            every = (*_OF_TOKEN, *more)
+            for names in (tuple(name for name in every if one[name]), every):  # blank ones only where that is needed
+                if bearers(names, one) == 1:
+                    return replace(token, named_apart=names)
+        return replace(token, named_apart=(*_OF_TOKEN, *_OF_SLOT[-1]), alike=True)
+
+    return tuple(named(token, one) for token, one in zip(tokens, said, strict=True))
 
 
 def _counts(info: TokenInfo, driver: Driver) -> bool:
@@ -256,6 +346,8 @@ def _left_out(error: InputError) -> Problem:
 
 
 def _problem(entry: Installed, slot: SlotInfo) -> Problem:
+    if slot.problem == LEFT_OUT:
+        return Problem(entry.path, LEFT_OUT, messages.text("problem.slots_left_out", n=int(slot.description)))
     return Problem(entry.path, slot.problem or "", slot.description)
 
 
@@ -270,11 +362,11 @@ def alike(tokens: Iterable[Token], certificates: Callable[[Token], frozenset[byt
 
     Args:
         tokens: what the modules show.
-        certificates: the certificates on a token; asked for only where serial, manufacturer and model do not agree.
+        certificates: the certificates on a token; asked for only where what the tokens say does not agree.
     """
     groups: list[list[Token]] = []
     for token in sorted(tokens, key=lambda token: token.driver.module.general):
-        group = next((group for group in groups if _same(group[0], token, certificates)), None)
+        group = next((group for group in groups if _belongs(group, token, certificates)), None)
         if group is None:
             groups.append([token])
         else:
@@ -282,20 +374,30 @@ def alike(tokens: Iterable[Token], certificates: Callable[[Token], frozenset[byt
     return groups
 
 
-def _same(token: Token, other: Token, certificates: Callable[[Token], frozenset[bytes]]) -> bool:
-    """Two slots of one module are two tokens, whatever they claim."""
-    if token.module == other.module:
+def _belongs(group: Sequence[Token], token: Token, certificates: Callable[[Token], frozenset[bytes]]) -> bool:
+    """Tell whether a token is the one of a group. Two slots of one module are two tokens, whatever they claim."""
+    if any(token.module == other.module for other in group):
         return False
-    mine, theirs = token.info, other.info
-    claims = (mine.serial, mine.manufacturer, mine.model) == (theirs.serial, theirs.manufacturer, theirs.model)
-    if claims and mine.serial:
+    mine, theirs = token.info.identity, group[0].info.identity
+    if mine == theirs and mine.serial:
         return True
-    return bool(certificates(token) & certificates(other))
+    return bool(certificates(token) & certificates(group[0]))
 
 
 def certificates_on(token: Token) -> frozenset[bytes]:
-    """Return the certificates that show without a login; none where they cannot be read."""
+    """Return the certificates of people that show without a login; none where they cannot be read.
+
+    A CA's certificate is on many tokens and tells none from another.
+    """
     try:
-        return frozenset(record.der for record in token.link.module.certificates(token.link.slot_id))
+        found = token.link.module.certificates(token.link.slot_id)
     except UShieldError:
         return frozenset()
+    return frozenset(record.der for record in found if not _is_authority(record.der))
+
+
+def _is_authority(der: bytes) -> bool:
+    try:
+        return CertificateFacts.read(der).is_ca
+    except InputError:
+        return False

@@ -21,7 +21,7 @@ from typing import Final, TypeVar
 
 from ushield_hw import state as kept
 from ushield_hw.config import Settings
-from ushield_hw.cryptoki.model import TokenFlag, TokenInfo
+from ushield_hw.cryptoki.model import Identity, TokenFlag, TokenInfo
 from ushield_hw.drivers import Driver, PinFlags
 from ushield_hw.errors import (
     DriverError,
@@ -58,17 +58,17 @@ class PinGuard:
 
     Args:
         info: reads the token's information as it is now (its flags change with every try).
-        serial: the token's, as it claims it.
+        identity: what the token says of itself; None: whatever it says when it is first asked.
         driver: says how far the flags can be believed and whether this host counts.
         settings: where the counter is kept.
-        module: names the counter together with the token's serial.
+        module: names the counter together with all that the token says of itself.
     """
 
     def __init__(
-        self, info: Callable[[], TokenInfo], serial: str, driver: Driver, settings: Settings, module: Path
+        self, info: Callable[[], TokenInfo], identity: Identity | None, driver: Driver, settings: Settings, module: Path
     ) -> None:
         self._info = info
-        self._serial = serial
+        self._identity = identity
         self._driver = driver
         self._settings = settings
         self._module = module
@@ -112,7 +112,10 @@ class PinGuard:
         return f"{self._name()}.changed"
 
     def _name(self) -> str:
-        return hashlib.sha256(f"{self._module.resolve()}\0{self._serial}".encode()).hexdigest()[:32]
+        """Return what names this token's files: its serial number alone may be of many."""
+        self._identity = self._identity or self._info().identity
+        said = [str(self._module.resolve()), *self._identity]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
 
     def use(self, interaction: Interaction, kind: PinKind, purpose: str, send: Callable[[str | None], T]) -> T:
         """Get a PIN from the person and send it once.
@@ -198,7 +201,7 @@ class PinGuard:
         except PinChangeRequired as error:
             raise PinChangeRequired(**_facts(error)) from error
         except TokenNotInitialized as error:
-            raise TokenNotInitialized("PIN_NOT_SET", serial=self._serial, **error.details) from error
+            raise TokenNotInitialized("PIN_NOT_SET", serial=ask.serial, **error.details) from error
 
     def _locked(self, state: PinState, details: dict[str, object]) -> PinLocked:
         return _locked(self._driver, state, details)

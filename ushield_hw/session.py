@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 
 from ushield_hw import errors
 from ushield_hw.config import Settings
-from ushield_hw.cryptoki.model import CertificateRecord, KeyRecord, TokenFlag, TokenInfo, User
+from ushield_hw.cryptoki.model import CertificateRecord, Identity, KeyRecord, TokenFlag, TokenInfo, User
 from ushield_hw.cryptoki.module import Module
 from ushield_hw.drivers import ConfirmText, Driver, Unblock
 from ushield_hw.hardening import forgetting
@@ -52,6 +52,7 @@ class Link:
         serial: the token's serial number, as it claims it.
         driver: the token's family.
         settings: those in force when it was found.
+        identity: what else it must say of itself, beside its serial number, to be the same token; None: nothing.
     """
 
     found_by: Module
@@ -59,6 +60,7 @@ class Link:
     serial: str
     driver: Driver
     settings: Settings
+    identity: Identity | None = None
 
     @property
     def module(self) -> Module:
@@ -72,9 +74,13 @@ class Link:
             TokenRemoved: another token, or none, is in the slot.
         """
         info = self.module.token(self.slot_id)
-        if info.serial != self.serial:
+        if not self.names(info):
             raise errors.TokenRemoved(serial=self.serial)
         return info
+
+    def names(self, info: TokenInfo) -> bool:
+        """Tell whether a token in the slot is this one, as far as it says: a serial number alone may be of many."""
+        return info.serial == self.serial and self.identity in {None, info.identity}
 
     def is_gone_after(self, error: errors.UShieldError) -> bool:
         """Tell whether a call failed because the token was pulled out, though its module did not say so.
@@ -86,7 +92,7 @@ class Link:
         until = time.monotonic() + _NOTICED_S
         while time.monotonic() < until:
             try:
-                if not any(slot.token and slot.token.serial == self.serial for slot in self.module.slots()):
+                if not any(slot.token and self.names(slot.token) for slot in self.module.slots()):
                     return True
             except errors.UShieldError:
                 return False  # it is not the token that is gone
@@ -110,12 +116,12 @@ class Link:
     @property
     def pin(self) -> PinGuard:
         """The token's PIN."""
-        return PinGuard(self.info, self.serial, self.driver, self.settings, self.module.path)
+        return PinGuard(self.info, self.identity, self.driver, self.settings, self.module.path)
 
     @property
     def key(self) -> _Key:
         """What the login of this token is filed under."""
-        return self.module, self.slot_id, self.serial
+        return self.module, self.slot_id, self.identity or self.serial
 
     def fresh(self) -> Link:
         """Return where to log in so that the token's PIN is the one that holds now.
@@ -125,10 +131,10 @@ class Link:
         """
         if not self.module.options.relist or not _another_stands(self):
             return self
-        return replace(self, found_by=self.module.apart(self.serial))
+        return replace(self, found_by=self.module.apart(repr(self.identity or self.serial)))
 
 
-_Key = tuple[Module, int, str]
+_Key = tuple[Module, int, Identity | str]
 _Opened = tuple[Link, int, "Standing"]
 """Where a token is held, what stands for the login, and how it stands."""
 

@@ -153,7 +153,7 @@ def _token(wanted: _Wanted, folder: Path, path: Path, environment: Mapping[str, 
             _set_pin(module, info, so_pin, pin)
     finally:
         module.close()
-    uri = TokenUri(serial=info.serial, manufacturer=info.manufacturer, model=info.model, module_path=path)
+    uri = TokenUri(info.label, info.manufacturer, info.serial, info.model, module_path=path)
     return SoftToken(wanted.label, info.serial, str(uri), pin, so_pin)
 
 

@@ -1,13 +1,14 @@
 """PKCS#11 URIs (RFC 7512): how tokens and keys are named on the command line and in documents.
 
-A URI may choose; it may not carry a secret or widen what is loaded: ``pin-value`` and ``pin-source`` are refused, and
-``module-path`` only picks among modules that would be loaded anyway. ``slot-id`` is refused because slot numbers move.
+Every attribute restricts what is chosen. A URI may choose; it may not carry a secret or widen what is loaded:
+``pin-value`` and ``pin-source`` are refused, and ``module-path`` only picks among modules that would be loaded anyway.
+``slot-id`` is refused because slot numbers move, and an attribute that is not known here because it cannot be compared.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
@@ -19,6 +20,8 @@ _PATH: Final = {
     "manufacturer",
     "serial",
     "model",
+    "slot-description",
+    "slot-manufacturer",
     "library-manufacturer",
     "library-description",
     "library-version",
@@ -26,16 +29,28 @@ _PATH: Final = {
     "object",
     "type",
 }
-_REFUSED: Final = {"pin-value", "pin-source", "slot-id", "slot-manufacturer", "slot-description"}
+_QUERY: Final = {"module-path", "module-name"}
+_REFUSED: Final = {"pin-value", "pin-source", "slot-id"}
+_OCTETS: Final = {"id", "module-path"}
+_TYPES: Final = ("public", "private", "cert", "secret-key", "data")
+_VERSION: Final = re.compile(r"\d{1,3}(\.\d{1,3})?", re.ASCII)
 # RFC 7512 section 2.3: characters that a path component may hold as they are.
 _PLAIN: Final = ":[]@!$'()*+,=&"
 _LONGEST: Final = 4096
 _SCHEME: Final = "pkcs11:"
+# What systems put around the name of a module, which "module-name" leaves out (RFC 7512 section 2.3).
+_AFFIXES: Final = re.compile(r"^lib|(\.(so|dll|dylib)(\.\d+)*)$")
 
 
 @dataclass(frozen=True, slots=True)
 class TokenUri:
-    """The attributes of a PKCS#11 URI that this library uses; None where the URI does not say."""
+    """The attributes of a PKCS#11 URI; None where the URI does not say, empty where it asks for an empty value.
+
+    Attributes:
+        token: the token's label.
+        type: of the object: public, private, cert, secret-key or data.
+        library_version: major, or major.minor.
+    """
 
     token: str | None = None
     manufacturer: str | None = None
@@ -44,6 +59,13 @@ class TokenUri:
     id: bytes | None = None
     object: str | None = None
     module_path: Path | None = None
+    slot_description: str | None = None
+    slot_manufacturer: str | None = None
+    library_manufacturer: str | None = None
+    library_description: str | None = None
+    library_version: str | None = None
+    type: str | None = None
+    module_name: str | None = None
 
     @staticmethod
     def names(text: str) -> bool:
@@ -64,31 +86,48 @@ class TokenUri:
             raise _invalid("", "too_long", longest=_LONGEST)
         path, _, query = text[len(_SCHEME) :].partition("?")
         found = _attributes(path, ";") | _attributes(query, "&")
-        return cls(
-            token=_text(found, "token"),
-            manufacturer=_text(found, "manufacturer"),
-            serial=_text(found, "serial"),
-            model=_text(found, "model"),
-            id=found.get("id"),
-            object=_text(found, "object"),
-            module_path=_path(found),
-        )
+        texts = {name.replace("-", "_"): _text(found, name) for name in (_PATH | _QUERY) - _OCTETS}
+        uri = cls(**texts, id=found.get("id"), module_path=_path(found))
+        if uri.type is not None and uri.type not in _TYPES:
+            raise _invalid("type", "uri_type")
+        if uri.library_version is not None and not _VERSION.fullmatch(uri.library_version):
+            raise _invalid("library-version", "version")
+        return uri
 
     def __str__(self) -> str:
         """Return the URI, its attributes percent-encoded."""
-        named = (
-            ("token", self.token),
-            ("manufacturer", self.manufacturer),
-            ("serial", self.serial),
-            ("model", self.model),
-        )
-        parts = [f"{name}={quote(value, safe=_PLAIN)}" for name, value in named if value is not None]
-        if self.id is not None:
-            parts.append("id=" + "".join(f"%{byte:02X}" for byte in self.id))
-        if self.object is not None:
-            parts.append(f"object={quote(self.object, safe=_PLAIN)}")
-        query = f"?module-path={quote(_octets(self.module_path), safe='/:')}" if self.module_path else ""
-        return "pkcs11:" + ";".join(parts) + query
+        query = {
+            "module-path": quote(_octets(self.module_path), safe="/:") if self.module_path else None,
+            "module-name": quote(self.module_name, safe="") if self.module_name is not None else None,
+        }
+        asked = "&".join(f"{name}={value}" for name, value in query.items() if value is not None)
+        parts = [f"{name}={value}" for name, value in self._path_values() if value is not None]
+        return _SCHEME + ";".join(parts) + ("?" + asked if asked else "")
+
+    def wants_module(self, path: Path) -> bool:
+        """Tell whether ``module-name`` names a module's file; its case and the system's affixes do not count."""
+        return self.module_name is None or _plain_name(self.module_name) == _plain_name(path.name)
+
+    def wants_version(self, version: tuple[int, ...]) -> bool:
+        """Tell whether ``library-version`` is a module's; a minor number that is not given is 0."""
+        if self.library_version is None:
+            return True
+        major, _, minor = self.library_version.partition(".")
+        return (int(major), int(minor or 0)) == version[:2]
+
+    def _path_values(self) -> list[tuple[str, str | None]]:
+        found: list[tuple[str, str | None]] = []
+        for field in fields(self):
+            name, value = field.name.replace("_", "-"), getattr(self, field.name)
+            if name in _PATH and isinstance(value, bytes):
+                found.append((name, "".join(f"%{byte:02X}" for byte in value)))
+            elif name in _PATH:
+                found.append((name, None if value is None else quote(value, safe=_PLAIN)))
+        return found
+
+
+def _plain_name(name: str) -> str:
+    return _AFFIXES.sub("", name.casefold())
 
 
 def _attributes(text: str, separator: str) -> dict[str, bytes]:
@@ -97,7 +136,7 @@ def _attributes(text: str, separator: str) -> dict[str, bytes]:
         name, equals, value = part.partition("=")
         if name in _REFUSED:
             raise InputError("URI_REFUSED", attribute=name)
-        known = name in _PATH if separator == ";" else name in {"module-path", "module-name"}
+        known = name in (_PATH if separator == ";" else _QUERY)
         if not equals or not known:
             raise _invalid(name, "unknown_key")
         if name in found:

@@ -48,10 +48,10 @@ def test_the_certificates(shared: Home) -> None:
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", certificate["not_after"])
 
 
-def test_a_uri_selects_by_serial_and_never_by_label_or_slot(blank: Home) -> None:
+def test_a_uri_selects_by_all_that_the_token_says_and_never_by_a_slots_number(blank: Home) -> None:
     for token in blank.tokens:
         path, _, query = token.uri.removeprefix("pkcs11:").partition("?")
-        assert {part.split("=")[0] for part in path.split(";")} == {"serial", "manufacturer", "model"}
+        assert {part.split("=")[0] for part in path.split(";")} == {*("token", "serial", "manufacturer", "model")}
         assert query.startswith("module-path=/")
 
 

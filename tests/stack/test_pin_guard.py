@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.stack.bench import EACH_JOB, LAST_TRY, Bench, Job, ends
 from ushield_hw import state
 from ushield_hw.errors import LastTryNotConfirmed, PinIncorrect, PinLocked, StorageError, TokenError
 from ushield_hw.interaction import CountSource, PinKind, PinState
-from ushield_hw.session import Link, change_pin, open_session, verify_pin
+from ushield_hw.session import change_pin, open_session, verify_pin
 from ushield_hw.testing.faulty import Fault, hangs, token_info
 from ushield_hw.testing.scripted import Scripted
 
@@ -93,10 +94,12 @@ def test_a_right_pin_in_another_process_gives_the_tries_back_here(bench: Bench) 
     assert bench.link.pin.state().retries_left == 6
 
 
-def test_the_count_belongs_to_one_token(bench: Bench) -> None:
+@pytest.mark.parametrize("claim", ["serial", "label", "model", "manufacturer"])
+def test_the_count_belongs_to_one_token(bench: Bench, claim: str) -> None:
     bench.fail(2)
-    bench.faulty.plan([Fault("C_GetTokenInfo", None, token_info(serial="another"))])
-    other = Link(bench.module, bench.slot, "another", bench.link.driver, bench.link.settings)
+    bench.faulty.plan([Fault("C_GetTokenInfo", None, token_info(**{claim: "another"}))])  # type: ignore[arg-type]
+    info = bench.module.token(bench.slot)
+    other = replace(bench.link, serial=info.serial, identity=info.identity)
     assert other.pin.state().retries_left == 6
 
 

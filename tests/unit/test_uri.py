@@ -29,6 +29,13 @@ uris = st.builds(
     id=st.none() | st.binary(max_size=40),
     object=texts,
     module_path=paths,
+    slot_description=texts,
+    slot_manufacturer=texts,
+    library_manufacturer=texts,
+    library_description=texts,
+    library_version=st.none() | st.from_regex(r"[0-9]{1,3}(\.[0-9]{1,3})?", fullmatch=True),
+    type=st.sampled_from([None, "cert", "data", "private", "public", "secret-key"]),
+    module_name=texts,
 )
 
 
@@ -68,10 +75,28 @@ def test_every_attribute() -> None:
     assert str(found) == text
 
 
-def test_other_standard_attributes_are_known() -> None:
-    text = "pkcs11:library-manufacturer=M;library-description=D;library-version=2.6;type=private"
-    assert TokenUri.parse(text) == TokenUri()
-    assert TokenUri.parse("pkcs11:?module-name=softhsm2") == TokenUri()
+def test_the_attributes_of_library_slot_and_object() -> None:
+    text = "pkcs11:library-manufacturer=M;library-description=D;library-version=2.6;type=private?module-name=soft"
+    found = TokenUri.parse(text)
+    named = (found.library_manufacturer, found.library_description, found.library_version, found.type)
+    assert (*named, found.module_name) == ("M", "D", "2.6", "private", "soft")
+    found = TokenUri.parse("pkcs11:slot-description=Reader%2001;slot-manufacturer=;serial=")
+    assert (found.slot_description, found.slot_manufacturer, found.serial) == ("Reader 01", "", "")
+    assert found.token is None
+
+
+@pytest.mark.parametrize("name", ["softhsm2", "SoftHSM2", "libsofthsm2", "libsofthsm2.so", "softhsm2.so.2"])
+def test_a_modules_name_is_told_without_what_systems_put_around_it(name: str) -> None:
+    assert TokenUri(module_name=name).wants_module(Path("/usr/lib/softhsm/libsofthsm2.so"))
+    assert not TokenUri(module_name=name).wants_module(Path("/usr/lib/opensc-pkcs11.so"))
+    assert TokenUri().wants_module(Path("/usr/lib/opensc-pkcs11.so"))
+
+
+def test_a_librarys_version_without_a_minor_number_has_none() -> None:
+    assert TokenUri(library_version="2.6").wants_version((2, 6))
+    assert TokenUri(library_version="2").wants_version((2, 0))
+    assert not TokenUri(library_version="2").wants_version((2, 6))
+    assert not TokenUri(library_version="2.60").wants_version((2, 6))
 
 
 def test_an_empty_uri_says_nothing() -> None:
@@ -93,7 +118,7 @@ def test_what_is_no_uri(text: str) -> None:
     assert caught.value.details["problem"] == "uri_form"
 
 
-@pytest.mark.parametrize("attribute", ["pin-value", "pin-source", "slot-id", "slot-manufacturer", "slot-description"])
+@pytest.mark.parametrize("attribute", ["pin-value", "pin-source", "slot-id"])
 @pytest.mark.parametrize("form", ["pkcs11:{}=1234", "pkcs11:?{}=1234", "pkcs11:token=a;{}=1234", "pkcs11:{}"])
 def test_refused_attributes(attribute: str, form: str) -> None:
     with pytest.raises(InputError) as caught:
@@ -112,6 +137,10 @@ def test_refused_attributes(attribute: str, form: str) -> None:
         ("pkcs11:serial=%", "serial", "percent"),
         ("pkcs11:serial=%4g", "serial", "percent"),
         ("pkcs11:serial=%FF", "serial", "not_utf8"),
+        ("pkcs11:type=thing", "type", "uri_type"),
+        ("pkcs11:library-version=2.6.1", "library-version", "version"),
+        ("pkcs11:library-version=", "library-version", "version"),
+        ("pkcs11:slot-manufacturer", "slot-manufacturer", "unknown_key"),
         ("pkcs11:?module-path=p.so", "module-path", "path_relative"),
         ("pkcs11:?module-path=", "module-path", "path_relative"),
         ("pkcs11:?module-path=/p%00.so", "module-path", "nul"),

@@ -13,7 +13,7 @@ from ushield_hw.cli.enroll import enroll_command
 from ushield_hw.cli.expiry import warn_of
 from ushield_hw.cli.help import Group
 from ushield_hw.cli.renew import is_under_way, renew_command
-from ushield_hw.cli.tokens import certificate_rows
+from ushield_hw.cli.tokens import certificate_rows, say_problems
 from ushield_hw.discovery import key_choice
 from ushield_hw.errors import UShieldError
 from ushield_hw.interaction import PinKind
@@ -32,17 +32,19 @@ def cert_command() -> None:
 @options.as_json()
 def _list(selector: str | None, days: int | None, as_json: bool) -> int:
     token = options.find(selector)
-    found = token.pairs()
+    contents = token.contents()
+    found, problems = token.pairs(contents), token.problems(contents)
     shown = found if days is None else tuple(expiring(found, days))
     if as_json:
-        output.document({"certificates": [pair.to_json() for pair in shown]})
+        output.document({"certificates": [pair.to_json() for pair in shown], "problems": problems})
     else:
         rows = certificate_rows(shown)
         output.lines(f"{pair.key_id}  {text}" for pair, (_, text) in zip(shown, rows, strict=True))
         warn_of(shown, token.uri)
+        say_problems(problems)
         if is_under_way(token):
             output.hint("cert.renewal_under_way", uri=token.uri)
-        elif not shown:
+        elif not shown and not problems:
             output.hint("cert.none")
     return _EXPIRING if days is not None and shown else 0
 

@@ -14,6 +14,7 @@ from ushield_hw.cli import options, output
 from ushield_hw.cli.expiry import days_left, warn_of
 from ushield_hw.cli.help import Command
 from ushield_hw.cli.terminal import pin_state_text
+from ushield_hw.cryptoki.model import Contents
 from ushield_hw.discovery import Problem, Token, survey
 from ushield_hw.errors import UShieldError
 from ushield_hw.interaction import PinState
@@ -41,7 +42,8 @@ class _Seen:
                 problems.append(Problem(token.module, error.code, error.message))
                 return otherwise
 
-        return cls(tried(token.pin_state, PinState()), tried(token.pairs, ()), tuple(problems))
+        pin, contents = tried(token.pin_state, PinState()), tried(token.contents, Contents())
+        return cls(pin, token.pairs(contents), (*problems, *token.problems(contents)))
 
 
 def token_document(token: Token) -> dict[str, object]:
@@ -84,7 +86,7 @@ def _certificate_text(pair: Pair) -> str:
 
 def _token_rows(token: Token) -> list[tuple[str, object]]:
     info, seen = token.info, _Seen.of(token)
-    _hints(seen.problems)
+    say_problems(seen.problems)
     warn_of(seen.pairs, token.uri)
     return [
         (messages.text("list.serial"), token.serial),
@@ -96,7 +98,8 @@ def _token_rows(token: Token) -> list[tuple[str, object]]:
     ]
 
 
-def _hints(problems: tuple[Problem, ...]) -> None:
+def say_problems(problems: tuple[Problem, ...]) -> None:
+    """Say on stderr what could not be read."""
     for problem in problems:
         output.hint("list.problem", module=problem.module, error=problem.error, message=problem.message)
 
@@ -112,7 +115,7 @@ def list_command(as_json: bool) -> None:
         return
     for token in seen.tokens:
         output.lines([token.label or token.serial, *output.table(_token_rows(token), "  "), f"  {token.uri}", ""])
-    _hints(seen.problems)
+    say_problems(seen.problems)
     if not seen.tokens:
         output.hint("list.none")
 

@@ -205,6 +205,13 @@ _OUTCOMES: Final[dict[Outcome, tuple[type[errors.UShieldError], str | None]]] = 
     Outcome.KEY_REFUSED: (errors.CertificateError, "KEY_REFUSED"),
 }
 
+# What a TokenError says of them.
+_CODES: Final = {
+    "TOKEN_WRITE_PROTECTED": "TOKEN_WRITE_PROTECTED",
+    "SESSION_READ_ONLY": "TOKEN_WRITE_PROTECTED",
+    "BUFFER_TOO_SMALL": "MODULE_NEVER_SETTLES",
+}
+
 # A vendor's module may use these for a person's no even when its descriptor does not say so: the standard's own words.
 _STANDARD_OUTCOMES: Final = {"FUNCTION_REJECTED": Outcome.REJECTED, "FUNCTION_CANCELED": Outcome.REJECTED}
 
@@ -235,24 +242,42 @@ def to_error(
     """
     facts: dict[str, object] = {"ckr": error.name, "function": error.function}
     name = error.name.removeprefix("CKR_")
-    if doing is Doing.SIGNING and error.function == "C_Sign":
+    if doing is Doing.SIGNING:
         declared = (codes or {}).get(error.name)
-        outcome = Outcome(declared) if declared else _STANDARD_OUTCOMES.get(name)
-        if outcome is None and asks and waited_s >= _PERSON_S and name in _NOT_CONFIRMED:
-            outcome = Outcome.TIMED_OUT
-        if outcome is Outcome.UNKNOWN:
-            facts["tx_id"] = None  # not known in this room
-        if outcome is not None:
-            kind, code = _OUTCOMES[outcome]
-            return kind(code, waited_s=round(waited_s, 1), **facts)
-    if doing is Doing.SIGNING and name == "USER_NOT_LOGGED_IN":
-        return errors.TokenError("LOGIN_ENDED", **facts)
-    if doing is Doing.SIGNING and error.function == "C_SignInit" and name in _NO_SUCH_KEY:
-        return errors.KeyGone(**facts)
-    if name in {"TOKEN_WRITE_PROTECTED", "SESSION_READ_ONLY"}:
-        return errors.TokenError("TOKEN_WRITE_PROTECTED", **facts)
+        late = asks and waited_s >= _PERSON_S
+        if found := _of_signing(name, facts, declared, late=late, waited_s=round(waited_s, 1)):
+            return found
+    if name in _CODES:
+        return errors.TokenError(_CODES[name], **facts)
     if _SIMPLE.get(name) is errors.PinFormatError:
         return errors.PinFormatError("PIN_REFUSED", **facts)
     if _SIMPLE.get(name) is errors.TokenBusy:  # logins and their kind are per process; the count of sessions is not
         facts["holder"] = "another program" if name == "SESSION_COUNT" else "this process"
     return _SIMPLE.get(name, errors.TokenError)(**facts)
+
+
+def _of_signing(
+    name: str, facts: dict[str, object], declared: str | None, *, late: bool, waited_s: float
+) -> errors.UShieldError | None:
+    """Return what a code means from a token that is asked to sign, and nowhere else.
+
+    Args:
+        name: the code, without CKR_.
+        facts: the code and the function, for the error.
+        declared: the outcome that the descriptor gives for the code.
+        late: the token asks a person, and took as long as a person does.
+        waited_s: how long it took.
+    """
+    if facts["function"] == "C_Sign":
+        outcome = Outcome(declared) if declared else _STANDARD_OUTCOMES.get(name)
+        if outcome is None and late and name in _NOT_CONFIRMED:
+            outcome = Outcome.TIMED_OUT
+        if outcome is not None:
+            kind, code = _OUTCOMES[outcome]
+            order = {"tx_id": None} if outcome is Outcome.UNKNOWN else {}  # not known here
+            return kind(code, waited_s=waited_s, **facts, **order)
+    if name == "USER_NOT_LOGGED_IN":
+        return errors.TokenError("LOGIN_ENDED", **facts)
+    if facts["function"] == "C_SignInit" and name in _NO_SUCH_KEY:
+        return errors.KeyGone(**facts)
+    return None

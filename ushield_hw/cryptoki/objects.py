@@ -20,7 +20,7 @@ from pkcs11 import Attribute, KeyType
 from ushield_hw.cryptoki import abi, text
 from ushield_hw.cryptoki.ckr import NUMBERS, CkrError
 from ushield_hw.cryptoki.model import CertificateRecord, Contents, KeyRecord, ObjectClass, PublicKey
-from ushield_hw.cryptoki.reading import Reader
+from ushield_hw.cryptoki.reading import Reader, Unusable
 from ushield_hw.suites import POINT_OCTETS, KeyKind, ec_point
 
 T = TypeVar("T")
@@ -66,17 +66,16 @@ def _of_class(
     reader: Reader,
     wanted: Collection[ObjectClass],
     kind: ObjectClass,
-    read: Callable[[Reader, ObjectClass, int], T | None],
+    read: Callable[[Reader, ObjectClass, int], T],
 ) -> tuple[T, ...]:
     return tuple(reader.each(kind, lambda handle: read(reader, kind, handle))) if kind in wanted else ()
 
 
-def _certificate(reader: Reader, kind: ObjectClass, handle: int) -> CertificateRecord | None:
+def _certificate(reader: Reader, kind: ObjectClass, handle: int) -> CertificateRecord:
     said = reader.read(kind, handle, (Attribute.ID, Attribute.LABEL, Attribute.VALUE))
     label, der = _label(said), said.get(Attribute.VALUE)
     if not der:
-        reader.unusable(kind, handle, label)
-        return None
+        raise Unusable(label)
     return CertificateRecord(handle, said.get(Attribute.ID, b""), label, der)
 
 

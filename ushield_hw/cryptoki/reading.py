@@ -37,7 +37,16 @@ _ENDS_ALL: Final = (*GONE, "CRYPTOKI_NOT_INITIALIZED", "HOST_MEMORY", "TOKEN_NOT
 _NOT_SHOWN: Final = ("ATTRIBUTE_TYPE_INVALID", "ATTRIBUTE_SENSITIVE", "INFORMATION_SENSITIVE", "FUNCTION_FAILED")
 # Something went wrong, and it may be the token: asked once more, and the token is looked at.
 _VAGUE: Final = ("GENERAL_ERROR", "FUNCTION_FAILED", "DEVICE_ERROR")
+_READ: Final = "C_GetAttributeValue"
 _TOO_SMALL: Final = NUMBERS["BUFFER_TOO_SMALL"]
+
+
+class Unusable(Exception):
+    """An object gives no error, and nothing that can be used."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        super().__init__(label)
 
 
 class _NoValue(Exception):
@@ -67,37 +76,37 @@ class Reader:
     _pauses: int = _ALL_PAUSES
     _suspect: CkrError | None = None  # a failure of the device after which nothing was read
 
-    def each(self, kind: ObjectClass, read: Callable[[int], T | None]) -> list[T]:
-        """Return what ``read`` makes of every object of a class; those for which it returns None are left out.
+    def each(self, kind: ObjectClass, read: Callable[[int], T]) -> list[T]:
+        """Return what ``read`` makes of every object of a class, except of those that cannot be read.
 
-        A handle that is stale is no problem if the object is gone: the search is repeated, and finds what came instead.
+        What another program removes or writes meanwhile is no problem: the search is repeated after a moment, and finds
+        what came instead.
 
         Raises:
-            CkrError: the token cannot be read any more, or no object of the class could be and there are some.
+            CkrError: the token cannot be read any more.
         """
-        made: dict[int, T | None] = {}
-        stale: dict[int, CkrError] = {}
-        for _ in range(_ROUNDS):
-            todo = [handle for handle in self.find(kind) if handle not in made]
-            stale = {}
-            for number, handle in enumerate(todo):
+        made: dict[int, T] = {}
+        failed: dict[int, list[Unusable | CkrError]] = {}
+        for number in range(_ROUNDS):
+            todo = [handle for handle in self.find(kind) if handle not in made and not _final(failed.get(handle))]
+            if number and todo:
+                self._pause(2 ** (number - 1))
+            for read_already, handle in enumerate(todo):
                 if self._octets > _MOST_OCTETS:
-                    left = len(todo) - number
-                    self.problems.append(ObjectProblem(kind, 0, "", "C_GetAttributeValue", 0, count=left))
-                    return self._result(made)
+                    self.problems.append(ObjectProblem(kind, 0, "", _READ, 0, count=len(todo) - read_already))
+                    return list(made.values())
                 try:
                     made[handle] = read(handle)
-                except CkrError as error:
-                    if error.among("OBJECT_HANDLE_INVALID"):
-                        stale[handle] = error
-                        continue
-                    made[handle] = None
-                    self._note(kind, handle, error)
-            if not stale:
+                except (Unusable, CkrError) as error:
+                    self._raise_what_ends(error)
+                    failed.setdefault(handle, []).append(error)
+            if all(handle in made or _final(failed[handle]) for handle in todo):
                 break
-        for handle, gone in stale.items():
-            self._note(kind, handle, gone)
-        return self._result(made)
+        there = set(self.find(kind)) if failed else set()
+        for handle in failed.keys() - made.keys():
+            if handle in there and (_final(failed[handle]) or len(failed[handle]) == _ROUNDS):  # not one that is new
+                self._note(kind, handle, failed[handle][-1])
+        return list(made.values())
 
     def find(self, kind: ObjectClass) -> list[int]:
         """Return the handles of the objects of a class, each once."""
@@ -131,6 +140,8 @@ class Reader:
             pass
         except CkrError as error:
             self._raise_what_ends(error)
+            if error.among("OBJECT_HANDLE_INVALID"):
+                raise
         said: dict[int, bytes] = {}
         failed: list[CkrError] = []
         for one in wanted:
@@ -156,12 +167,9 @@ class Reader:
             return self.read(kind, handle, wanted)
         except CkrError as error:
             self._raise_what_ends(error)
+            if error.among("OBJECT_HANDLE_INVALID"):
+                raise
             return {}
-
-    def unusable(self, kind: ObjectClass, handle: int, label: str) -> None:
-        """Note an object that gives no error, and nothing that can be used."""
-        if not any(problem.handle == handle for problem in self.problems):
-            self.problems.append(ObjectProblem(kind, handle, label, "C_GetAttributeValue", 0))
 
     def check(self) -> None:
         """See whether what failed may be the token's end.
@@ -181,57 +189,69 @@ class Reader:
             try:
                 return self._together(handle, [one])
             except _NoValue:
-                raise CkrError("C_GetAttributeValue", NUMBERS["ATTRIBUTE_VALUE_INVALID"]) from None
+                raise CkrError(_READ, NUMBERS["ATTRIBUTE_VALUE_INVALID"]) from None
             except CkrError as error:
                 if error.among(*_NOT_SHOWN):
                     return {}
                 if last or not error.among(*_VAGUE) or not self._pauses:
                     raise
-            self._pauses -= 1
-            time.sleep(_PAUSE_S)
+            self._pause()
         raise AssertionError("not reached")
 
     def _together(self, handle: int, wanted: Sequence[int]) -> dict[int, bytes]:
         """Return attributes in two calls: how long, then what; again if one has grown meanwhile."""
         for _ in range(_REPEATS):
-            template = (abi.Attribute * len(wanted))(*(abi.Attribute(name, None, 0) for name in wanted))
-            self.functions.call("C_GetAttributeValue", self.session, handle, template, len(wanted))
-            asked = {name: one.ulValueLen for name, one in zip(wanted, template, strict=True)}
-            if any(_LONGEST_VALUE < length < abi.UNAVAILABLE for length in asked.values()):
-                raise _NoValue
-            asked = {name: length for name, length in asked.items() if 0 < length < abi.UNAVAILABLE}
-            if not asked:
-                return {}
-            template = abi.template({name: bytes(length) for name, length in asked.items()})
             try:
-                self.functions.call("C_GetAttributeValue", self.session, handle, template, len(template))
+                said = self._asked_and_read(handle, wanted)
             except CkrError as error:
                 if error.rv != _TOO_SMALL:
                     raise
-                continue
-            said = abi.values(template)
-            if said is None:
-                raise _NoValue
-            self._suspect = None
-            self._octets += sum(map(len, said.values()))
-            return said
-        raise CkrError("C_GetAttributeValue", _TOO_SMALL)
+            else:
+                self._suspect = None
+                self._octets += sum(map(len, said.values()))
+                return said
+        raise CkrError(_READ, _TOO_SMALL)
 
-    def _raise_what_ends(self, error: CkrError) -> None:
-        if error.among(*_ENDS_ALL, "OBJECT_HANDLE_INVALID") or (self.logged_in and error.among("USER_NOT_LOGGED_IN")):
+    def _asked_and_read(self, handle: int, wanted: Sequence[int]) -> dict[int, bytes]:
+        lengths = (abi.Attribute * len(wanted))(*(abi.Attribute(name, None, 0) for name in wanted))
+        self.functions.call(_READ, self.session, handle, lengths, len(wanted))
+        asked = {name: one.ulValueLen for name, one in zip(wanted, lengths, strict=True)}
+        if any(_LONGEST_VALUE < length < abi.UNAVAILABLE for length in asked.values()):
+            raise _NoValue
+        room = abi.template({name: bytes(length) for name, length in asked.items() if 0 < length < abi.UNAVAILABLE})
+        if not len(room):
+            return {}
+        self.functions.call(_READ, self.session, handle, room, len(room))
+        said = abi.values(room)
+        if said is None:
+            raise _NoValue
+        return said
+
+    def _raise_what_ends(self, error: Unusable | CkrError) -> None:
+        if not isinstance(error, CkrError):
+            return
+        if error.among(*_ENDS_ALL) or (self.logged_in and error.among("USER_NOT_LOGGED_IN")):
             raise error
-
-    def _note(self, kind: ObjectClass, handle: int, error: CkrError) -> None:
-        """Note an object that is left out.
-
-        Raises:
-            CkrError: it is not the object's fault.
-        """
-        if not error.among("OBJECT_HANDLE_INVALID"):
-            self._raise_what_ends(error)
         if error.among("DEVICE_ERROR"):
             self._suspect = error
-        self.problems.append(ObjectProblem(kind, handle, "", error.function, error.rv))
 
-    def _result(self, made: dict[int, T | None]) -> list[T]:
-        return [one for one in made.values() if one is not None]
+    def _note(self, kind: ObjectClass, handle: int, error: Unusable | CkrError) -> None:
+        """Note an object that is left out.
+
+        One that has not even a class any more was removed: SoftHSM2 goes on finding it, and shows no attribute of it.
+        """
+        if isinstance(error, CkrError):
+            self.problems.append(ObjectProblem(kind, handle, "", error.function, error.rv))
+        elif not any(problem.handle == handle for problem in self.problems) and self._alone(handle, Attribute.CLASS):
+            self.problems.append(ObjectProblem(kind, handle, error.label, _READ, 0))
+
+    def _pause(self, times: int = 1) -> None:
+        if self._pauses:
+            self._pauses -= 1
+            time.sleep(times * _PAUSE_S)
+
+
+def _final(failures: Sequence[Unusable | CkrError] | None) -> bool:
+    """Tell whether an object need not be looked at again: one that comes or goes would answer otherwise."""
+    last = failures[-1] if failures else None
+    return isinstance(last, CkrError) and not last.among("OBJECT_HANDLE_INVALID")

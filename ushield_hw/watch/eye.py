@@ -150,13 +150,13 @@ class Eye:
 
     def _refresh(self, found: Sequence[Seen]) -> None:
         """Let the module that sessions are opened with see what is new; while a login stands there, it does not."""
-        serials = {one.token.serial for one in found}
-        if self._own is None or not (self._behind or serials - {one.token.serial for one in self.seen}):
+        there = {one.token.info.identity for one in found}
+        if self._own is None or not (self._behind or there - {one.token.info.identity for one in self.seen}):
             return
         self._behind = False
         try:
             if self._module.loaded:
-                self._behind = bool(serials - {slot.token.serial for slot in self._module.slots() if slot.token})
+                self._behind = bool(there - {slot.token.identity for slot in self._module.slots() if slot.token})
         except UShieldError as error:
             _log.warning("module %s: %s", self._entry.path, error.code)
 
