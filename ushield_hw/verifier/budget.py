@@ -38,5 +38,10 @@ class Budget:
         left: int = getattr(self, what)
         most = self._first.setdefault(what, left)
         if amount > left:
-            raise VerificationError("PATH_TOO_COMPLEX", what=what, most=most)
+            raise too_complex(what, most)
         setattr(self, what, left - amount)
+
+
+def too_complex(what: str, most: int) -> VerificationError:
+    """Return the error for a signer that costs too much: more than ``most`` of one kind."""
+    return VerificationError("PATH_TOO_COMPLEX", problem=f"budget_{what}", what=what, most=most)

@@ -14,10 +14,10 @@ from typing import Final
 from ushield_hw import messages
 from ushield_hw.cms import CertificateFacts, names
 from ushield_hw.cms.der import DerError
-from ushield_hw.errors import InputError, UntrustedSigner, VerificationError
+from ushield_hw.errors import InputError, UntrustedSigner
 from ushield_hw.verifier import constraints, policies
 from ushield_hw.verifier import extensions as ext
-from ushield_hw.verifier.budget import Budget
+from ushield_hw.verifier.budget import Budget, too_complex
 from ushield_hw.verifier.certificate import Certificate
 from ushield_hw.verifier.policies import Policies, PolicyInputs
 from ushield_hw.verifier.search import LONGEST, Chain, Search, Store
@@ -124,7 +124,7 @@ def _read(signer: CertificateFacts, sent: Iterable[bytes]) -> tuple[Certificate,
 
 def _no_chain(search: Search, start: Certificate, budget: Budget) -> PathBroken:
     if search.is_cut_off:
-        raise VerificationError("PATH_TOO_COMPLEX", what="length", most=LONGEST)
+        raise too_complex("length", LONGEST)
     problem = search.problem
     if problem is None:
         return PathBroken("unknown_ca")

@@ -64,8 +64,8 @@ class Search:
         budget: charged for every step.
 
     Attributes:
-        problem: why the first certificate that seemed to be an issuer was none: ``weak_key``, ``explicit_curve``,
-            ``unknown_key``, ``unknown_algorithm``, ``other_key``, ``no_ca``; None: there was no such certificate.
+        problem: why a certificate that seemed to be an issuer was none, where no other was one: ``weak_key``,
+            ``explicit_curve``, ``unknown_key``, ``unknown_algorithm``, ``other_key``, ``no_ca``; None: there was none.
         is_cut_off: whether a chain was given up because it was too long.
     """
 
@@ -146,11 +146,11 @@ class Search:
     def _issuers_of(self, certificate: Certificate) -> list[Certificate]:
         known = self._issuers.get(certificate.facts.der)
         if known is None:
-            known = self._issuers[certificate.facts.der] = list(self._found(certificate))
+            known = self._issuers[certificate.facts.der] = self._found(certificate)
         return known
 
-    def _found(self, certificate: Certificate) -> Iterator[Certificate]:
-        seen = {certificate.facts.der}
+    def _found(self, certificate: Certificate) -> list[Certificate]:
+        seen, found, problems = {certificate.facts.der}, [], []
         for candidate in (*self._sent.get(certificate.issuer, ()), *self._store.named(certificate.issuer)):
             self._budget.spend("candidates")
             if candidate.facts.der in seen:
@@ -158,9 +158,12 @@ class Search:
             seen.add(candidate.facts.der)
             problem = self._problem(certificate, candidate)
             if problem is None:
-                yield candidate
+                found.append(candidate)
             else:
-                self.problem = self.problem or problem
+                problems.append(problem)
+        if problems and not found:
+            self.problem = self.problem or problems[0]
+        return found
 
     def _problem(self, certificate: Certificate, issuer: Certificate) -> str | None:
         if not issuer.may_be_issuer_of(certificate):

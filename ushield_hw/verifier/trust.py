@@ -18,6 +18,7 @@ from ushield_hw.crypto.reading import Unreadable
 from ushield_hw.errors import BadSignature, InputError, UntrustedSigner
 from ushield_hw.verifier.budget import Budget
 from ushield_hw.verifier.certificate import Certificate
+from ushield_hw.verifier.policies import ANY, PolicyInputs
 from ushield_hw.verifier.search import Chain, Store
 from ushield_hw.verifier.signatures import algorithm, is_right, key_problem
 from ushield_hw.verifier.status import Status
@@ -83,6 +84,7 @@ class TrustStore:
         intermediates: certificates of CAs below them; for signed orders that come without.
         crls: CRLs: PEM, DER, or files. With one or more, every certificate of a path must be on record in a CRL by its
             issuer; without any, revocation is not checked.
+        policies: what is asked of certificate policies; nothing, if nothing is said.
 
     Raises:
         InputError: ``CERTIFICATE_MALFORMED``, ``CA_NOT_A_CA``, ``CA_FILE_INVALID`` (no trusted CA at all) or
@@ -90,8 +92,14 @@ class TrustStore:
     """
 
     def __init__(
-        self, anchors: Sequence[Given], intermediates: Sequence[Given] = (), crls: Sequence[Given] = ()
+        self,
+        anchors: Sequence[Given],
+        intermediates: Sequence[Given] = (),
+        crls: Sequence[Given] = (),
+        *,
+        policies: PolicyInputs = ANY,
     ) -> None:
+        self._policies = policies
         given = [(place, _certificate(der, place)) for place, der in _given(anchors, _CERTIFICATE, "anchors")]
         others = [
             (place, _certificate(der, place)) for place, der in _given(intermediates, _CERTIFICATE, "intermediates")
@@ -125,6 +133,7 @@ class TrustStore:
             places = ", ".join(dict.fromkeys(place for place, _ in given))
             raise InputError("CA_FILE_INVALID", file=places, problem="trust_no_root")
         store = cls.__new__(cls)
+        store._policies = ANY
         store._take(trusted, others, _given(crl, _CRL, "crl"))
         return store
 
@@ -162,7 +171,7 @@ class TrustStore:
         from ushield_hw.verifier import path
 
         budget, unused = Budget(), BadSignature(problem="cms_certificate_not_on_path")
-        for chain in path.build(parts.signer, parts.intermediates, self._store, budget, moment):
+        for chain in path.build(parts.signer, parts.intermediates, self._store, budget, moment, inputs=self._policies):
             if self._all_used(parts.intermediates, chain):
                 return self._trusted(parts, chain, moment, budget)
         raise unused

@@ -1,0 +1,153 @@
+"""Wycheproof: signatures, most of them broken on purpose, each inside a real signed order.
+
+A file whose algorithm signed orders have must be taken and refused signature by signature as it says. Signatures by any
+other algorithm are shown as the ones that signed orders have, and nothing may be accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.suites import vectors
+from tests.unit.cms import forge, pki
+from tests.unit.cms.people import BY_NAME
+from ushield_hw.cms.der import Reader, tlv
+from ushield_hw.errors import BadSignature
+from ushield_hw.suites import Suite
+from ushield_hw.verifier import check_signature
+
+pytestmark = pytest.mark.unit
+
+PKCS1 = tuple(BY_NAME[f"rsa-pkcs1-sha{bits}"] for bits in (256, 384, 512))
+PSS = tuple(BY_NAME[f"rsa-pss-sha{bits}"] for bits in (256, 384, 512))
+ECDSA = (BY_NAME["ecdsa-p256-sha256"], BY_NAME["ecdsa-p384-sha384"])
+
+# What signed orders have; of PSS with a salt as long as the digest, and one digest for both.
+OURS: dict[str, Suite] = {
+    "ecdsa_secp256r1_sha256": ECDSA[0],
+    "ecdsa_secp384r1_sha384": ECDSA[1],
+    "rsa_signature_2048_sha256": PKCS1[0],
+    "rsa_signature_3072_sha256": PKCS1[0],
+    "rsa_signature_4096_sha256": PKCS1[0],
+    "rsa_signature_8192_sha256": PKCS1[0],
+    "rsa_signature_2048_sha384": PKCS1[1],
+    "rsa_signature_3072_sha384": PKCS1[1],
+    "rsa_signature_4096_sha384": PKCS1[1],
+    "rsa_signature_2048_sha512": PKCS1[2],
+    "rsa_signature_3072_sha512": PKCS1[2],
+    "rsa_signature_4096_sha512": PKCS1[2],
+    "rsa_pss_2048_sha256_mgf1_32": PSS[0],
+    "rsa_pss_3072_sha256_mgf1_32": PSS[0],
+    "rsa_pss_4096_sha256_mgf1_32": PSS[0],
+    "rsa_pss_2048_sha384_mgf1_48": PSS[1],
+    "rsa_pss_4096_sha384_mgf1_48": PSS[1],
+    "rsa_pss_4096_sha512_mgf1_64": PSS[2],
+}
+# Nothing else: other curves and digests, other salts, SHA-1, keys that are for PSS alone. Signatures as r and s side by
+# side (p1363) do not occur in CMS.
+OTHERS: dict[str, tuple[Suite, ...]] = {
+    "ecdsa_brainpoolP256r1_sha256": ECDSA,
+    "ecdsa_secp256k1_sha256": ECDSA,
+    "ecdsa_secp256r1_sha3_256": ECDSA[:1],
+    "ecdsa_secp256r1_sha512": ECDSA[:1],
+    "ecdsa_secp384r1_sha256": ECDSA[1:],
+    "ecdsa_secp384r1_sha512": ECDSA[1:],
+    "ecdsa_secp521r1_sha512": ECDSA,
+    "ecdsa_secp256r1_sha256_p1363": ECDSA[:1],
+    "ecdsa_secp384r1_sha384_p1363": ECDSA[1:],
+    "rsa_pss_2048_sha1_mgf1_20": PSS[:1],
+    "rsa_pss_2048_sha256_mgf1_0": PSS[:1],
+    "rsa_pss_2048_sha256_mgf1_32_params": PSS[:1],
+    "rsa_pss_2048_sha256_mgf1sha1_20": PSS[:1],
+    "rsa_pss_2048_sha512_256_mgf1_32": PSS[:1],
+    "rsa_pss_4096_sha512_mgf1_32": PSS[2:],
+    "rsa_pss_misc": PSS[:1],
+    "rsa_signature_2048_sha224": PKCS1[:1],
+    "rsa_signature_2048_sha3_256": PKCS1[:1],
+    "rsa_signature_2048_sha512_256": PKCS1[:1],
+}
+
+# Right all the same as what they are shown as: their digest or salt was changed into ours, or is ours in that group.
+RIGHT_AS_SHOWN = {
+    "rsa_pss_2048_sha256_mgf1_0 69",
+    "rsa_pss_misc 76",
+    "rsa_signature_2048_sha224 219",
+    "rsa_signature_2048_sha3_256 221",
+    "rsa_signature_2048_sha512_256 221",
+}
+
+
+@dataclass(frozen=True)
+class Vector:
+    name: str
+    spki: bytes
+    message: bytes
+    signature: bytes
+    result: str
+
+
+def vectors_of(name: str) -> Iterator[Vector]:
+    for group in vectors.document(f"wycheproof/{name}_test.json.xz")["testGroups"]:
+        spki = bytes.fromhex(group.get("publicKeyDer") or group["publicKeyAsn"])
+        for test in group["tests"]:
+            message, signature = bytes.fromhex(test["msg"]), bytes.fromhex(test["sig"])
+            yield Vector(f"{name} {test['tcId']}", spki, message, signature, test["result"])
+
+
+ROOT = pki.authority()
+SHELL = pki.der(ROOT.issue("CN=A", pki.key().public_key()))
+
+
+def certificate(spki: bytes, known: dict[bytes, bytes]) -> bytes:
+    """Return a certificate for a key, signed by a CA."""
+    if spki not in known:
+        outer = Reader(SHELL).enter(0x30, "")
+        fields, algorithm = outer.enter(0x30, ""), outer.element(0x30, "")
+        parts = [tlv(*fields.any("")) for _ in range(6)]
+        body = tlv(0x30, *parts, spki, tlv(*_skipped(fields)))
+        known[spki] = tlv(0x30, body, algorithm, tlv(0x03, b"\0", pki.sign_der(ROOT.key, body)))
+    return known[spki]
+
+
+def _skipped(fields: Reader) -> tuple[int, bytes]:
+    fields.any("")  # the key that is replaced
+    return fields.any("")
+
+
+def accepts(vector: Vector, suite: Suite, known: dict[bytes, bytes]) -> bool:
+    """Show the signature inside a signed order and tell whether it is taken for right."""
+    made = forge.plain(pki.key(), certificate(vector.spki, known), suite, vector.message)
+    try:
+        check_signature(made.but(signature=vector.signature).der())
+    except BadSignature:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_signature_is_judged_as_the_suite_says(name: str) -> None:
+    known: dict[bytes, bytes] = {}
+    wrong = [
+        (one.name, one.result)
+        for one in vectors_of(name)
+        if accepts(one, OURS[name], known) is not (one.result == "valid")
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_no_signature_of_another_algorithm_is_accepted(name: str) -> None:
+    known: dict[bytes, bytes] = {}
+    accepted = {one.name for one in vectors_of(name) for suite in OTHERS[name] if accepts(one, suite, known)}
+
+    assert accepted == {one for one in RIGHT_AS_SHOWN if one.startswith(f"{name} ")}
+
+
+def test_no_file_is_left_out() -> None:
+    vectors.there("wycheproof")
+    there = {file.name.removesuffix("_test.json.xz") for file in (vectors.FOLDER / "wycheproof").glob("*_test.json.xz")}
+
+    assert there == OURS.keys() | OTHERS.keys()
