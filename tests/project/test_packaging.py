@@ -26,7 +26,6 @@ DEPENDENCIES = {
     "click",
     "cryptography",
     "pyelftools",
-    "pyhanko-certvalidator",
     "pyscard",
     "python-pkcs11",
 }

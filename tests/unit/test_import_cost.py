@@ -12,7 +12,7 @@ import ushield_hw
 
 pytestmark = pytest.mark.unit
 
-HEAVY = {"cryptography", "asn1crypto", "pkcs11", "click", "pyhanko_certvalidator", "smartcard", "ctypes", "asyncio"}
+HEAVY = {"cryptography", "asn1crypto", "pkcs11", "click", "smartcard", "ctypes", "asyncio"}
 TOKENS = {
     "sqlalchemy",
     "alembic",
@@ -21,7 +21,6 @@ TOKENS = {
     "cryptography",
     "asn1crypto",
     "pkcs11",
-    "pyhanko_certvalidator",
     "smartcard",
 }
 

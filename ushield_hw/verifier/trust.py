@@ -184,16 +184,21 @@ class TrustStore:
             facts.subject_text(), facts.serial_hex, facts.issuer_text(), parts.certificate, _has_purpose(facts)
         )
 
+        between = tuple(certificate.facts.der for certificate in chain[1:-1])
+
         def others(issuer: Certificate, anchor: Certificate) -> Iterator[revocation.OtherKey]:
-            return self._other_keys(issuer, anchor, moment, budget)
+            return self._other_keys(issuer, anchor, between, moment, budget)
 
         statuses = revocation.statuses(chain, self._crls, others) if self._crls else ()
         return TrustedPath(signer, *_time_of(chain), statuses)
 
     def _other_keys(
-        self, issuer: Certificate, anchor: Certificate, moment: datetime, budget: Budget
+        self, issuer: Certificate, anchor: Certificate, between: Sequence[bytes], moment: datetime, budget: Budget
     ) -> Iterator[OtherKey]:
-        """Yield the other keys of an issuer's name that a path from the same trusted CA leads to."""
+        """Yield the other keys of an issuer's name that a path from the same trusted CA leads to.
+
+        ``between``: the CAs on the signer's path, which may lead to them.
+        """
         from ushield_hw.verifier import path
         from ushield_hw.verifier.revocation import OtherKey
 
@@ -202,7 +207,7 @@ class TrustStore:
             if candidate.facts.spki == issuer.facts.spki or not candidate.signs_crls:
                 continue
             try:
-                chains = path.build(candidate.facts, (), self._store, budget, moment)
+                chains = path.build(candidate.facts, between, self._store, budget, moment)
                 chain = next((found for found in chains if found[-1] is anchor), None)
             except UntrustedSigner:
                 continue

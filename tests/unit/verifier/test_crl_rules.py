@@ -1,0 +1,291 @@
+"""What a CRL proves: partial ones, changes, unknown contents, and CRLs by another key of the CA."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from tests.unit.cms import pki
+from tests.unit.cms.people import P256
+from tests.unit.verifier.conftest import DAY, NOW, Scene
+from tests.unit.verifier.test_path import ids
+from tests.unit.verifier.test_revocation import good, revoked, scope, serial_of, unknown
+from ushield_hw.cms.der import SEQUENCE, tlv
+from ushield_hw.errors import Revoked, VerificationError
+from ushield_hw.verifier import Revocation, TrustStore, verify
+
+UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.9"), b"\x05\x00")
+SOME = frozenset([x509.ReasonFlags.key_compromise, x509.ReasonFlags.ca_compromise])
+REST = frozenset(x509.ReasonFlags) - SOME - {x509.ReasonFlags.unspecified, x509.ReasonFlags.remove_from_crl}
+DELTA = (x509.DeltaCRLIndicator(6), True)
+KEY_LOST = x509.ReasonFlags.key_compromise
+HOLD = x509.ReasonFlags.certificate_hold
+HOUR = timedelta(hours=1)
+
+
+def listing(
+    scene: Scene,
+    serials: dict[int, datetime],
+    *,
+    entry: tuple[x509.ExtensionType, bool] | None = None,
+    extensions: tuple[tuple[x509.ExtensionType, bool], ...] = (),
+) -> bytes:
+    """Return a CRL by the issuing CA whose entries have an extension."""
+    ca = scene.bank.issuing
+    builder = x509.CertificateRevocationListBuilder().issuer_name(ca.certificate.subject)
+    builder = builder.last_update(NOW - DAY).next_update(NOW + DAY)
+    for serial, moment in serials.items():
+        made = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(moment)
+        if entry is not None:
+            made = made.add_extension(*entry)
+        builder = builder.add_revoked_certificate(made.build())
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical=critical)
+    return builder.sign(ca.key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+# --- what is not known ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("critical", [True, False])
+def test_an_unknown_critical_extension_of_an_entry_spoils_the_list(scene: Scene, critical: bool) -> None:
+    root, entry = scene.bank.root.crl(), (UNKNOWN, critical)
+    of_another = listing(scene, {99: NOW - 2 * DAY}, entry=entry)
+
+    if critical:
+        assert unknown(scene, [root, of_another]) == "revocation_unusable"
+    else:
+        good(scene, [root, of_another])
+    revoked(scene, [root, listing(scene, {serial_of(scene): NOW - 2 * DAY}, entry=entry)])
+
+
+def test_an_entry_of_another_issuer_in_a_list_that_is_not_indirect_spoils_it(scene: Scene) -> None:
+    other = x509.CertificateIssuer([x509.DirectoryName(x509.Name.from_rfc4514_string("CN=Other"))])
+    spoilt = listing(scene, {99: NOW - 2 * DAY}, entry=(other, True))
+
+    assert unknown(scene, [scene.bank.root.crl(), spoilt]) == "revocation_unusable"
+
+
+def test_a_number_must_not_be_critical(scene: Scene) -> None:
+    for critical in (True, False):
+        crls = [scene.bank.root.crl(), scene.bank.issuing.crl(extensions=[(x509.CRLNumber(7), critical)])]
+        if critical:
+            assert unknown(scene, crls) == "revocation_unusable"
+        else:
+            good(scene, crls)
+
+
+# --- partial lists ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "extension",
+    [
+        scope(only_some_reasons=SOME),
+        DELTA,
+        scope(full_name=[x509.UniformResourceIdentifier("http://bank.example/2.crl")]),
+        scope(only_contains_ca_certs=True),
+        scope(indirect_crl=True),
+    ],
+    ids=["some reasons", "delta", "another part", "for CAs", "indirect"],
+)
+@pytest.mark.parametrize("full", [-2 * HOUR, HOUR, None], ids=["older full", "younger full", "no full"])
+def test_an_entry_counts_on_a_partial_list_and_absence_does_not(
+    scene: Scene, extension: tuple[x509.ExtensionType, bool], full: timedelta | None
+) -> None:
+    root, issuing = scene.bank.root.crl(), scene.bank.issuing
+    clean = [] if full is None else [issuing.crl(this_update=NOW - DAY + full)]
+    on_it = issuing.crl({serial_of(scene): NOW - 2 * DAY}, reason=KEY_LOST, extensions=[extension])
+
+    assert revoked(scene, [root, *clean, on_it]).reason == "keyCompromise"
+    assert revoked(scene, [root, on_it, *clean]).reason == "keyCompromise"
+    without = [root, *clean, issuing.crl(extensions=[extension])]
+    if full is None:
+        assert unknown(scene, without) in {"revocation_partial", "revocation_unusable"}
+    else:
+        good(scene, without)
+
+
+def test_lists_that_cover_all_reasons_together_prove_something(scene: Scene) -> None:
+    root, issuing = scene.bank.root.crl(), scene.bank.issuing
+    some = issuing.crl(extensions=[scope(only_some_reasons=SOME)])
+    rest = issuing.crl(extensions=[scope(only_some_reasons=REST)])
+
+    good(scene, [root, some, rest])
+    assert unknown(scene, [root, some]) == unknown(scene, [root, rest]) == "revocation_partial"
+
+
+@pytest.mark.parametrize("names_the_point", [True, False])
+def test_a_distribution_point_for_some_reasons_limits_its_list(scene: Scene, names_the_point: bool) -> None:
+    place = [x509.UniformResourceIdentifier("http://bank.example/1.crl")]
+    limited = x509.DistributionPoint(place, None, SOME, None)
+    extensions = [scope(full_name=place)] if names_the_point else []
+    crls = [scene.bank.root.crl(), scene.bank.issuing.crl(extensions=extensions)]
+
+    pointed = scene.with_certificate(extensions=[(x509.CRLDistributionPoints([limited]), False)])
+    assert unknown(pointed, crls) == "revocation_partial"
+    whole = x509.DistributionPoint(place, None, None, None)
+    pointed = scene.with_certificate(extensions=[(x509.CRLDistributionPoints([limited, whole]), False)])
+    good(pointed, crls)
+
+
+# --- delta lists and holds --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("on_base", "passes"), [(HOLD, True), (KEY_LOST, False)], ids=["a hold is lifted", "nothing else can be"]
+)
+def test_a_delta_list_takes_back_a_hold_only(scene: Scene, on_base: x509.ReasonFlags, passes: bool) -> None:
+    serial, root, issuing = serial_of(scene), scene.bank.root.crl(), scene.bank.issuing
+    base = issuing.crl({serial: NOW - 2 * DAY}, reason=on_base)
+    removed = x509.ReasonFlags.remove_from_crl
+    delta = issuing.crl({serial: NOW - 2 * HOUR}, reason=removed, extensions=[DELTA], this_update=NOW - HOUR)
+
+    if passes:
+        good(scene, [root, base, delta])
+        good(scene, [root, delta, base])
+    else:
+        revoked(scene, [root, base, delta])
+    assert unknown(scene, [root, delta]) == "revocation_partial"
+    older = issuing.crl({serial: NOW - 4 * DAY}, reason=removed, extensions=[DELTA], this_update=NOW - 3 * DAY)
+    revoked(scene, [root, base, older])
+
+
+def test_a_removal_on_a_full_list_is_none(scene: Scene) -> None:
+    listed = {serial_of(scene): NOW - 2 * DAY}
+    crl = scene.bank.issuing.crl(listed, reason=x509.ReasonFlags.remove_from_crl)
+
+    assert revoked(scene, [scene.bank.root.crl(), crl]).reason == "unspecified"
+
+
+def test_two_lists_of_one_time_that_differ_do_not_make_it_good(scene: Scene) -> None:
+    root, issuing = scene.bank.root.crl(), scene.bank.issuing
+    crls = [issuing.crl(), issuing.crl({serial_of(scene): NOW - 2 * DAY})]
+
+    revoked(scene, [root, *crls])
+    revoked(scene, [root, *crls[::-1]])
+
+
+# --- another key of the CA --------------------------------------------------------------------------------------------
+
+
+class Rollover:
+    """A CA that is trusted by its old key, certified its new one with it, and signs CRLs with the new one."""
+
+    def __init__(self, scene: Scene, *, below_root: bool) -> None:
+        self.scene = scene
+        first, second = pki.key(number=250), pki.key(number=251)
+        if below_root:
+            self.anchor = scene.bank.root
+            self.old = self.anchor.subordinate("CN=CA", number=250, extensions=ids(first))
+        else:
+            self.old = self.anchor = pki.authority("CN=CA", number=252)
+            first = self.old.key
+            self.old = self.anchor = pki.authority("CN=CA", number=252, extensions=ids(first))
+        self.new = self.old.subordinate("CN=CA", number=251, extensions=ids(second, first))
+        self.above = [self.anchor.crl()] if below_root else []
+        more = ids(scene.private, first)
+        self.certificate = pki.der(self.old.issue("CN=A", scene.private.public_key(), extensions=more))
+
+    def verify(self, *crls: bytes, store: bool = True) -> Revocation:
+        sent = [] if self.old is self.anchor else [self.old.der]
+        scene = self.scene
+        signed = pki.sign_order(scene.order.canonical, scene.private, self.certificate, P256, intermediates=sent)
+        trust = TrustStore([self.anchor.der], [self.new.der] if store else [], [*self.above, *crls])
+        return verify(signed, trust=trust, at=NOW).revocation
+
+    @property
+    def serial(self) -> int:
+        return x509.load_der_x509_certificate(self.certificate).serial_number
+
+
+@pytest.fixture(params=[True, False], ids=["a CA between", "the trusted CA"])
+def rollover(request: pytest.FixtureRequest, scene: Scene) -> Rollover:
+    return Rollover(scene, below_root=request.param)
+
+
+def test_the_new_key_of_a_ca_answers_for_what_the_old_one_issued(rollover: Rollover) -> None:
+    assert rollover.verify(rollover.new.crl()) is Revocation.GOOD
+    with pytest.raises(Revoked):
+        rollover.verify(rollover.new.crl({rollover.serial: NOW - DAY}))
+
+
+def test_without_the_link_the_new_key_is_a_stranger(rollover: Rollover) -> None:
+    with pytest.raises(VerificationError) as caught:
+        rollover.verify(rollover.new.crl(), store=False)
+    assert caught.value.details["problem"] == "revocation_unusable"
+
+
+def test_a_key_whose_own_certificate_was_revoked_answers_for_nothing(rollover: Rollover) -> None:
+    link = rollover.new.certificate.serial_number
+    with pytest.raises(VerificationError) as caught:
+        rollover.verify(rollover.new.crl({link: NOW - DAY}))
+    assert caught.value.code == "REVOCATION_UNKNOWN"
+
+
+def test_a_key_of_the_same_name_below_another_trusted_ca_answers_for_nothing(scene: Scene) -> None:
+    other = pki.authority("CN=Other Root", number=253)
+    same_name = other.subordinate("CN=Demo Issuing CA,O=Demo Bank", number=254)
+    trust = TrustStore(
+        [scene.bank.root.der, other.der], [same_name.der], [scene.bank.root.crl(), other.crl(), same_name.crl()]
+    )
+    with pytest.raises(VerificationError) as caught:
+        verify(scene.sign(), trust=trust, at=NOW)
+    assert caught.value.details["problem"] == "revocation_unusable"
+
+
+def test_a_key_for_crls_only_may_be_the_ca_s_second(scene: Scene) -> None:
+    second = scene.bank.root.subordinate("CN=Demo Issuing CA,O=Demo Bank", number=255, ca=False, key_usage=("cRLSign",))
+    trust = TrustStore([scene.bank.root.der], [second.der], [scene.bank.root.crl(), second.crl()])
+
+    assert verify(scene.sign(), trust=trust, at=NOW).revocation is Revocation.GOOD
+
+
+# --- long lists, and damaged ones -------------------------------------------------------------------------------------
+
+
+def test_a_long_list_is_read_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    serial = serial_of(scene)
+    crl = scene.bank.issuing.crl({**{(1 << 150) + n: NOW - DAY for n in range(2000)}, serial: NOW - DAY})
+    trust = scene.trust(scene.bank.root.crl(), crl)
+    monkeypatch.setattr("ushield_hw.verifier.crl._indexed", lambda *_, **__: pytest.fail("read again"))
+
+    for signer, is_on_it in ((scene, True), (scene.with_certificate(subject="CN=B"), False)):
+        if is_on_it:
+            with pytest.raises(Revoked):
+                verify(signer.sign(), trust=trust, at=NOW)
+        else:
+            assert verify(signer.sign(), trust=trust, at=NOW).revocation is Revocation.GOOD
+
+
+def test_the_index_finds_what_cryptography_finds(scene: Scene, tmp_path: Path) -> None:
+    from ushield_hw.cms import names
+    from ushield_hw.verifier.crl import Crl
+
+    serials = [1, 127, 128, 255, 256, 65535, 1 << 63, (1 << 159) - 1]
+    der = scene.bank.issuing.crl({serial: NOW - serial % 97 * HOUR for serial in serials}, reason=KEY_LOST)
+    read, library = Crl(der), x509.load_der_x509_crl(der)
+    issuer = names.canonical(library.issuer.public_bytes())
+
+    for serial in (*serials, 2, 129, 1 << 64):
+        ours, theirs = read.entry(serial, issuer), library.get_revoked_certificate_by_serial_number(serial)
+        assert (ours and ours.revoked) == (theirs and theirs.revocation_date_utc)
+        assert ours is None or ours.reason == "keyCompromise"
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 5, 9, 19])
+def test_a_list_that_ends_within_an_entry_is_none(scene: Scene, cut: int) -> None:
+    from ushield_hw.cms import names
+    from ushield_hw.cms.der import DerError
+    from ushield_hw.verifier.crl import _indexed
+
+    entry = tlv(SEQUENCE, b"\x02\x01\x07", b"\x17\x0d261124020000Z")
+    issuer = names.canonical(b"\x30\x00")
+    assert _indexed(entry, issuer, is_indirect=False) == ({7: 0}, True)
+    with pytest.raises((DerError, IndexError)):
+        _indexed(entry[:-cut], issuer, is_indirect=False)
