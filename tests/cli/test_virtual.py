@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -210,6 +214,51 @@ def test_nobody_who_does_not_know_the_address_can_look_or_press(bare: Home) -> N
             assert fetched(root + what)[0] == 404
             assert fetched(root + what, method="POST")[0] == 404
         assert fetched(told["page"], "nonsuch", "POST")[0] == 404
+
+
+def test_other_names_and_other_pages_are_refused(bare: Home) -> None:
+    """A page whose name an attacker's DNS points here, or one that sends the browser here, presses nothing."""
+    with started(bare, "--page", "0") as told:
+        url = told["page"]
+        own = urlsplit(url).netloc
+
+        def asked(method: str, what: str, **headers: str) -> int:
+            known = {name.replace("_", "-"): value for name, value in headers.items()}
+            request = urllib.request.Request(url + what, method=method, headers=known)  # noqa: S310 - on loopback
+            try:
+                with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+                    return int(answer.status)
+            except urllib.error.HTTPError as error:
+                return error.code
+
+        assert asked("GET", "state", Host="rebound.example") == 404
+        assert asked("POST", "down", Host=f"rebound.example:{urlsplit(url).port}") == 404
+        assert asked("POST", "down", Origin="https://evil.example") == 403
+        assert asked("POST", "down", Origin="null") == 403
+        assert asked("POST", "down", Sec_Fetch_Site="cross-site") == 403
+        assert asked("POST", "down", Origin=f"http://{own}", Sec_Fetch_Site="same-origin") == 204
+
+
+def test_silent_connections_hold_no_threads(bare: Home) -> None:
+    with started(bare, "--page", "0") as told, contextlib.ExitStack() as held:
+        place = urlsplit(told["page"])
+        for _ in range(200):
+            client = held.enter_context(socket.create_connection((place.hostname or "", place.port or 0), timeout=10))
+            client.sendall(b"GET / HTTP/1.1\r\nX")
+        assert fetched(told["page"], "state")[0] == 200
+        (process,) = (path for path in Path("/proc").glob("[0-9]*") if _listens_for(path, place.port or 0))
+        assert len(list((process / "task").iterdir())) < 60
+
+
+def _listens_for(process: Path, port: int) -> bool:
+    """Tell whether a process has the listening socket of a port."""
+    rows = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    inodes = {row.split()[9] for row in rows if row.split()[1].endswith(f":{port:04X}") and row.split()[3] == "0A"}
+    try:
+        links = {os.readlink(link) for link in (process / "fd").iterdir()}
+    except OSError:
+        return False
+    return bool(links & {f"socket:[{inode}]" for inode in inodes})
 
 
 # --- at a terminal ----------------------------------------------------------------------------------------------------

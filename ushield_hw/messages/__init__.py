@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import re
 from functools import cache
-from gettext import GNUTranslations
-from pathlib import Path
+from gettext import GNUTranslations, NullTranslations
+from io import BytesIO
+from pkgutil import get_data
 from typing import Final, Literal
 
 Language = Literal["en", "zh"]
@@ -81,6 +82,9 @@ class _Shown(dict[str, object]):
 
 
 @cache
-def _catalogue(lang: Language) -> GNUTranslations:
-    with (Path(__file__).parent / f"{lang}.mo").open("rb") as compiled:
-        return GNUTranslations(compiled)
+def _catalogue(lang: Language) -> NullTranslations:
+    try:
+        compiled = get_data(__name__, f"{lang}.mo")  # the package may be in a zip
+    except OSError:  # without texts an error still has its code
+        compiled = None
+    return GNUTranslations(BytesIO(compiled)) if compiled else NullTranslations()

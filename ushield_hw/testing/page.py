@@ -1,23 +1,29 @@
 """A local web page that looks like the token: screen, lamp, buttons, and the plug to pull.
 
-It listens on loopback only, under a path that cannot be guessed: no other page that a browser shows can press OK.
+It listens on loopback only, under a path that cannot be guessed: no other page that a browser shows can press OK. It
+answers to its own name only (a name that an attacker's DNS points here is not), and takes what is pressed from its own
+page only.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
+import socket
 import threading
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pkgutil import get_data
 from typing import Any, Final, Self
 
 from ushield_hw.testing.card.panel import Button
 from ushield_hw.testing.shield import VirtualShield
 
-_PAGE: Final = Path(__file__).with_name("page.html")
+_PAGE: Final = "page.html"
 _BEAT_S: Final = 1.0
+_SILENT_S: Final = 5
+_MOST_WAITING: Final = 32
 _HEADERS: Final = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -44,8 +50,7 @@ class Page:
         self._ended = False
         path = f"/{secrets.token_urlsafe(16)}/"
         handler = type("Handler", (_Handler,), {"page": self, "path_there": path})
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", port), handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}{path}"
         shield.card.panel.watch(self._wake)
         threading.Thread(target=self._server.serve_forever, name="token page", daemon=True).start()
@@ -102,15 +107,60 @@ class Page:
             self._changed.notify_all()
 
 
+class _Server(ThreadingHTTPServer):
+    """A thread a connection; of those that have asked for nothing yet only so many, the oldest make place."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._waiting: dict[socket.socket, None] = {}
+        self._lock = threading.Lock()
+        super().__init__(address, handler)
+        self.names = {f"{name}:{self.server_port}" for name in ("127.0.0.1", "localhost")}
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Note a connection before its thread begins."""
+        with self._lock:
+            if len(self._waiting) >= _MOST_WAITING:
+                oldest = next(iter(self._waiting))
+                del self._waiting[oldest]
+                with suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)  # its thread reads the end, and ends
+            self._waiting[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Forget a connection."""
+        self.has_asked(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that have gone: it would be a traceback on stderr."""
+
+    def has_asked(self, request: Any) -> None:
+        """Note that a request is whole: it is not closed for others from now on."""
+        with self._lock:
+            self._waiting.pop(request, None)
+
+
 class _Handler(BaseHTTPRequestHandler):
     page: Page
     path_there: str
+    server: _Server
     protocol_version = "HTTP/1.0"
+    timeout = _SILENT_S
+    error_message_format = "%(code)d\n"
+    error_content_type = "text/plain"
+
+    def version_string(self) -> str:
+        """Say nothing of the Python behind it."""
+        return "ushield"
 
     def do_GET(self) -> None:
         what = self._what()
         if what == "":
-            self._send(HTTPStatus.OK, "text/html; charset=utf-8", _PAGE.read_bytes())
+            self._send(HTTPStatus.OK, "text/html; charset=utf-8", get_data(__package__ or "", _PAGE) or b"")
         elif what == "state":
             self._send(HTTPStatus.OK, "application/json", json.dumps(self.page.state()).encode())
         elif what == "events":
@@ -120,13 +170,25 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         what = self._what()
+        if not self._is_own_page():
+            self._send(HTTPStatus.FORBIDDEN, "text/plain", b"")
+            return
         done = what is not None and self.page.do(what)
         self._send(HTTPStatus.NO_CONTENT if done else HTTPStatus.NOT_FOUND, "text/plain", b"")
 
     def _what(self) -> str | None:
+        self.server.has_asked(self.connection)
+        if self.headers.get_all("Host", []) not in [[name] for name in self.server.names]:
+            return None
         there = self.path_there
         known = secrets.compare_digest(self.path[: len(there)].encode(), there.encode())
         return self.path[len(there) :] if known else None
+
+    def _is_own_page(self) -> bool:
+        """Tell whether the page itself sends this, as far as a browser says; what is no browser says nothing."""
+        origin, site = self.headers.get("Origin"), self.headers.get("Sec-Fetch-Site", "same-origin")
+        own = {f"http://{name}" for name in self.server.names}
+        return (origin is None or origin in own) and site == "same-origin"
 
     def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
         self.send_response(status)
