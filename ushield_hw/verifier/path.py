@@ -77,8 +77,6 @@ def build(
     store: Store,
     budget: Budget,
     moment: datetime,
-    *,
-    inputs: PolicyInputs = policies.ANY,
 ) -> Iterator[Chain]:
     """Yield paths that hold at ``moment``: the signer's certificate first, the trusted CA's last; one at least.
 
@@ -89,10 +87,9 @@ def build(
     Args:
         signer: the certificate to judge.
         sent: CA certificates that came with it, DER; tried first.
-        store: the CAs at hand.
+        store: the CAs at hand, and what is asked of policies.
         budget: what may be spent.
         moment: aware.
-        inputs: what is asked of policies.
 
     Raises:
         UntrustedSigner: ``.reason`` is ``unknown_ca``, ``expired`` or ``not_yet_valid`` (the signer's certificate),
@@ -105,7 +102,7 @@ def build(
     for chain in search.chains(start):
         budget.spend("paths")
         try:
-            check(chain, moment, budget, inputs)
+            check(chain, moment, budget, store.policies)
         except PathBroken as broken:
             first = first or broken
             continue

@@ -13,6 +13,7 @@ from typing import Final
 from ushield_hw.cms.names import Canonical
 from ushield_hw.verifier.budget import Budget
 from ushield_hw.verifier.certificate import Certificate
+from ushield_hw.verifier.policies import ANY, PolicyInputs
 from ushield_hw.verifier.signatures import algorithm, is_right, key_problem
 
 LONGEST: Final = 16
@@ -30,9 +31,13 @@ class Store:
     Args:
         anchors: the trusted ones.
         others: those that may stand between.
+        policies: what is asked of the policies of a path.
     """
 
-    def __init__(self, anchors: Iterable[Certificate], others: Iterable[Certificate]) -> None:
+    def __init__(
+        self, anchors: Iterable[Certificate], others: Iterable[Certificate], policies: PolicyInputs = ANY
+    ) -> None:
+        self.policies = policies
         self._by_name: dict[Canonical, list[Certificate]] = {}
         self._trusted: set[bytes] = set()
         for certificate in anchors:

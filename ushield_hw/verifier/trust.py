@@ -99,19 +99,24 @@ class TrustStore:
         *,
         policies: PolicyInputs = ANY,
     ) -> None:
-        self._policies = policies
         given = [(place, _certificate(der, place)) for place, der in _given(anchors, _CERTIFICATE, "anchors")]
         others = [
             (place, _certificate(der, place)) for place, der in _given(intermediates, _CERTIFICATE, "intermediates")
         ]
-        self._take(given, others, _given(crls, _CRL, "crls"))
+        self._take(given, others, _given(crls, _CRL, "crls"), policies)
 
-    def _take(self, anchors: Sequence[_Placed], others: Sequence[_Placed], crls: Sequence[tuple[str, bytes]]) -> None:
+    def _take(
+        self,
+        anchors: Sequence[_Placed],
+        others: Sequence[_Placed],
+        crls: Sequence[tuple[str, bytes]],
+        policies: PolicyInputs = ANY,
+    ) -> None:
         if not anchors:
             raise InputError("CA_FILE_INVALID", file="anchors", problem="trust_no_root")
         _check_cas(anchors)
         _check_cas(others, also_for_crls=True)
-        self._store = Store((one for _, one in anchors), (one for _, one in others))
+        self._store = Store((one for _, one in anchors), (one for _, one in others), policies)
         self._crls = _revocation_lists(crls)
         self._paths: OrderedDict[tuple[bytes, tuple[bytes, ...]], TrustedPath] = OrderedDict()
         self._lock = Lock()
@@ -133,7 +138,6 @@ class TrustStore:
             places = ", ".join(dict.fromkeys(place for place, _ in given))
             raise InputError("CA_FILE_INVALID", file=places, problem="trust_no_root")
         store = cls.__new__(cls)
-        store._policies = ANY
         store._take(trusted, others, _given(crl, _CRL, "crl"))
         return store
 
@@ -171,7 +175,7 @@ class TrustStore:
         from ushield_hw.verifier import path
 
         budget, unused = Budget(), BadSignature(problem="cms_certificate_not_on_path")
-        for chain in path.build(parts.signer, parts.intermediates, self._store, budget, moment, inputs=self._policies):
+        for chain in path.build(parts.signer, parts.intermediates, self._store, budget, moment):
             if self._all_used(parts.intermediates, chain):
                 return self._trusted(parts, chain, moment, budget)
         raise unused
