@@ -13,7 +13,7 @@ readonly system_packages=(
   ykcs11                                        # a second module that drives virtual cards
   opencryptoki libnss3                          # other tokens that pass the same contract: docs/tokens.md
   swtpm tpm2-abrmd libtpm2-pkcs11-1 libtss2-tcti-tabrmd0 dbus # a TPM in software, its resource manager and its module
-  postgresql curl gnutls-bin                    # the bank: its other database, and peers that are not ours
+  postgresql curl gnutls-bin gpgsm gpg-agent    # the bank: its other database, and peers that are not ours
 )
 
 say() { printf 'setup: %s\n' "$*" >&2; }
