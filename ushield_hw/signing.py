@@ -19,6 +19,7 @@ from ushield_hw import messages
 from ushield_hw.cms import Confirmation, Draft, Profile, Template
 from ushield_hw.config import Settings
 from ushield_hw.cryptoki.model import TokenInfo
+from ushield_hw.cryptoki.under_way import SIGNATURES
 from ushield_hw.drivers import ConfirmKind, ConfirmText, Driver
 from ushield_hw.errors import (
     ConfirmationError,
@@ -292,6 +293,7 @@ def _journal(journal: Journal | Journaling, settings: Settings) -> Journal | Non
 def _sign(order: Order, draft: Draft, session: Session, prepared: _Prepared, attempt: Attempt | None) -> SignedOrder:
     if attempt is not None:
         _call_in(attempt)
+    asked_before = SIGNATURES.made()
     try:
         key = prepared.pair.key
         assert key is not None  # noqa: S101 - a chosen pair has its key
@@ -299,6 +301,11 @@ def _sign(order: Order, draft: Draft, session: Session, prepared: _Prepared, att
         der = draft.assemble(signature(session, key, prepared.how, draft.message, spki=spki, purpose="sign"))
     except UShieldError as error:
         _note_failure(error, order, attempt)
+        raise
+    except BaseException:  # Ctrl-C, or a mistake of ours
+        if attempt is not None and SIGNATURES.made() == asked_before:  # at a prompt: nothing was signed
+            with suppress(UShieldError):
+                attempt.move(State.REJECTED)
         raise
     if _log.isEnabledFor(logging.INFO):
         _log.info("%s: signed, %s", order.tx_id, prepared.pair.key_id)

@@ -7,28 +7,39 @@ import select
 import subprocess
 import termios
 import time
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from tests.cli.world import TIMEOUT_S, USHIELD, Done, Home, checked
+from tests.cli.world import AT_A_TERMINAL, TIMEOUT_S, USHIELD, Done, Home, checked
 
 CTRL_C: Final = b"\x03"
 CTRL_D: Final = b"\x04"
+CTRL_Z: Final = b"\x1a"
+CTRL_BACKSLASH: Final = b"\x1c"
 _PATIENCE_S: Final = 30.0
 
 
 class Person:
-    """Runs a command at a terminal, sees what it shows there and types. Stdout is a file of its own."""
+    """Runs a command at a terminal, sees what it shows there and types.
 
-    def __init__(self, home: Home, *words: object, **environment: str) -> None:
+    Stdout of ``ushield`` is a file of its own; that of an interactive shell is the terminal.
+    """
+
+    def __init__(self, home: Home, *words: object, command: Sequence[str] = (), **environment: str) -> None:
         self._ours, self._theirs = os.openpty()
         self._words = words
         self._shown = b""
         self.child = subprocess.Popen(
-            ["setsid", "--ctty", USHIELD, *map(str, words)],  # stdin becomes the controlling terminal
+            [
+                *AT_A_TERMINAL,
+                "setsid",
+                "--ctty",
+                *(command or [USHIELD, *map(str, words)]),
+            ],  # stdin becomes the controlling terminal
             cwd=home.folder,
             env=home.environment | environment,
             stdin=self._theirs,
-            stdout=subprocess.PIPE,
+            stdout=self._theirs if "-i" in command else subprocess.PIPE,
             stderr=self._theirs,
         )
 
@@ -37,11 +48,15 @@ class Person:
         """Everything that the terminal has shown."""
         return self._shown.decode("utf-8", "replace")
 
-    def sees(self, text: str) -> None:
-        """Wait until the terminal shows a text."""
+    def sees(self, text: str, times: int = 1) -> None:
+        """Wait until the terminal has shown a text, so many times."""
+        self.waits_for(lambda: self.screen.count(text) >= times)
+
+    def waits_for(self, condition: Callable[[], bool]) -> None:
+        """Wait until something is so."""
         deadline = time.monotonic() + _PATIENCE_S
-        while text not in self.screen:
-            assert time.monotonic() < deadline, f"{text!r} was not shown:\n{self.screen}"
+        while not condition():
+            assert time.monotonic() < deadline, f"the terminal shows:\n{self.screen}"
             self._look(0.1)
 
     def types(self, text: str) -> None:

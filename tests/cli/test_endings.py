@@ -14,7 +14,7 @@ from termios import FIONREAD
 
 import pytest
 
-from tests.cli.world import TIMEOUT_S, USHIELD, Done, Home, checked
+from tests.cli.world import AT_A_TERMINAL, TIMEOUT_S, USHIELD, Done, Home, checked
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def waiting(blank: Home) -> Iterator[subprocess.Popen[bytes]]:
     """A command that waits for a PIN on stdin."""
     words = ["pin", "verify", "--token", blank.token.uri, "--pin-source", "-", "--json"]
     child = subprocess.Popen(
-        [USHIELD, *words],
+        [*AT_A_TERMINAL, USHIELD, *words],
         env=blank.environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

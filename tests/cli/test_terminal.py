@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.cli.person import CTRL_C, CTRL_D, Person
-from tests.cli.world import Bank, Home
+from tests.cli.person import CTRL_BACKSLASH, CTRL_C, CTRL_D, CTRL_Z, Person
+from tests.cli.world import TIMEOUT_S, USHIELD, Bank, Home
 
 ROOT = Path(__file__).parents[2]
 NEW = "24681357"
@@ -98,12 +100,44 @@ def test_ctrl_c_at_the_prompt(home: Home, sits_down: SitsDown) -> None:
     assert home.tries_left() == 6
 
 
-def test_a_stop_from_outside_gives_the_echo_back(home: Home, sits_down: SitsDown) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_a_stop_from_outside_gives_the_echo_back(home: Home, sits_down: SitsDown, number: signal.Signals) -> None:
     person = sits_down(home, *verify(home))
     person.sees("PIN of")
-    person.child.terminate()
+    assert not person.echo
+    person.child.send_signal(number)
     person.ends(130)
     assert person.echo
+
+
+def test_ctrl_z_gives_the_echo_back_and_the_question_is_asked_again(home: Home, people: list[Person]) -> None:
+    """In a shell with job control, as a person has it; one that does not repair the terminal itself."""
+    person = Person(home, command=["sh", "-i"], PS1="$ ")
+    people.append(person)
+    person.types(" ".join([USHIELD, *map(shlex.quote, verify(home))]) + "; echo ended $?")
+    for asked in (1, 2):
+        person.sees("PIN of", asked)
+        person.waits_for(lambda: not person.echo)
+        if asked == 1:
+            person.presses(pin_of(home)[:3].encode())
+            person.presses(CTRL_Z)
+            person.sees("Stopped")
+            person.waits_for(lambda: person.echo)
+            person.types("fg")
+    person.types(pin_of(home))
+    person.sees("The PIN is correct.")
+    person.types("exit 0")
+    person.child.communicate(timeout=TIMEOUT_S)
+    assert pin_of(home)[:3] not in person.screen
+
+
+def test_ctrl_backslash_leaves_no_core_and_gives_the_echo_back(home: Home, sits_down: SitsDown) -> None:
+    person = sits_down(home, *verify(home))
+    person.sees("PIN of")
+    person.presses(CTRL_BACKSLASH)
+    person.ends(130)
+    assert person.echo
+    assert not list(home.folder.glob("core*"))
 
 
 def test_nobody_types(home: Home, sits_down: SitsDown) -> None:
@@ -225,7 +259,7 @@ def test_ctrl_c_at_the_question(home: Home, sits_down: SitsDown) -> None:
     person = sits_down(home, *sign(home, order, "--pin-source", home.token.pin_file))
     person.sees("Sign it? [y/N]")
     person.presses(CTRL_C)
-    person.ends(130)
+    assert "Nothing was signed." in person.ends(130).err
     assert home.sign(order, "signed.p7m")["again"] is False
 
 
@@ -242,6 +276,59 @@ def test_what_was_signed_is_handed_out_without_a_question(home: Home, sits_down:
     person = sits_down(home, *sign(home, order, "--json"))
     assert person.ends(0).document["again"] is True
     assert "PIN of" not in person.screen
+
+
+# --- what was typed before the question -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("typed", ["y\n", "y", "y\ny\ny\n", "\n\ny\n"])
+def test_a_yes_typed_before_the_question_is_no_answer(home: Home, sits_down: SitsDown, typed: str) -> None:
+    order = home.order()
+    person = sits_down(home, *sign(home, order, "--pin-source", home.token.pin_file, "--json"))
+    person.presses(typed.encode())  # when the process starts
+    person.sees("Sign it? [y/N]")
+    time.sleep(0.5)
+    assert person.child.poll() is None, "it waits for an answer to the question"
+    person.types("n")
+    assert person.ends(7).document["error"]["code"] == "CONFIRMATION_REJECTED_ON_HOST"
+    assert not home.file("signed.p7m").exists()
+
+
+def test_a_yes_typed_after_the_pin_is_no_answer_to_what_comes_next(one_left: Home, sits_down: SitsDown) -> None:
+    person = sits_down(one_left, *verify(one_left), "--json")
+    person.sees("one try left")
+    person.presses(b"999999\ny\n")
+    person.sees("Use it? [y/N]")
+    person.types("n")
+    assert person.ends(7).document["error"]["code"] == "LAST_TRY_NOT_CONFIRMED"
+    assert one_left.tries_left() == 1
+
+
+def test_a_yes_on_stdin_is_no_answer(home: Home, people: list[Person]) -> None:
+    """The question is asked at the terminal and answered there."""
+    words = [USHIELD, *sign(home, home.order(), "--pin-source", home.token.pin_file, "--json")]
+    person = Person(home, command=["sh", "-c", f"yes | {shlex.join(words)}"])
+    people.append(person)
+    person.sees("Sign it? [y/N]")
+    time.sleep(0.5)
+    assert person.child.poll() is None
+    person.types("n")
+    out, _ = person.child.communicate(timeout=TIMEOUT_S)
+    assert (person.child.returncode, json.loads(out)["error"]["code"]) == (7, "CONFIRMATION_REJECTED_ON_HOST")
+
+
+def test_without_a_terminal_nothing_on_stdin_is_consent(home: Home) -> None:
+    words = sign(home, home.order(), "--pin-source", home.token.pin_file)
+    home.fails(7, "NOBODY_TO_CONFIRM", *words, stdin="y\n" * 9)
+    home.fails(7, "PIN_CANCELLED", *sign(home, home.order(), "--unattended"), stdin="y\n" * 9)
+    assert home.tries_left() == 6
+
+
+def test_the_end_of_input_is_a_no(home: Home, sits_down: SitsDown) -> None:
+    person = sits_down(home, *sign(home, home.order(), "--pin-source", home.token.pin_file, "--json"))
+    person.sees("Sign it? [y/N]")
+    person.presses(CTRL_D)
+    assert person.ends(7).document["error"]["code"] == "CONFIRMATION_REJECTED_ON_HOST"
 
 
 # --- the processes ----------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import IO, Any
 import pytest
 
 from tests.cli.person import CTRL_C, Person
-from tests.cli.world import TIMEOUT_S, USHIELD, Home
+from tests.cli.world import AT_A_TERMINAL, TIMEOUT_S, USHIELD, Home
 from tests.stack.virtual.desks import token
 from ushield_hw.testing.desk import Desk
 
@@ -48,7 +48,7 @@ class Watching:
 
     def __init__(self, home: Home, desk: Desk, *words: str) -> None:
         self.child = subprocess.Popen(
-            [USHIELD, "watch", *words],
+            [*AT_A_TERMINAL, USHIELD, "watch", *words],
             cwd=home.folder,
             env=home.environment | desk.env,
             stdin=subprocess.DEVNULL,

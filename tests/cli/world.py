@@ -23,6 +23,9 @@ from tests.unit.order.samples import live, make_payment
 
 USHIELD: Final = str(Path(sys.executable).parent / "ushield")
 TIMEOUT_S: Final = 60
+# A shell starts its background jobs with Ctrl-C ignored, and tests that run in one inherit that. What a test sends a
+# signal to is started with the dispositions that a program has at a terminal.
+AT_A_TERMINAL: Final = ("env", "--default-signal=HUP,INT,QUIT,TERM,TSTP")
 ERROR_KEYS: Final = ["code", "message", "remedy", "details"]
 
 

@@ -32,19 +32,37 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
     if argv is None:  # else this is the process of the program that called
         harden()
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # closed by whoever started us
+    _fill_closed()
     code = run(list(sys.argv[1:] if argv is None else argv))
     if argv is not None:
         sys.exit(code)
     _end(code)
 
 
+def _fill_closed() -> None:
+    """Open what the command was started without: else a file of ours would become stdout, and a module print into it.
+
+    A closed stdout asks for no data.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free: this one
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)
+
+
 def _end(code: int) -> NoReturn:
     """End the process at once: to take an interpreter apart takes a sixth of what a short command does."""
+    from ushield_hw.cli import signals
+
+    signals.ignore()
     if modules := sys.modules.get("ushield_hw.cryptoki.module"):
-        modules.close_modules()
+        with suppress(Exception):  # it is over, and its result stands
+            modules.close_modules()
     if forks := sys.modules.get("ushield_hw.cryptoki.nursery"):
-        forks.close_all()
+        with suppress(Exception):
+            forks.close_all()
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed by whoever started us
         with suppress(OSError, ValueError):
             stream.flush()

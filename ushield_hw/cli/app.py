@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ushield_hw import config, messages
-from ushield_hw.cli import exits, output
+from ushield_hw.cli import exits, output, signals
 from ushield_hw.cli.help import Group
 from ushield_hw.errors import InputError, UShieldError
 
@@ -94,30 +94,48 @@ class _Root(Group):
 
 def run(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code. Nothing but an exit code ever leaves."""
+    signals.catch()
+    output.begin()
     arguments = list(argv)
     as_json = "--json" in arguments
     messages.set_language(_language(arguments))
     try:
         return _run(arguments)
-    except UShieldError as error:
-        output.failure(error, as_json=as_json and not isinstance(error, output.StdoutLost))
-        return exits.code_of(error)
-    except click.ClickException as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # its text is the help page
-            output.note(error.format_message())
-        else:
-            output.failure(_usage(error), as_json=as_json)
-        return exits.USAGE
-    except (KeyboardInterrupt, click.Abort):
-        output.failure(UShieldError("INTERRUPTED"), as_json=as_json)
-        return exits.INTERRUPTED
-    except BrokenPipeError:
+    except BrokenPipeError:  # nobody reads any further
         output.silence()
         return 0
-    except Exception:
-        _note_bug()
-        output.failure(UShieldError(), as_json=as_json)
-        return exits.INTERNAL
+    except BaseException as error:
+        return _ended(error, as_json)
+
+
+def _ended(error: BaseException, as_json: bool) -> int:
+    """Print what a command ended with, and return its exit code. What fails after the job is done is a warning."""
+    said, code = _said(error)
+    if code == exits.INTERRUPTED:
+        signals.let_go()
+    if output.is_achieved():
+        output.afterwards(said)
+        return 0
+    if isinstance(error, click.ClickException) and type(error).__name__ == "NoArgsIsHelpError":
+        output.note(error.format_message())  # its text is the help page
+    else:
+        output.failure(said, as_json=as_json and not isinstance(error, output.StdoutLost))
+    return code
+
+
+def _said(error: BaseException) -> tuple[UShieldError, int]:
+    if isinstance(error, UShieldError):
+        return error, exits.code_of(error)
+    if isinstance(error, click.ClickException):
+        return _usage(error), exits.USAGE
+    if isinstance(error, signals.Interrupted):
+        return error.error, exits.INTERRUPTED
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return UShieldError("INTERRUPTED"), exits.INTERRUPTED
+    if not isinstance(error, Exception):
+        raise error
+    _note_bug()
+    return UShieldError(), exits.INTERNAL
 
 
 def _run(arguments: list[str]) -> int:
@@ -178,6 +196,7 @@ def _note_bug() -> None:
 def _log(settings: config.Settings, verbosity: int) -> None:
     import logging  # not for a help page
 
+    logging.raiseExceptions = False  # a log that cannot be written changes nothing, and nothing prints about it
     logger = logging.getLogger("ushield_hw")
     logger.setLevel(logging.DEBUG)
     form = _escaping(logging.Formatter)("%(asctime)s %(levelname)s %(message)s")

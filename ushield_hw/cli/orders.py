@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from ushield_hw import messages
-from ushield_hw.cli import options, output
+from ushield_hw.cli import options, output, signals
 from ushield_hw.cli.expiry import warn
 from ushield_hw.cli.help import Command
+from ushield_hw.cli.pins import Sources
 from ushield_hw.cli.renew import is_under_way
 from ushield_hw.cli.terminal import Terminal
 from ushield_hw.cms import CertificateFacts, Profile
@@ -84,34 +85,47 @@ def sign_command(
 ) -> None:
     """Compare, confirm, sign."""
     order = options.read_order(file)
-    person = options.person({PinKind.USER: pin_source}, allow_last_try=allow_last_try)
-    choice = key_choice(selector, key_id)
-    options.check_folder(out)
-    token = options.find(selector)
-    signed = _kept(order, token, choice)
-    if options.is_there(out):
-        _refuse_other(out, signed)
-    elif signed is None:
-        order.check_live(datetime.now(UTC))  # nobody types a PIN for an order that is refused anyway
-        wanted = Profile(profile) if profile else None
-        check_profile(token.driver, wanted)
-        attendance = _attendance(token, unattended)
-        try:
-            with token.open(person, purpose="sign") as session:
-                signed = sign(order, session, profile=wanted, attendance=attendance, key=choice)
-            person.forget()
-        except SignedNotKept as error:
-            options.write_new(out, bytes(error.signed_order))  # type: ignore[call-overload] # the only copy there is
-            raise
-        except CertificateNotFound as error:
-            if is_under_way(token):
-                raise CertificateNotFound("CERTIFICATE_BEING_RENEWED", serial=token.serial) from error
-            raise
-        _write(out, signed)
-    else:
-        _write(out, signed)
-    warn(CertificateFacts.read(signed.certificate), token.uri)  # type: ignore[union-attr] # _refuse_other leaves none
-    _report(order, signed, out, profile, as_json)  # type: ignore[arg-type] # _refuse_other leaves none
+    with signals.Signing(order.tx_id, as_json=as_json):
+        person = options.person({PinKind.USER: pin_source}, allow_last_try=allow_last_try)
+        choice = key_choice(selector, key_id)
+        options.check_folder(out)
+        token = options.find(selector)
+        signed = _kept(order, token, choice)
+        if options.is_there(out):
+            signed = _the_same(out, signed)
+        else:
+            how = _How(Profile(profile) if profile else None, unattended, choice)
+            _write(out, signed := signed or _signed(order, token, person, how, out))
+    output.achieved()
+    _report(order, signed, out, profile, as_json)
+    warn(CertificateFacts.read(signed.certificate), token.uri)
+
+
+class _How(NamedTuple):
+    """How an order is to be signed."""
+
+    profile: Profile | None
+    unattended: bool
+    choice: KeyChoice
+
+
+def _signed(order: Order, token: Token, person: Sources, how: _How, out: Path) -> SignedOrder:
+    """Have the order signed; nobody is asked for a PIN for one that is refused anyway."""
+    order.check_live(datetime.now(UTC))
+    check_profile(token.driver, how.profile)
+    attendance = _attendance(token, how.unattended)
+    try:
+        with token.open(person, purpose="sign") as session:
+            signed = sign(order, session, profile=how.profile, attendance=attendance, key=how.choice)
+        person.forget()
+        return signed
+    except SignedNotKept as error:
+        options.write_new(out, bytes(error.signed_order))  # type: ignore[call-overload] # the only copy there is
+        raise
+    except CertificateNotFound as error:
+        if is_under_way(token):
+            raise CertificateNotFound("CERTIFICATE_BEING_RENEWED", serial=token.serial) from error
+        raise
 
 
 def _kept(order: Order, token: Token, choice: KeyChoice) -> SignedOrder | None:
@@ -131,9 +145,11 @@ def _kept(order: Order, token: Token, choice: KeyChoice) -> SignedOrder | None:
     return None
 
 
-def _refuse_other(out: Path, signed: SignedOrder | None) -> None:
+def _the_same(out: Path, signed: SignedOrder | None) -> SignedOrder:
+    """Return the signed order if the file holds it already; anything else there is not touched."""
     if signed is None or not out.is_file() or options.read_file(out) != signed.der:
         raise InputError("OUTPUT_EXISTS", file=str(out))
+    return signed
 
 
 def _attendance(token: Token, unattended: bool) -> Attendance:

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from ushield_hw import messages
@@ -15,10 +15,33 @@ from ushield_hw.errors import StorageError, UShieldError, jsonable
 _PATIENCE_S: Final = 1.0
 
 
+_achieved = False
+
+
 class StdoutLost(StorageError):
     """Stdout takes no more: its disk is full. There is only stderr left to say so."""
 
     code = "OUTPUT_NOT_WRITTEN"
+
+
+def begin() -> None:
+    """Begin a command: nothing has been achieved yet."""
+    _set_achieved(False)
+
+
+def achieved() -> None:
+    """Say that what the command was asked to do is done and can be found: what fails from now on is only a warning."""
+    _set_achieved(True)
+
+
+def is_achieved() -> bool:
+    """Tell whether the command has done what it was asked to do."""
+    return _achieved
+
+
+def _set_achieved(value: bool) -> None:
+    global _achieved  # noqa: PLW0603 - one command a process
+    _achieved = value
 
 
 def document(content: Mapping[str, object], *, one_line: bool = False) -> None:
@@ -47,9 +70,10 @@ def hint(message_id: str, **values: object) -> None:
 
 
 def note(text: str) -> None:
-    """Print a finished text on stderr, if there is one."""
+    """Print a finished text on stderr, if there is one that takes it: what fails here changes nothing."""
     if sys.stderr:
-        print(text, file=sys.stderr, flush=True)
+        with suppress(OSError, ValueError):
+            print(text, file=sys.stderr, flush=True)
 
 
 def table(rows: Iterable[tuple[str, object]], indent: str = "") -> list[str]:
@@ -67,6 +91,12 @@ def columns(text: str) -> int:
         0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
         for letter in text
     )
+
+
+def afterwards(error: UShieldError) -> None:
+    """Print what failed after the command had done what it was asked to do."""
+    note(messages.text("cli.warning", message=error.message))
+    hint("cli.result_stands")
 
 
 def failure(error: UShieldError, *, as_json: bool) -> None:

@@ -9,14 +9,15 @@ import os
 import select
 import signal
 import termios
+import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Final
 
 from ushield_hw import messages
-from ushield_hw.cli import output
+from ushield_hw.cli import output, signals
 from ushield_hw.errors import ConfirmationTimedOut, PinFormatError
 from ushield_hw.interaction import ConfirmRequest, CountSource, PinKind, PinRequest, PinState, TokenAction
 
@@ -52,29 +53,23 @@ class Terminal:
             return None
         say = messages.text(f"prompt.pin_{ask.kind.value}", label=ask.label, serial=ask.serial)
         state = pin_state_text(ask.state) if ask.kind in {PinKind.USER, PinKind.CONTEXT} else ""
-        pin = self._hidden(f"{say}{f' ({state})' if state else ''}: ")
+        pin = self._hidden(f"{say}{f' ({state})' if state else ''}:")
         if ask.kind is PinKind.NEW and pin is not None:
-            again = self._hidden(messages.text("prompt.pin_again") + ": ")
+            again = self._hidden(messages.text("prompt.pin_again") + ":")
             if again != pin:
                 output.hint("prompt.pin_differs")
                 return self.request_pin(ask)
         return pin
 
-    def confirm(self, question: str) -> bool:
-        """Ask a question that is answered with yes or no; no where there is no terminal."""
-        return self._yes(question)
-
     def confirm_last_try(self, ask: PinRequest) -> bool:
         """Ask whether the last try may be used."""
-        return self._yes(messages.text("prompt.last_try", label=ask.label, serial=ask.serial))
+        return self.confirm(messages.text("prompt.last_try", label=ask.label, serial=ask.serial))
 
     def confirm_order(self, ask: ConfirmRequest) -> bool:
         """Show the order and ask."""
-        if not self.present():
-            return False
         kind = ask.type.split(".")[-1].split("/")[0]
-        self._show([messages.text(f"prompt.confirm_{kind}"), *output.table(ask.lines, "  ")])
-        return self._yes(messages.text("prompt.sign"))
+        shown = [messages.text(f"prompt.confirm_{kind}"), *output.table(ask.lines, "  ")]
+        return self.confirm("\n".join([*shown, messages.text("prompt.sign")]))
 
     def compare_on_token(self, ask: ConfirmRequest) -> None:
         """Show what the token's screen must show."""
@@ -82,32 +77,32 @@ class Terminal:
 
     def waiting_for_token(self, action: TokenAction) -> None:
         """Say what to do on the token."""
+        signals.waits(action)
         output.hint(f"prompt.waiting_{action.kind}", seconds=f"{action.timeout_s or 0:g}")
 
-    def _show(self, rows: Iterable[str]) -> None:
-        with _tty() as tty:
-            os.write(tty, ("\n".join(rows) + "\n").encode())
+    def confirm(self, question: str) -> bool:
+        """Ask a question that a yes answers which is typed after it; False where there is no terminal.
+
+        Raises:
+            ConfirmationTimedOut: nobody answered in time.
+        """
+        if not self.present():
+            return False
+        with _tty() as tty, _prompt(tty, f"{question} ", echo=True):
+            answer = _line(tty, time.monotonic() + self._confirm_timeout_s)
+            if answer is None:
+                _write(tty, "\n")
+                raise ConfirmationTimedOut("CONFIRMATION_TIMED_OUT_ON_HOST", waited_s=self._confirm_timeout_s)
+        return answer.decode("utf-8", "replace").strip().lower() in _YES
 
     def _hidden(self, prompt: str) -> str | None:
-        with _tty() as tty, _no_echo(tty):
-            os.write(tty, prompt.encode())
+        with _tty() as tty, _prompt(tty, f"{prompt} ", echo=False):
             answer = _line(tty, time.monotonic() + self._pin_timeout_s)
-            os.write(tty, b"\n")
+            _write(tty, "\n")
         try:
             return answer.decode() if answer else None
         except UnicodeDecodeError as error:  # sent in another encoding, it could only be wrong
             raise PinFormatError("PIN_CHARACTERS", min=None, max=None) from error
-
-    def _yes(self, question: str) -> bool:
-        if not self.present():
-            return False
-        with _tty() as tty:
-            os.write(tty, f"{question} ".encode())
-            answer = _line(tty, time.monotonic() + self._confirm_timeout_s)
-            if answer is None:
-                os.write(tty, b"\n")
-                raise ConfirmationTimedOut("CONFIRMATION_TIMED_OUT_ON_HOST", waited_s=self._confirm_timeout_s)
-        return answer.decode("utf-8", "replace").strip().lower() in _YES
 
 
 def pin_state_text(state: PinState) -> str:
@@ -133,27 +128,64 @@ def _tty() -> Iterator[int]:
 
 
 @contextmanager
-def _no_echo(tty: int) -> Iterator[None]:
-    """Turn echo off, and back on whatever happens: also when the program is stopped or ended by a signal."""
+def _prompt(tty: int, text: str, *, echo: bool) -> Iterator[None]:
+    """Show a question. What was typed before it is no answer to it.
+
+    The terminal's modes are put back whatever happens, and for the time that the person stops the program (Ctrl-Z).
+    After that the question is shown again: a shell has had the terminal in between.
+    """
     before = termios.tcgetattr(tty)
-    quiet = list(before)
-    quiet[3] = quiet[3] & ~termios.ECHO
+    asking = list(before)
+    asking[0] = asking[0] | termios.ICRNL
+    asking[3] = asking[3] | termios.ICANON | termios.ISIG
+    asking[3] = asking[3] | termios.ECHO if echo else asking[3] & ~termios.ECHO
 
-    def restore(number: int, frame: FrameType | None) -> None:
-        termios.tcsetattr(tty, termios.TCSAFLUSH, before)
-        raise KeyboardInterrupt
+    def ask(*_: object) -> None:
+        termios.tcsetattr(tty, termios.TCSAFLUSH, asking)  # discards what was typed
+        _write(tty, text)
 
-    old = signal.signal(signal.SIGTERM, restore)
-    termios.tcsetattr(tty, termios.TCSAFLUSH, quiet)  # what was typed ahead is not the PIN
+    def put_back() -> None:
+        with suppress(termios.error):  # the terminal may be gone
+            termios.tcsetattr(tty, termios.TCSAFLUSH, before)
+
+    with _stoppable(put_back, ask):
+        try:
+            ask()
+            yield
+        finally:
+            put_back()
+
+
+@contextmanager
+def _stoppable(put_back: Callable[[], None], ask: Callable[..., None]) -> Iterator[None]:
+    """Have the program stop at Ctrl-Z with the terminal as it was, and ask again when it goes on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        put_back()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)  # stops here
+        signal.signal(number, stop)
+
+    known = {number: signal.getsignal(number) for number in (signal.SIGTSTP, signal.SIGCONT)}
+    if known[signal.SIGTSTP] is signal.SIG_DFL:  # not where job control is switched off
+        signal.signal(signal.SIGTSTP, stop)
+    signal.signal(signal.SIGCONT, ask)
     try:
         yield
     finally:
-        termios.tcsetattr(tty, termios.TCSAFLUSH, before)
-        signal.signal(signal.SIGTERM, old)
+        for number, handler in known.items():
+            signal.signal(number, handler)
+
+
+def _write(tty: int, text: str) -> None:
+    os.write(tty, text.encode("utf-8", "replace"))
 
 
 def _line(tty: int, deadline: float) -> bytes | None:
-    """Return a line typed before the deadline; None after it, or when the terminal is gone."""
+    """Return a line typed before the deadline, empty when the terminal is gone; None after the deadline."""
     data = b""
     while not data.endswith(b"\n") and len(data) < _LONGEST:
         left = deadline - time.monotonic()
@@ -162,8 +194,11 @@ def _line(tty: int, deadline: float) -> bytes | None:
         # In slices: a Ctrl-C that comes just before the wait begins does not end it, and is looked at only after it.
         if not select.select([tty], [], [], min(left, _SLICE_S))[0]:
             continue
-        part = os.read(tty, _LONGEST)
+        try:
+            part = os.read(tty, _LONGEST)
+        except OSError:  # hung up
+            part = b""
         if not part:
-            return None
+            return b""
         data += part
     return data.rstrip(b"\r\n")

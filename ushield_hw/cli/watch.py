@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import select
+import signal
 import sys
 import threading
 
 import click
 
 from ushield_hw import messages
-from ushield_hw.cli import exits, options, output
+from ushield_hw.cli import exits, options, output, signals
 from ushield_hw.cli.help import Command
 from ushield_hw.discovery import Token
 from ushield_hw.watch import EventKind, TokenEvent, TokenWatch, watch_tokens
@@ -23,6 +24,7 @@ _PATIENCE_S = 1.5
 @click.option("--json", "as_json", is_flag=True, help=options.say("json_lines"))
 def watch_command(for_s: float | None, count: int | None, as_json: bool) -> None:
     """Show tokens come and go."""
+    signals.let_go(signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
     try:
         with watch_tokens(options.settings()) as watch:
             _end_with_stdout(watch)

@@ -29,6 +29,7 @@ from ushield_hw.cryptoki.model import (
     User,
 )
 from ushield_hw.cryptoki.transport import InProcess, Lost, Stopped, Transport, Watch, Worker
+from ushield_hw.cryptoki.under_way import SIGNATURES
 from ushield_hw.limits import of_loader
 from ushield_hw.suites import KeyKind
 from ushield_hw.trust import trusted_module
@@ -249,7 +250,8 @@ class Module:
             ConfirmationError: what ``patience.codes`` says.
             PinError, TokenError: as the CKR table says.
         """
-        return self._call(Doing.SIGNING, "sign", login_id, call, patience=patience)  # type: ignore[no-any-return]
+        with SIGNATURES:
+            return self._call(Doing.SIGNING, "sign", login_id, call, patience=patience)  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """End every login and let the module go; the next call loads it again."""
