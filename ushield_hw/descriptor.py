@@ -82,6 +82,13 @@ class PinFlags(Enum):
     NONE = "none"
 
 
+class PinEncoding(Enum):
+    """Which characters a PIN may have."""
+
+    ASCII = "ascii"
+    UTF_8 = "utf-8"
+
+
 class Unblock(Enum):
     """How a locked PIN is unblocked."""
 
@@ -179,6 +186,7 @@ class PinSpec:
         policy_tries: tries this host allows on a token that never locks; None: the token counts.
         min_length: in bytes, where the token does not say.
         max_length: likewise.
+        encoding: which characters a PIN may have; what is not ASCII is refused unsent unless the token takes UTF-8.
         unblock: how a new PIN is set without the old one.
         login_to_change: C_SetPIN checks the old PIN only under a login.
     """
@@ -189,6 +197,7 @@ class PinSpec:
     max_length: int | None = None
     unblock: Unblock = Unblock.NONE
     login_to_change: bool = False
+    encoding: PinEncoding = PinEncoding.ASCII
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,6 +434,7 @@ def _pin(table: Table) -> PinSpec:
         max_length=table.integer("max_length", None, least=1, most=255),
         unblock=unblock.choice("via", Unblock, default.unblock),
         login_to_change=table.boolean("login_to_change", default.login_to_change),
+        encoding=table.choice("encoding", PinEncoding, default.encoding),
     )
     unblock.close()
     table.close()

@@ -22,7 +22,7 @@ from typing import Final, TypeVar
 from ushield_hw import state as kept
 from ushield_hw.config import Settings
 from ushield_hw.cryptoki.model import Identity, TokenFlag, TokenInfo
-from ushield_hw.drivers import Driver, PinFlags
+from ushield_hw.drivers import Driver, PinEncoding, PinFlags
 from ushield_hw.errors import (
     DriverError,
     LastTryNotConfirmed,
@@ -82,14 +82,19 @@ class PinGuard:
         name = self._name()
         return TryCounter(lambda: kept.state_folder(self._settings, _FOLDER) / f"{name}.json", tries)
 
-    def state(self) -> PinState:
+    def state(self, info: TokenInfo | None = None) -> PinState:
         """Return what is known, without spending a try.
+
+        Args:
+            info: what the token has just said; None: it is asked.
 
         Raises:
             StorageError: the host's counter cannot be read.
         """
+        info = info or self._info()
+        self._identity = self._identity or info.identity
         counter = self.counter
-        return replace(self._state(counter.failures() if counter else None), changed_at=self._changed_at())
+        return replace(self._state(counter.failures() if counter else None, info), changed_at=self._changed_at())
 
     def note_changed(self) -> None:
         """Remember on this host that the PIN was changed now; no token says when that was."""
@@ -117,7 +122,14 @@ class PinGuard:
         said = [str(self._module.resolve()), *self._identity]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
 
-    def use(self, interaction: Interaction, kind: PinKind, purpose: str, send: Callable[[str | None], T]) -> T:
+    def use(
+        self,
+        interaction: Interaction,
+        kind: PinKind,
+        purpose: str,
+        send: Callable[[str | None], T],
+        info: TokenInfo | None = None,
+    ) -> T:
         """Get a PIN from the person and send it once.
 
         Args:
@@ -125,6 +137,7 @@ class PinGuard:
             kind: ``USER`` or ``CONTEXT``.
             purpose: said in the prompt.
             send: hands the PIN to the token: one C_Login. Gets None when the token has its own PIN entry.
+            info: what the token has just said; None: it is asked.
 
         Raises:
             PinIncorrect: it was wrong; ``.state`` is what is left now.
@@ -132,14 +145,14 @@ class PinGuard:
             LastTryNotConfirmed, PinCancelled, PinFormatError: nothing was sent.
             StorageError: the count cannot be kept; nothing was sent.
         """
-        ask = self.request(kind, purpose)
-        info = self._info()
+        info = info or self._info()
+        ask = self.request(kind, purpose, info)
         pin = None if info.has(_PROTECTED) else self._ask(interaction, ask, info)
         if ask.state.final_try and not interaction.confirm_last_try(ask):
             raise LastTryNotConfirmed(state=ask.state, serial=ask.serial)
         return self._send(ask, pin, send)
 
-    def request(self, kind: PinKind, purpose: str) -> PinRequest:
+    def request(self, kind: PinKind, purpose: str, info: TokenInfo) -> PinRequest:
         """Return what a person must know who is asked for the PIN, if it can be used at all.
 
         That a token says that it has no PIN forbids nothing: some say so though one is set (tpm2-pkcs11#235). The
@@ -150,23 +163,44 @@ class PinGuard:
             PinChangeRequired: it must be changed before it signs.
             StorageError: the host's counter cannot be read.
         """
-        info, state = self._info(), self.state()
+        state = self.state(info)
         error = refusal(info, state, self._driver, self._settings, purpose)
         if error is not None:
             raise error
         return PinRequest(kind, info.serial, info.label, state, purpose)
 
-    def limits(self) -> PinState:
+    def limits(self, info: TokenInfo | None = None) -> PinState:
         """Return the lengths that a PIN may have and nothing else: all there is to know of one that is to be set."""
-        return self._blank(self._info())
+        return self._blank(info or self._info())
 
-    def check_format(self, pin: str, info: TokenInfo) -> None:
-        """Refuse a PIN that cannot be right, before the token is asked."""
+    def check_characters(self, pin: str, info: TokenInfo) -> None:
+        """Refuse a PIN, SO PIN or PUK with characters that it cannot have, before the token is asked.
+
+        Raises:
+            PinFormatError: ``PIN_CHARACTERS``; ``PIN_NOT_ASCII``: an input method in full-width mode writes such digits
+                and spaces, which look like the right ones and would cost a try.
+        """
         limits = self._bounds(info)
         if any(unicodedata.category(character) in {"Cc", "Cs"} for character in pin):  # controls, and what is no UTF-8
             raise PinFormatError("PIN_CHARACTERS", **limits)
-        if not limits["min"] <= len(pin.encode("utf-8")) <= limits["max"]:
-            raise PinFormatError(**limits)
+        if self._driver.pin.encoding is PinEncoding.ASCII and not pin.isascii():
+            raise PinFormatError("PIN_NOT_ASCII", **limits)
+
+    def check_format(self, pin: str, info: TokenInfo) -> None:
+        """Refuse a PIN that cannot be right, before the token is asked.
+
+        Raises:
+            PinFormatError: as :meth:`check_characters`, or it is too short or too long.
+        """
+        limits = self._bounds(info)
+        octets = len(pin.encode("utf-8", "replace"))
+        if (
+            not limits["min"] <= octets <= limits["max"]
+            and unicodedata.is_normalized("NFKC", pin)
+            and pin.isprintable()
+        ):
+            raise PinFormatError(**limits)  # with characters of the wrong width that is what there is to say
+        self.check_characters(pin, info)
 
     @contextlib.contextmanager
     def naming_limits(self) -> Iterator[None]:
@@ -206,8 +240,7 @@ class PinGuard:
     def _locked(self, state: PinState, details: dict[str, object]) -> PinLocked:
         return _locked(self._driver, state, details)
 
-    def _state(self, failures: int | None) -> PinState:
-        info = self._info()
+    def _state(self, failures: int | None, info: TokenInfo) -> PinState:
         blank = self._blank(info)
         if failures is not None:
             left = max(0, (self._driver.pin.policy_tries or 0) - failures)

@@ -288,7 +288,7 @@ class Session:
             if self._closed or self._owner.standing is not Standing.NOT_NEEDED:
                 return
             owner, former = self._owner, self._owner.login_id
-            owner.link, owner.login_id, owner.standing = _logged_in(self.link, self.interaction, purpose)
+            owner.link, owner.login_id, owner.standing = _logged_in(self.link, self.interaction, purpose, None)
             owner.replaced = former
             self.forget()
 
@@ -363,8 +363,9 @@ def verify_pin(link: Link, interaction: Interaction) -> PinState:
         PinError: as :meth:`PinGuard.use`.
     """
     with _alone(link):
-        _logout(*_login(link, interaction, "verify"))
-        return _state_after(link)
+        place, login_id, info = _login(link, interaction, "verify")
+        _logout(place, login_id)
+        return _state_after(link, info)
 
 
 @forgetting
@@ -378,8 +379,8 @@ def change_pin(link: Link, interaction: Interaction) -> PinState:
     """
     with _alone(link):
         guard, new = link.pin, None
-        ask = guard.request(PinKind.USER, "change")
         info = link.info()
+        ask = guard.request(PinKind.USER, "change", info)
         if not info.has(TokenFlag.PROTECTED_AUTHENTICATION_PATH):
             interaction = _AskedOnce(interaction, ask, guard, info)
             new = _new_pin(link, interaction, info)
@@ -388,7 +389,7 @@ def change_pin(link: Link, interaction: Interaction) -> PinState:
             with _telling_unknown():
                 _change(link, old, new)
 
-        guard.use(interaction, PinKind.USER, "change", send)
+        guard.use(interaction, PinKind.USER, "change", send, info)
         guard.note_changed()
         return _state_after(link)
 
@@ -410,6 +411,7 @@ def unblock_pin(link: Link, interaction: Interaction) -> PinState:
         if not info.has(TokenFlag.PROTECTED_AUTHENTICATION_PATH):
             kind = PinKind.SO if via is Unblock.SO_INIT_PIN else PinKind.PUK
             secret = _answer(interaction, PinRequest(kind, info.serial, info.label, PinState(), "unblock"))
+            link.pin.check_characters(secret, info)
             new = _new_pin(link, interaction, info)
         with link.pin.naming_limits():
             if via is Unblock.SO_INIT_PIN:
@@ -436,10 +438,10 @@ def _telling_unknown() -> Iterator[None]:
         raise type(error)("PIN_CHANGE_UNKNOWN", **error.details) from error
 
 
-def _state_after(link: Link) -> PinState:
+def _state_after(link: Link, info: TokenInfo | None = None) -> PinState:
     """Return what is known of the PIN after something was done; that it cannot be read now undoes nothing."""
     try:
-        return link.pin.state()
+        return link.pin.state(info)
     except errors.UShieldError as error:
         _log.warning("the state of the PIN could not be read: %s", error.code)
         return PinState()
@@ -502,7 +504,7 @@ def _answer(interaction: Interaction, ask: PinRequest) -> str:
 
 def _new_pin(link: Link, interaction: Interaction, info: TokenInfo) -> str:
     # Nothing is said of tries: a new PIN has none to spend, and the count may be what the unblocking is to repair.
-    new = _answer(interaction, PinRequest(PinKind.NEW, info.serial, info.label, link.pin.limits(), "change"))
+    new = _answer(interaction, PinRequest(PinKind.NEW, info.serial, info.label, link.pin.limits(info), "change"))
     link.pin.check_format(new, info)
     return new
 
@@ -518,17 +520,18 @@ def _opened(link: Link, interaction: Interaction, purpose: str) -> _Opened:
     A token whose CKF_LOGIN_REQUIRED is clear may show its private keys all the same, and may refuse every C_Login.
     """
     with link.noticing_removal():
-        if link.info().has(TokenFlag.LOGIN_REQUIRED):
-            return *_login(link, interaction, purpose), Standing.LOGGED_IN
+        info = link.info()
+        if info.has(TokenFlag.LOGIN_REQUIRED):
+            return *_login(link, interaction, purpose, info)[:2], Standing.LOGGED_IN
         if purpose == "sign" and any(key.private for key in link.module.keys(link.slot_id)):
             return link, link.module.attend(link.slot_id), Standing.NOT_NEEDED
-    return _logged_in(link, interaction, purpose)
+    return _logged_in(link, interaction, purpose, info)
 
 
-def _logged_in(link: Link, interaction: Interaction, purpose: str) -> _Opened:
+def _logged_in(link: Link, interaction: Interaction, purpose: str, info: TokenInfo | None) -> _Opened:
     """Log in to a token that says that it needs no login; hold it without one if it takes none."""
     try:
-        return *_login(link, interaction, purpose), Standing.LOGGED_IN
+        return *_login(link, interaction, purpose, info)[:2], Standing.LOGGED_IN
     except (errors.TokenError, errors.PinError) as error:
         if error.details.get("ckr") not in _NO_LOGIN_THERE:
             raise
@@ -536,8 +539,20 @@ def _logged_in(link: Link, interaction: Interaction, purpose: str) -> _Opened:
         return link, link.module.attend(link.slot_id), Standing.REFUSED
 
 
-def _login(link: Link, interaction: Interaction, purpose: str) -> tuple[Link, int]:
-    """Log in, and return where; if anything goes wrong after the token said yes, log out again."""
+def _login(
+    link: Link, interaction: Interaction, purpose: str, info: TokenInfo | None = None
+) -> tuple[Link, int, TokenInfo]:
+    """Log in; if anything goes wrong after the token said yes, log out again.
+
+    Args:
+        link: the token.
+        interaction: asked for the PIN.
+        purpose: said in the prompt.
+        info: what the token has just said; None: it is asked.
+
+    Returns:
+        Where, the login, and what the token says now.
+    """
     logins: list[tuple[Link, int]] = []
 
     def send(pin: str | None) -> None:
@@ -545,15 +560,15 @@ def _login(link: Link, interaction: Interaction, purpose: str) -> tuple[Link, in
         logins.append((place, place.module.login(link.slot_id, User.USER, pin, deadline_s=_patience_s(link, pin))))
 
     try:
-        link.pin.use(interaction, PinKind.USER, purpose, send)
-        logins[0][0].info()  # the token that was asked for is still the one in the slot
+        link.pin.use(interaction, PinKind.USER, purpose, send, info)
+        place, login_id = logins[0]
+        return place, login_id, place.info()  # the token that was asked for is still the one in the slot
     except BaseException as error:
         for place, login_id in logins:
             _logout(place, login_id)
         if isinstance(error, errors.UShieldError) and link.is_gone_after(error):
             raise errors.TokenRemoved(serial=link.serial) from error
         raise
-    return logins[0]
 
 
 def _logout(link: Link, login_id: int | None) -> None:
