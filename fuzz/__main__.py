@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-NAMES: Final = ("cms", "verify", "certificate", "order", "message", "uri", "descriptor")
+NAMES: Final = ("cms", "verify", "certificate", "request", "crl", "answer", "order", "message", "uri", "descriptor")
 KEPT: Final = Path("build/fuzz")
 LARGEST: Final = 16 * 1024
 

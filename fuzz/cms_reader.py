@@ -15,9 +15,13 @@ from fuzz.forger import BANK, KEPT, WORDS, Forger, certificate, seeds
 from fuzz.target import Target, refused, seen
 from tests.unit.cms import pki
 from ushield_hw.cms import CertificateFacts, Template, parse
-from ushield_hw.errors import BadSignature, InputError, UntrustedSigner
+from ushield_hw.cms.der import DerError
+from ushield_hw.crypto.reading import Unreadable, reading
+from ushield_hw.errors import BadSignature, InputError, UntrustedSigner, VerificationError
 from ushield_hw.suites import SUITES, KeyKind
 from ushield_hw.verifier import TrustStore, verify
+from ushield_hw.verifier import extensions as ext
+from ushield_hw.verifier.certificate import Certificate
 
 _TRUST: Final = TrustStore([BANK.root.der], [BANK.issuing.der])
 _ROOTS: Final = BANK.root.pem + BANK.issuing.pem
@@ -47,8 +51,8 @@ def verify_one(data: bytes) -> None:
     """What the verifier accepts, openssl accepts; all else is refused in our own words."""
     try:
         verified = verify(data, trust=_TRUST, at=pki.NOW)
-    except (BadSignature, InputError, UntrustedSigner) as error:
-        refused(error, BadSignature, InputError, UntrustedSigner)
+    except (InputError, VerificationError) as error:
+        refused(error, BadSignature, InputError, UntrustedSigner, VerificationError)
         return
     seen["accepted"] += 1
     assert verified.order.canonical in data or verified.format != "jcs"
@@ -80,9 +84,14 @@ def certificate_one(data: bytes) -> None:
         except InputError as error:
             refused(error, InputError)
     try:
-        other = x509.load_der_x509_certificate(data)
-        said = _said(other)
-    except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        Certificate(facts).value(ext.BASIC_CONSTRAINTS)
+    except (InputError, DerError):
+        seen["accepted, not for a path"] += 1
+    try:
+        with reading():
+            other = x509.load_der_x509_certificate(data)
+            said = _said(other)
+    except Unreadable:
         seen["accepted, not read by cryptography"] += 1
         return
     assert said == (facts.serial, facts.issuer, facts.subject, facts.not_before, facts.not_after, facts.is_ca), said

@@ -16,10 +16,10 @@ from random import Random
 import atheris
 
 with atheris.instrument_imports(include=["ushield_hw"]):
-    from fuzz import cms_reader, texts
+    from fuzz import authority, cms_reader, texts
     from fuzz.target import Target, seen
 
-TARGETS = {**cms_reader.TARGETS, **texts.TARGETS}
+TARGETS = {**cms_reader.TARGETS, **authority.TARGETS, **texts.TARGETS}
 
 SEEN = "fuzz-seen: "
 

@@ -157,14 +157,13 @@ class TrustStore:
             UntrustedSigner: there is none that holds at ``moment``; see :func:`ushield_hw.verifier.path.build`.
             BadSignature: a certificate came with the order that is not on the path.
         """
-        moment = moment.replace(microsecond=0)  # certificates hold to the end of their last second
         key = (parts.certificate, parts.intermediates)
         with self._lock:
             known = self._paths.get(key)
             if known is not None and known.holds(moment):
                 self._paths.move_to_end(key)
                 return known
-        found = self._find(parts, moment)
+        found = self._find(parts, moment.replace(microsecond=0))  # certificates hold to the end of their last second
         with self._lock:
             self._paths[key] = found
             if len(self._paths) > PATHS_KEPT:
