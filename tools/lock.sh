@@ -7,13 +7,16 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 python3 -m venv "$scratch/venv"
-"$scratch/venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check 'uv>=0.13'
+# The resolver is pinned by hash itself, by the resolver that was pinned before it.
+"$scratch/venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --only-binary :all: \
+  --require-hashes --requirement requirements/uv.lock
 
 compile() {
   "$scratch/venv/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
     --no-emit-index-url --no-emit-find-links --no-header "$@"
 }
 
+compile requirements/uv.in --output-file requirements/uv.lock "$@"
 compile pyproject.toml --all-extras --group dev --output-file requirements/dev.lock "$@"
 compile --group build --constraint requirements/dev.lock --output-file requirements/build.lock
 compile pyproject.toml requirements/bench.in --constraint requirements/dev.lock --output-file requirements/bench.lock "$@"
