@@ -193,14 +193,12 @@ class PinGuard:
             PinFormatError: as :meth:`check_characters`, or it is too short or too long.
         """
         limits = self._bounds(info)
-        octets = len(pin.encode("utf-8", "replace"))
-        if (
-            not limits["min"] <= octets <= limits["max"]
-            and unicodedata.is_normalized("NFKC", pin)
-            and pin.isprintable()
-        ):
-            raise PinFormatError(**limits)  # with characters of the wrong width that is what there is to say
-        self.check_characters(pin, info)
+        fits = limits["min"] <= len(pin.encode("utf-8", "replace")) <= limits["max"]
+        wrong_width = not (pin.isprintable() and unicodedata.is_normalized("NFKC", pin))
+        if fits or wrong_width:  # which is what there is to say of a PIN that is too long because of it
+            self.check_characters(pin, info)
+        if not fits:
+            raise PinFormatError(**limits)
 
     @contextlib.contextmanager
     def naming_limits(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""What a job with a PIN asks of the token: no PIN with characters that it cannot have, and its state three times at most."""
+"""What a job with a PIN asks of the token: no PIN that it cannot have, and its state three times at most."""
 
 from __future__ import annotations
 
