@@ -218,15 +218,10 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self.close()
-        except errors.UShieldError as closing:
-            if error is None:
-                raise
-            _log.warning("closing the token failed too: %s", closing.code)  # the first error is the one to see
+        self.close()
 
     def close(self) -> None:
-        """End this session; the last one of a token logs out. A token that is gone needs no logout.
+        """End this session; the last one of a token logs out. What fails in that is logged: what was done stands.
 
         In a forked child it does nothing: the session is the parent's.
         """
@@ -572,17 +567,17 @@ def _login(
 
 
 def _logout(link: Link, login_id: int | None) -> None:
-    """End a login, and a worker that was there for it alone (see :meth:`Link.fresh`)."""
+    """End a login, and a worker that was there for it alone (see :meth:`Link.fresh`).
+
+    What fails here is logged: it undoes nothing of what was done while logged in.
+    """
     if login_id is None:
         return
     try:
         link.module.logout(login_id)
-    except errors.TokenRemoved:
-        _log.info("token gone before logout")
-    except errors.TokenError as error:
-        if error.code not in {"LOGIN_ENDED", *_WORKER_LOST} and not link.is_gone_after(error):
-            raise
-        _log.info("no logout: %s", error.code)
+    except errors.UShieldError as error:
+        expected = error.code in {"TOKEN_REMOVED", "LOGIN_ENDED", *_WORKER_LOST}
+        _log.log(logging.INFO if expected else logging.WARNING, "no logout: %s", error.code)
     finally:
         if link.module.name:
             link.module.close()

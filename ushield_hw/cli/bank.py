@@ -133,6 +133,7 @@ def _register(url: str) -> str:
 
 
 def _tell_founded(where: BankFolder, settings: BankSettings, *, as_json: bool) -> None:
+    output.achieved()
     if as_json:
         told = {"bank_id": settings.bank_id, "origin": settings.origin, "token": settings.token}
         more = {"key_id": settings.key_id, "pin_file": settings.pin_source, "test_only": settings.test_only}
@@ -268,6 +269,7 @@ def _revoke(serial: str, folder: Path, reason: str, as_json: bool) -> None:
 
     with where.database(where.settings()) as database:
         done = revoke(database, serial, reason, datetime.now(UTC))
+    output.achieved()
     ended, successor = done.certificate, done.successor
     if as_json:
         also, after = [one.serial for one in done.also], successor.serial if successor else None

@@ -86,6 +86,7 @@ def _request(
         except UShieldError:
             remove(session, made.key_id)  # a key nobody can ask a certificate for would only take room
             raise
+    output.achieved()
     if as_json:
         output.document({"csr": str(out), "key_id": made.key_id, "key": spec})
     else:
@@ -107,6 +108,7 @@ def _install(file: Path, selector: str | None, pin_source: str | None, allow_las
     person = options.person({PinKind.USER: pin_source}, allow_last_try=allow_last_try)
     with options.find(selector).open(person, purpose="install") as session, options.naming(file):
         pair = install(session, data)
+    output.achieved()
     if as_json:
         output.document({"certificate": pair.to_json(), "key_id": pair.key_id})
     else:
@@ -129,6 +131,7 @@ def _export(selector: str | None, key_id: str | None, out: Path | None, as_json:
     pem = export(options.find(selector).pairs(), key_choice(selector, key_id))
     if out is not None:
         options.write_new(out, pem)
+        output.achieved()
     if as_json:
         output.document({"certificate": pem.decode(), "file": str(out) if out else None})
     elif out is None:

@@ -50,6 +50,7 @@ def enroll_command(
     certificate = bank.enroll(request, customer, code)
     with token.open(person, purpose="install") as session:
         pair = install(session, certificate)
+    output.achieved()
     if as_json:
         output.document({"certificate": pair.to_json(), "key_id": pair.key_id})
     else:

@@ -70,6 +70,7 @@ def _resolve(tx_id: str, booked: bool, not_booked: bool, bank_id: str | None, ye
     if any(entry.is_open for entry in known) and not yes:
         _ask(known, booked=booked)
     entries = journal.resolve(tx_id, booked=booked, by=_user(), bank_id=bank_id)
+    output.achieved()
     output.hint("journal.resolved", tx_id=tx_id, state=_answer(booked=booked))
     _report(entries, as_json=as_json)
 

@@ -22,6 +22,8 @@ def age_days(changed_at: str) -> int:
 
 
 def _print(state: PinState, as_json: bool, done: str | None = None) -> None:
+    if done:
+        output.achieved()
     if as_json:
         output.document({"pin": state})
         return

@@ -128,6 +128,7 @@ def is_under_way(token: Token) -> bool:
 
 
 def _say_requested(out: Path, token: Token, as_json: bool) -> None:
+    output.achieved()
     if as_json:
         output.document({"request": str(out), "token": token.uri})
     else:
@@ -135,6 +136,7 @@ def _say_requested(out: Path, token: Token, as_json: bool) -> None:
 
 
 def _say_abandoned(there_was_one: bool, as_json: bool) -> None:
+    output.achieved()
     if as_json:
         output.document({"abandoned": there_was_one})
     else:
@@ -142,6 +144,7 @@ def _say_abandoned(there_was_one: bool, as_json: bool) -> None:
 
 
 def _say_renewed(done: renewal.Renewed, as_json: bool) -> None:
+    output.achieved()
     if as_json:
         output.document({"renewed": done})
         return
