@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Final
 
-from benchmarks import commands, doctors, ours, peers
+from benchmarks import commands, doctors, ours, peers, signers
 from benchmarks.race import Make, Runner, Timed, race, race_apart
 from benchmarks.rows import Better, Group, Row, Times, compare
 from benchmarks.stage import Stage
@@ -74,12 +74,18 @@ def verifying(stage: Stage) -> Group:
         "expected": ours.verify_expected,
         "unknown": ours.verify_unknown,
         "first": ours.verify_first,
+        "few": signers.few_cas,
+        "many": signers.many_cas,
+        "short": signers.short_crl,
+        "long": signers.long_crl,
     }
     times = race_apart(makers, stage, _ROUNDS, _SLICE_S)
     rows = (
         Row("verify, order expected, path known", _RAW_VERIFY, compare(times, "expected", "raw"), target=0.6),
         Row("verify, order read from it, path known", _RAW_VERIFY, compare(times, "unknown", "raw")),
         Row("verify with a new trust store", _RAW_VERIFY, compare(times, "first", "raw")),
+        Row("a new signer, 10,000 CAs in the store", "one CA", compare(times, "many", "few"), target=0.8),
+        Row("a new signer, 500,000 entries in the CRL", "one entry", compare(times, "long", "short"), target=0.8),
     )
     return Group("Verifying", "EC P-256. The bare loop checks the same signatures over the same bytes.", rows)
 

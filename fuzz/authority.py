@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization.pkcs7 import serialize_certifi
 
 from fuzz.der import Bender, Node, read
 from fuzz.forger import BANK, KEPT, WORDS, _ec, attempt, certificate, seeds
-from fuzz.target import Mutate, Target, refused, seen
+from fuzz.target import Target, refused, seen
 from tests.unit.cms import pki
 from tests.unit.cms.people import P256
 from ushield_hw.bank.ca.requests import read_request

@@ -344,3 +344,18 @@ def test_damage_is_never_verified_and_always_told(signed: bytes, at: float, gone
 @pytest.mark.parametrize("signed", GENUINE, ids=["cades", "plain", "without its CA"])
 def test_openssl_agrees(signed: bytes, tmp_path: Path) -> None:
     assert pki.openssl_accepts(signed, FIXED.bank.root.pem + FIXED.bank.issuing.pem, tmp_path)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_no_bit_can_be_flipped(part: int) -> None:
+    """Every bit of a signed order, one after the other: nothing is accepted, and every refusal is one of ours."""
+    signed, taken = GENUINE[0], []
+    for bit in range(part, 8 * len(signed), 4):
+        flipped = bytearray(signed)
+        flipped[bit // 8] ^= 1 << bit % 8
+        try:
+            verify(bytes(flipped), trust=TRUST, at=NOW)
+        except UShieldError:
+            continue
+        taken.append(bit)
+    assert taken == []
