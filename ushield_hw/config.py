@@ -50,6 +50,7 @@ class Settings:
         consent: families whose descriptors count in full wherever they lie (system file only).
         module_files: extra module files to look at (system file only).
         pin_timeout_s: how long a PIN prompt waits.
+        busy_timeout_s: how long a card that another program keeps to itself is waited for.
         confirm_timeout_s: how long a confirmation on the host waits.
         warn_days: days before a certificate ends at which to warn.
         urgent_days: days before it ends at which that is said louder; at the last of them, loudest.
@@ -70,6 +71,7 @@ class Settings:
     module_files: tuple[Path, ...] = ()
     pin_timeout_s: int = 120
     confirm_timeout_s: int = 120
+    busy_timeout_s: int = 2
     warn_days: int = 30
     urgent_days: tuple[int, ...] = (7, 1)
     change_first_pin: bool = False
@@ -202,6 +204,7 @@ def _values(table: Table) -> dict[str, Any]:
         "module_files": modules.texts("files", None, pattern=absolute),
         "pin_timeout_s": limits.integer("pin_s", None, least=5, most=3600),
         "confirm_timeout_s": limits.integer("confirm_s", None, least=5, most=3600),
+        "busy_timeout_s": limits.integer("busy_s", None, least=0, most=600),
         "urgent_days": table.integers("urgent_days", None, least=0, most=3650),
         "change_first_pin": table.boolean("change_first_pin", None),
         "warn_days": table.integer("warn_days", None, least=1, most=3650),

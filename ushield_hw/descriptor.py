@@ -129,6 +129,8 @@ class ModuleSpec:
         config_env: the variable that names its configuration file.
         config_template: the template for that file, shipped beside the descriptors.
         config_adds: what is added to the module's own configuration, in a copy that only our worker gets.
+        config_leaves_out: the line that makes the module leave readers out; ``{readers}`` are their names in quotes. It
+            is put where ``config_adds`` has ``{left_out}``.
         config_extends: where that configuration of its own may lie, the first that exists counts.
         config_unless: a regular expression; where the module's own configuration has it, nothing is added.
         init_reserved: a string for C_Initialize.
@@ -151,6 +153,7 @@ class ModuleSpec:
     config_env: str | None = None
     config_template: str | None = None
     config_adds: str | None = None
+    config_leaves_out: str | None = None
     config_extends: tuple[str, ...] = ()
     config_unless: str | None = None
     init_reserved: str | None = None
@@ -379,6 +382,7 @@ def _module(table: Table) -> ModuleSpec:
         config_env=config.text("env", None, pattern="[A-Z][A-Z0-9_]*"),
         config_template=config.text("template", None),
         config_adds=config.text("adds", None),
+        config_leaves_out=config.text("leaves_out", None),
         config_extends=config.texts("extends", ()),
         config_unless=config.regular("unless"),
         init_reserved=config.text("init_reserved", None),

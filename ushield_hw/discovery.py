@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -15,6 +14,7 @@ from ushield_hw.cms import CertificateFacts
 from ushield_hw.config import Settings, load
 from ushield_hw.cryptoki.ckr import name_of
 from ushield_hw.cryptoki.model import (
+    BUSY,
     LEFT_OUT,
     Contents,
     ModuleInfo,
@@ -23,13 +23,14 @@ from ushield_hw.cryptoki.model import (
     TokenFlag,
     TokenInfo,
 )
-from ushield_hw.cryptoki.module import Module
+from ushield_hw.cryptoki.module import ANOTHER, Module
 from ushield_hw.drivers import Catalogue, Driver, Kind
-from ushield_hw.errors import InputError, TokenMultiple, TokenNotFound, UShieldError
+from ushield_hw.errors import InputError, TokenBusy, TokenMultiple, TokenNotFound, UShieldError
 from ushield_hw.installed import Installed, chosen, discoverable, installed
 from ushield_hw.interaction import Interaction, PinState, Silent
 from ushield_hw.keys import KeyChoice, Pair, pairs
 from ushield_hw.lazy import cached_property
+from ushield_hw.limits import side_by_side
 from ushield_hw.session import Link, Session, open_session
 from ushield_hw.uri import TokenUri
 
@@ -141,11 +142,25 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A module, a slot or an object that could not be read; or a file of the configuration that was left out."""
+    """A module, a slot or an object that could not be read; or a file of the configuration that was left out.
+
+    Attributes:
+        module: the module's file.
+        error: the code of what was wrong.
+        message: that in words.
+        readers: those whose card another program keeps to itself, where that is what was wrong.
+    """
 
     module: Path
     error: str
     message: str
+    readers: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, module: Path, error: UShieldError) -> Problem:
+        """Say what was wrong with a module or a slot."""
+        readers = error.details.get("readers", ())
+        return cls(module, error.code, error.message, tuple(readers) if isinstance(readers, list) else ())
 
     @classmethod
     def of_object(cls, module: Path, problem: ObjectProblem) -> Problem:
@@ -188,8 +203,7 @@ def survey(settings: Settings | None = None, only: Path | None = None) -> Survey
     if only is not None:
         return _read(chosen(catalogue, settings, only), catalogue, settings)
     entries = discoverable(installed(catalogue, settings))
-    with ThreadPoolExecutor(max_workers=max(1, len(entries))) as pool:
-        looks = list(pool.map(lambda entry: _look(entry, catalogue, settings), entries))
+    looks = side_by_side(lambda entry: _look(entry, catalogue, settings), entries)
     tokens = _once([token for look in looks for token in look.tokens])
     unsafe = [_left_out(error) for error in (*settings.left_out, *catalogue.left_out)]
     return Survey(tokens, (*unsafe, *(problem for look in looks for problem in look.problems)))
@@ -218,6 +232,7 @@ def find_token(
     Raises:
         TokenNotFound: none; ``.findings`` says what was found instead.
         TokenMultiple: several; ``.candidates`` are their URIs.
+        TokenBusy: none that can be read; another program keeps the card in ``.readers`` to itself.
         InputError: the URI is wrong or carries what a URI may not.
     """
     uri = TokenUri.parse(selector) if selector and TokenUri.names(selector) else None
@@ -229,11 +244,15 @@ def find_token(
         and (label is None or token.label == label)
         and (selector is None or names(selector, token))
     ]
-    if len(wanted) == 1:
+    busy = sorted({reader for problem in seen.problems for reader in problem.readers})
+    anything = serial is None and label is None and selector is None  # then what cannot be read would match, too
+    if len(wanted) == 1 and not (anything and busy):
         return wanted[0]
-    if wanted:
+    if len(wanted) > 1:
         code = "TOKENS_ALIKE" if len({token.uri for token in wanted}) < len(wanted) else None
         raise TokenMultiple(code, candidates=[token.uri for token in wanted], n=len(wanted))
+    if busy:
+        raise TokenBusy("READER_BUSY", holder=ANOTHER, readers=busy)
     asked = next((word for word in (selector, serial, label) if word is not None), None)
     findings = [token.uri for token in seen.tokens] + [
         f"{problem.module}: {problem.error}" for problem in seen.problems
@@ -286,7 +305,7 @@ def _look(entry: Installed, catalogue: Catalogue, settings: Settings) -> Survey:
         return _read(entry, catalogue, settings)
     except UShieldError as error:
         _log.warning("module %s: %s", entry.path, error.code)
-        return Survey((), (Problem(entry.path, error.code, error.message),))
+        return Survey((), (Problem.of(entry.path, error),))
 
 
 def _read(entry: Installed, catalogue: Catalogue, settings: Settings) -> Survey:
@@ -346,6 +365,8 @@ def _left_out(error: InputError) -> Problem:
 
 
 def _problem(entry: Installed, slot: SlotInfo) -> Problem:
+    if slot.problem == BUSY:
+        return Problem.of(entry.path, TokenBusy("READER_BUSY", holder=ANOTHER, readers=[slot.description]))
     if slot.problem == LEFT_OUT:
         return Problem(entry.path, LEFT_OUT, messages.text("problem.slots_left_out", n=int(slot.description)))
     return Problem(entry.path, slot.problem or "", slot.description)

@@ -8,17 +8,21 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 from ushield_hw import state
 from ushield_hw.config import Settings
 from ushield_hw.cryptoki.module import Module, open_module
-from ushield_hw.drivers import GENERIC, Catalogue, Discover, Driver
+from ushield_hw.cryptoki.sharing import Sharing
+from ushield_hw.drivers import GENERIC, Catalogue, Discover, Driver, Kind, ModuleSpec
 from ushield_hw.errors import DriverNotFound, StorageError
+
+_LEFT_OUT: Final = "{left_out}"  # in what is added to a configuration: where readers are left out
 
 _log: Final = logging.getLogger("ushield_hw")
 
@@ -39,7 +43,14 @@ class Installed:
         """Return the module, to be loaded at first use."""
         spec = self.driver.module
         environment = module_environment(self.driver, settings)
-        return open_module(self.path, spec.isolation, spec.options, deadline_s=spec.deadline_s, environment=environment)
+        return open_module(
+            self.path,
+            spec.isolation,
+            spec.options,
+            deadline_s=spec.deadline_s,
+            environment=environment,
+            sharing=lambda: _sharing(self.driver, settings),
+        )
 
 
 def installed(
@@ -74,10 +85,28 @@ def discoverable(entries: Sequence[Installed]) -> tuple[Installed, ...]:
     return tuple(entry for entry in entries if entry.driver.module.discover is Discover.ALWAYS)
 
 
-def module_environment(driver: Driver, settings: Settings) -> dict[str, str]:
+def _sharing(driver: Driver, settings: Settings) -> Sharing | None:
+    """Return how a module shares card readers; None: it reads no cards."""
+    if driver.kind is not Kind.TOKEN:
+        return None
+    if driver.module.config_leaves_out is None:
+        return Sharing(float(settings.busy_timeout_s), None)
+
+    def skipping(readers: tuple[str, ...]) -> Mapping[str, str] | None:
+        return module_environment(driver, settings, readers) or None
+
+    return Sharing(float(settings.busy_timeout_s), skipping)
+
+
+def module_environment(driver: Driver, settings: Settings, left_out: Sequence[str] = ()) -> dict[str, str]:
     """Return what the module's worker needs besides: where its configuration is, with what the descriptor adds to it.
 
     Somebody who names a configuration of their own, or has settled the matter in the system's, keeps it.
+
+    Args:
+        driver: the module's.
+        settings: say where the configuration is kept.
+        left_out: names of readers that it must not look at.
     """
     spec = driver.module
     if spec.config_adds is None or spec.config_env is None or spec.config_env in os.environ:
@@ -87,14 +116,21 @@ def module_environment(driver: Driver, settings: Settings) -> dict[str, str]:
         _log.info("%s: its own configuration is used as it is", driver.id)
         return {}
     try:
-        kept = state.state_folder(settings, "modules") / f"{driver.id}.conf"
-        wanted = own + spec.config_adds
+        wanted = own + spec.config_adds.replace(_LEFT_OUT, _leaves_out(spec, left_out))
+        name = f"{driver.id}-{sha256(wanted.encode()).hexdigest()[:8]}" if left_out else driver.id
+        kept = state.state_folder(settings, "modules") / f"{name}.conf"
         if _text(kept) != wanted:
             state.write_atomically(kept, wanted.encode())
     except (StorageError, OSError) as error:
         _log.warning("%s: runs without what its descriptor adds to its configuration: %s", driver.id, error)
         return {}
     return {spec.config_env: str(kept)}
+
+
+def _leaves_out(spec: ModuleSpec, readers: Sequence[str]) -> str:
+    """Return the line of a configuration that leaves readers out; a name that would end the line is not in it."""
+    names = [f'"{name}"' for name in readers if name.isprintable() and not set(name) & set('"\\')]
+    return spec.config_leaves_out.format(readers=", ".join(names)) if names and spec.config_leaves_out else ""
 
 
 def _text(place: str | Path) -> str | None:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import errno
-from typing import Final
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Final, TypeVar
 
 from ushield_hw.errors import DriverError
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 # errno -> the limit's name and the id of its text (``problem.limit_*``).
 _LIMITS: Final[dict[int, tuple[str, str]]] = {
@@ -51,3 +57,21 @@ def of_errno(number: int) -> DriverError | None:
 def of_loader(text: str) -> DriverError | None:
     """Return the error for what the dynamic loader said of a file, if that was about a limit."""
     return next((of_errno(number) for words, number in _LOADER_SAYS.items() if words in text), None)
+
+
+def side_by_side(do: Callable[[S], T], items: Sequence[S]) -> list[T]:
+    """Return what ``do`` returns for each item, in their order; at the same time as far as threads can be started."""
+    results: list[Future[T]] = [Future() for _ in items]
+
+    def run(item: S, result: Future[T]) -> None:
+        try:
+            result.set_result(do(item))
+        except BaseException as error:
+            result.set_exception(error)
+
+    for item, result in zip(items, results, strict=True):
+        try:
+            threading.Thread(target=run, args=(item, result), daemon=True).start()
+        except RuntimeError:  # can't start new thread
+            run(item, result)
+    return [result.result() for result in results]

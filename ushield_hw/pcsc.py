@@ -10,11 +10,12 @@ which ends the logins of every other program. Here cards are left as they are.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
@@ -171,6 +172,70 @@ def contact(
         "SCardConnect",
         reader=reader,
     )
+
+
+_asking: Final[dict[str, tuple[threading.Thread, float]]] = {}  # and since when
+_asking_lock = threading.Lock()
+
+
+def held(patience_s: float, own: Collection[str] = (), *, anew: bool = False) -> tuple[str, ...]:
+    """Return the readers whose card another program keeps to itself, after waiting at most so long for it to let go.
+
+    A program that has begun a transaction makes every other one wait, in SCardConnect too, and PC/SC has no deadline
+    for that. So a thread waits there for each such reader, and is found there again when the reader is asked for again.
+
+    Args:
+        patience_s: how long to wait.
+        own: readers whose card this program itself keeps.
+        anew: wait so long from now on, also for a card that was waited for before in vain.
+    """
+    try:
+        seen = readers()
+    except UShieldError:
+        return ()
+    waits = {reader.name: _waits_for(reader.name) for reader in seen if reader.in_use and reader.name not in own}
+    now = time.monotonic()
+    for thread, since in waits.values():
+        thread.join(max(0.0, (now if anew else since) + patience_s - time.monotonic()))
+    waiting = {name for name, (thread, _) in waits.items() if thread.is_alive()}
+    return tuple(
+        reader.name for reader in seen if reader.name not in own and (reader.exclusive or reader.name in waiting)
+    )
+
+
+def _waits_for(reader: str) -> tuple[threading.Thread, float]:
+    """Return the thread that waits for the card in a reader, and since when it does."""
+
+    def wait() -> None:
+        with suppress(_CallFailed), _context() as context:
+            scard = _scard()
+            protocols = scard.SCARD_PROTOCOL_T0 | scard.SCARD_PROTOCOL_T1
+            card, _ = _call("SCardConnect", context, reader, scard.SCARD_SHARE_SHARED, protocols)
+            try:
+                if scard.SCardBeginTransaction(card) == scard.SCARD_S_SUCCESS:
+                    scard.SCardEndTransaction(card, scard.SCARD_LEAVE_CARD)
+            finally:
+                scard.SCardDisconnect(card, scard.SCARD_LEAVE_CARD)
+
+    with _asking_lock:
+        known = _asking.get(reader)
+        if known is not None and known[0].is_alive():
+            return known
+        thread = threading.Thread(target=wait, name="card in use", daemon=True)
+        thread.start()
+        found = _asking[reader] = thread, time.monotonic()
+        return found
+
+
+def _after_fork() -> None:
+    """In a forked child: its parent's threads are not there."""
+    global _asking_lock  # noqa: PLW0603 - another thread may have held it
+    _asking_lock = threading.Lock()
+    _asking.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Monitor:

@@ -105,6 +105,7 @@ change_first_pin = true
 [timeouts]
 pin_s = 30
 confirm_s = 60
+busy_s = 9
 [journal]
 masked = true
 keep_days = 400
@@ -115,7 +116,7 @@ def test_every_key_of_a_persons_file(tmp_path: Path, system_file: Path) -> None:
     file = own(tmp_path, EVERYTHING)
     found = settings(tmp_path, system_file)
     assert (found.lang, found.demo, found.warn_days) == ("zh", True, 14)
-    assert (found.pin_timeout_s, found.confirm_timeout_s) == (30, 60)
+    assert (found.pin_timeout_s, found.confirm_timeout_s, found.busy_timeout_s) == (30, 60, 9)
     assert (found.state_dir, found.log_file) == (Path("/var/lib/bank"), Path("/var/log/bank.log"))
     assert (found.journal_masked, found.journal_keep_days) == (True, 400)
     assert found.drivers == (Path("/etc/bank/drivers"), data_dir("drivers"))

@@ -88,11 +88,14 @@ class Engine:
         """Return CK_INFO."""
         return self._info
 
-    def slots(self) -> tuple[SlotInfo, ...]:
-        """Return every slot with its token; a slot that cannot be read keeps the CKR name as its problem."""
+    def slots(self, busy: tuple[str, ...] = ()) -> tuple[SlotInfo, ...]:
+        """Return every slot with its token; a slot that cannot be read keeps the CKR name as its problem.
+
+        ``busy``: descriptions of the slots that are left alone, as another program keeps their card to itself.
+        """
         self._relist()
         with self._gate, self._serial:
-            found = slots.every(self._functions)
+            found = slots.every(self._functions, busy)
             self._known.update(slot.slot_id for slot in found if slot.problem is None)
             for slot in found:
                 state = self._states.get(slot.slot_id)

@@ -12,6 +12,9 @@ from typing import Final, NamedTuple
 
 from ushield_hw.suites import KeyKind
 
+BUSY: Final = "TOKEN_BUSY"
+"""The problem of a slot that was left alone: another program keeps its card to itself."""
+
 LEFT_OUT: Final = "LEFT_OUT"
 """The problem of what a module has more of than can be read; how many, is beside it."""
 

@@ -7,7 +7,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -28,6 +29,7 @@ from ushield_hw.cryptoki.model import (
     TokenInfo,
     User,
 )
+from ushield_hw.cryptoki.sharing import SHORT_S, Sharing, descriptions
 from ushield_hw.cryptoki.transport import InProcess, Lost, Stopped, Transport, Watch, Worker
 from ushield_hw.cryptoki.under_way import SIGNATURES
 from ushield_hw.limits import of_loader
@@ -35,6 +37,7 @@ from ushield_hw.suites import KeyKind
 from ushield_hw.trust import trusted_module
 
 _log: Final = logging.getLogger("ushield_hw")
+ANOTHER: Final = "another program"
 
 
 class Isolation(Enum):
@@ -81,6 +84,7 @@ class Module:
         deadline_s: how long loading, and any call that does not say otherwise, may take.
         environment: variables that only the module's worker process gets.
         name: of one that is there for one token only, see :meth:`apart`.
+        sharing: of one that shares card readers with other programs and would wait for them.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Module:
         deadline_s: float,
         environment: Mapping[str, str] | None = None,
         name: str = "",
+        sharing: Sharing | None = None,
     ) -> None:
         self.path = path
         self.isolation = isolation
@@ -98,6 +103,7 @@ class Module:
         self.options = options
         self.environment = environment or {}
         self.name = name
+        self.sharing = sharing
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._transport: Transport | None = None
@@ -132,16 +138,27 @@ class Module:
         return self._ready().info
 
     def slots(self, *, deadline_s: float | None = None) -> tuple[SlotInfo, ...]:
-        """Return every slot, with its token where one is present."""
-        return self._call(Doing.READING, "slots", deadline_s=deadline_s)  # type: ignore[no-any-return]
+        """Return every slot, with its token where one is present.
+
+        A slot whose card another program keeps to itself has the problem ``TOKEN_BUSY``; the others are read.
+        """
+        sharing = self.sharing
+        if sharing is None or sharing.skipping is None:
+            with self._patient(deadline_s or self.deadline_s) as limit_s:
+                return self._call(Doing.READING, "slots", deadline_s=limit_s)  # type: ignore[no-any-return]
+        held = sharing.held() if self._alive() else ()  # else it is asked when the worker is started
+        if set(sharing.skipped) - set(held) and not sharing.busy:
+            self.close()  # one of those that it was started without is free again
+        found = self._call(Doing.READING, "slots", descriptions(held), deadline_s=deadline_s)
+        return sharing.listed(found)
 
     def token(self, slot_id: int) -> TokenInfo:
         """Return the token's information and flags as they are now."""
-        return self._call(Doing.READING, "token", slot_id)  # type: ignore[no-any-return]
+        return self._call(Doing.READING, "token", slot_id, slot=slot_id)  # type: ignore[no-any-return]
 
     def mechanisms(self, slot_id: int) -> tuple[str, ...]:
         """Return the names of the mechanisms a token offers, without CKM_."""
-        return self._call(Doing.READING, "mechanisms", slot_id)  # type: ignore[no-any-return]
+        return self._call(Doing.READING, "mechanisms", slot_id, slot=slot_id)  # type: ignore[no-any-return]
 
     def contents(self, slot_id: int, *wanted: ObjectClass) -> Contents:
         """Return the objects on a token, and what could not be read; private keys show only while logged in.
@@ -150,7 +167,7 @@ class Module:
             slot_id: the token's slot.
             wanted: their classes; none given: all.
         """
-        found: Contents = self._call(Doing.READING, "contents", slot_id, wanted or tuple(ObjectClass))
+        found: Contents = self._call(Doing.READING, "contents", slot_id, wanted or tuple(ObjectClass), slot=slot_id)
         for problem in found.problems:
             _log.warning("%s: %s %d: %s", self.path.name, problem.kind.value, problem.handle, name_of(problem.rv))
         return found
@@ -183,17 +200,22 @@ class Module:
 
     def login(self, slot_id: int, user: User, pin: str | None, *, deadline_s: float | None = None) -> int:
         """Log in; one C_Login. Return the login's id. ``pin`` None: the token asks for it itself."""
-        return self._call(Doing.LOGIN, "login", slot_id, user, pin, deadline_s=deadline_s)  # type: ignore[no-any-return]
+        login_id: int = self._call(Doing.LOGIN, "login", slot_id, user, pin, deadline_s=deadline_s, slot=slot_id)
+        if self.sharing is not None:
+            self.sharing.logged_in(login_id, slot_id)
+        return login_id
 
     def attend(self, slot_id: int) -> int:
         """Hold a token that needs no login; return what stands for a login's id. No C_Login is made."""
-        return self._call(Doing.READING, "attend", slot_id)  # type: ignore[no-any-return]
+        return self._call(Doing.READING, "attend", slot_id, slot=slot_id)  # type: ignore[no-any-return]
 
     def logout(self, login_id: int) -> None:
         """End a login and every session under it."""
         transport = self._transport
         if transport is None or not self._alive():  # it ended with its worker: no reason to start another
             raise errors.TokenError("LOGIN_ENDED", ckr=None, function="logout")
+        if self.sharing is not None:
+            self.sharing.logged_out(login_id)
         if transport.engaged:  # the token may still be asking for a signature that nobody waits for
             transport.leave("logout", (login_id,))
         else:
@@ -227,7 +249,7 @@ class Module:
 
     def set_pin(self, slot_id: int, old: str | None, new: str | None, *, deadline_s: float | None = None) -> None:
         """Change the user PIN; one C_SetPIN, nobody logged in. PINs None: the token asks for both itself."""
-        self._call(Doing.LOGIN, "set_pin", slot_id, old, new, deadline_s=deadline_s)
+        self._call(Doing.LOGIN, "set_pin", slot_id, old, new, deadline_s=deadline_s, slot=slot_id)
 
     def init_pin(self, login_id: int, new: str | None, *, deadline_s: float | None = None) -> None:
         """Set the user PIN as the SO. ``new`` None: the token asks for it itself."""
@@ -235,7 +257,7 @@ class Module:
 
     def init_token(self, slot_id: int, so_pin: str, label: str) -> None:
         """Set up a token; everything on it is lost."""
-        self._call(Doing.WRITING, "init_token", slot_id, so_pin, label)
+        self._call(Doing.WRITING, "init_token", slot_id, so_pin, label, slot=slot_id)
 
     def sign(self, login_id: int, call: SignCall, patience: Patience = PATIENCE) -> bytes:
         """Sign; at most one C_Sign, never repeated.
@@ -262,6 +284,8 @@ class Module:
             if transport is not None:
                 transport.close()
                 _leave_this_process(self)
+                if self.sharing is not None:
+                    self.sharing.logged_out()
 
     def _alive(self) -> bool:
         return self._transport is not None and self._transport.alive()
@@ -284,7 +308,8 @@ class Module:
         try:
             if self.isolation is Isolation.IN_PROCESS and _has_this_process(self, real):
                 return InProcess(real, self.options)
-            return Worker(real, self.options, self.deadline_s, self.environment)
+            with self._patient(self.deadline_s) as limit_s:
+                return Worker(real, self.options, limit_s, {**self.environment, **self._left_out()})
         except LoadFailed as error:
             _leave_this_process(self)
             if (reached := of_loader(error.reason)) is not None:
@@ -292,6 +317,38 @@ class Module:
             raise errors.DriverLoadError(
                 path=str(self.path), reason=error.reason, problem=f"load_{error.kind}"
             ) from error
+
+    @contextmanager
+    def _patient(self, deadline_s: float) -> Iterator[float]:
+        """Yield how long to wait: not as long for what may be waiting for a card that is kept from it.
+
+        Raises:
+            TokenBusy: that is why there was no answer.
+        """
+        waits_for = self.sharing.may_wait_for() if self.sharing is not None else ()
+        try:
+            yield min(deadline_s, SHORT_S) if waits_for else deadline_s
+        except (LoadFailed, errors.TokenError) as error:
+            hung = error.kind == "hung" if isinstance(error, LoadFailed) else error.code == "MODULE_HUNG"
+            if hung and waits_for:
+                raise errors.TokenBusy("READER_BUSY", holder=ANOTHER, readers=list(waits_for)) from error
+            raise
+
+    def _left_out(self) -> Mapping[str, str]:
+        """Return the variables for a worker that leaves out the readers whose card another program keeps.
+
+        Raises:
+            TokenBusy: this module cannot, and would wait for them.
+        """
+        sharing = self.sharing
+        if sharing is None or sharing.skipping is None:
+            return {}
+        sharing.logged_out()
+        sharing.skipped = sharing.held()
+        variables = sharing.skipping(sharing.skipped) if sharing.skipped else {}
+        if variables is None:
+            raise errors.TokenBusy("READER_BUSY", holder=ANOTHER, readers=list(sharing.skipped))
+        return variables
 
     def _after_fork(self) -> None:
         """In a forked child: nothing here may be used again, and no lock may be waited for."""
@@ -306,8 +363,11 @@ class Module:
         *arguments: Any,
         deadline_s: float | None = None,
         patience: Patience = PATIENCE,
+        slot: int | None = None,
     ) -> Any:
         transport = self._ready()
+        if slot is not None and self.sharing is not None and (reader := self.sharing.holds(slot)):
+            raise errors.TokenBusy("READER_BUSY", holder=ANOTHER, readers=[reader])
         limit = deadline_s or patience.deadline_s or self.deadline_s
         started, said = time.monotonic(), "ok"
         try:
@@ -358,6 +418,7 @@ def open_module(
     deadline_s: float = 30.0,
     environment: Mapping[str, str] | None = None,
     name: str = "",
+    sharing: Callable[[], Sharing | None] = lambda: None,
 ) -> Module:
     """Return the module with these arguments: the same one each time in a process, since a login belongs to one.
 
@@ -370,13 +431,14 @@ def open_module(
         deadline_s: how long loading, and any call that does not say otherwise, may take.
         environment: variables that only the module's worker process gets.
         name: tells several modules with the same arguments apart.
+        sharing: returns how it shares card readers with other programs; asked once for each module.
     """
     options = options or ModuleOptions()
     key = path, isolation, options, deadline_s, frozenset((environment or {}).items()), name
     with _modules_lock:
         module = _modules.get(key)
         if module is None or module._pid != os.getpid():
-            module = _modules[key] = Module(path, isolation, options, deadline_s, environment, name)
+            module = _modules[key] = Module(path, isolation, options, deadline_s, environment, name, sharing())
         return module
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ import pkcs11
 
 from ushield_hw.cryptoki import abi, text
 from ushield_hw.cryptoki.ckr import GONE, CkrError
-from ushield_hw.cryptoki.model import LEFT_OUT, ModuleInfo, SlotInfo, TokenInfo
+from ushield_hw.cryptoki.model import BUSY, LEFT_OUT, ModuleInfo, SlotInfo, TokenInfo
 
 _MOST_SLOTS: Final = 1 << 14
 _READS: Final = 3
@@ -51,22 +52,29 @@ def slot_ids(functions: abi.Functions) -> list[int]:
     return list(dict.fromkeys(abi.numbers("C_GetSlotList", listed)))
 
 
-def every(functions: abi.Functions) -> tuple[SlotInfo, ...]:
-    """Return all slots. Of more than can be looked at, the last one says how many were left out."""
+def every(functions: abi.Functions, busy: Collection[str] = ()) -> tuple[SlotInfo, ...]:
+    """Return all slots. Of more than can be looked at, the last one says how many were left out.
+
+    Args:
+        functions: the module's.
+        busy: descriptions of slots whose token is not to be asked: the module would wait for another program.
+    """
     ids, pauses = slot_ids(functions), _Pauses(_ALL_PAUSES)
-    found = tuple(slot(functions, slot_id, pauses) for slot_id in ids[:_MOST_SLOTS])
+    found = tuple(slot(functions, slot_id, pauses, busy) for slot_id in ids[:_MOST_SLOTS])
     if len(ids) <= _MOST_SLOTS:
         return found
     return (*found, SlotInfo(abi.UNAVAILABLE, f"+{len(ids) - _MOST_SLOTS}", False, None, LEFT_OUT))
 
 
-def slot(functions: abi.Functions, slot_id: int, pauses: _Pauses | None = None) -> SlotInfo:
-    """Return a slot with its token; one that cannot be read keeps the CKR name as its problem."""
+def slot(functions: abi.Functions, slot_id: int, pauses: _Pauses | None = None, busy: Collection[str] = ()) -> SlotInfo:
+    """Return a slot with its token; one that cannot be read keeps the CKR name as its problem, or ``TOKEN_BUSY``."""
     about = abi.SlotInfoStruct()
     present, problem = None, None
     try:
         functions.call("C_GetSlotInfo", slot_id, ctypes.byref(about))
-        if about.flags & _TOKEN_PRESENT:
+        if text.label(bytes(about.slotDescription)) in busy:
+            problem = BUSY
+        elif about.flags & _TOKEN_PRESENT:
             present = token(functions, slot_id, pauses)
     except CkrError as error:
         problem = error.name

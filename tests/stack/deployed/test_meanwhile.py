@@ -51,9 +51,11 @@ def renew(session: Session, *, removing: bytes | None = None) -> bytes:
     made = request(session, KeySpec.EC_P256, "CN=张三,O=Demo Bank")
     pair = install(session, Authority().certify(made.pem, days=200))
     if removing is not None:
-        for record in (*session.keys(), *session.certificates()):
-            if record.key_id == removing:
-                session.link.module.destroy(session.login_id, record.handle)
+        found = [(key.key_id, key.handle) for key in session.keys()]
+        found += [(certificate.key_id, certificate.handle) for certificate in session.certificates()]
+        for key_id, handle in found:
+            if key_id == removing:
+                session.link.module.destroy(session.login_id, handle)
     return pair.facts.der
 
 

@@ -1,0 +1,135 @@
+"""A token that one process has open, and what other processes can do meanwhile: with it, and with tokens beside it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+
+import ushield_hw as us
+from tests.project.tree import ROOT
+from tests.stack.virtual.desks import SLOT
+from ushield_hw.config import load
+from ushield_hw.cryptoki.module import close_modules
+from ushield_hw.errors import TokenBusy
+from ushield_hw.testing.desk import Desk
+from ushield_hw.testing.scripted import Scripted
+from ushield_hw.testing.shield import VirtualShield
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
+
+PATIENCE_S = 2  # the setting's default
+SOON_S = PATIENCE_S + 10  # a machine that runs tests may be busy; what it is about took 30 s a try
+
+HOLDER = """
+import sys
+import ushield_hw as us
+from ushield_hw.testing.scripted import Scripted
+with us.find_token(sys.argv[1]).open(Scripted(sys.stdin.readline().strip())):
+    print("open", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextmanager
+def open_elsewhere(shield: VirtualShield) -> Iterator[Callable[[], object]]:
+    """Another process that keeps a session of a token open until it is let go."""
+    command = [sys.executable, "-c", HOLDER, shield.uri]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def release() -> None:
+            process.communicate("\n", timeout=30)
+
+        try:
+            process.stdin.write(f"{shield.pin}\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "open\n"
+            yield release
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def shields(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[VirtualShield, VirtualShield]]:
+    """Two tokens in two readers."""
+    with VirtualShield(desk=desk) as one, VirtualShield(desk=desk, reader=1) as other:
+        monkeypatch.setenv("XDG_STATE_HOME", one.env["XDG_STATE_HOME"])
+        close_modules()
+        yield one, other
+        close_modules()
+
+
+@contextmanager
+def soon() -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < SOON_S
+
+
+def busy(work: Callable[[], object]) -> TokenBusy:
+    with soon(), pytest.raises(TokenBusy) as caught:
+        work()
+    return caught.value
+
+
+Shields = tuple[VirtualShield, VirtualShield]
+
+
+def test_a_process_that_starts_meanwhile_is_told_at_once_and_the_free_token_works(shields: Shields) -> None:
+    mine, free = shields
+    with open_elsewhere(mine) as release:
+        assert busy(lambda: us.find_token(mine.uri)).details["readers"] == [SLOT]
+        with soon():
+            assert [token.serial for token in us.find_tokens()] == [free.serial]
+        with soon(), us.find_token(free.uri).open(Scripted(free.pin)) as session:
+            assert session.certificates()
+        release()
+    with us.find_token(mine.uri).open(Scripted(mine.pin)) as session:
+        assert session.certificates()
+
+
+def test_a_process_that_had_found_it_before_is_told_too_whatever_it_asks(shields: Shields) -> None:
+    mine, free = shields
+    token, beside = us.find_token(mine.uri), us.find_token(free.uri)
+    with beside.open(Scripted(free.pin)) as session, open_elsewhere(mine) as release:
+        for work in (lambda: token.open(Scripted(mine.pin)), token.pin_state, token.pairs):
+            assert busy(work).details["readers"] == [SLOT]
+        with soon():
+            assert [found.serial for found in us.find_tokens()] == [free.serial]
+        with soon():
+            assert session.certificates()
+        release()
+        with token.open(Scripted(mine.pin)) as again:
+            assert again.certificates()
+
+
+def test_a_card_that_is_let_go_in_time_was_waited_for(shields: Shields) -> None:
+    mine, _ = shields
+    token = us.find_token(mine.uri, settings=replace(load(), busy_timeout_s=60))
+    with open_elsewhere(mine) as release:
+        import threading
+
+        timer = threading.Timer(4.0, release)
+        timer.start()
+        with token.open(Scripted(mine.pin)) as session:
+            assert session.certificates()
+        timer.join()
+
+
+def test_the_sessions_of_this_process_are_not_another_program(shields: Shields) -> None:
+    mine, other = shields
+    with (
+        us.find_token(mine.uri).open(Scripted(mine.pin)),
+        us.find_token(other.uri).open(Scripted(other.pin)) as session,
+    ):
+        assert {token.serial for token in us.find_tokens()} == {mine.serial, other.serial}
+        assert session.pin_state()
+        with us.find_token(mine.uri).open(Scripted()) as joined:
+            assert joined.certificates()
