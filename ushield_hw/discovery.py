@@ -31,6 +31,7 @@ from ushield_hw.interaction import Interaction, PinState, Silent
 from ushield_hw.keys import KeyChoice, Pair, pairs
 from ushield_hw.lazy import cached_property
 from ushield_hw.limits import side_by_side
+from ushield_hw.readiness import certificates_may_hide
 from ushield_hw.session import Link, Session, open_session
 from ushield_hw.uri import TokenUri
 
@@ -138,6 +139,11 @@ class Token:
     def problems(self, contents: Contents) -> tuple[Problem, ...]:
         """Return what could not be read of the token's objects, in words."""
         return tuple(Problem.of_object(self.module, problem) for problem in contents.problems)
+
+    def certificates_may_hide(self, contents: Contents) -> bool:
+        """Tell whether a certificate is missing that a login may show."""
+        waits = self.info.has(TokenFlag.LOGIN_REQUIRED) or self.info.has(TokenFlag.USER_PIN_INITIALIZED)
+        return waits and certificates_may_hide(contents.certificates, contents.keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,19 +267,23 @@ def find_token(
     raise TokenNotFound(code, wanted=asked, findings=findings)
 
 
-def key_choice(selector: str | None, key_id: str | None) -> KeyChoice:
-    """Return which key a URI's ``id=`` and ``object=``, or a hex key id, ask for.
+def key_choice(selector: str | None, key_id: str | None = None, certificate: str | None = None) -> KeyChoice:
+    """Return which key a URI's ``id=`` and ``object=``, a key id and a certificate's serial or fingerprint ask for.
+
+    Args:
+        selector: a URI, a serial number or a label.
+        key_id: in hex, colons allowed; instead of the URI's.
+        certificate: as :class:`KeyChoice` takes it.
 
     Raises:
-        InputError: ``KEY_ID_INVALID``.
+        InputError: ``KEY_ID_INVALID``, ``CERTIFICATE_CHOICE_INVALID``.
     """
     uri = TokenUri.parse(selector) if selector and TokenUri.names(selector) else TokenUri()
-    if key_id is None:
-        return KeyChoice(uri.id, uri.object)
     try:
-        return KeyChoice(bytes.fromhex(key_id), uri.object)
+        asked = uri.id if key_id is None else bytes.fromhex(key_id.replace(":", ""))
     except ValueError as error:
         raise InputError("KEY_ID_INVALID", key_id=key_id) from error
+    return KeyChoice(asked, uri.object, certificate)
 
 
 def names(selector: str, token: Token) -> bool:

@@ -122,7 +122,7 @@ class Pair:
             return Why.KIND
         if facts.key is KeyKind.RSA and facts.key_bits < RSA_LEAST_BITS:
             return Why.WEAK
-        if facts.is_version_1:
+        if facts.version == 1:
             return Why.VERSION_1
         return Why.USAGE if facts.key_usage is not None and use.usages.isdisjoint(facts.key_usage) else None
 
@@ -192,7 +192,7 @@ class KeyChoice:
         return (
             (self.key_id is None or any(_same_id(one.key_id, self.key_id) for one in objects))
             and (self.label is None or any(one.label == self.label for one in objects))
-            and (self.certificate is None or self._names(pair.facts))
+            and (self.certificate is None or self.names(pair.facts))
         )
 
     def told(self, pair: Pair) -> Pair:
@@ -206,7 +206,8 @@ class KeyChoice:
             return pair
         return replace(pair, key=named[0], has_key=True, proof=Proof.ID, rivals=())
 
-    def _names(self, facts: CertificateFacts) -> bool:
+    def names(self, facts: CertificateFacts) -> bool:
+        """Tell whether ``certificate`` is this one's serial number or fingerprint."""
         named = self.certificate or ""
         by_digest = len(named) >= _LEAST_PREFIX and facts.sha256.hex().startswith(named)
         return by_digest or int(named, 16) == facts.serial

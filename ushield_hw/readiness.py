@@ -154,7 +154,7 @@ class _View:
             hoped = self.selected([*behind, *_behind_certificates(self.seen.certificates, behind)], logged_in=True)
         unclear = any(one.why is Why.NOT_TOLD_APART for one in hoped.left_out)
         hidden = {Hidden.KEY} if hoped.pair is not None or unclear else set()
-        if _certificates_may_hide(self.seen):
+        if certificates_may_hide(self.seen.certificates, self.seen.keys):
             hidden.add(Hidden.CERTIFICATE)
         if hoped.pair is not None and hoped.pair.facts.key is not None:
             how = plan_for(self.seen.driver, self.seen.mechanisms, hoped.pair.facts.key)
@@ -198,14 +198,19 @@ def _private(handle: int, key_id: bytes, label: str, kind: KeyKind | None, publi
     return KeyRecord(handle, True, key_id, label, kind, public, None, False)
 
 
-def _certificates_may_hide(seen: Seen) -> bool:
-    """Tell whether a certificate is missing that a login may show: for a key that shows, or any person's at all."""
-    read = _facts(seen.certificates)
+def certificates_may_hide(certificates: Sequence[CertificateRecord], keys: Sequence[KeyRecord]) -> bool:
+    """Tell whether a certificate is missing that a login may show: for a key that shows, or any person's at all.
+
+    Args:
+        certificates: those that show without a login.
+        keys: likewise.
+    """
+    read = _facts(certificates)
     halves = {public_half(facts.key, facts.spki) for _, facts in read}
     ids = {trimmed(record.key_id) for record, _ in read if record.key_id}
     alone = any(
         key.public not in halves if key.public is not None else trimmed(key.key_id) not in ids
-        for key in seen.keys
+        for key in keys
         if key.kind is not None
     )
     return alone or all(facts.is_ca for _, facts in read)

@@ -193,7 +193,12 @@ def test_list_for_a_person(shared: Home, blank: Home) -> None:
     assert str(one["key_id"]) in out
     assert DEMO in out
     empty = blank.ushield("cert", "list", "--token", blank.token.uri)
-    assert (empty.out, empty.err) == ("", "No certificate.\n")
+    assert empty.out == ""
+    none, hint = empty.err.splitlines()
+    assert none == "No certificate."
+    assert "until login" in hint
+    assert blank.json("cert", "list", "--token", blank.token.uri)["may_hide"] is True
+    assert shared.json("cert", "list", "--token", shared.token.uri)["may_hide"] is False
 
 
 @pytest.mark.parametrize(("days", "exits"), [(0, 0), (364, 0), (366, 6), (3000, 6)])

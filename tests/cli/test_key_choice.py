@@ -96,7 +96,7 @@ def test_the_newest_of_one_person(home: Home, bank: Bank) -> None:
 
 def test_no_certificate(fresh: Home) -> None:
     details = fresh.fails(6, "CERTIFICATE_NOT_FOUND", *sign(fresh))
-    assert details == {"use": "nonRepudiation", "candidates": []}
+    assert details == {"use": "nonRepudiation", "candidates": [], "left_out": []}
 
 
 def test_an_expired_certificate(fresh: Home, bank: Bank) -> None:

@@ -22,8 +22,8 @@ PCSC = "Only pcsc speaks PC/SC"
 BANK = "Only bank needs the packages of its extra"
 
 ROOMS = (
-    "cli testing doctor softhsm watch discovery renewal signing certificate readiness selection keys pairing signature "
-    "pkcs10 token_key session "
+    "cli testing doctor softhsm watch discovery renewal signing certificate readiness inventory selection keys pairing "
+    "signature pkcs10 token_key session "
     "pin installed drivers descriptor marks cryptoki bank verifier journal cms interaction uri order state config "
     "schema trust crypto files hardening suites errors messages pcsc usb limits lazy"
 ).split()

@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "doctor": "doctor",
     "pin": "pin",
     "cert": "cert",
+    "key": "key",
     "show": "orders",
     "sign": "orders",
     "verify": "orders",

@@ -7,7 +7,17 @@ from pathlib import Path
 import click
 
 from ushield_hw import messages
-from ushield_hw.certificate import KeySpec, PinPolicy, expiring, export, install, read_installable, remove, request
+from ushield_hw.certificate import (
+    KeySpec,
+    PinPolicy,
+    expiring,
+    export,
+    install,
+    matches,
+    read_installable,
+    remove,
+    request,
+)
 from ushield_hw.cli import options, output
 from ushield_hw.cli.enroll import enroll_command
 from ushield_hw.cli.expiry import warn_of
@@ -17,6 +27,7 @@ from ushield_hw.cli.tokens import certificate_rows, say_problems
 from ushield_hw.discovery import key_choice
 from ushield_hw.errors import UShieldError
 from ushield_hw.interaction import PinKind
+from ushield_hw.keys import ANY, KeyChoice, Pair
 
 _EXPIRING = 6
 
@@ -28,25 +39,42 @@ def cert_command() -> None:
 
 @cert_command.command("list", help=messages.text("help.cert.list"))
 @options.token()
+@options.key_id()
+@options.certificate()
 @click.option("--expiring", "days", type=click.IntRange(min=0), default=None, help=options.say("expiring"))
 @options.as_json()
-def _list(selector: str | None, days: int | None, as_json: bool) -> int:
+def _list(selector: str | None, key_id: str | None, certificate: str | None, days: int | None, as_json: bool) -> int:
+    choice = key_choice(selector, key_id, certificate)
     token = options.find(selector)
     contents = token.contents()
-    found, problems = token.pairs(contents), token.problems(contents)
+    found, problems = _chosen(token.pairs(contents), choice), token.problems(contents)
+    may_hide = token.certificates_may_hide(contents)
     shown = found if days is None else tuple(expiring(found, days))
     if as_json:
-        output.document({"certificates": [pair.to_json() for pair in shown], "problems": problems})
+        document = {"certificates": [pair.to_json() for pair in shown], "may_hide": may_hide, "problems": problems}
+        output.document(document)
     else:
         rows = certificate_rows(shown)
-        output.lines(f"{pair.key_id}  {text}" for pair, (_, text) in zip(shown, rows, strict=True))
+        output.lines(_row(pair, text) for pair, (_, text) in zip(shown, rows, strict=True))
         warn_of(shown, token.uri)
         say_problems(problems)
         if is_under_way(token):
             output.hint("cert.renewal_under_way", uri=token.uri)
         elif not shown and not problems:
             output.hint("cert.none")
+        if may_hide:
+            output.hint("cert.may_hide")
     return _EXPIRING if days is not None and shown else 0
+
+
+def _chosen(found: tuple[Pair, ...], choice: KeyChoice) -> tuple[Pair, ...]:
+    """Return the certificates that are asked for."""
+    return found if choice == ANY else tuple(matches(found, choice))
+
+
+def _row(pair: Pair, text: str) -> str:
+    about = messages.text("cert.names", serial=pair.facts.serial_hex, fingerprint=pair.fingerprint)
+    return f"{pair.key_id}  {text} · {about}"
 
 
 @cert_command.command("request", help=messages.text("help.cert.request"))
@@ -122,13 +150,15 @@ cert_command.add_command(renew_command)
 @cert_command.command("export", help=messages.text("help.cert.export"))
 @options.token()
 @options.key_id()
+@options.certificate()
 @options.out()
 @options.as_json()
-def _export(selector: str | None, key_id: str | None, out: Path | None, as_json: bool) -> None:
+def _export(selector: str | None, key_id: str | None, certificate: str | None, out: Path | None, as_json: bool) -> None:
+    choice = key_choice(selector, key_id, certificate)
     if out is not None:
         options.refuse_existing(out)
         options.check_folder(out)
-    pem = export(options.find(selector).pairs(), key_choice(selector, key_id))
+    pem = export(options.find(selector).pairs(), choice)
     if out is not None:
         options.write_new(out, pem)
         output.achieved()

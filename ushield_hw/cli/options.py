@@ -49,6 +49,11 @@ def key_id() -> Callable[[F], F]:
     return click.option("--key-id", metavar="HEX", default=None, help=say("key_id"))
 
 
+def certificate() -> Callable[[F], F]:
+    """``--certificate``."""
+    return click.option("--certificate", metavar="HEX", default=None, help=say("certificate"))
+
+
 def pin_source() -> Callable[[F], F]:
     """``--pin-source``."""
     return click.option("--pin-source", metavar="FILE|-", default=None, help=say("pin_source"))

@@ -61,6 +61,7 @@ def show_command(file: Path, as_json: bool) -> None:
 @click.argument("file", metavar="ORDER.json", type=click.Path(path_type=Path))
 @options.token()
 @options.key_id()
+@options.certificate()
 @options.pin_source()
 @options.last_try()
 @click.option("--unattended", is_flag=True, help=options.say("unattended"))
@@ -76,6 +77,7 @@ def sign_command(
     file: Path,
     selector: str | None,
     key_id: str | None,
+    certificate: str | None,
     pin_source: str | None,
     allow_last_try: bool,
     unattended: bool,
@@ -87,7 +89,7 @@ def sign_command(
     order = options.read_order(file)
     with signals.Signing(order.tx_id, as_json=as_json):
         person = options.person({PinKind.USER: pin_source}, allow_last_try=allow_last_try)
-        choice = key_choice(selector, key_id)
+        choice = key_choice(selector, key_id, certificate)
         options.check_folder(out)
         token = options.find(selector)
         signed = _kept(order, token, choice)

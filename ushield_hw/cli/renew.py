@@ -24,6 +24,7 @@ _WAYS = "--out, --in, --bank, --abandon"
 @click.command("renew", cls=Command, help=messages.text("help.cert.renew"))
 @options.token()
 @options.key_id()
+@options.certificate()
 @click.option("--out", type=click.Path(path_type=Path), default=None, metavar="REQUEST", help=options.say("renew_out"))
 @click.option(
     "--in", "received", type=click.Path(path_type=Path), default=None, metavar="CERT.pem", help=options.say("renew_in")
@@ -42,6 +43,7 @@ _WAYS = "--out, --in, --bank, --abandon"
 def renew_command(
     selector: str | None,
     key_id: str | None,
+    certificate: str | None,
     out: Path | None,
     received: Path | None,
     url: str | None,
@@ -57,10 +59,10 @@ def renew_command(
     """Renew a certificate."""
     if sum((out is not None, received is not None, url is not None, abandon)) != 1:
         raise InputError("USAGE_ONE_OF", argument=_WAYS)
-    certificate, bank = _given(received), _bank(url, bank_ca)
+    came, bank = _given(received), _bank(url, bank_ca)
     authorities = [der for file in ca for der in _authorities(file)]
     person = options.person({PinKind.USER: pin_source}, allow_last_try=allow_last_try)
-    token, choice = options.find(selector), key_choice(selector, key_id)
+    token, choice = options.find(selector), key_choice(selector, key_id, certificate)
     if out is not None and _is_there(token, choice, out):
         return _say_requested(out, token, as_json)
     retire = renewal.Retire.KEEP if keep_old else renewal.Retire.REMOVE
@@ -74,9 +76,9 @@ def renew_command(
         if bank is not None:
             done = renewal.renew(session, bank, choice, same_key=same_key, **more)
         else:
-            assert certificate is not None and received is not None  # noqa: S101 - one of the ways
+            assert came is not None and received is not None  # noqa: S101 - one of the ways
             with options.naming(received):
-                done = renewal.install(session, certificate, choice, **more)
+                done = renewal.install(session, came, choice, **more)
     return _say_renewed(done, as_json)
 
 

@@ -81,7 +81,7 @@ def _certificate_text(pair: Pair) -> str:
     if pair.pending or pair.superseded:
         state = f"{state} · {messages.text('cert.pending' if pair.pending else 'cert.superseded')}"
     key = {True: "cert.with_key", False: "cert.no_key", None: "cert.key_hidden"}[pair.has_key]
-    return f"{facts.subject_text()} · {state} · {messages.text(key)}"
+    return f"{pair.subject} · {state} · {messages.text(key)}"
 
 
 def _token_rows(token: Token) -> list[tuple[str, object]]:

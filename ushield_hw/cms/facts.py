@@ -111,11 +111,6 @@ class CertificateFacts:
         """The serial number in lower-case hex, without leading zeros."""
         return f"{self.serial:x}"
 
-    @property
-    def is_version_1(self) -> bool:
-        """Whether it is a version 1 certificate: one without extensions, which cannot say what its key is for."""
-        return not Reader(self.der).enter(SEQUENCE, _MALFORMED).enter(SEQUENCE, _MALFORMED).sees(_VERSION)
-
     def subject_text(self) -> str:
         """Return the subject as RFC 4514 writes it.
 

@@ -221,13 +221,13 @@ def requested(settings: Settings, serial: str, choice: KeyChoice = ANY) -> bytes
     return found[0].request or None if len(found) == 1 else None
 
 
-def is_under_way(settings: Settings, serial: str) -> bool:
-    """Tell whether a renewal has begun on a token and not ended; needs no login and no token.
+def is_under_way(settings: Settings, serial: str, choice: KeyChoice = ANY) -> bool:
+    """Tell whether a renewal has begun on a token, of this key, and not ended; needs no login and no token.
 
     Raises:
         StorageError: the records cannot be read.
     """
-    return bool(_under_way(settings, serial, ANY))
+    return bool(_under_way(settings, serial, choice))
 
 
 def abandon(session: Session, choice: KeyChoice = ANY) -> bool:
@@ -400,7 +400,14 @@ def _open_records(session: Session, choice: KeyChoice) -> list[Record]:
 def _under_way(settings: Settings, serial: str, choice: KeyChoice) -> list[Record]:
     """Return the renewals under way on a token, of the key that is asked for."""
     found = [one for one in Records(settings).of_token(serial) if one.step.open]
-    return [one for one in found if choice.key_id is None or choice.key_id in {one.old_key_id, one.key_id}]
+    return [one for one in found if _is_of(one, choice)]
+
+
+def _is_of(record: Record, choice: KeyChoice) -> bool:
+    certificates = (CertificateFacts.read(der) for der in (record.old, record.certificate) if der)
+    return (choice.key_id is None or choice.key_id in {record.old_key_id, record.key_id}) and (
+        choice.certificate is None or any(map(choice.names, certificates))
+    )
 
 
 def _just_done(session: Session, choice: KeyChoice) -> Renewed | None:
