@@ -71,11 +71,6 @@ class Terminal:
         shown = [messages.text(f"prompt.confirm_{kind}"), *output.table(ask.lines, "  ")]
         return self.confirm("\n".join([*shown, messages.text("prompt.sign")]))
 
-    def confirm_deletion(self, rows: Iterable[tuple[str, object]]) -> bool:
-        """Show what would be deleted and ask."""
-        self._show([messages.text("prompt.deletion"), *output.table(list(rows), "  ")])
-        return self._yes(messages.text("prompt.delete"))
-
     def compare_on_token(self, ask: ConfirmRequest) -> None:
         """Show what the token's screen must show."""
         output.note("\n".join([messages.text("prompt.compare"), *output.table(ask.lines, "  ")]))
