@@ -33,7 +33,9 @@ from ushield_hw.errors import (
     PinIncorrect,
     PinLocked,
     StorageError,
+    TokenError,
     TokenNotInitialized,
+    TokenRemoved,
     UShieldError,
 )
 from ushield_hw.interaction import CountSource, Interaction, Pin, PinKind, PinRequest, PinState
@@ -150,7 +152,7 @@ class PinGuard:
         pin = None if info.has(_PROTECTED) else self._ask(interaction, ask, info)
         if ask.state.final_try and not interaction.confirm_last_try(ask):
             raise LastTryNotConfirmed(state=ask.state, serial=ask.serial)
-        return self._send(ask, pin, send)
+        return self._send(ask, pin, send, info)
 
     def request(self, kind: PinKind, purpose: str, info: TokenInfo) -> PinRequest:
         """Return what a person must know who is asked for the PIN, if it can be used at all.
@@ -215,7 +217,7 @@ class PinGuard:
         self.check_format(pin, info)
         return Pin(pin)
 
-    def _send(self, ask: PinRequest, pin: str | None, send: Callable[[str | None], T]) -> T:
+    def _send(self, ask: PinRequest, pin: str | None, send: Callable[[str | None], T], info: TokenInfo) -> T:
         counter = self.counter
         trying = counter.trying(consented=bool(ask.state.final_try)) if counter else contextlib.nullcontext()
         try:
@@ -224,16 +226,26 @@ class PinGuard:
         except LastTryNotConfirmed as error:
             raise LastTryNotConfirmed(state=self.state(), serial=ask.serial) from error
         except PinIncorrect as error:
-            state = self.state()
+            state = self._state_after(info)
             if state.locked:
                 raise self._locked(state, error.details) from error
             raise PinIncorrect(state=state, n=state.retries_left, **_facts(error)) from error
         except PinLocked as error:
-            raise self._locked(self.state(), error.details) from error
+            raise self._locked(self._state_after(info), error.details) from error
         except PinChangeRequired as error:
             raise PinChangeRequired(**_facts(error)) from error
         except TokenNotInitialized as error:
             raise TokenNotInitialized("PIN_NOT_SET", serial=ask.serial, **error.details) from error
+
+    def _state_after(self, before: TokenInfo) -> PinState:
+        """Return what is known of the PIN after the token's no, which stands though it may not say more."""
+        try:
+            return self.state()
+        except TokenRemoved:
+            raise
+        except TokenError as error:
+            _log.warning("the token cannot be read after the PIN was refused: %s", error.code)
+            return self.state(before)
 
     def _locked(self, state: PinState, details: dict[str, object]) -> PinLocked:
         return _locked(self._driver, state, details)

@@ -19,7 +19,8 @@ from typing import Any, Final, Self
 
 from ushield_hw import errors
 from ushield_hw.config import Settings
-from ushield_hw.cryptoki.model import CertificateRecord, Identity, KeyRecord, TokenFlag, TokenInfo, User
+from ushield_hw.cryptoki.ckr import GONE
+from ushield_hw.cryptoki.model import CertificateRecord, Identity, KeyRecord, SlotInfo, TokenFlag, TokenInfo, User
 from ushield_hw.cryptoki.module import Module
 from ushield_hw.drivers import ConfirmText, Driver, Unblock
 from ushield_hw.hardening import forgetting
@@ -30,6 +31,7 @@ _log: Final = logging.getLogger("ushield_hw")
 
 _VAGUE: Final = frozenset({"CKR_GENERAL_ERROR", "CKR_DEVICE_ERROR", "CKR_FUNCTION_FAILED"})
 _NOTICED_S: Final = 0.6
+_ABSENT: Final = frozenset(f"CKR_{name}" for name in (*GONE, "TOKEN_NOT_RECOGNIZED"))
 _NO_LOGIN_THERE: Final = NO_LOGIN | {"CKR_USER_ALREADY_LOGGED_IN"}
 _WORKER_LOST: Final = frozenset({"MODULE_HUNG", "MODULE_CRASHED"})
 # What a token answers to C_SetPIN that has refused it and done nothing.
@@ -92,12 +94,21 @@ class Link:
         until = time.monotonic() + _NOTICED_S
         while time.monotonic() < until:
             try:
-                if not any(slot.token and self.names(slot.token) for slot in self.module.slots()):
+                if not any(self._may_hold(slot) for slot in self.module.slots()):
                     return True
             except errors.UShieldError:
                 return False  # it is not the token that is gone
             time.sleep(_NOTICED_S / 10)
         return False
+
+    def _may_hold(self, slot: SlotInfo) -> bool:
+        """Tell whether a slot holds the token, as far as that can be told: one that cannot be read may.
+
+        SoftHSM2 cannot read a token any more whose files it could not write.
+        """
+        if slot.token is not None:
+            return self.names(slot.token)
+        return slot.slot_id == self.slot_id and slot.problem is not None and slot.problem not in _ABSENT
 
     @contextmanager
     def noticing_removal(self) -> Iterator[None]:
@@ -548,7 +559,7 @@ def _login(
     Returns:
         Where, the login, and what the token says now.
     """
-    logins: list[tuple[Link, int]] = []
+    info, logins = info or link.info(), list[tuple[Link, int]]()
 
     def send(pin: str | None) -> None:
         place = link.fresh()  # now, not before the person was asked
@@ -557,13 +568,28 @@ def _login(
     try:
         link.pin.use(interaction, PinKind.USER, purpose, send, info)
         place, login_id = logins[0]
-        return place, login_id, place.info()  # the token that was asked for is still the one in the slot
+        return place, login_id, _after(place, info)  # the token that was asked for is still the one in the slot
     except BaseException as error:
         for place, login_id in logins:
             _logout(place, login_id)
         if isinstance(error, errors.UShieldError) and link.is_gone_after(error):
             raise errors.TokenRemoved(serial=link.serial) from error
         raise
+
+
+def _after(place: Link, before: TokenInfo) -> TokenInfo:
+    """Return what a token says after a login; what it said before where it cannot say any more, and is still there.
+
+    Raises:
+        TokenRemoved: it is not, or it is another one.
+    """
+    try:
+        return place.info()
+    except errors.TokenError as error:
+        if error.details.get("ckr") not in _VAGUE or place.is_gone_after(error):
+            raise
+        _log.warning("the token cannot be read after the login: %s", error.details.get("ckr"))
+        return before
 
 
 def _logout(link: Link, login_id: int | None) -> None:

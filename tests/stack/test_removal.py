@@ -9,8 +9,8 @@ import pytest
 
 from tests.stack.bench import Bench, open_sessions
 from ushield_hw.cryptoki.model import User
-from ushield_hw.errors import ConfirmationRejected, TokenError, TokenRemoved
-from ushield_hw.session import open_session
+from ushield_hw.errors import ConfirmationRejected, PinIncorrect, TokenError, TokenRemoved
+from ushield_hw.session import open_session, verify_pin
 from ushield_hw.suites import KeyKind
 from ushield_hw.testing.faulty import Fault, returns, token_info
 from ushield_hw.testing.scripted import Scripted
@@ -178,3 +178,41 @@ def test_a_token_that_stays_unreadable_is_an_error(bench: Bench) -> None:
         bench.module.token(slot)
     assert caught.value.ckr == "CKR_GENERAL_ERROR"
     assert bench.count("C_GetTokenInfo") == 3
+
+
+# -- a token whose files cannot be written -----------------------------------------------------------------------------
+
+
+def unreadable_after(bench: Bench, reads: int) -> None:
+    """SoftHSM2 cannot read a token any more once it could not write its files, as after every login."""
+    bench.faulty.clear()
+    calls = range(reads + 1, 400)
+    bench.faulty.plan([Fault("C_GetTokenInfo", call, returns("CKR_GENERAL_ERROR")) for call in calls])
+
+
+def test_a_token_that_cannot_be_read_after_the_login_was_not_pulled_out(bench: Bench) -> None:
+    link = bench.link
+    unreadable_after(bench, 1)
+    with open_session(link, Scripted(bench.soft.pin), "sign") as session:
+        assert len(bench.sign(session.login_id)) == 64
+
+
+def test_a_wrong_pin_is_wrong_although_the_token_cannot_be_read_afterwards(bench: Bench) -> None:
+    link = bench.link
+    unreadable_after(bench, 1)
+    with pytest.raises(PinIncorrect) as caught:
+        verify_pin(link, Scripted("0000000"))
+    assert getattr(caught.value.state, "retries_left", None) == 5
+
+
+@pytest.mark.parametrize("function", ["C_GenerateKeyPair", "C_CreateObject"])
+def test_what_a_soft_token_could_not_write_is_told_of_its_files(bench: Bench, function: str) -> None:
+    login = bench.login()
+    bench.plan(function, None, returns("CKR_GENERAL_ERROR"))
+    with pytest.raises(TokenError) as caught:
+        if function == "C_CreateObject":
+            names = {"subject": b"0\0", "issuer": b"0\0", "serial": b"\2\1\1"}
+            bench.module.write_certificate(login, b"0\3\2\1\1", key_id=b"1", label="x", **names)
+        else:
+            bench.module.generate(login, KeyKind.EC_P256, 0, b"", "", always_authenticate=False)
+    assert caught.value.code == "SOFT_TOKEN_NOT_WRITTEN"

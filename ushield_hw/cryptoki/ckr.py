@@ -205,6 +205,11 @@ _OUTCOMES: Final[dict[Outcome, tuple[type[errors.UShieldError], str | None]]] = 
     Outcome.KEY_REFUSED: (errors.CertificateError, "KEY_REFUSED"),
 }
 
+# What changes a token.
+_WRITES: Final = frozenset(
+    "C_InitToken C_InitPIN C_SetPIN C_CreateObject C_DestroyObject C_SetAttributeValue C_GenerateKeyPair".split()
+)
+
 # What a TokenError says of them.
 _CODES: Final = {
     "TOKEN_WRITE_PROTECTED": "TOKEN_WRITE_PROTECTED",
@@ -230,6 +235,7 @@ def to_error(
     codes: Mapping[str, str] | None = None,
     waited_s: float = 0.0,
     asks: bool = False,
+    in_files: bool = False,
 ) -> errors.UShieldError:
     """Return the domain error for a return value.
 
@@ -239,6 +245,7 @@ def to_error(
         codes: the descriptor's ``confirm.codes``: CKR name with its prefix -> outcome. They win for C_Sign.
         waited_s: how long C_Sign took.
         asks: the token asks a person: a plain failure after a long wait is taken for "nobody answered".
+        in_files: the module keeps its tokens in files: that one cannot be written is only a general error to it.
     """
     facts: dict[str, object] = {"ckr": error.name, "function": error.function}
     name = error.name.removeprefix("CKR_")
@@ -247,6 +254,8 @@ def to_error(
         late = asks and waited_s >= _PERSON_S
         if found := _of_signing(name, facts, declared, late=late, waited_s=round(waited_s, 1)):
             return found
+    if in_files and name == "GENERAL_ERROR" and error.function in _WRITES:
+        return errors.TokenError("SOFT_TOKEN_NOT_WRITTEN", **facts)
     if name in _CODES:
         return errors.TokenError(_CODES[name], **facts)
     if _SIMPLE.get(name) is errors.PinFormatError:

@@ -374,8 +374,9 @@ class Module:
             return transport.call(operation, arguments, limit, patience.watch)
         except CkrError as error:
             said = str(error)
-            waited_s = time.monotonic() - started
-            raise to_error(error, doing, codes=patience.codes, waited_s=waited_s, asks=patience.asks) from error
+            waited_s, in_files = time.monotonic() - started, self.options.relist
+            codes, asks = patience.codes, patience.asks
+            raise to_error(error, doing, codes=codes, waited_s=waited_s, asks=asks, in_files=in_files) from error
         except StaleLogin as error:
             said = "login ended"
             raise errors.TokenError("LOGIN_ENDED", ckr=None, function=operation) from error
