@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.cli.person import CTRL_C, Person
-from tests.cli.world import TIMEOUT_S, USHIELD, Bank, Home
+from tests.cli.world import AT_A_TERMINAL, TIMEOUT_S, USHIELD, Bank, Done, Home, checked
 from ushield_hw.messages import LANGUAGES
 
 pytestmark = pytest.mark.stack
@@ -308,3 +308,45 @@ def test_a_key_made_by_the_command_wants_the_pin_each_time_and_signs(bare: Home,
         order = bare.order()
         bare.ushield("sign", order, *token, "--key-id", made["key_id"], "-o", "new.p7m", **told["env"])
         bare.ushield("verify", "new.p7m", "--ca", bank.ca, "--order", order)
+
+
+# --- Ctrl-C while the token waits for its owner -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "press", "exits", "code"),
+    [
+        (signal.SIGINT, "ok", 0, None),
+        (signal.SIGINT, "c", 7, "CONFIRMATION_REJECTED"),
+        (signal.SIGINT, None, 9, "OUTCOME_UNKNOWN"),
+        (signal.SIGTERM, None, 9, "OUTCOME_UNKNOWN"),
+        (signal.SIGHUP, None, 9, "OUTCOME_UNKNOWN"),
+    ],
+    ids=["Ctrl-C, then OK", "Ctrl-C, then C", "Ctrl-C", "SIGTERM", "SIGHUP"],
+)
+def test_a_signal_while_the_token_asks(
+    bare: Home, number: signal.Signals, press: str | None, exits: int, code: str | None
+) -> None:
+    """A question cannot be taken back from the token; it may still be answered within two seconds."""
+    with started(bare, "--page", "0") as told:
+        order = bare.order()
+        words = ("sign", order, "--token", told["uri"], "--pin-source", told["pin_file"], "-o", "s.p7m", "--json")
+        process = subprocess.Popen(
+            [*AT_A_TERMINAL, USHIELD, *words],
+            cwd=bare.folder,
+            env=bare.environment | told["env"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        first_asking(told["page"])
+        process.send_signal(number)
+        if press is not None:
+            fetched(told["page"], press, "POST")
+        out, err = process.communicate(timeout=TIMEOUT_S)
+        document = checked(Done(process.returncode, out.decode(), err.decode()), words, exits).document
+        assert bare.file("s.p7m").exists() is (exits == 0)
+        if code is not None:
+            assert document["error"]["code"] == code
+            assert document["error"]["details"]["tx_id"] == bare.document(order)["tx_id"]
