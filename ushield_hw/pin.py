@@ -25,6 +25,7 @@ from ushield_hw.cryptoki.model import Identity, TokenFlag, TokenInfo
 from ushield_hw.drivers import Driver, PinEncoding, PinFlags
 from ushield_hw.errors import (
     DriverError,
+    InputError,
     LastTryNotConfirmed,
     PinCancelled,
     PinChangeRequired,
@@ -338,8 +339,8 @@ def _facts(error: PinError) -> dict[str, object]:
 
 
 def _unsent(error: UShieldError) -> bool:
-    """Tell whether no PIN was judged: the module was not loaded, answered before it was asked, or takes no PIN."""
-    if isinstance(error, DriverError) or error.details.get("ckr") in NO_LOGIN:
+    """Tell whether no PIN was judged: refused here, the module not loaded, or answered before it was asked for one."""
+    if isinstance(error, (DriverError, InputError)) or error.details.get("ckr") in NO_LOGIN:
         return True
     return "ckr" in error.details and error.details.get("function") not in _SENDING
 

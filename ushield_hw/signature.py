@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
@@ -76,7 +76,16 @@ def plan_for(driver: Driver, offered: Sequence[str], kind: KeyKind | None) -> Pl
 
 
 @forgetting
-def signature(session: Session, key: KeyRecord, how: Plan, message: bytes, *, spki: bytes, purpose: str) -> bytes:
+def signature(
+    session: Session,
+    key: KeyRecord,
+    how: Plan,
+    message: bytes,
+    *,
+    spki: bytes,
+    purpose: str,
+    ready: Callable[[], None] = lambda: None,
+) -> bytes:
     """Return the token's signature over a message: one C_Sign, and one login for it where the key wants that.
 
     Nothing leaves that does not verify. A software token is checked once for each key and session.
@@ -88,12 +97,13 @@ def signature(session: Session, key: KeyRecord, how: Plan, message: bytes, *, sp
         message: the whole message.
         spki: the public key that the signature must be for (SubjectPublicKeyInfo, DER).
         purpose: said in the PIN prompt.
+        ready: called when the person has been asked everything, just before the token is; what it raises ends it.
 
     Raises:
         ModuleMisbehaves: the token returned a signature that is not this key's.
         PinError, TokenError, ConfirmationError, OutcomeUnknown: as :meth:`Module.sign`.
     """
-    made = _made(session, key, how, message, purpose)
+    made = _made(session, key, how, message, purpose, ready)
     checked: set[tuple[int, bytes]] = session.kept(_CHECKED, set)
     if session.link.driver.kind is not Kind.SOFTWARE or (key.handle, spki) not in checked:
         if not is_by(spki, how.suite, message, made):
@@ -131,26 +141,30 @@ def is_by(spki: bytes, suite: Suite, message: bytes, raw: bytes) -> bool:
     return False
 
 
-def _made(session: Session, key: KeyRecord, how: Plan, message: bytes, purpose: str) -> bytes:
+def _made(
+    session: Session, key: KeyRecord, how: Plan, message: bytes, purpose: str, ready: Callable[[], None]
+) -> bytes:
     driver = session.link.driver
     call = SignCall(key.handle, how.way.mechanism, how.feed(message), how.suite.digest, key.always_authenticate)
     if driver.kind is Kind.SOFTWARE and driver.confirm.kind is ConfirmKind.NONE:  # nobody waits for it
-        return _signed(session, call, purpose, PATIENCE)
+        return _signed(session, call, purpose, PATIENCE, ready)
     with _waiting(session) as patience:
         try:
-            return _signed(session, call, purpose, patience)
+            return _signed(session, call, purpose, patience, ready)
         except UShieldError as error:
             if session.link.is_gone_after(error):
                 raise TokenRemoved(serial=session.serial) from error
             raise
 
 
-def _signed(session: Session, call: SignCall, purpose: str, patience: Patience) -> bytes:
+def _signed(session: Session, call: SignCall, purpose: str, patience: Patience, ready: Callable[[], None]) -> bytes:
     link = session.link
     if not call.context:
+        ready()
         return link.module.sign(session.login_id, call, patience)
 
     def send(pin: str | None) -> bytes | UShieldError:
+        ready()
         try:
             return link.module.sign(session.login_id, replace(call, pin=pin), patience)
         except UShieldError as error:

@@ -298,7 +298,16 @@ def _sign(order: Order, draft: Draft, session: Session, prepared: _Prepared, att
         key = prepared.pair.key
         assert key is not None  # noqa: S101 - a chosen pair has its key
         spki = prepared.pair.facts.spki
-        der = draft.assemble(signature(session, key, prepared.how, draft.message, spki=spki, purpose="sign"))
+        made = signature(
+            session,
+            key,
+            prepared.how,
+            draft.message,
+            spki=spki,
+            purpose="sign",
+            ready=lambda: order.check_live(datetime.now(UTC)),  # the disk and a PIN prompt take their time too
+        )
+        der = draft.assemble(made)
     except UShieldError as error:
         _note_failure(error, order, attempt)
         raise

@@ -64,7 +64,7 @@ def test_the_content_is_the_canonical_order(home: Home, bank: Bank) -> None:
 def test_for_a_person(home: Home) -> None:
     out = home.ushield(*sign(home, home.order())).out
     assert "signed.p7m" in out
-    assert "Nobody looked" in out
+    assert "Signed unattended" in out
 
 
 def test_the_order_may_come_from_stdin(home: Home) -> None:

@@ -49,7 +49,7 @@ def exported(signed: Signed) -> str:
 
 def test_for_a_person(desk: Home, signed: Signed, bank: Bank) -> None:
     out = desk.ushield("verify", signed.path, "--ca", bank.ca).out
-    for must in (DEMO, "1202021409900012345", "not compared", "not checked", "Nobody looked", "not verified"):
+    for must in (DEMO, "1202021409900012345", "not compared", "not checked", "Signed unattended", "not verified"):
         assert must in out
 
 

@@ -31,7 +31,7 @@ from ushield_hw.errors import (
     TokenRemoved,
     UShieldError,
 )
-from ushield_hw.interaction import ConfirmRequest, TokenAction
+from ushield_hw.interaction import ConfirmRequest, PinKind, PinRequest, TokenAction
 from ushield_hw.keys import KeyChoice
 from ushield_hw.order import DisplayProfile, Order, decode, screen_lines
 from ushield_hw.session import Session, open_session
@@ -217,6 +217,39 @@ def test_an_order_that_expires_while_the_person_reads_is_not_signed(desk: Desk) 
         desk.sign(Reader(desk.bench.soft.pin, confirms=[True]), order)
     assert caught.value.code == "ORDER_EXPIRED"
     assert desk.signed_by_token() == []
+
+
+def test_an_order_that_expires_at_the_last_pin_prompt_is_not_signed(desk: Desk) -> None:
+    """The key wants its PIN for each signature: that prompt comes after the confirmation."""
+    order = fresh(expires=(datetime.now(UTC) + timedelta(seconds=3)).strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+    class Slow(Scripted):
+        def request_pin(self, ask: PinRequest) -> str | None:
+            if ask.kind is PinKind.CONTEXT:
+                threading.Event().wait((order.expires - datetime.now(UTC)).total_seconds())
+            return super().request_pin(ask)
+
+    with pytest.raises(InputError) as caught:
+        desk.sign(Slow(desk.bench.soft.pin, desk.bench.soft.pin, confirms=[True]), order, "each")
+    assert caught.value.code == "ORDER_EXPIRED"
+    assert desk.signed_by_token() == []
+    assert desk.bench.link.pin.state().low is False, "the PIN was not sent: no try was spent"
+
+
+def test_ctrl_c_at_the_last_pin_prompt_has_signed_nothing(desk: Desk) -> None:
+    order = fresh()
+
+    class Leaves(Scripted):
+        def request_pin(self, ask: PinRequest) -> str | None:
+            if ask.kind is PinKind.CONTEXT:
+                raise KeyboardInterrupt
+            return super().request_pin(ask)
+
+    with pytest.raises(KeyboardInterrupt):
+        desk.sign(Leaves(desk.bench.soft.pin, confirms=[True]), order, "each")
+    assert desk.signed_by_token() == []
+    somebody = Scripted(desk.bench.soft.pin, desk.bench.soft.pin, confirms=[True])
+    assert desk.sign(somebody, order, "each").again is False
 
 
 def test_a_token_that_takes_its_time_is_told_of_once(desk: Desk) -> None:

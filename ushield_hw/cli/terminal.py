@@ -152,6 +152,9 @@ def _prompt(tty: int, text: str, *, echo: bool) -> Iterator[None]:
         try:
             ask()
             yield
+        except KeyboardInterrupt:
+            _write(tty, "\n")  # what is said about it begins a line
+            raise
         finally:
             put_back()
 
@@ -181,7 +184,8 @@ def _stoppable(put_back: Callable[[], None], ask: Callable[..., None]) -> Iterat
 
 
 def _write(tty: int, text: str) -> None:
-    os.write(tty, text.encode("utf-8", "replace"))
+    with suppress(OSError):  # the terminal may be gone: nobody answers then
+        os.write(tty, text.encode("utf-8", "replace"))
 
 
 def _line(tty: int, deadline: float) -> bytes | None:
