@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -32,30 +33,42 @@ _PIECES: Final = re.compile(r"\s+|[（“‘「《【]*(?:[!-~]+|[^\s!-~])[，�
 
 @click.command("doctor", cls=Command, help=messages.text("help.doctor"))
 @options.token()
+@options.key_id()
+@click.option("--certificate", metavar="HEX", help=options.say("certificate_choice"))
 @click.option("--module", type=click.Path(path_type=Path), help=options.say("doctor_module"))
 @click.option("--code", metavar="CODE", help=options.say("code"))
 @click.option("--bundle", type=click.Path(path_type=Path), metavar="FILE.zip", help=options.say("bundle"))
 @click.option("--all", "everything", is_flag=True, help=options.say("all"))
 @options.as_json()
 def doctor_command(
-    selector: str | None, module: Path | None, code: str | None, bundle: Path | None, everything: bool, as_json: bool
+    selector: str | None,
+    key_id: str | None,
+    certificate: str | None,
+    module: Path | None,
+    code: str | None,
+    bundle: Path | None,
+    everything: bool,
+    as_json: bool,
 ) -> int:
     """Say why a token is not recognized."""
     if code is not None:
         if selector is not None or module is not None or bundle is not None:
             raise InputError("USAGE_ONE_OF", argument="--code, --token | --module | --bundle")
         return _explain(code, as_json=as_json)
+    from ushield_hw.discovery import key_choice
     from ushield_hw.doctor.machine import Machine
     from ushield_hw.doctor.walk import examine
     from ushield_hw.uri import TokenUri
 
     if selector is not None and _SECRETS.search(selector):
         TokenUri.parse(selector)  # refuses it; whatever else is wrong with a selector is a finding
+    choice = replace(key_choice(None, key_id), certificate=certificate)  # refuses what is no hex
     if bundle is not None:
         options.check_folder(bundle)
         options.refuse_existing(bundle)
     with output.progress("cli.looking"):
-        report = examine(Machine(options.settings(), selector=selector), module)
+        machine = Machine(options.settings(), selector=selector, key_id=choice.key_id, certificate=choice.certificate)
+        report = examine(machine, module)
     if bundle is not None:
         _write_bundle(report, bundle)
     if as_json:
@@ -96,7 +109,9 @@ def _write_bundle(report: Report, file: Path) -> None:
 def _rows(report: Report, *, everything: bool) -> Iterator[str]:
     say = messages.text
     for token in report.usable:
-        yield "✓ " + say("doctor.usable", label=token.label, serial=token.serial, subject=token.subject)
+        kind = "usable" if token.certain else "maybe" if token.subject else "hidden"
+        about = {"label": token.label, "serial": token.serial, "subject": token.subject}
+        yield f"{_MARKS['ok' if token.certain else 'warn']} " + say(f"doctor.{kind}", **about)
         yield f"    {token.uri}"
     if report.first is not None:
         yield "✗ " + say(_headline(report))

@@ -10,7 +10,8 @@ import re
 from typing import Final
 
 from ushield_hw.cryptoki.ckr import NUMBERS
-from ushield_hw.doctor.finding import Finding, Status
+from ushield_hw.doctor.finding import Finding, Outcome, Priority, Rule, Status
+from ushield_hw.errors import UShieldError
 
 _CKR: Final = {
     "SLOT_ID_INVALID": "F55",
@@ -105,6 +106,9 @@ _OURS: Final = {
     "CERTIFICATE_EXPIRED": "H72",
     "CERTIFICATE_NOT_YET_VALID": "H72",
     "KEY_USE_NOT_ALLOWED": "H73",
+    "KEYS_NOT_TOLD_APART": "H69",
+    "CERTIFICATE_NONE_MATCHES": "H70",
+    "CERTIFICATE_SEVERAL_MATCH": "H70",
     "CERTIFICATE_MULTIPLE": "H73",
     "MECHANISM_MISSING": "H74",
     "CONFIRMATION_REJECTED": "H76",
@@ -141,6 +145,14 @@ def explained(code: str) -> Finding | None:
     if cause is None:
         return None
     return Finding(cause, "code", Status.FAIL, code.strip(), {"kind": "code", "code": code.strip()})
+
+
+def unexplained(error: UShieldError, subject: str) -> Finding:
+    """Return why a token cannot sign where no question has found it: by the code of the error that ``sign`` raises."""
+    cause = explain(error.code) or "H71"
+    exits = {"G64": Outcome.PIN_LOCKED}.get(cause, Outcome.CERTIFICATE if cause.startswith("H") else Outcome.NO_TOKEN)
+    evidence = {"kind": "code", "code": error.code, "message": error.message}
+    return Finding(cause, "token.decision", Status.FAIL, subject, evidence, Rule(failed=Priority.TOKEN, exits=exits))
 
 
 def _by_number(number: int) -> str | None:

@@ -22,7 +22,10 @@ from ushield_hw import pcsc
 from ushield_hw.config import Settings
 from ushield_hw.doctor import pcscd
 from ushield_hw.drivers import Catalogue
+from ushield_hw.errors import InputError
+from ushield_hw.keys import KeyChoice
 from ushield_hw.lazy import cached_property
+from ushield_hw.uri import TokenUri
 from ushield_hw.usb import UsbDevice, usb_devices
 
 _WIDE: Final = 8  # bytes of a pointer
@@ -42,6 +45,7 @@ class Machine:
         log: what its logs say of pcscd, polkit and USB; None: ask journalctl.
         selector: the token that was asked for: a URI, a serial number or a label; None: any.
         now: what its clock says; None: ask this one's.
+        key_id, certificate: the key that was asked for; None: the selector may name one.
     """
 
     settings: Settings
@@ -51,6 +55,8 @@ class Machine:
     log: str | None = None
     selector: str | None = None
     now: datetime | None = None
+    key_id: bytes | None = None
+    certificate: str | None = None
 
     def path(self, absolute: str | Path) -> Path:
         """Return where a path of that machine is here."""
@@ -72,6 +78,15 @@ class Machine:
     def catalogue(self) -> Catalogue:
         """The token families known."""
         return Catalogue.of(self.settings)
+
+    @cached_property
+    def choice(self) -> KeyChoice:
+        """Which key was asked for; a selector that is no URI is judged elsewhere and asks for none."""
+        try:
+            asked = TokenUri.parse(self.selector) if self.selector and TokenUri.names(self.selector) else TokenUri()
+        except InputError:
+            asked = TokenUri()
+        return KeyChoice(self.key_id or asked.id, asked.object, self.certificate)
 
     @cached_property
     def usb(self) -> tuple[UsbDevice, ...] | None:

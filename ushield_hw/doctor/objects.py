@@ -14,15 +14,26 @@ from typing import Any, Final
 
 import ushield_hw
 from ushield_hw.cryptoki.model import CertificateRecord, KeyRecord, TokenFlag
-from ushield_hw.discovery import key_choice
-from ushield_hw.doctor.finding import Outcome, Priority, Probe, Rule, Said, causes, fail, ok, probe, skip, warn
+from ushield_hw.doctor.finding import (
+    Outcome,
+    Priority,
+    Probe,
+    Rule,
+    Said,
+    causes,
+    fail,
+    ok,
+    probe,
+    skip,
+    unchecked,
+    warn,
+)
 from ushield_hw.doctor.subjects import Loaded, TokenSeen
 from ushield_hw.drivers import ConfirmKind, HashOn
-from ushield_hw.errors import CertificateMultiple, InputError, UShieldError
-from ushield_hw.interaction import PinState
-from ushield_hw.keys import ANY, KeyChoice, Pair
+from ushield_hw.errors import CertificateMultiple
+from ushield_hw.keys import ANY, Pair
 from ushield_hw.order import KeyUse
-from ushield_hw.readiness import Decision, Seen, decide
+from ushield_hw.readiness import Verdict
 from ushield_hw.suites import Feed, KeyKind, suites_for
 
 _TOKEN: Final = Rule(failed=Priority.TOKEN, after=causes("F61"), exits=Outcome.CERTIFICATE)
@@ -36,20 +47,23 @@ _MOST_OWNERS: Final = 20
 
 def usable(seen: TokenSeen) -> Pair | None:
     """Return the pair that ``ushield sign`` would choose, if its key shows after login; None: it would refuse."""
-    return decision(seen).pair
+    return seen.decision.pair
 
 
 @probe("H68", "key.visible", _TOKEN)
 def visible(seen: TokenSeen) -> Said:
     """No private key shows, and the token has no login that it could wait for."""
     private = sum(key.private for key in seen.keys)
-    waits = seen.token.info.has(TokenFlag.LOGIN_REQUIRED)
-    facts = {"private_keys": private, "hidden_until_login": waits and not private}
+    hidden = seen.decision.verdict is Verdict.UNDECIDED
+    facts = {"private_keys": private, "hidden_until_login": hidden, "label": seen.token.label, "uri": seen.token.uri}
     if not _is_set_up(seen):
         return skip("not_initialised")
-    if private or waits:
+    if hidden and seen.uncertain and seen.able:
+        kind = "certificate" if seen.decision.pair is None else "key"
+        return warn(kind=kind, keys=_key_ids(seen.keys), owners=_owners(seen.pairs), **facts)
+    if private or hidden or seen.token.info.has(TokenFlag.LOGIN_REQUIRED):
         return ok(**facts)
-    return fail(owners=_owners(seen.pairs), label=seen.token.label, **facts) if seen.pairs else skip("no_certificate")
+    return fail(owners=_owners(seen.pairs), **facts) if seen.pairs else skip("no_certificate")
 
 
 @probe("H69", "pair.ids", _TOKEN)
@@ -69,13 +83,16 @@ def ids(seen: TokenSeen) -> Said:
 @probe("H70", "key.label", _TOKEN)
 def label(seen: TokenSeen) -> Said:
     """A key was asked for by a label or an id that nothing on the token bears."""
-    choice = _choice(seen)
+    choice = seen.choice
     objects: list[KeyRecord | CertificateRecord] = [*seen.keys, *(pair.certificate for pair in seen.pairs)]
     unlabelled = sorted({found.key_id.hex() for found in objects if not found.label})
     facts = {"unlabelled": unlabelled, "labels": sorted({found.label for found in objects if found.label})}
     facts["ids"] = sorted({found.key_id.hex() for found in objects})
     if choice == ANY or not objects:
         return ok(**facts) if objects else skip("no_objects")
+    if choice.certificate is not None and not any(choice.takes(pair) for pair in seen.pairs):
+        known = [pair.brief() for pair in seen.pairs]
+        return _judged(seen, kind="certificate", wanted=choice.certificate, certificates=known, **facts)
     by_id = choice.key_id is None or any(found.key_id == choice.key_id for found in objects)
     by_label = choice.label is None or any(found.label == choice.label for found in objects)
     if by_id and by_label:
@@ -90,10 +107,12 @@ def present(seen: TokenSeen) -> Said:
     """No certificate shows, none can be read, or none is in use yet."""
     if not _is_set_up(seen):
         return skip("not_initialised")
-    facts = {"label": seen.token.label, "uri": seen.token.uri, "keys": sorted({key.key_id.hex() for key in seen.keys})}
+    facts = {"label": seen.token.label, "uri": seen.token.uri, "keys": _key_ids(seen.keys)}
     if not seen.pairs:
-        unread = len(seen.token.link.module.certificates(seen.token.link.slot_id))
+        unread = len(seen.certificates)
         kind = "unreadable" if unread else "keys" if facts["keys"] else "nothing"
+        if kind == "keys" and seen.able:
+            return unchecked("hidden_until_login", **facts)  # H68 says so
         return fail(kind=kind, unread=unread, **facts)
     if not any(pair.activated for pair in seen.pairs):
         return fail(kind="pending", owners=_owners(seen.pairs), **facts)
@@ -106,7 +125,7 @@ def present(seen: TokenSeen) -> Said:
 def valid(seen: TokenSeen) -> Said:
     """The certificate that would sign is out of its time or made for something else; or the clock is wrong."""
     people, pair = _people(seen), usable(seen)
-    now = _now(seen)
+    now = seen.now
     if pair is not None:
         left = pair.facts.not_after - now
         days = seen.loaded.file.machine.settings.warn_days
@@ -128,15 +147,16 @@ def purpose(seen: TokenSeen) -> Said:
     encrypting = [pair for pair in people if _is_for_encryption(pair)]
     signing = [pair for pair in people if pair not in encrypting and pair.fits(_USE)]
     facts = {"signing": _ids(signing), "encrypting": _ids(encrypting)}
-    asked = [pair for pair in people if _choice(seen).takes(pair)]
+    asked = [pair for pair in people if seen.choice.takes(pair)]
     if encrypting and not signing:
         return fail(kind="only", owners=_owners(encrypting), **facts)
     if asked and all(pair in encrypting for pair in asked):
-        return fail(kind="asked", owners=_owners(asked), **facts)
+        ways = [f"--key-id {pair.key_id}" if pair.key_id else f"--certificate {pair.fingerprint}" for pair in signing]
+        return fail(kind="asked", owners=_owners(asked), ways=ways, **facts)
     barred = [pair for pair in asked if pair.key is not None and pair.key.can_sign is False]
     if barred and usable(seen) is None:
         return fail(kind="barred", owners=_owners(barred), **facts)
-    error = decision(seen).error
+    error = seen.decision.error
     if usable(seen) is None and isinstance(error, CertificateMultiple):
         return fail(kind="several", candidates=list(error.details.get("candidates", ())), **facts)  # type: ignore[call-overload]
     return ok(**facts) if people else skip("no_certificate")
@@ -197,26 +217,6 @@ def waiting(loaded: Loaded) -> Said:
     return warn(kind="waiting", path=str(file.path), seconds=loaded.module.deadline_s, families=asking)
 
 
-def decision(seen: TokenSeen) -> Decision:
-    """Return what a signature would go by."""
-    link = seen.token.link
-    try:
-        pin: PinState | UShieldError = seen.pin
-    except UShieldError as error:
-        pin = error
-    view = Seen(
-        seen.token.info,
-        seen.token.driver,
-        link.settings,
-        link.module.certificates(link.slot_id),
-        seen.keys,
-        seen.mechanisms,
-        False,
-        pin,
-    )
-    return decide(view, _USE, _choice(seen), _now(seen))
-
-
 def _own_ids(seen: TokenSeen, pair: Pair) -> list[bytes]:
     """Return the ids of the keys that show and are the certificate's."""
     return [key.key_id for key in seen.keys if key.public is not None and key.public in pair.facts.spki]
@@ -226,13 +226,6 @@ def _is_of_another_key(seen: TokenSeen, pair: Pair) -> bool:
     """Tell whether the key that bears the certificate's id shows, and is another one than it was issued for."""
     alike = [key for key in seen.keys if key.public is not None and key.key_id == pair.certificate.key_id]
     return bool(alike) and not _own_ids(seen, pair)
-
-
-def _choice(seen: TokenSeen) -> KeyChoice:
-    try:
-        return key_choice(seen.loaded.file.machine.selector, None)
-    except InputError:  # layer F says so
-        return ANY
 
 
 def _is_set_up(seen: TokenSeen) -> bool:
@@ -271,10 +264,6 @@ def _dated(pair: Pair, now: datetime) -> dict[str, Any]:
     return {**facts, "owner": about["subject"], "clock": now.strftime("%Y-%m-%dT%H:%M:%SZ")}
 
 
-def _now(seen: TokenSeen) -> datetime:
-    return seen.loaded.file.machine.now or datetime.now(UTC)
-
-
 def _clock_is_wrong(now: datetime, pairs: Iterable[Pair]) -> bool:
     """Tell whether a clock is before this program was put here, or years after all that is on the token."""
     return now < _installed() or all(now > pair.facts.not_after + _LONG_OVER for pair in pairs)
@@ -305,7 +294,12 @@ def _owners(pairs: Iterable[Pair]) -> list[str]:
 
 
 def _ids(pairs: Iterable[Pair]) -> list[str]:
-    return [pair.key_id for pair in pairs]
+    """Return what a pair is called: the id of its key, and without one the beginning of its certificate's SHA-256."""
+    return [pair.key_id or pair.fingerprint for pair in pairs]
+
+
+def _key_ids(keys: Iterable[KeyRecord]) -> list[str]:
+    return sorted({key.key_id.hex() or "-" for key in keys})
 
 
 TOKEN_PROBES: Final[tuple[Probe[TokenSeen], ...]] = (

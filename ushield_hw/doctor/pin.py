@@ -40,11 +40,11 @@ def tries(seen: TokenSeen) -> Said:
 
 @probe("G63", "pin.length", _TOKEN)
 def length(seen: TokenSeen) -> Said:
-    """No PIN can be as long as the token and its driver want it."""
-    limits = seen.token.link.pin.limits()
+    """The token's limits for a PIN's length contradict each other; they are ignored."""
+    info, limits = seen.token.info, seen.token.link.pin.limits()
+    if info.min_pin > info.max_pin > 0:
+        return warn(kind="never", **_named(seen), min=info.min_pin, max=info.max_pin)
     facts = {**_named(seen), "min": limits.min_length, "max": limits.max_length}
-    if limits.min_length and limits.max_length and limits.min_length > limits.max_length:
-        return fail(kind="never", **facts)
     return ok(**facts) if limits.max_length or limits.min_length else skip("token_does_not_say")
 
 

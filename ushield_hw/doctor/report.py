@@ -17,13 +17,15 @@ class UsableToken:
         uri: selects it.
         label: for people; untrusted.
         serial: its serial number; untrusted.
-        subject: the certificate that would be used.
+        subject: the certificate that would be used; empty: none shows without a login.
+        certain: what signs shows already; False: only a login tells.
     """
 
     uri: str
     label: str
     serial: str
     subject: str
+    certain: bool = True
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,13 @@ class Report:
             "verdict": "ok" if self.first is None else "fail",
             "first": None if self.first is None else self.first.to_json() | {"status": "fail"},
             "usable": [
-                {"uri": token.uri, "label": token.label, "serial": token.serial, "subject": token.subject}
+                {
+                    "uri": token.uri,
+                    "label": token.label,
+                    "serial": token.serial,
+                    "subject": token.subject,
+                    "certain": token.certain,
+                }
                 for token in self.usable
             ],
             "findings": [finding.to_json() for finding in self.findings],

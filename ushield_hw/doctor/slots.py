@@ -15,11 +15,12 @@ from typing import Any, Final
 
 from ushield_hw.cryptoki.model import SlotInfo, TokenFlag
 from ushield_hw.discovery import Token, alike, certificates_on, names, tokens_in
+from ushield_hw.doctor.bus import plugged
 from ushield_hw.doctor.finding import Priority, Probe, Rule, Said, causes, fail, ok, probe, skip, unchecked, warn
 from ushield_hw.doctor.machine import Machine
 from ushield_hw.doctor.processes import named
 from ushield_hw.doctor.subjects import Loaded, TokenSeen, load
-from ushield_hw.drivers import Driver, Kind
+from ushield_hw.drivers import GENERIC, Driver, Kind
 from ushield_hw.errors import InputError
 from ushield_hw.installed import Installed
 from ushield_hw.lazy import cached_property
@@ -103,7 +104,7 @@ def service(loaded: Loaded) -> Said:
     configured = _configured(loaded)
     if code is None or code in _ANOTHER_CAUSE or (configured is not None and configured[0]):
         return skip("another_cause", **facts)
-    return _judged(loaded, kind="unexplained", **facts)
+    return (fail if _wanted(loaded) else warn)(kind="unexplained", **facts)
 
 
 @probe("F53", "module.started_once")
@@ -270,14 +271,32 @@ def _meant(loaded: Loaded) -> bool:
     file = loaded.file
     if file.asked or file.driver.kind is not Kind.SOFTWARE:
         return True
-    variable, selector = file.driver.module.config_env, file.machine.selector
+    variable = file.driver.module.config_env
     if variable is not None and variable in file.machine.environ:
         return True
+    return _selected(loaded)
+
+
+def _wanted(loaded: Loaded) -> bool:
+    """Tell whether somebody wants this module, or something that it drives is here."""
+    file, machine = loaded.file, loaded.file.machine
+    if file.asked or file.driver is GENERIC or file.driver.kind is Kind.SOFTWARE:
+        return _meant(loaded)
+    drives = {file.driver.id, *(family.id for family in machine.catalogue.driven_by(file.driver))}
+    there = [driver.id for one in plugged(machine) for driver in one.drivers]
+    atrs = [reader.atr for reader in machine.scene.readers if reader.atr]
+    there += [driver.id for atr in atrs for driver in machine.catalogue.for_atr(atr)]
+    return not drives.isdisjoint(there) or (file.driver.module.general and bool(atrs)) or _selected(loaded)
+
+
+def _selected(loaded: Loaded) -> bool:
+    """Tell whether a URI names this module."""
+    selector = loaded.file.machine.selector
     try:
         path = TokenUri.parse(selector).module_path if selector and TokenUri.names(selector) else None
     except InputError:
         return False
-    return path is not None and path.resolve() == file.path.resolve()
+    return path is not None and path.resolve() == loaded.file.path.resolve()
 
 
 def _judged(loaded: Loaded, **evidence: Any) -> Said:

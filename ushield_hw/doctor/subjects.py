@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from ushield_hw.cryptoki.model import KeyRecord, ModuleInfo, SlotInfo
+from ushield_hw.cryptoki.model import CertificateRecord, KeyRecord, ModuleInfo, SlotInfo
 from ushield_hw.cryptoki.module import Isolation, Module
 from ushield_hw.discovery import Token
 from ushield_hw.doctor.finding import Way
@@ -17,9 +18,11 @@ from ushield_hw.drivers import GENERIC, Driver, Kind
 from ushield_hw.errors import UShieldError
 from ushield_hw.installed import module_environment
 from ushield_hw.interaction import PinState
-from ushield_hw.keys import Pair, pairs
+from ushield_hw.keys import KeyChoice, Pair, pairs
 from ushield_hw.lazy import cached_property
+from ushield_hw.order import KeyUse
 from ushield_hw.pcsc import Reader
+from ushield_hw.readiness import Decision, Seen, Verdict, decide
 
 LOAD_DEADLINE_S: Final = 10.0
 _LONGEST_SLOT: Final = 64  # bytes of a slot's description
@@ -108,6 +111,13 @@ def of_reader(slot: SlotInfo | None, reader: Reader) -> bool:
     return slot.description.rstrip() in {reader.name, cut}
 
 
+def _is_half(key: KeyRecord, pair: Pair) -> bool:
+    """Tell whether a key object that shows is the other half of a certificate, or stands for it by its id."""
+    if key.public is not None:
+        return key.public in pair.facts.spki
+    return bool(key.key_id) and key.key_id == pair.certificate.key_id
+
+
 @dataclass
 class TokenSeen:
     """A token in a slot. Nothing here logs in: what a PIN would show stays unknown.
@@ -149,11 +159,56 @@ class TokenSeen:
         """What is known of its PIN; no try is spent."""
         return self.token.pin_state()
 
+    @property
+    def now(self) -> datetime:
+        """What the clock says."""
+        return self.loaded.file.machine.now or datetime.now(UTC)
+
+    @property
+    def choice(self) -> KeyChoice:
+        """Which of its keys was asked for."""
+        return self.loaded.file.machine.choice
+
+    @cached_property
+    def decision(self) -> Decision:
+        """What ``ushield sign`` would go by, as far as it can be known without a login.
+
+        Raises:
+            UShieldError: the token cannot be read.
+        """
+        try:
+            pin: PinState | UShieldError = self.pin
+        except UShieldError as error:
+            pin = error
+        link = self.token.link
+        shown = (self.certificates, self.keys, self.mechanisms)
+        view = Seen(self.token.info, self.token.driver, link.settings, *shown, False, pin)
+        return decide(view, KeyUse.PAYMENT, self.choice, self.now)
+
+    @property
+    def able(self) -> bool:
+        """Whether it can sign, or a login may show that it can; one that shows neither keys nor a pair cannot."""
+        decision = self.decision
+        hoped = decision.pair is not None or bool(self.keys)
+        return decision.verdict is Verdict.CAN or (decision.verdict is Verdict.UNDECIDED and hoped)
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether nothing that shows proves that the key or the certificate is there: only a login tells."""
+        pair = self.decision.pair
+        if self.decision.verdict is not Verdict.UNDECIDED:
+            return False
+        return pair is None or not any(_is_half(key, pair) for key in self.keys)
+
+    @cached_property
+    def certificates(self) -> Sequence[CertificateRecord]:
+        """The certificate objects that show without a login."""
+        return self.token.link.module.certificates(self.token.link.slot_id)
+
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
         """The certificates that show without a login."""
-        link = self.token.link
-        return pairs(link.module.certificates(link.slot_id), self.keys, logged_in=False)
+        return pairs(self.certificates, self.keys, logged_in=False)
 
     @cached_property
     def keys(self) -> tuple[KeyRecord, ...]:

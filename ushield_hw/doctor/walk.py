@@ -21,6 +21,7 @@ from ushield_hw import __version__
 from ushield_hw.cryptoki.module import Module
 from ushield_hw.discovery import names
 from ushield_hw.doctor import bus, card, compare, module_file, objects, pin, reader, service, slots
+from ushield_hw.doctor.codes import unexplained
 from ushield_hw.doctor.finding import NO_SERVICE, Finding, Status, ask_all, fail, ok, skip, unchecked
 from ushield_hw.doctor.machine import Machine
 from ushield_hw.doctor.ranking import Case, first, weighed
@@ -34,6 +35,8 @@ from ushield_hw.uri import TokenUri
 
 # What a file needs is no reason not to load it: the loader itself knows best.
 _DEPENDENCIES_AT: Final = module_file.FILE_PROBES.index(module_file.dependencies)
+
+_OF_A_TOKEN: Final = (slots.TOKEN_PROBES, pin.PROBES, objects.TOKEN_PROBES)
 
 
 @dataclass
@@ -177,7 +180,7 @@ def _look_into(seen: _Seen, tokens: Sequence[TokenSeen]) -> None:
 def _trouble(seen: TokenSeen) -> UShieldError | None:
     """Return why what shows on a token without a login cannot be read."""
     try:
-        _ = seen.keys, seen.pairs, seen.mechanisms
+        _ = seen.keys, seen.certificates, seen.pairs, seen.mechanisms
     except TokenNotInitialized:
         return None  # F56 says so
     except UShieldError as error:
@@ -211,8 +214,20 @@ def _tokens(loaded: Loaded) -> tuple[TokenSeen, ...]:
 
 def _of_tokens(tokens: Iterable[TokenSeen]) -> Iterator[Finding]:
     for seen in tokens:
-        for probes in (slots.TOKEN_PROBES, pin.PROBES, objects.TOKEN_PROBES):
-            yield from ask_all(probes, seen, seen.name)
+        asked = [one for probes in _OF_A_TOKEN for one in ask_all(probes, seen, seen.name)]
+        yield from _as_a_signature_sees_it(seen, asked)
+
+
+def _as_a_signature_sees_it(seen: TokenSeen, asked: Sequence[Finding]) -> Iterator[Finding]:
+    """Yield findings about a token so that they fail where a signature would, and only there."""
+    try:
+        able, error = seen.able, seen.decision.error
+    except UShieldError:  # it cannot be read, or is not set up: other findings say so
+        able, error = False, None
+    for one in asked:
+        yield replace(one, status=Status.WARN) if able and one.status is Status.FAIL else one
+    if not able and error is not None and all(one.status is not Status.FAIL for one in asked):
+        yield unexplained(error, seen.name)
 
 
 # --- what it comes to -------------------------------------------------------------------------------------------------
@@ -286,15 +301,15 @@ def _each(tokens: Sequence[TokenSeen]) -> list[TokenSeen]:
 
 def _can_sign(seen: TokenSeen) -> bool:
     try:
-        return not seen.pin.locked and objects.usable(seen) is not None
+        return seen.able
     except UShieldError:
         return False
 
 
 def _usable(seen: TokenSeen) -> UsableToken:
-    pair = objects.usable(seen)
-    subject = pair.facts.subject_text() if pair is not None else ""
-    return UsableToken(seen.token.uri, seen.token.label, seen.token.serial, subject)
+    pair = seen.decision.pair
+    subject = pair.subject if pair is not None else ""
+    return UsableToken(seen.token.uri, seen.token.label, seen.token.serial, subject, not seen.uncertain)
 
 
 def _private(machine: Machine, tokens: Sequence[TokenSeen]) -> Iterator[tuple[str, str]]:
