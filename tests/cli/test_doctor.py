@@ -197,7 +197,7 @@ def test_lines_fit_a_terminal(home: Home, broken: Path, lang: str) -> None:
     assert lines[remedy + 1].startswith("    ")  # it goes on under the text
     assert not any(line.strip().startswith(("，", "。", "；", "：", "）")) for line in lines)
     plain = doctor(home, "--module", broken, exits=3, lang=lang).out
-    assert "".join(text.split()) == "".join(plain.split())  # folding loses nothing
+    assert "".join(text.split()).endswith("".join(plain.split()))  # folding loses nothing; progress may stand before
 
 
 def test_a_descriptor_to_begin_with_can_be_copied_from_a_terminal(bare: Home) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Final
 
 from ushield_hw.doctor.bus import ccid_devices, plugged
@@ -18,6 +17,7 @@ from ushield_hw.doctor.finding import PAST_PCSC, SOFT, Finding, Layer, Priority,
 from ushield_hw.doctor.machine import Machine
 from ushield_hw.doctor.subjects import ModuleFile, TokenSeen
 from ushield_hw.drivers import Kind
+from ushield_hw.lazy import cached_property
 from ushield_hw.pcsc import Slot
 
 _OF_A_TOKEN: Final = frozenset({Layer.PIN, Layer.OBJECTS})

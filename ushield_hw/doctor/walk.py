@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from ushield_hw import __version__
 from ushield_hw.cryptoki.module import Module
-from ushield_hw.discovery import names
+from ushield_hw.discovery import alike, certificates_on, names
 from ushield_hw.doctor import bus, card, compare, module_file, objects, pin, reader, service, slots
 from ushield_hw.doctor.codes import unexplained
 from ushield_hw.doctor.finding import NO_SERVICE, Finding, Status, ask_all, fail, ok, skip, unchecked
@@ -292,11 +292,8 @@ def _is_meant(seen: TokenSeen, selector: str | None) -> bool:
 
 def _each(tokens: Sequence[TokenSeen]) -> list[TokenSeen]:
     """Return every token once, through the module that is its family's own if there is one."""
-    found: dict[tuple[str, str, str], TokenSeen] = {}
-    for seen in sorted(tokens, key=lambda seen: seen.token.driver.module.general):
-        info = seen.token.info
-        found.setdefault((info.manufacturer, info.model, info.serial or info.label), seen)
-    return list(found.values())
+    by_token = {id(seen.token): seen for seen in tokens}
+    return [by_token[id(group[0])] for group in alike([seen.token for seen in tokens], certificates_on)]
 
 
 def _can_sign(seen: TokenSeen) -> bool:
