@@ -36,7 +36,7 @@ def verify(home: Home, source: str) -> tuple[str, ...]:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", [0o604, 0o660, 0o644, 0o601, 0o610])
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644, 0o601, 0o610])
 def test_a_file_that_others_may_open_is_refused(fresh: Home, mode: int) -> None:
     details = fresh.fails(2, "PIN_FILE_MODE", *verify(fresh, fresh.pin("99999", mode=mode)))
     assert details == {"file": "typed.pin", "mode": f"{mode:o}"}

@@ -27,6 +27,7 @@ from ushield_hw.order import Order, Rules
 F = TypeVar("F", bound=Callable[..., Any])
 
 _LARGEST_FILE = 4 << 20
+_STDIN_S = 600.0  # what writes to it may wait for a person
 
 
 def say(name: str) -> str:
@@ -128,7 +129,7 @@ def read_file(path: Path) -> bytes:
     """
     try:
         if str(path) == STDIN:
-            data = files.read_opened(sys.stdin.fileno(), _LARGEST_FILE + 1) if sys.stdin else b""
+            data = files.read_opened(sys.stdin.fileno(), _LARGEST_FILE + 1, _STDIN_S) if sys.stdin else b""
         else:
             data = files.read(path, _LARGEST_FILE + 1)
     except files.Silent as error:
@@ -186,8 +187,10 @@ def check_folder(path: Path) -> None:
         raise StorageError("OUTPUT_NOT_WRITTEN", path=str(path), reason=reason)
 
 
-def write_new(path: Path, data: bytes, mode: int = 0o666) -> None:
+def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write a file that must not exist, with the rights of ``mode`` at most; it appears whole or not at all.
+
+    Others never get to change it, whatever the umask is: a request or a signed order is handed on as it was made.
 
     Raises:
         InputError: ``OUTPUT_EXISTS``: it has appeared meanwhile.

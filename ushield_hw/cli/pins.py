@@ -21,6 +21,7 @@ from ushield_hw.lazy import cached_property
 STDIN: Final = "-"
 _LONGEST: Final = 4096
 _READ: Final = 0o4
+_TYPED_S: Final = 120.0  # another program's person may have to type it
 _ORDER: Final = (PinKind.USER, PinKind.SO, PinKind.PUK, PinKind.NEW)
 
 
@@ -168,16 +169,17 @@ def _first_line(descriptor: int, name: str, kind: SecretFile) -> str:
 def _others_read(descriptor: int, about: os.stat_result) -> bool:
     """Tell whether others may open a file with a secret.
 
-    It belongs to the user or to root. A file of root's may be read by its group, as mounted secrets are, and by the
-    user whom an access control list names, as the credentials that systemd hands to a service are.
+    It belongs to the user or to root. A file of root's may be read by its group, as mounted secrets are (for root:
+    one that nobody may write), and by the user whom an access control list names, as systemd's credentials are.
     """
     if stat.S_ISCHR(about.st_mode):  # a terminal, /dev/null
         return False
     if about.st_uid not in {0, os.geteuid()} or about.st_mode & stat.S_IRWXO:
         return True
     ours = {0, os.geteuid()}
+    mounted = about.st_uid == 0 and (os.geteuid() != 0 or not about.st_mode & stat.S_IWUSR)
     return any(
-        grant.number not in ours if grant.is_user else about.st_uid != 0 or grant.bits != _READ
+        grant.number not in ours if grant.is_user else not mounted or grant.bits != _READ
         for grant in trust.grants(descriptor, about)
     )
 
@@ -187,7 +189,7 @@ def _from_stdin(lines: int) -> bytes:
     if sys.stdin is None:
         return b""
     try:
-        return files.read_opened(sys.stdin.fileno(), _LONGEST, lines=lines)
+        return files.read_opened(sys.stdin.fileno(), _LONGEST, _TYPED_S, lines)
     except files.Silent as error:
         raise InputError("INPUT_TIMED_OUT", file="stdin", waited_s=round(error.waited_s)) from error
     except OSError as error:
