@@ -17,7 +17,7 @@ from tests.stack.bench import Bench
 from tests.unit.cms.pki import Authority, authority, der
 from tests.unit.order.samples import live, payment
 from ushield_hw import cms
-from ushield_hw.certificate import install
+from ushield_hw.certificate import KeySpec, install, request
 from ushield_hw.cms import Confirmation, Profile
 from ushield_hw.descriptor import ConfirmKind, ConfirmSpec, ConfirmText, Driver, HashOn, Kind, SignSpec
 from ushield_hw.errors import (
@@ -362,6 +362,15 @@ def test_a_signature_that_does_not_verify_goes_nowhere(desk: Desk, hardware: boo
     desk.bench.faulty.plan([])
     again = desk.sign(person(desk, True), order)  # an outcome that was unknown would forbid it
     assert verify(again, trust=desk.trust, expected=order)
+
+
+def test_a_request_whose_signature_does_not_verify_is_none_and_its_key_goes(bench: Bench) -> None:
+    bench.plan("C_Sign", None, corrupts())
+    with open_session(bench.link, Scripted(bench.soft.pin), "request") as session:
+        before = session.keys()
+        with pytest.raises(ModuleMisbehaves):
+            request(session, KeySpec.EC_P256, "CN=张三")
+        assert session.keys() == before
 
 
 def test_the_same_order_again_is_not_asked_again_even_after_its_time(desk: Desk) -> None:
