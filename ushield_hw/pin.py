@@ -221,9 +221,16 @@ class PinGuard:
     def _send(self, ask: PinRequest, pin: str | None, send: Callable[[str | None], T], info: TokenInfo) -> T:
         counter = self.counter
         trying = counter.trying(consented=bool(ask.state.final_try)) if counter else contextlib.nullcontext()
+        done: list[T] = []
         try:
             with trying, self.naming_limits():
-                return send(pin)
+                done.append(send(pin))
+            return done[0]
+        except StorageError as error:
+            if not done or not (ask.kind is PinKind.CONTEXT or ask.purpose == "change"):
+                raise
+            _log.warning("the try was not given back: %s", error.code)  # a signature or a new PIN is there all the same
+            return done[0]
         except LastTryNotConfirmed as error:
             raise LastTryNotConfirmed(state=self.state(), serial=ask.serial) from error
         except PinIncorrect as error:

@@ -425,7 +425,10 @@ def unblock_pin(link: Link, interaction: Interaction) -> PinState:
             else:
                 _set_pin_by_puk(link, secret, new)
         if counter := link.pin.counter:
-            counter.reset()
+            try:
+                counter.reset()
+            except errors.StorageError as error:
+                _log.warning("the count of failed tries was not reset: %s", error.code)  # the new PIN is set
         link.pin.note_changed()
         return _state_after(link)
 

@@ -35,7 +35,7 @@ def step(name, owner):
         file.write(name + "\\n")
     if steps == point and end == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if steps == point and owner is os:
+    if (steps == point or end == "full for ever" and steps > point) and owner is os:
         raise OSError(errno.ENOSPC, "No space left on device")
 
 def watch(owner, name):

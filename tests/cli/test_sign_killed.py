@@ -6,6 +6,7 @@ Before or after the n-th thing that lasts: a write, a sync, a rename, a link, a 
 from __future__ import annotations
 
 import os
+from base64 import b64decode
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from tests.cli.ending import DISK, Counted, counted
 from tests.cli.world import Bank, Done, Home
-from ushield_hw.testing.faulty import FaultyModule
+from ushield_hw.testing.faulty import Fault, FaultyModule, returns
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
@@ -155,3 +156,22 @@ def test_the_walk_sees_every_step(case: Case) -> None:
         *("_c_login", "begin", "finish"),
     }
     assert os.path.exists(case.home.folder / "signed.p7m")
+
+
+def test_a_token_that_does_not_end_well_has_signed_all_the_same(case: Case, bank: Bank) -> None:
+    endings = ("C_Logout", "C_CloseSession", "C_CloseAllSessions", "C_Finalize")
+    case.module.plan([Fault(function, None, returns("CKR_GENERAL_ERROR")) for function in endings])
+    done = case.run("signed.p7m")
+    assert (done.code, done.document["again"]) == (0, False), done.err
+    assert bank.accepts(case.home.folder / "signed.p7m")
+
+
+def test_the_only_copy_is_never_lost(case: Case, shared: Home, bank: Bank, tmp_path: Path) -> None:
+    """Neither the journal nor the file can be written once the token has signed."""
+    _, whole = fresh(shared, tmp_path / "probe").ended_at(0)
+    point = whole.index("after finish") + 2
+    ended = case.counted.ended_at(point, case.words("signed.p7m"), WATCHED, "full for ever")
+    assert (ended.code, ended.done.document["error"]["code"]) == (12, "SIGNED_NOT_KEPT")
+    (copy,) = [line for line in ended.done.err.splitlines() if line.startswith("MII")]
+    (case.home.folder / "copy.p7m").write_bytes(b64decode(copy))
+    assert bank.accepts(case.home.folder / "copy.p7m")

@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -202,7 +202,8 @@ def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
             _write_whole(draft, data, mode)
             _link(draft, path, data, mode)
         finally:
-            draft.unlink(missing_ok=True)
+            with suppress(OSError):  # the file is written, or why not is on its way
+                draft.unlink(missing_ok=True)
     except FileExistsError as error:
         raise InputError("OUTPUT_EXISTS", file=str(path)) from error
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,6 +27,7 @@ from ushield_hw.errors import (
     OutcomeUnknown,
     SignedNotKept,
     StorageError,
+    UShieldError,
 )
 from ushield_hw.interaction import PinKind
 from ushield_hw.journal import Journal
@@ -122,7 +124,7 @@ def _signed(order: Order, token: Token, person: Sources, how: _How, out: Path) -
         person.forget()
         return signed
     except SignedNotKept as error:
-        options.write_new(out, bytes(error.signed_order))  # type: ignore[call-overload] # the only copy there is
+        _hand_out(out, bytes(error.signed_order))  # type: ignore[call-overload]
         raise
     except CertificateNotFound as error:
         if is_under_way(token):
@@ -168,6 +170,15 @@ def _write(out: Path, signed: SignedOrder) -> None:
         options.write_new(out, signed.der)
     except StorageError as error:
         raise StorageError("SIGNED_NOT_WRITTEN", **error.details) from error
+
+
+def _hand_out(out: Path, only_copy: bytes) -> None:
+    """Write a signed order that the journal does not keep; on stderr where it cannot be written either."""
+    try:
+        options.write_new(out, only_copy)
+    except UShieldError as error:
+        output.hint("sign.only_copy", file=out, code=error.code)
+        output.note(b64encode(only_copy).decode())
 
 
 def _report(order: Order, signed: SignedOrder, out: Path, profile: str | None, as_json: bool) -> None:
