@@ -16,7 +16,9 @@ from ushield_hw.cryptoki.ckr import name_of
 from ushield_hw.cryptoki.model import (
     BUSY,
     LEFT_OUT,
+    CertificateRecord,
     Contents,
+    KeyRecord,
     ModuleInfo,
     ObjectProblem,
     SlotInfo,
@@ -25,7 +27,7 @@ from ushield_hw.cryptoki.model import (
 )
 from ushield_hw.cryptoki.module import ANOTHER, Module
 from ushield_hw.drivers import Catalogue, Driver, Kind
-from ushield_hw.errors import InputError, TokenBusy, TokenMultiple, TokenNotFound, UShieldError
+from ushield_hw.errors import CertificateNotFound, InputError, TokenBusy, TokenMultiple, TokenNotFound, UShieldError
 from ushield_hw.installed import Installed, chosen, discoverable, installed
 from ushield_hw.interaction import Interaction, PinState, Silent
 from ushield_hw.keys import KeyChoice, Pair, pairs
@@ -250,6 +252,8 @@ def find_token(
         and (label is None or token.label == label)
         and (selector is None or names(selector, token))
     ]
+    if len(wanted) > 1 and uri is not None and len(bearers := [one for one in wanted if _bears(uri, one)]) == 1:
+        wanted = bearers
     busy = sorted({reader for problem in seen.problems for reader in problem.readers})
     anything = serial is None and label is None and selector is None  # then what cannot be read would match, too
     if len(wanted) == 1 and not (anything and busy):
@@ -277,13 +281,28 @@ def key_choice(selector: str | None, key_id: str | None = None, certificate: str
 
     Raises:
         InputError: ``KEY_ID_INVALID``, ``CERTIFICATE_CHOICE_INVALID``.
+        CertificateNotFound: the URI's ``type=`` is that of no key and no certificate.
     """
     uri = TokenUri.parse(selector) if selector and TokenUri.names(selector) else TokenUri()
     try:
         asked = uri.id if key_id is None else bytes.fromhex(key_id.replace(":", ""))
     except ValueError as error:
         raise InputError("KEY_ID_INVALID", key_id=key_id) from error
+    if uri.type in {"data", "secret-key"}:
+        raise CertificateNotFound("CERTIFICATE_NONE_MATCHES", candidates=[])
     return KeyChoice(asked, uri.object, certificate)
+
+
+def _bears(uri: TokenUri, token: Token) -> bool:
+    """Tell whether the object that a URI names shows on a token without a login."""
+    if uri.id is None and uri.object is None:
+        return False
+    try:
+        found = token.contents()
+    except UShieldError:
+        return False
+    objects: list[CertificateRecord | KeyRecord] = [*found.certificates, *found.keys]
+    return any(uri.id in {None, one.key_id} and uri.object in {None, one.label} for one in objects)
 
 
 def names(selector: str, token: Token) -> bool:

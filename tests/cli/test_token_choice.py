@@ -110,6 +110,37 @@ def test_a_wrong_uri_names_the_attribute(blank: Home, uri: str, attribute: str) 
     assert blank.fails(2, "URI_INVALID", "info", "--token", uri)["attribute"] == attribute
 
 
+@pytest.mark.parametrize(
+    ("attributes", "matches"),
+    [
+        ("library-manufacturer=SoftHSM", True),
+        ("library-manufacturer=OpenSC%20Project", False),
+        ("library-description=OpenSC%20smartcard%20framework", False),
+        ("library-version=2.6", True),
+        ("library-version=0.26", False),
+        ("slot-manufacturer=SoftHSM%20project", True),
+        ("slot-description=Reader%2000", False),
+        ("model=another", False),
+        ("?module-name=SoftHSM2", True),
+        ("?module-name=opensc-pkcs11", False),
+    ],
+)
+def test_every_attribute_restricts(blank: Home, attributes: str, matches: bool) -> None:
+    path, _, query = attributes.partition("?")
+    uri = f"pkcs11:token={blank.token.label};{path}" + (f"?{query}" if query else "")
+    if matches:
+        assert blank.json("info", "--token", uri)["serial"] == blank.token.serial
+    else:
+        blank.fails(3, "TOKEN_NONE_MATCHES", "info", "--token", uri)
+
+
+def test_an_object_chooses_among_tokens_and_must_be_a_key_or_a_certificate(shared: Home) -> None:
+    (certificate,) = shared.json("cert", "list", "--token", shared.other_token.uri)["certificates"]
+    uri = "pkcs11:id=%" + "%".join(certificate["key_id"][at : at + 2] for at in range(0, len(certificate["key_id"]), 2))
+    assert shared.json("info", "--token", uri)["serial"] == shared.other_token.serial
+    shared.fails(6, "CERTIFICATE_NONE_MATCHES", "cert", "export", "--token", f"{uri};type=data")
+
+
 # --- module-path ------------------------------------------------------------------------------------------------------
 
 
