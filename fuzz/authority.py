@@ -24,6 +24,7 @@ from tests.unit.cms.people import P256
 from ushield_hw.bank.ca.requests import read_request
 from ushield_hw.cms import CertificateFacts, names
 from ushield_hw.cms.der import DerError, oid, tlv
+from ushield_hw.crypto import pem
 from ushield_hw.crypto.reading import Unreadable, reading
 from ushield_hw.errors import InputError, RequestRefused, Revoked, VerificationError
 from ushield_hw.renewal.est import certificate_in
@@ -111,8 +112,7 @@ def _judge(data: bytes) -> None:
         return
     _judged.add(digest)
     seen["judged by openssl"] += 1
-    with reading():
-        lists = [x509.load_der_x509_crl(one).public_bytes(Encoding.PEM) for one in (_ROOT_CRL, data)]
+    lists = [pem.armored(one, "X509 CRL") for one in (_ROOT_CRL, data)]
     trusted = BANK.root.pem + BANK.issuing.pem + b"".join(lists)
     accepted = pki.openssl_accepts(_SIGNED, trusted, _FOLDER, options=["-crl_check_all"])
     assert accepted, "we call good what openssl does not"

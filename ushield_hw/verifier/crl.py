@@ -49,6 +49,9 @@ HOLD: Final = "certificateHold"
 REMOVED: Final = "removeFromCRL"
 
 # An entry's extensions where they are a reason alone, up to the reason itself: nearly all are so.
+_UTC_TIME: Final = b"\x17\x0d"
+_ZULU: Final = ord("Z")
+_PADDING: Final = (0x00, 0xFF)
 _PLAIN_REASON: Final = bytes.fromhex("300c300a0603551d1504030a01")
 
 
@@ -211,16 +214,28 @@ def _indexed(entries: bytes, issuer: Canonical, *, is_indirect: bool) -> tuple[I
             start, size = _long(entries, at)
         at = start + size
         octets = entries[start + 1]
-        if at > end or entries[start] != INTEGER or octets >= _LONG_FORM or start + 2 + octets > at:
+        if at > end or entries[start] != INTEGER or not 0 < octets < _LONG_FORM or start + 2 + octets > at:
             raise DerError(_MALFORMED)
+        if octets > 1 and entries[start + 2] in _PADDING and _is_padded(entries, start + 2):
+            raise DerError("not_der")
         serial = int.from_bytes(entries[start + 2 : start + 2 + octets], "big", signed=True)
         time = start + 2 + octets
-        after = time + 2 + entries[time + 1] if time + 1 < at else at + 1
-        if after != at and not (after + 14 == at and entries.startswith(_PLAIN_REASON, after)):
+        after = time + 15  # a plain UTCTime: 13 octets that end with Z
+        if not (
+            entries.startswith(_UTC_TIME, time)
+            and entries[after - 1] == _ZULU
+            and entries[time + 2 : after - 1].isdigit()
+            and (after == at or (after + 14 == at and entries.startswith(_PLAIN_REASON, after)))
+        ):
             known, named = _odd_entry(Reader(entries, begin, at).enter(SEQUENCE, _MALFORMED), is_indirect=is_indirect)
             clear, owner = clear and known, named or owner
         index[serial if owner is issuer or owner == issuer else (serial, owner)] = begin
     return index, clear
+
+
+def _is_padded(entries: bytes, at: int) -> bool:
+    """Tell whether the first octet of an INTEGER says nothing."""
+    return (entries[at] == 0) == (entries[at + 1] < _LONG_FORM)
 
 
 def _long(entries: bytes, at: int) -> tuple[int, int]:

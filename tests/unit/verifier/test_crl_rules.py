@@ -278,6 +278,31 @@ def test_the_index_finds_what_cryptography_finds(scene: Scene, tmp_path: Path) -
         assert ours is None or ours.reason == "keyCompromise"
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        tlv(SEQUENCE, b"\x02\x01\x07", b"\x30\x0d261124020000Z"),  # no time
+        tlv(SEQUENCE, b"\x02\x01\x07", b"\x17\x0d261324020000Z", b"\x05\x00"),  # the 13th month, and something after it
+        tlv(SEQUENCE, b"\x02\x01\x07", b"\x17\x0d26112402000xZ"),
+        tlv(SEQUENCE, b"\x02\x01\x07", b"\x17\x0b2611240200Z"),
+        tlv(SEQUENCE, b"\x02\x02\x00\x07", b"\x17\x0d261124020000Z"),  # numbers with an octet too many
+        tlv(SEQUENCE, b"\x02\x02\xff\x87", b"\x17\x0d261124020000Z"),
+        tlv(SEQUENCE, b"\x02\x00", b"\x17\x0d261124020000Z"),
+        tlv(SEQUENCE, b"\x02\x01\x07"),
+    ],
+)
+def test_an_entry_that_is_damaged_damages_the_list(entry: bytes) -> None:
+    from ushield_hw.cms import names
+    from ushield_hw.cms.der import DerError
+    from ushield_hw.verifier.crl import _indexed
+
+    right = tlv(SEQUENCE, b"\x02\x02\x00\x87", b"\x17\x0d261124020000Z")
+    issuer = names.canonical(b"\x30\x00")
+    assert _indexed(right * 2, issuer, is_indirect=False)[0] == {0x87: len(right)}
+    with pytest.raises((DerError, IndexError)):
+        _indexed(right + entry, issuer, is_indirect=False)
+
+
 @pytest.mark.parametrize("cut", [1, 2, 3, 5, 9, 19])
 def test_a_list_that_ends_within_an_entry_is_none(scene: Scene, cut: int) -> None:
     from ushield_hw.cms import names
