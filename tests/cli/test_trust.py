@@ -52,6 +52,15 @@ def test_list_goes_on_without_it_and_reports_it(home: Home) -> None:
     assert str(file) in home.ushield("--drivers", "drivers", "list").err
 
 
+def test_doctor_goes_on_without_it_and_reports_it(home: Home) -> None:
+    file = descriptor(home)
+    file.chmod(0o666)
+    home.file("state").mkdir(exist_ok=True)
+    report = home.json("--drivers", "drivers", "doctor", "--token", home.token.uri)
+    assert [problem["code"] for problem in report["problems"]] == ["CONFIG_UNSAFE"]
+    assert str(file) in home.ushield("--drivers", "drivers", "doctor", "--token", home.token.uri).err
+
+
 def test_a_link_to_a_descriptor_that_others_could_change(home: Home) -> None:
     public = home.file(home.write("public/softhsm2.toml", (ROOT / "drivers/softhsm2.toml").read_text()))
     public.parent.chmod(0o777)

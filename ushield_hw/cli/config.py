@@ -23,7 +23,7 @@ def config_command() -> None:
 @options.as_json()
 def _show(origin: bool, as_json: bool) -> None:
     settings = options.settings()
-    rows, problems = settings.rows(), _problems(settings)
+    rows, problems = settings.rows(), left_out(settings)
     if as_json:
         found = {name: {"value": value, "origin": source} for name, value, source in rows}
         shown = found if origin else {name: value for name, value, _ in rows}
@@ -35,8 +35,8 @@ def _show(origin: bool, as_json: bool) -> None:
     output.lines(output.table(table))
 
 
-def _problems(settings: Settings) -> list[UShieldError]:
-    """Return why files were left out, and why the state folder cannot be used."""
+def left_out(settings: Settings) -> list[UShieldError]:
+    """Return why files of the configuration were left out, and why the state folder cannot be used."""
     found: list[UShieldError] = [*settings.left_out, *Catalogue.of(settings).left_out]
     try:
         existing_folder(settings, ".")

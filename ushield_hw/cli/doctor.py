@@ -55,6 +55,7 @@ def doctor_command(
         if selector is not None or module is not None or bundle is not None:
             raise InputError("USAGE_ONE_OF", argument="--code, --token | --module | --bundle")
         return _explain(code, as_json=as_json)
+    from ushield_hw.cli.config import left_out
     from ushield_hw.discovery import key_choice
     from ushield_hw.doctor.machine import Machine
     from ushield_hw.doctor.walk import examine
@@ -71,9 +72,12 @@ def doctor_command(
         report = examine(machine, module)
     if bundle is not None:
         _write_bundle(report, bundle)
+    unusable = left_out(options.settings())
     if as_json:
-        output.document(report.to_json())
+        output.document({**report.to_json(), "problems": [error.to_json() for error in unusable]})
     else:
+        for error in unusable:
+            output.note(f"{error.message} {error.remedy}")
         _print(_rows(report, everything=everything), kept=report.skeleton or "")
         if bundle is not None:
             output.hint("doctor.bundle", file=bundle)
