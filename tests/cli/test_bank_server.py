@@ -316,6 +316,7 @@ def killed_while(branch: Branch, moment: float, work: Callable[[Counter], Answer
         return answer.result(60)
 
 
+@pytest.mark.timeout(900)  # some sixty servers are started, one after the other
 def test_killed_while_it_issues_and_activates_nothing_is_made_twice(tmp_path: Path) -> None:
     branch, customer = Branch.founded(Home(tmp_path)), Customer(tmp_path / "customer")
     answered = 0
