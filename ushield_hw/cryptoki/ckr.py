@@ -34,6 +34,7 @@ _NAMES: Final[dict[int, str]] = {
     0x32: "DEVICE_REMOVED",
     0x40: "ENCRYPTED_DATA_INVALID",
     0x41: "ENCRYPTED_DATA_LEN_RANGE",
+    0x42: "AEAD_DECRYPT_FAILED",
     0x50: "FUNCTION_CANCELED",
     0x51: "FUNCTION_NOT_PARALLEL",
     0x54: "FUNCTION_NOT_SUPPORTED",
@@ -106,6 +107,9 @@ _NAMES: Final[dict[int, str]] = {
     0x1B8: "PIN_TOO_WEAK",
     0x1B9: "PUBLIC_KEY_INVALID",
     0x200: "FUNCTION_REJECTED",
+    0x201: "TOKEN_RESOURCE_EXCEEDED",
+    0x202: "OPERATION_CANCEL_FAILED",
+    0x203: "KEY_EXHAUSTED",
 }
 NUMBERS: Final[dict[str, int]] = {name: number for number, name in _NAMES.items()}
 
@@ -215,6 +219,16 @@ _CODES: Final = {
     "TOKEN_WRITE_PROTECTED": "TOKEN_WRITE_PROTECTED",
     "SESSION_READ_ONLY": "TOKEN_WRITE_PROTECTED",
     "BUFFER_TOO_SMALL": "MODULE_NEVER_SETTLES",
+    "HOST_MEMORY": "HOST_OUT_OF_MEMORY",
+    **dict.fromkeys(
+        (
+            *("MECHANISM_INVALID", "MECHANISM_PARAM_INVALID", "FUNCTION_NOT_SUPPORTED", "ACTION_PROHIBITED"),
+            *("KEY_SIZE_RANGE", "KEY_TYPE_INCONSISTENT", "KEY_FUNCTION_NOT_PERMITTED", "KEY_EXHAUSTED"),
+            *("CURVE_NOT_SUPPORTED", "DOMAIN_PARAMS_INVALID", "PUBLIC_KEY_INVALID"),
+            *("ATTRIBUTE_READ_ONLY", "TEMPLATE_INCOMPLETE", "TEMPLATE_INCONSISTENT"),
+        ),
+        "TOKEN_CANNOT",
+    ),
 }
 
 # A vendor's module may use these for a person's no even when its descriptor does not say so: the standard's own words.
