@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -13,6 +15,8 @@ import pytest
 from tests.cli.conftest import Signed
 from tests.cli.ending import counted
 from tests.cli.world import TIMEOUT_S, USHIELD, Bank, Done, Home
+from ushield_hw.cli.options import write_new
+from ushield_hw.errors import StorageError
 from ushield_hw.testing.faulty import Fault, returns
 
 pytestmark = pytest.mark.stack
@@ -143,3 +147,25 @@ def test_a_logout_that_fails_changes_nothing(shared: Home, bank: Bank, tmp_path:
     assert (signed.code, signed.document["again"]) == (0, False), signed
     assert bank.accepts(made.home.file("signed.p7m"))
     assert made.run("pin", "verify", *words).code == 0
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()], ids=["full", "Ctrl-C"])
+@pytest.mark.parametrize("links", [True, False], ids=["links", "a FAT stick"])
+def test_half_an_output_does_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException, links: bool
+) -> None:
+    syncs = iter([None, failure] if not links else [failure])
+
+    def fsync(_: int) -> None:
+        if (found := next(syncs)) is not None:
+            raise found
+
+    def link(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no links")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    if not links:
+        monkeypatch.setattr(os, "link", link)
+    with pytest.raises((StorageError, KeyboardInterrupt)):
+        write_new(tmp_path / "signed.p7m", bytes(9))
+    assert list(tmp_path.iterdir()) == []

@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not sys.warnoptions:  # what one library has to say about another is not for a person
         warnings.simplefilter("ignore")
     try:
+        from ushield_hw.cli import signals
         from ushield_hw.cli.app import run
         from ushield_hw.hardening import harden
     except KeyboardInterrupt:  # nothing has been done yet
@@ -33,8 +34,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv is None:  # else this is the process of the program that called
         harden()
     _fill_closed()
+    before = signals.catch()
     code = run(list(sys.argv[1:] if argv is None else argv))
     if argv is not None:
+        signals.give_back(before)
         sys.exit(code)
     _end(code)
 

@@ -95,7 +95,6 @@ class _Root(Group):
 
 def run(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code. Nothing but an exit code ever leaves."""
-    signals.catch()
     output.begin()
     arguments = list(argv)
     as_json = "--json" in arguments

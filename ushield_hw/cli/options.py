@@ -211,10 +211,15 @@ def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 
 def _write_whole(path: Path, data: bytes, mode: int) -> None:
+    """Write a file that did not exist; one that is half written does not stay."""
     with open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
 
 
 def _link(draft: Path, path: Path, data: bytes, mode: int) -> None:

@@ -18,7 +18,7 @@ import threading
 import time
 from contextlib import suppress
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from ushield_hw import messages
 from ushield_hw.cli import exits, output
@@ -59,10 +59,19 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(self.error.code)
 
 
-def catch() -> None:
-    """Turn the signals into :class:`Interrupted` from now on, but for those that are ignored."""
-    for number in _ours():
-        signal.signal(number, _raise)
+def catch() -> dict[signal.Signals, Any]:
+    """Turn the signals into :class:`Interrupted` from now on, but for those that are ignored.
+
+    Returns:
+        What there was, for :func:`give_back`.
+    """
+    return {number: signal.signal(number, _raise) for number in _ours()}
+
+
+def give_back(before: dict[signal.Signals, Any]) -> None:
+    """Handle the signals as before :func:`catch`: the process belongs to the program that called the command."""
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def let_go(*numbers: signal.Signals) -> None:

@@ -2,7 +2,7 @@
 
 BouncyCastle (with Debian's libbcpkix-java and default-jdk-headless, 275 MB) and Go (golang-go, 464 MB) are too much to
 install for two tests: they run where they are there. What they are about, names with arcs that fit 31 bits, is a test
-of its own in test_build.py.
+of its own in test_build.py. pyHanko 0.38, which needs aiohttp and more, verified the same files once.
 """
 
 from __future__ import annotations
