@@ -15,6 +15,8 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,7 @@ from tests.unit.order.samples import payment
 from ushield_hw import state
 from ushield_hw.errors import OutcomeUnknown, StorageError, TokenBusy
 from ushield_hw.journal import Journal, State
+from ushield_hw.journal.journal import _expendable
 from ushield_hw.journal.log import Log
 
 pytestmark = pytest.mark.unit
@@ -471,3 +474,39 @@ def test_a_body_is_json_a_person_can_read(tmp_path: Path) -> None:
     move(journal_in(tmp_path), ME, SIGNED, State.SIGN_CALLED)
     lines = (tmp_path / "journal" / "journal.log").read_text().splitlines()
     assert [json.loads(line[9:]).get("state") for line in lines] == [None, "prepared", "sign-called"]
+
+
+# --- retention --------------------------------------------------------------------------------------------------------
+
+
+def test_old_orders_leave_and_what_is_unknown_stays(kept: tuple[Path, bytes], tmp_path: Path) -> None:
+    shutil.copytree(kept[0], tmp_path / "state")
+    file = tmp_path / "state" / "journal" / "journal.log"
+    log = Log.of(file.parent)
+    assert log.prune(lambda records: False) == 0
+    moment = datetime.now(UTC) + timedelta(days=500)
+    assert log.prune(partial(_expendable, moment)) == 2  # signed and rejected; all have expired
+    for journal in (journal_in(tmp_path / "state"), journal_in(tmp_path / "state", journal_keep_days=2)):
+        Log.forget()
+        assert [entry.bank_id for entry in journal.entries()] == ["left-open"]
+        move(journal, ME, payment(bank__id=f"bank-{journal._keep_days or 0}"), State.SIGN_CALLED, State.REJECTED)
+    assert not file.with_name("journal.new").exists()
+    assert [entry.bank_id for entry in journal_in(tmp_path / "state").entries()] == ["left-open", "bank-0", "bank-2"]
+
+
+def test_other_processes_go_on_in_the_new_file(log: Log) -> None:
+    other = Log(log.path.parent)
+    log.append(KEYS[1], record(1))
+    log.append(KEYS[2], record(2))
+    assert other.keys() == [KEYS[1], KEYS[2]]
+    assert log.prune(lambda records: records[0]["n"] == 1) == 1
+    other.append(KEYS[3], record(3))
+    other.sync()
+    assert other.keys() == log.keys() == [KEYS[2], KEYS[3]]
+
+
+def test_an_order_that_is_being_signed_stays(log: Log) -> None:
+    log.append(KEYS[1], record(1))
+    with log.holding(KEYS[1]):
+        assert log.prune(lambda records: True) == 0
+    assert log.prune(lambda records: True) == 1

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ushield_hw import state as storage
 from ushield_hw.config import Settings
@@ -23,6 +24,7 @@ from ushield_hw.order import Order, Rules, decode
 _log: Final = logging.getLogger("ushield_hw")
 
 _SAFE_FOR_S: Final = 5.0
+_A_DAY_S: Final = 86400.0
 _ANY_ORIGIN: Final = Rules(demo=True)  # the order it is compared with was held to the rules in force
 
 
@@ -32,20 +34,29 @@ class Journal:
     Args:
         folder: returns the folder, made when first needed, and what it is like.
         masked: payee and amount are neither recorded beside the signed order nor shown.
+        keep_days: how long an order is kept after its last record; None: for ever. One that is unknown is kept.
 
     Raises:
         StorageError: from every method: ``JOURNAL_UNUSABLE`` when it cannot be read, verified or written.
         TokenBusy: from every method: another process holds what is asked for and does not finish in time.
     """
 
-    def __init__(self, folder: Callable[[], tuple[Path, os.stat_result]], *, masked: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Callable[[], tuple[Path, os.stat_result]],
+        *,
+        masked: bool = False,
+        keep_days: int | None = None,
+    ) -> None:
         self._folder = folder
         self._masked = masked
+        self._keep_days = keep_days
 
     @classmethod
     def of(cls, settings: Settings) -> Journal:
         """Return the journal in the state folder."""
-        return cls(partial(_state_folder, settings), masked=settings.journal_masked)
+        folder = partial(_state_folder, settings)
+        return cls(folder, masked=settings.journal_masked, keep_days=settings.journal_keep_days)
 
     # --- signing ------------------------------------------------------------------------------------------------------
 
@@ -136,7 +147,12 @@ class Journal:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _log(self) -> Log:
-        return Log.of(*self._folder())
+        log = Log.of(*self._folder())
+        if self._keep_days is not None and (log.pruned_at is None or time.monotonic() - log.pruned_at > _A_DAY_S):
+            log.pruned_at = time.monotonic()
+            if gone := log.prune(partial(_expendable, datetime.now(UTC) - timedelta(days=self._keep_days))):
+                _log.info("%d orders have left the signing journal", gone)
+        return log
 
     def _shown(self, log: Log, key: str) -> list[JournalEntry]:
         return [_as_seen(log, key, entry, masked=self._masked) for entry in _entries(log, key)]
@@ -205,6 +221,16 @@ def _state_folder(settings: Settings) -> tuple[Path, os.stat_result]:
     checked = _Checked(folder, str(folder), time.monotonic(), (about.st_uid, about.st_mode))
     _checked[settings.state_dir] = checked
     return folder, about
+
+
+def _expendable(before: datetime, records: list[dict[str, Any]]) -> bool:
+    """Tell whether an order may leave the journal: known how it ended, expired, and unchanged since a moment."""
+    try:
+        known = entries(records)
+        times = [datetime.fromisoformat(moment) for entry in known for moment in (entry.at, entry.expires)]
+        return not any(entry.is_open for entry in known) and max(times) < before
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return False  # it is refused when it is asked for
 
 
 def _key(bank_id: str, tx_id: str) -> str:

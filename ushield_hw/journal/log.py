@@ -17,7 +17,7 @@ import re
 import stat
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -131,15 +131,21 @@ class _File:
             raise unusable(self.path, "version" if body.startswith(b'{"format":') else "damaged", offset=0)
 
     def _line(self, at: int, length: int, crc: int) -> dict[str, Any]:
-        line = os.pread(self.descriptor, length, at)
-        body = line[_CRC_LENGTH:]
         try:
-            found = json.loads(body) if line[:_CRC_LENGTH] == b"%08x " % zlib.crc32(body, crc) else None
+            found = json.loads(self.body(at, length, crc))
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise unusable(self.path, "damaged", offset=at)
         return found
+
+    def body(self, at: int, length: int, crc: int) -> bytes:
+        """Return what a line holds, read again; ``crc``: that of the lines before it."""
+        line = os.pread(self.descriptor, length, at)
+        body = line[_CRC_LENGTH:]
+        if line[:_CRC_LENGTH] != b"%08x " % zlib.crc32(body, crc):
+            raise unusable(self.path, "damaged", offset=at)
+        return body
 
 
 class _Sync:
@@ -206,6 +212,7 @@ class Log:
         self._held: set[str] = set()
         self._held_lock = threading.Lock()
         self._file: _File | None = None
+        self.pruned_at: float | None = None  # monotonic
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         self.lock = _private(self._lock_name, flags)
         self._orders = _private(str(folder / "orders.lock"), flags)
@@ -276,6 +283,7 @@ class Log:
         if about is None:
             if self._noted() != (0, 0):
                 raise unusable(self.path, "missing")
+            self._refuse_other_format()
             return
         if self._file is None:
             opened = self._opened(about)
@@ -291,13 +299,46 @@ class Log:
         return _File(self.path, os.open(self.path, flags), self._noted())
 
     def _created(self) -> _File:
-        """Make the file; a folder with records of another format is not taken for an empty journal."""
-        with os.scandir(self._folder) as found:
-            if any(entry.name.endswith(".json") for entry in found):
-                raise unusable(self._folder, "version")
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._file = _File(self.path, _private(self._name, flags), (0, 0))
         return self._file
+
+    def _refuse_other_format(self) -> None:
+        """Refuse a folder with records of the format before this one: it is no empty journal."""
+        with os.scandir(self._folder) as found:
+            if any(entry.name.endswith(".json") for entry in found):
+                raise unusable(self._folder, "version")
+
+    def prune(self, expendable: Callable[[list[dict[str, Any]]], bool]) -> int:
+        """Write the file anew without the orders whose records are expendable; return how many there were.
+
+        A crash leaves the old file or the new one.
+        """
+        with self._locked:
+            file = self._file
+            if file is None:
+                return 0
+            gone = {key for key in file.spans if not self.is_held(key.decode()) and expendable(file.lines(key))}
+            if gone:
+                self._replace(file, gone)
+            return len(gone)
+
+    def _replace(self, file: _File, gone: set[bytes]) -> None:
+        draft = str(self._folder / "journal.new")
+        with suppress(FileNotFoundError):
+            os.unlink(draft)  # of a process that has ended
+        made = _File(
+            self.path, _private(draft, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC), (0, 0)
+        )
+        made.append([_HEADER])
+        for span in sorted(span for key, spans in file.spans.items() if key not in gone for span in spans):
+            made.append([file.body(*span)])
+        os.fsync(made.descriptor)
+        os.ftruncate(self.lock, 0)  # what is noted there is of the old file
+        os.replace(draft, self._name)
+        _sync_folder(self._folder)
+        made.named, self._file = True, made
+        os.pwrite(self.lock, b"%020d %08x\n" % (made.end, made.crc), 0)
 
     # --- syncing ------------------------------------------------------------------------------------------------------
 
