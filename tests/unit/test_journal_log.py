@@ -486,12 +486,23 @@ def test_old_orders_leave_and_what_is_unknown_stays(kept: tuple[Path, bytes], tm
     assert log.prune(lambda records: False) == 0
     moment = datetime.now(UTC) + timedelta(days=500)
     assert log.prune(partial(_expendable, moment)) == 2  # signed and rejected; all have expired
-    for journal in (journal_in(tmp_path / "state"), journal_in(tmp_path / "state", journal_keep_days=2)):
-        Log.forget()
-        assert [entry.bank_id for entry in journal.entries()] == ["left-open"]
-        move(journal, ME, payment(bank__id=f"bank-{journal._keep_days or 0}"), State.SIGN_CALLED, State.REJECTED)
     assert not file.with_name("journal.new").exists()
-    assert [entry.bank_id for entry in journal_in(tmp_path / "state").entries()] == ["left-open", "bank-0", "bank-2"]
+    Log.forget()
+    journal = journal_in(tmp_path / "state", journal_keep_days=2)
+    move(journal, ME, SIGNED, State.SIGN_CALLED, State.REJECTED)  # today
+    Log.forget()
+    assert [entry.bank_id for entry in journal.entries()] == ["left-open", "signed"]
+
+
+def test_a_setting_says_how_long(kept: tuple[Path, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(kept[0], tmp_path / "state")
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 3 * 86400)
+    move(journal_in(tmp_path / "state"), ME, payment(bank__id="days-ago"), State.SIGN_CALLED, State.REJECTED)
+    monkeypatch.undo()
+    Log.forget()
+    left = journal_in(tmp_path / "state", journal_keep_days=2).entries()
+    assert [entry.bank_id for entry in left] == ["rejected", "signed", "left-open"]
 
 
 def test_other_processes_go_on_in_the_new_file(log: Log) -> None:
