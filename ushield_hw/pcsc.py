@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any, Final, Self, TypeVar
 
 from ushield_hw.errors import DriverError, TokenBusy, TokenError, TokenRemoved, UShieldError
+from ushield_hw.limits import limit_reached
 
 T = TypeVar("T")
 
@@ -193,7 +194,10 @@ def held(patience_s: float, own: Collection[str] = (), *, anew: bool = False) ->
         seen = readers()
     except UShieldError:
         return ()
-    waits = {reader.name: _waits_for(reader.name) for reader in seen if reader.in_use and reader.name not in own}
+    try:
+        waits = {reader.name: _waits_for(reader.name) for reader in seen if reader.in_use and reader.name not in own}
+    except RuntimeError:  # can't start new thread
+        return ()
     now = time.monotonic()
     for thread, since in waits.values():
         thread.join(max(0.0, (now if anew else since) + patience_s - time.monotonic()))
@@ -337,7 +341,10 @@ def _within(deadline_s: float, call: Callable[[], T], function: str, **details: 
             answer.append(error)
 
     thread = threading.Thread(target=run, name="PC/SC call", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:  # can't start new thread
+        raise limit_reached(error) or error from error
     thread.join(deadline_s)
     found = answer[0] if answer else _CallFailed(Failure(function, _NO_ANSWER))
     if isinstance(found, _CallFailed):

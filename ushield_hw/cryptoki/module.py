@@ -7,10 +7,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +30,7 @@ from ushield_hw.cryptoki.model import (
     User,
 )
 from ushield_hw.cryptoki.sharing import SHORT_S, Sharing, descriptions
-from ushield_hw.cryptoki.transport import InProcess, Lost, Stopped, Transport, Watch, Worker
+from ushield_hw.cryptoki.transport import InProcess, Lost, Stopped, Transport, Watch, Worker, leave_workers
 from ushield_hw.cryptoki.under_way import SIGNATURES
 from ushield_hw.limits import of_loader
 from ushield_hw.suites import KeyKind
@@ -38,6 +38,7 @@ from ushield_hw.trust import trusted_module
 
 _log: Final = logging.getLogger("ushield_hw")
 ANOTHER: Final = "another program"
+_ASKED_S: Final = 10.0  # for PC/SC's answer, beside the patience with other programs
 
 
 class Isolation(Enum):
@@ -104,6 +105,7 @@ class Module:
         self.environment = environment or {}
         self.name = name
         self.sharing = sharing
+        self._blocking: tuple[str, ...] = ()
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._transport: Transport | None = None
@@ -143,14 +145,20 @@ class Module:
         A slot whose card another program keeps to itself has the problem ``TOKEN_BUSY``; the others are read.
         """
         sharing = self.sharing
-        if sharing is None or sharing.skipping is None:
-            with self._patient(deadline_s or self.deadline_s) as limit_s:
-                return self._call(Doing.READING, "slots", deadline_s=limit_s)  # type: ignore[no-any-return]
-        held = sharing.held() if self._alive() else ()  # else it is asked when the worker is started
+        if sharing is None:
+            return self._call(Doing.READING, "slots", deadline_s=deadline_s)  # type: ignore[no-any-return]
+        held = self._held(sharing) if self._alive() else ()  # else it is asked when the worker is started
         if set(sharing.skipped) - set(held) and not sharing.busy:
             self.close()  # one of those that it was started without is free again
-        found = self._call(Doing.READING, "slots", descriptions(held), deadline_s=deadline_s)
-        return sharing.listed(found)
+        limit_s = deadline_s or self.deadline_s
+        if blocking := sharing.blocking(held):
+            limit_s = min(limit_s, SHORT_S)
+        try:
+            return sharing.listed(self._call(Doing.READING, "slots", descriptions(held), deadline_s=limit_s))
+        except errors.TokenError as error:
+            if blocking and error.code == "MODULE_HUNG":
+                raise _busy(blocking) from error
+            raise
 
     def token(self, slot_id: int) -> TokenInfo:
         """Return the token's information and flags as they are now."""
@@ -308,47 +316,47 @@ class Module:
         try:
             if self.isolation is Isolation.IN_PROCESS and _has_this_process(self, real):
                 return InProcess(real, self.options)
-            with self._patient(self.deadline_s) as limit_s:
-                return Worker(real, self.options, limit_s, {**self.environment, **self._left_out()})
+            prepare = None if self.sharing is None else partial(self._prepare, self.sharing)
+            return Worker(real, self.options, self.deadline_s, self.environment, prepare)
         except LoadFailed as error:
             _leave_this_process(self)
             if (reached := of_loader(error.reason)) is not None:
                 raise reached from error
+            if error.kind == "hung" and self._blocking:
+                raise _busy(self._blocking) from error
             raise errors.DriverLoadError(
                 path=str(self.path), reason=error.reason, problem=f"load_{error.kind}"
             ) from error
 
-    @contextmanager
-    def _patient(self, deadline_s: float) -> Iterator[float]:
-        """Yield how long to wait: not as long for what may be waiting for a card that is kept from it.
+    def _prepare(
+        self, sharing: Sharing, ask: Callable[..., tuple[str, ...]], deadline_s: float
+    ) -> tuple[Mapping[str, str], float]:
+        """Return with which variables a worker loads the module, and how long that may take.
 
         Raises:
-            TokenBusy: that is why there was no answer.
+            TokenBusy: another program keeps a card, and the module would wait for it.
         """
-        waits_for = self.sharing.may_wait_for() if self.sharing is not None else ()
-        try:
-            yield min(deadline_s, SHORT_S) if waits_for else deadline_s
-        except (LoadFailed, errors.TokenError) as error:
-            hung = error.kind == "hung" if isinstance(error, LoadFailed) else error.code == "MODULE_HUNG"
-            if hung and waits_for:
-                raise errors.TokenBusy("READER_BUSY", holder=ANOTHER, readers=list(waits_for)) from error
-            raise
-
-    def _left_out(self) -> Mapping[str, str]:
-        """Return the variables for a worker that leaves out the readers whose card another program keeps.
-
-        Raises:
-            TokenBusy: this module cannot, and would wait for them.
-        """
-        sharing = self.sharing
-        if sharing is None or sharing.skipping is None:
-            return {}
-        sharing.logged_out()
-        sharing.skipped = sharing.held()
-        variables = sharing.skipping(sharing.skipped) if sharing.skipped else {}
+        held = ask(*sharing.question())
+        self._blocking = sharing.blocking(held)
+        variables = sharing.leave_out(held)
         if variables is None:
-            raise errors.TokenBusy("READER_BUSY", holder=ANOTHER, readers=list(sharing.skipped))
-        return variables
+            raise _busy(held)
+        return variables, min(deadline_s, SHORT_S) if self._blocking else deadline_s
+
+    def _held(self, sharing: Sharing, *, anew: bool = False) -> tuple[str, ...]:
+        """Return the readers whose card another program keeps, as the worker sees PC/SC."""
+        limit_s = sharing.patience_s + _ASKED_S
+        return self._call(Doing.READING, "held", *sharing.question(anew=anew), deadline_s=limit_s)  # type: ignore[no-any-return]
+
+    def _check_free(self, sharing: Sharing, slot_id: int) -> None:
+        """Refuse a call that would wait for a card that another program keeps.
+
+        Raises:
+            TokenBusy: that.
+        """
+        reader = sharing.reader(slot_id)
+        if reader is not None and reader in descriptions(self._held(sharing, anew=True)):
+            raise _busy((reader,))
 
     def _after_fork(self) -> None:
         """In a forked child: nothing here may be used again, and no lock may be waited for."""
@@ -366,11 +374,11 @@ class Module:
         slot: int | None = None,
     ) -> Any:
         transport = self._ready()
-        if slot is not None and self.sharing is not None and (reader := self.sharing.holds(slot)):
-            raise errors.TokenBusy("READER_BUSY", holder=ANOTHER, readers=[reader])
         limit = deadline_s or patience.deadline_s or self.deadline_s
         started, said = time.monotonic(), "ok"
         try:
+            if slot is not None and self.sharing is not None:
+                self._check_free(self.sharing, slot)
             return transport.call(operation, arguments, limit, patience.watch)
         except CkrError as error:
             said = str(error)
@@ -400,6 +408,10 @@ class Module:
             return errors.ConfirmationCancelled()
         code = "MODULE_HUNG" if error.kind == "hung" else "MODULE_CRASHED"
         return errors.TokenError(code, path=str(self.path), function=operation, detail=error.detail)
+
+
+def _busy(readers: Sequence[str]) -> errors.TokenBusy:
+    return errors.TokenBusy("READER_BUSY", holder=ANOTHER, readers=list(readers))
 
 
 _Key = tuple[Path, Isolation, ModuleOptions, float, frozenset[tuple[str, str]], str]
@@ -441,6 +453,9 @@ def open_module(
         if module is None or module._pid != os.getpid():
             module = _modules[key] = Module(path, isolation, options, deadline_s, environment, name, sharing())
         return module
+
+
+atexit.register(leave_workers)  # also those of modules that were not opened by open_module; after close_modules
 
 
 @atexit.register

@@ -289,7 +289,14 @@ def _ending_with_multiprocessing() -> None:
     """Have it closed by a child of multiprocessing too, which ends without running what atexit has."""
     util: Any = sys.modules.get("multiprocessing.util")
     if util is not None:
-        util.Finalize(None, close_all, exitpriority=0)
+        util.Finalize(None, _close_with_modules, exitpriority=0)
+
+
+def _close_with_modules() -> None:
+    """Let the modules go, and then end what their workers came from."""
+    if modules := sys.modules.get("ushield_hw.cryptoki.module"):
+        modules.close_modules()
+    close_all()
 
 
 def _place() -> object:

@@ -11,13 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from ushield_hw import pcsc
 from ushield_hw.cryptoki.abi import UNAVAILABLE
 from ushield_hw.cryptoki.model import BUSY, SlotInfo
 
 SHORT_S: Final = 6.0  # for a module that may be waiting for another program
 _DESCRIPTION_BYTES: Final = 64  # as much of a reader's name as CK_SLOT_INFO holds
 _own: Final[set[str]] = set()  # readers whose card this process keeps, by whichever module
+
+
+Question = tuple[int, tuple[str, ...], bool]
+"""How long to wait, in milliseconds; the readers that are this process's own; whether to wait anew."""
 
 
 @dataclass
@@ -38,25 +41,27 @@ class Sharing:
     _readers: dict[int, str] = field(default_factory=dict)  # by slot
     _logins: dict[int, str] = field(default_factory=dict)  # by login: its reader
 
-    def held(self) -> tuple[str, ...]:
-        """Return the readers whose card another program keeps."""
-        return pcsc.held(self.patience_s, _own)
+    def question(self, *, anew: bool = False) -> Question:
+        """Return what a worker is asked, to know which readers' cards other programs keep (``pcsc.held``)."""
+        return int(self.patience_s * 1000), tuple(sorted(_own)), anew
 
-    def may_wait_for(self) -> tuple[str, ...]:
+    def blocking(self, held: tuple[str, ...]) -> tuple[str, ...]:
         """Return the readers that this module, of which nothing is known, may wait for: kept by whomever but itself."""
-        if self.skipping is not None:
-            return ()
-        return (*(_own - set(self._logins.values())), *self.held())
+        return () if self.skipping is not None else (*(_own - set(self._logins.values())), *held)
 
-    def holds(self, slot_id: int) -> str | None:
-        """Return the reader of a slot if another program keeps its card."""
+    def leave_out(self, held: tuple[str, ...]) -> Mapping[str, str] | None:
+        """Return the variables with which a new worker does without some readers; None: that is not possible."""
+        self.logged_out()
+        if self.skipping is None or not held:
+            self.skipped = ()
+            return {}
+        self.skipped = held
+        return self.skipping(held)
+
+    def reader(self, slot_id: int) -> str | None:
+        """Return the reader of a slot that another program may keep the card of."""
         reader = self._readers.get(slot_id)
-        if self.skipping is None or reader is None or reader in _own:
-            return None
-        return next(
-            (name for name in pcsc.held(self.patience_s, _own, anew=True) if _described(name) == _described(reader)),
-            None,
-        )
+        return None if self.skipping is None or reader is None or reader in _own else reader
 
     def listed(self, slots: tuple[SlotInfo, ...]) -> tuple[SlotInfo, ...]:
         """Note which reader a slot stands for; add those that were left out."""

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Protocol
@@ -20,7 +20,7 @@ from weakref import WeakSet
 from ushield_hw.cryptoki import nursery, wire
 from ushield_hw.cryptoki.ckr import CkrError, LoadFailed, StaleLogin
 from ushield_hw.cryptoki.model import ModuleInfo, ModuleOptions
-from ushield_hw.errors import DriverError
+from ushield_hw.errors import DriverError, UShieldError
 from ushield_hw.limits import limit_reached, of_errno
 
 _LOOK_S: Final = 0.05  # how often a call that is watched is looked at
@@ -59,6 +59,11 @@ class Watch:
 
     began: Callable[[], None] = lambda: None
     cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+Prepare = Callable[[Callable[..., Any], float], tuple[Mapping[str, str], float]]
+"""Gets a way to ask a new worker what PC/SC says, and the deadline for loading the module. Returns the variables with
+which it is loaded, and the deadline that holds."""
 
 
 class Transport(Protocol):
@@ -119,6 +124,8 @@ class InProcess:
 
     def call(self, operation: str, arguments: tuple[Any, ...], deadline_s: float, watch: Watch | None = None) -> Any:
         """See :class:`Transport`; ``deadline_s`` is not kept, and only what has not begun can be cancelled."""
+        if operation == "held":  # PC/SC may keep a thread waiting for ever: only a worker asks it
+            return ()
         if watch is None or operation != "sign":
             return getattr(self._engine, operation)(*arguments)
 
@@ -167,13 +174,22 @@ class Worker:
         DriverError: no process could be started: says why.
     """
 
-    def __init__(self, path: Path, options: ModuleOptions, deadline_s: float, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        options: ModuleOptions,
+        deadline_s: float,
+        environment: Mapping[str, str],
+        prepare: Prepare | None = None,
+    ) -> None:
         own = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        with naming_limits():
+        with naming_limits(), ExitStack() as undo:
             self._control, theirs = socket.socketpair()
+            undo.callback(self._control.close)
             with theirs, _shared_file() as shared:
                 self._marks = mmap.mmap(shared.fileno(), wire.SHARED)
                 self._process = nursery.fork((self._control, theirs), shared.fileno(), own | {**environment})
+            undo.pop_all()
         self._idle: list[_Leased] = []
         self._until: dict[int, float] = {}  # by channel: how long a call under way may take
         self._given_up: list[tuple[_Leased, float]] = []  # nobody waits for these, and the module is still in them
@@ -183,7 +199,10 @@ class Worker:
         _workers.add(self)
         try:
             talk = wire.Channel(self._control)
-            talk.send((str(path), options))
+            variables: Mapping[str, str] = {}
+            if prepare is not None:
+                variables, deadline_s = self._prepared(talk, prepare, deadline_s)
+            talk.send((str(path), options, dict(variables)))
             answer = _receive(talk, deadline_s)
         except wire.TimedOut as error:
             self._kill()
@@ -197,6 +216,17 @@ class Worker:
             self._kill()
             _result(answer)
         self.info: ModuleInfo = answer["ok"]
+
+    def _prepared(self, talk: wire.Channel, prepare: Prepare, deadline_s: float) -> tuple[Mapping[str, str], float]:
+        def ask(*question: Any) -> Any:
+            talk.send(("held", question))
+            return _result(_receive(talk, deadline_s))
+
+        try:
+            return prepare(ask, deadline_s)
+        except UShieldError:
+            self._kill()
+            raise
 
     def call(self, operation: str, arguments: tuple[Any, ...], deadline_s: float, watch: Watch | None = None) -> Any:
         """See :class:`Transport`."""
@@ -393,12 +423,13 @@ class _Cancelled(Exception):
 _workers: Final[WeakSet[Worker]] = WeakSet()
 
 
-def _disown_all() -> None:
+def leave_workers() -> None:
+    """Let go of every worker without waiting: each ends when nobody has its socket any more, and its parent waits."""
     for worker in list(_workers):
         worker.disown()
 
 
-os.register_at_fork(after_in_child=_disown_all)
+os.register_at_fork(after_in_child=leave_workers)
 
 
 @contextmanager

@@ -40,7 +40,10 @@ def serve(control: socket.socket, shared: int) -> None:
     harden()
     marks = mmap.mmap(shared, wire.SHARED)
     talk = wire.Channel(control)
-    path, options = talk.receive()
+    while (first := talk.receive())[0] == "held":
+        talk.send({"ok": _held(*first[1])})
+    path, options, variables = first
+    os.environ.update(variables)
     with _ending_with_the_owner(control):
         engine, answer = _load(path, options)
     talk.send(answer)
@@ -156,21 +159,28 @@ def _answer(
 ) -> dict[str, object]:
     check, began = marking
     try:
+        if operation == "held":  # also while the module is in a call
+            return {"ok": _held(*arguments)}
         with shared.turn:
             check()
             return {"ok": dispatch(shared.engine, operation, arguments, began)}
     except CkrError as error:
         return {"ckr": (error.function, error.rv)}
-    except StaleLogin:
-        return {"stale": True}
-    except _Stopped:
-        return {"stopped": True}
+    except (StaleLogin, _Stopped) as error:
+        return {"stale" if isinstance(error, StaleLogin) else "stopped": True}
     except MemoryError:
         return {"limit": errno.ENOMEM}
     except wire.Closed:
         raise
     except Exception as error:
         return {"bug": f"{operation}: {type(error).__name__}"}
+
+
+def _held(patience_ms: int, own: tuple[str, ...], anew: bool) -> tuple[str, ...]:
+    """Return the readers whose card another program keeps, as PC/SC is seen with this process's environment."""
+    from ushield_hw import pcsc
+
+    return pcsc.held(patience_ms / 1000, own, anew=anew)
 
 
 def _close(engine: Any) -> None:
