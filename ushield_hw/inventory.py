@@ -74,17 +74,16 @@ def entries(found: Sequence[Pair], keys: Iterable[KeyRecord]) -> tuple[Entry, ..
         found: its certificates, as :func:`ushield_hw.keys.pairs` pairs them with the same keys.
         keys: its key objects.
     """
-    ring = KeyRing(keys)
-    left = list(ring.public)
+    ring, certified = KeyRing(keys), _Certified(found)
     made: list[Entry] = []
+    taken: set[int] = set()
     for objects in _private(ring):
         own = _public_of(objects[0], ring)
-        left = [one for one in left if one not in own]
-        made.append(_entry((*objects, *own), found))
-    named = {(one.key_id, one.kind) for one in ring.private if ring.half(one) is None}
-    for objects in _alike(one for one in left if (one.key_id, one.kind) not in named):
-        made.append(_entry(objects, found))
-    return tuple(made)
+        taken.update(one.handle for one in own)
+        made.append(certified.entry((*objects, *own)))
+    hidden = {(one.key_id, one.kind) for one in ring.private if ring.half(one) is None}
+    left = [one for one in ring.public if one.handle not in taken and (one.key_id, one.kind) not in hidden]
+    return (*made, *(certified.entry(objects) for objects in _alike(left)))
 
 
 def of_session(session: Session) -> tuple[Entry, ...]:
@@ -141,17 +140,29 @@ def delete(session: Session, entry: Entry) -> None:
         session.forget()
 
 
-def _entry(objects: tuple[KeyRecord, ...], found: Sequence[Pair]) -> Entry:
-    handles = {one.handle for one in objects if one.private}
-    halves = {one.public for one in objects if one.public is not None}
-    own = [
-        pair
-        for pair in found
-        if (pair.key is not None and pair.key.handle in handles)
-        or (pair.key is None and public_half(pair.facts.key, pair.facts.spki) in halves)
-    ]
-    unclear = [] if halves else [pair for pair in found if any(one.handle in handles for one in pair.rivals)]
-    return Entry(objects, tuple(own), tuple(unclear))
+class _Certified:
+    """The certificates of a token, found by what may be their keys."""
+
+    def __init__(self, found: Iterable[Pair]) -> None:
+        self._by_key: dict[int, list[Pair]] = {}
+        self._by_half: dict[bytes | None, list[Pair]] = {}
+        self._by_rival: dict[int, list[Pair]] = {}
+        for pair in found:
+            if pair.key is not None:
+                self._by_key.setdefault(pair.key.handle, []).append(pair)
+            else:
+                self._by_half.setdefault(public_half(pair.facts.key, pair.facts.spki), []).append(pair)
+            for rival in pair.rivals:
+                self._by_rival.setdefault(rival.handle, []).append(pair)
+
+    def entry(self, objects: tuple[KeyRecord, ...]) -> Entry:
+        """Return a key pair with its certificates."""
+        handles = [one.handle for one in objects if one.private]
+        halves = {one.public for one in objects if one.public is not None}
+        own = [pair for handle in handles for pair in self._by_key.get(handle, ())]
+        own += [pair for half in halves for pair in self._by_half.get(half, ())]
+        unclear = [] if halves else [pair for handle in handles for pair in self._by_rival.get(handle, ())]
+        return Entry(objects, tuple(own), tuple(unclear))
 
 
 def _private(ring: KeyRing) -> list[tuple[KeyRecord, ...]]:
@@ -169,10 +180,10 @@ def _public_of(key: KeyRecord, ring: KeyRing) -> tuple[KeyRecord, ...]:
     A label alone is good enough here, where a person has named the key and confirms what goes.
     """
     half = ring.half(key)
-    alike = [one for one in ring.public if (one.key_id, one.kind) == (key.key_id, key.kind)]
+    alike = [one for one in ring.alike(key) if not one.private]
     if half is not None:
         return tuple(one for one in alike if one.public == half[0])
-    rivals = [one for one in ring.private if (one.key_id, one.kind, one.label) == (key.key_id, key.kind, key.label)]
+    rivals = [one for one in ring.alike(key) if one.private and one.label == key.label]
     named = [one for one in alike if one.label == key.label]
     return tuple(named) if len(named) == len(rivals) == 1 and key.label else ()
 

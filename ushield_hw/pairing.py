@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, TypeVar
 
 from ushield_hw.cms.der import BIT_STRING, SEQUENCE, DerError, Reader
 from ushield_hw.cryptoki.model import KeyRecord
 from ushield_hw.suites import POINT_OCTETS, KeyKind
+
+T = TypeVar("T")
 
 _FORM: Final = "malformed"
 
@@ -80,12 +82,12 @@ class Wanted:
         return cls(kind, spki, public_half(kind, spki))
 
 
-def with_id(records: Iterable[KeyRecord], key_id: bytes) -> list[KeyRecord]:
+def with_id(records: Sequence[KeyRecord], key_id: bytes) -> list[KeyRecord]:
     """Return the keys that bear a CKA_ID; an empty one names nothing.
 
     NULs at the end, which some modules add, are left out of account where no id is the same to the octet.
     """
-    found = list(records) if key_id else []
+    found = records if key_id else ()
     exact = [record for record in found if record.key_id == key_id]
     return exact or [record for record in found if trimmed(record.key_id) == trimmed(key_id)]
 
@@ -105,11 +107,23 @@ class KeyRing:
         once = {(record.private, record.handle): record for record in keys}.values()
         self.private = tuple(record for record in once if record.private)
         self.public = tuple(record for record in once if not record.private)
+        self._alike = _grouped(once, lambda record: (record.key_id, record.kind))
+        self._bearers = _grouped(once, lambda record: trimmed(record.key_id))
+        self._public = _grouped(self.public, lambda record: record.public)
         self._halves = {record.handle: self._half(record) for record in self.private}
+        self._of_half = _grouped(self.private, lambda record: (self._halves[record.handle] or (None,))[0])
 
     def half(self, key: KeyRecord) -> tuple[bytes, Proof] | None:
         """Return the public half of one of the private keys and what shows it; None: nothing does."""
         return self._halves[key.handle]
+
+    def alike(self, key: KeyRecord) -> list[KeyRecord]:
+        """Return the keys, private and public, that have a key's CKA_ID and are of its kind; itself among them."""
+        return self._alike.get((key.key_id, key.kind), [])
+
+    def bearers(self, key_id: bytes) -> list[KeyRecord]:
+        """Return the keys that bear a CKA_ID, as :func:`with_id`."""
+        return with_id(self._bearers.get(trimmed(key_id), []), key_id)
 
     def shows(self, wanted: Wanted) -> bool:
         """Tell whether a public key object of this key shows."""
@@ -129,8 +143,7 @@ class KeyRing:
 
     def _proved(self, wanted: Wanted, key_id: bytes) -> Match | None:
         """Return the key whose public half is the certificate's; of one key under several handles, the best to use."""
-        half = wanted.half
-        proved = [(key, known[1]) for key in self.private if (known := self.half(key)) is not None and known[0] == half]
+        proved = [(key, known[1]) for key in self._of_half.get(wanted.half, ()) if (known := self.half(key))]
         if not proved:
             return None
         key, proof = min(proved, key=lambda one: (one[0].can_sign is False, not with_id([one[0]], key_id)))
@@ -138,7 +151,7 @@ class KeyRing:
 
     def _supposed(self, wanted: Wanted, key_id: bytes, taken: Callable[[KeyRecord], bool]) -> Match:
         """Return the key that may be the certificate's, of those without a public half."""
-        hidden = [key for key in self.private if self.half(key) is None and _may_be(key, wanted.kind)]
+        hidden = [key for key in self._of_half.get(None, ()) if _may_be(key, wanted.kind)]
         named = self._named(wanted, key_id, hidden)
         if not named and self._is_of_another(wanted, key_id):
             return Match(of_another=True)
@@ -159,14 +172,12 @@ class KeyRing:
         return [key for key in hidden if key.key_id in ids] or with_id(hidden, key_id)
 
     def _public_of(self, wanted: Wanted) -> list[KeyRecord]:
-        half = wanted.half
-        if half is None:
+        if wanted.half is None:
             return [record for record in self.public if record.public is not None and record.public in wanted.spki]
-        return [record for record in self.public if record.public == half]
+        return self._public.get(wanted.half, [])
 
     def _is_of_another(self, wanted: Wanted, key_id: bytes) -> bool:
-        kind = wanted.kind
-        alike = [record for record in with_id((*self.private, *self.public), key_id) if record.kind is kind]
+        alike = [record for record in self.bearers(key_id) if record.kind is wanted.kind]
         return bool(alike) and not self._public_of(wanted)
 
     def _half(self, key: KeyRecord) -> tuple[bytes, Proof] | None:
@@ -174,18 +185,21 @@ class KeyRing:
             return key.public, Proof.OWN
         if key.kind is None:
             return None
-        alike = [record for record in self.private if (record.key_id, record.kind) == (key.key_id, key.kind)]
+        alike = [record for record in self.alike(key) if record.private]
         shown = {record.public for record in alike}
-        halves = [
-            record.public
-            for record in self.public
-            if (record.key_id, record.kind) == (key.key_id, key.kind) and record.public not in shown
-        ]
+        halves = [record.public for record in self.alike(key) if not record.private and record.public not in shown]
         hidden = sum(record.public is None for record in alike)
         known = halves[0] if halves else None
         # As many public as private objects that all show one half: the same pair, stored more than once.
         told = known is not None and set(halves) == {known} and hidden in (1, len(halves))
         return (known, Proof.PUBLIC) if told and known is not None else None
+
+
+def _grouped(records: Iterable[KeyRecord], by: Callable[[KeyRecord], T]) -> dict[T, list[KeyRecord]]:
+    found: dict[T, list[KeyRecord]] = {}
+    for record in records:
+        found.setdefault(by(record), []).append(record)
+    return found
 
 
 def _may_be(key: KeyRecord, kind: KeyKind | None) -> bool:

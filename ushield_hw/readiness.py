@@ -20,7 +20,7 @@ from ushield_hw.errors import InputError, TokenError, UShieldError
 from ushield_hw.interaction import PinState
 from ushield_hw.keys import ANY, KeyChoice, Pair, Why, pairs
 from ushield_hw.order import KeyUse
-from ushield_hw.pairing import public_half, trimmed, with_id
+from ushield_hw.pairing import KeyRing, public_half, trimmed
 from ushield_hw.pin import refusal
 from ushield_hw.selection import LeftOut, Selection, select
 from ushield_hw.signature import Plan, plan_for
@@ -185,11 +185,11 @@ def _behind_public(keys: Sequence[KeyRecord]) -> list[KeyRecord]:
 
 def _behind_certificates(certificates: Sequence[CertificateRecord], keys: Sequence[KeyRecord]) -> list[KeyRecord]:
     """Return a private key for every certificate whose id no key bears and whose public key does not show."""
-    found = []
+    ring, halves, found = KeyRing(keys), {key.public for key in keys if not key.private}, []
     for number, (record, facts) in enumerate(_facts(certificates), start=len(keys) + 1):
         half = public_half(facts.key, facts.spki)
-        alike = [key for key in with_id(keys, record.key_id) if key.kind is facts.key]
-        if not facts.is_ca and not alike and all(key.public != half for key in keys if not key.private):
+        alike = any(key.kind is facts.key for key in ring.bearers(record.key_id))
+        if not facts.is_ca and not alike and half not in halves:
             found.append(_private(-number, record.key_id, record.label, facts.key, half))
     return found
 

@@ -91,8 +91,11 @@ def select(
     judged = [(pair := choice.told(one), _why_not(pair, use, choice, moment, refuses)) for one in found]
     left_out = [LeftOut(pair, why) for pair, why in judged if why is not None]
     usable = [pair for pair, why in judged if why is None]
-    living = [pair for pair in usable if pair.activated] or usable  # a superseded one may be asked for by its id
-    left_out += [LeftOut(pair, Why.SUPERSEDED) for pair in usable if pair not in living]
+    living = [pair for pair in usable if pair.activated]
+    if living:
+        left_out += [LeftOut(pair, Why.SUPERSEDED) for pair in usable if not pair.activated]
+    else:
+        living = usable  # a superseded one may be asked for by its id
     if not living:
         return Selection(None, _nothing(left_out, use, choice, refuses), tuple(left_out))
     if len({(pair.facts.subject, pair.facts.issuer) for pair in living}) > 1:
