@@ -202,7 +202,8 @@ def test_after_so_many_events(watching: Watching, bare: Home, desk: Desk, starte
     assert json.loads(counting.line())["event"] == "inserted"
     insertion.eject()
     code, out, err = counting.ends()
-    assert (code, json.loads(out)["event"], err) == (0, "removed", "")
+    assert (code, json.loads(out)["event"]) == (0, "removed")
+    assert err in {"", "Waiting for a token… Ctrl-C ends.\n"}  # a busy machine takes a while to see the token
 
 
 def test_a_full_disk_behind_stdout(blank: Home, desk: Desk) -> None:
