@@ -18,7 +18,8 @@ from ushield_hw import state as storage
 from ushield_hw.config import Settings
 from ushield_hw.errors import AlreadySigned, InputError, OutcomeUnknown, UShieldError
 from ushield_hw.journal.entry import JournalEntry, Signatory, State, entries, first_record, next_record, signed_record
-from ushield_hw.journal.log import Log, unusable
+from ushield_hw.journal.lines import unusable
+from ushield_hw.journal.log import Log
 from ushield_hw.order import Order, Rules, decode
 
 _log: Final = logging.getLogger("ushield_hw")

@@ -1,10 +1,4 @@
-"""One append-only file that threads and processes share: what was synced stays, and damage is noticed.
-
-A line is ``CRC BODY``: BODY is a JSON object, CRC the CRC-32 of every body up to and with this one. So a line that was
-changed, removed, repeated or moved is noticed, and so is every line after it. What follows the last line feed is a
-line that its process did not finish: nobody has acted on it, and the next one to append removes it. How much was
-synced is noted in the lock file, so that a file that was cut short is told from one that ends there.
-"""
+"""The journal's file, shared by threads and processes: appended to under a lock, synced together, pruned."""
 
 from __future__ import annotations
 
@@ -16,136 +10,23 @@ import os
 import re
 import stat
 import threading
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from ushield_hw import state
-from ushield_hw.errors import StorageError, TokenBusy, UShieldError
+from ushield_hw.errors import TokenBusy, UShieldError
+from ushield_hw.journal.lines import HEADER, ID, JournalFile, failed, unusable
 
 _log: Final = logging.getLogger("ushield_hw")
 
 _NAME: Final = "journal.log"
-_HEADER: Final = b'{"format":"ushield-journal","version":1}'
-_ID: Final = b'{"id":"'
-_KEY: Final = re.compile(rb'\{"id":"([0-9a-f]{32})",')
-_CRC_LENGTH: Final = 9  # eight hex digits and a space
 _NOTED: Final = re.compile(rb"([0-9]{20}) ([0-9a-f]{8})\n")
-_CHUNK: Final = 1 << 20
-_MOST_LINE: Final = 4 << 20  # a signed order is at most 1 MiB, a third more in base 64
 _WRITER: Final = "another process that writes the journal"
 _SIGNER: Final = "another process that signs this order"
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
-
-
-def unusable(path: Path, problem: str, **details: object) -> StorageError:
-    """Return the error of a journal that cannot be used; ``problem`` is the id of what is wrong."""
-    folder = path if path.suffix != ".log" else path.parent
-    return StorageError("JOURNAL_UNUSABLE", path=str(path), folder=str(folder), problem=f"journal_{problem}", **details)
-
-
-def _failed(path: Path, error: OSError) -> StorageError:
-    return unusable(path, "io", reason=error.strerror or str(error))
-
-
-class _File:
-    """The file as it was when it was last read: how long it is, and where the lines of each order are."""
-
-    def __init__(self, path: Path, descriptor: int, noted: tuple[int, int]) -> None:
-        about = os.fstat(descriptor)
-        self.path = path
-        self.descriptor = descriptor
-        self.identity = about.st_dev, about.st_ino
-        self.end = 0
-        self.crc = 0
-        self.torn = False
-        self.spans: dict[bytes, list[tuple[int, int, int]]] = {}
-        self.named = noted[0] > 0  # the folder was synced since the file was made
-        self._noted = noted
-        self._as_noted = not self.named
-
-    def __del__(self) -> None:
-        with suppress(OSError):  # closed with the last thread that uses it
-            os.close(self.descriptor)
-
-    def read(self, size: int) -> None:
-        """Read what was appended since the last time."""
-        if size < self.end:
-            raise unusable(self.path, "shortened")
-        rest, at = b"", self.end
-        while at < size and (chunk := os.pread(self.descriptor, min(_CHUNK, size - at), at)):
-            at += len(chunk)
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                self._take(line)
-            if len(rest) > _MOST_LINE:
-                raise unusable(self.path, "damaged", offset=self.end)
-        self.torn = bool(rest)
-        if not self._as_noted:
-            raise unusable(self.path, "shortened" if self.end < self._noted[0] else "replaced")
-
-    def append(self, bodies: Iterable[bytes]) -> None:
-        """Write lines, all of them or none."""
-        if self.torn:
-            os.ftruncate(self.descriptor, self.end)
-            self.torn = False
-        crc, lines = self.crc, []
-        for body in bodies:
-            crc = zlib.crc32(body, crc)
-            lines.append(b"%08x %s" % (crc, body))
-        rest = b"".join(line + b"\n" for line in lines)
-        try:
-            while rest:
-                rest = rest[os.write(self.descriptor, rest) :]
-        except OSError:
-            with suppress(OSError):  # else it is a line that was not finished
-                os.ftruncate(self.descriptor, self.end)
-            raise
-        for line in lines:
-            self._take(line)
-
-    def lines(self, key: bytes) -> list[dict[str, Any]]:
-        """Return what the lines of one order hold, read again and checked again."""
-        return [self._line(*span) for span in self.spans.get(key, ())]
-
-    def _take(self, line: bytes) -> None:
-        body = line[_CRC_LENGTH:]
-        crc = zlib.crc32(body, self.crc)
-        if line[:_CRC_LENGTH] != b"%08x " % crc:
-            raise unusable(self.path, "damaged", offset=self.end)
-        if self.end == 0:
-            self._check_header(body)
-        elif (found := _KEY.match(body)) is None:
-            raise unusable(self.path, "damaged", offset=self.end)
-        else:
-            self.spans.setdefault(found[1], []).append((self.end, len(line), self.crc))
-        self.end += len(line) + 1
-        self.crc = crc
-        self._as_noted = self._as_noted or (self.end, crc) == self._noted
-
-    def _check_header(self, body: bytes) -> None:
-        if body != _HEADER:
-            raise unusable(self.path, "version" if body.startswith(b'{"format":') else "damaged", offset=0)
-
-    def _line(self, at: int, length: int, crc: int) -> dict[str, Any]:
-        try:
-            found = json.loads(self.body(at, length, crc))
-        except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict):
-            raise unusable(self.path, "damaged", offset=at)
-        return found
-
-    def body(self, at: int, length: int, crc: int) -> bytes:
-        """Return what a line holds, read again; ``crc``: that of the lines before it."""
-        line = os.pread(self.descriptor, length, at)
-        body = line[_CRC_LENGTH:]
-        if line[:_CRC_LENGTH] != b"%08x " % zlib.crc32(body, crc):
-            raise unusable(self.path, "damaged", offset=at)
-        return body
 
 
 class _Sync:
@@ -178,7 +59,7 @@ class _Locked:
                 raise
         except OSError as error:
             log.mutex.release()
-            raise _failed(log.path, error) from error
+            raise failed(log.path, error) from error
         except BaseException:
             log.mutex.release()
             raise
@@ -187,7 +68,7 @@ class _Locked:
         state.unlocked(self._log.lock)
         self._log.mutex.release()
         if isinstance(error, OSError):
-            raise _failed(self._log.path, error) from error
+            raise failed(self._log.path, error) from error
 
 
 class Log:
@@ -211,7 +92,7 @@ class Log:
         self._syncing = False
         self._held: set[str] = set()
         self._held_lock = threading.Lock()
-        self._file: _File | None = None
+        self._file: JournalFile | None = None
         self.pruned_at: float | None = None  # monotonic
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         self.lock = _private(self._lock_name, flags)
@@ -230,7 +111,7 @@ class Log:
                 if known is None or not known._is_there():
                     known = cls._known[about.st_dev, about.st_ino] = cls(folder)
             except OSError as error:
-                raise _failed(folder / _NAME, error) from error
+                raise failed(folder / _NAME, error) from error
             return known
 
     def _is_there(self) -> bool:
@@ -266,11 +147,11 @@ class Log:
 
     def append(self, key: str, *records: Mapping[str, object]) -> None:
         """Add records of one order; they are on the disk after the next :meth:`sync`."""
-        begin = _ID + key.encode() + b'",'
+        begin = ID + key.encode() + b'",'
         bodies = [begin + _encode(record)[1:].encode() for record in records]
         with self._locked:
             file = self._file or self._created()
-            file.append(bodies if file.end else [_HEADER, *bodies])
+            file.append(bodies if file.end else [HEADER, *bodies])
 
     def catch_up(self) -> None:
         """Read what others have appended; the file is locked."""
@@ -292,15 +173,15 @@ class Log:
         elif about.st_size != self._file.end:
             self._file.read(about.st_size)
 
-    def _opened(self, about: os.stat_result) -> _File:
+    def _opened(self, about: os.stat_result) -> JournalFile:
         if not stat.S_ISREG(about.st_mode):
             raise unusable(self.path, "no_file")
         flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        return _File(self.path, os.open(self.path, flags), self._noted())
+        return JournalFile(self.path, os.open(self.path, flags), self._noted())
 
-    def _created(self) -> _File:
+    def _created(self) -> JournalFile:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._file = _File(self.path, _private(self._name, flags), (0, 0))
+        self._file = JournalFile(self.path, _private(self._name, flags), (0, 0))
         return self._file
 
     def _refuse_other_format(self) -> None:
@@ -323,14 +204,14 @@ class Log:
                 self._replace(file, gone)
             return len(gone)
 
-    def _replace(self, file: _File, gone: set[bytes]) -> None:
+    def _replace(self, file: JournalFile, gone: set[bytes]) -> None:
         draft = str(self._folder / "journal.new")
         with suppress(FileNotFoundError):
             os.unlink(draft)  # of a process that has ended
-        made = _File(
+        made = JournalFile(
             self.path, _private(draft, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC), (0, 0)
         )
-        made.append([_HEADER])
+        made.append([HEADER])
         for span in sorted(span for key, spans in file.spans.items() if key not in gone for span in spans):
             made.append([file.body(*span)])
         os.fsync(made.descriptor)
@@ -360,7 +241,7 @@ class Log:
         try:
             self._sync()
         except OSError as error:
-            sync.error = _failed(self.path, error)
+            sync.error = failed(self.path, error)
         except UShieldError as error:
             sync.error = error
         except BaseException:
@@ -405,7 +286,7 @@ class Log:
         try:
             state.patiently(partial(self._hold, key), _SIGNER)
         except OSError as error:
-            raise _failed(self.path, error) from error
+            raise failed(self.path, error) from error
         try:
             yield
         finally:
@@ -417,7 +298,7 @@ class Log:
             if not self._hold(key):
                 return True
         except OSError as error:
-            raise _failed(self.path, error) from error
+            raise failed(self.path, error) from error
         self._let_go(key)
         return False
 
