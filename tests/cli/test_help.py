@@ -94,6 +94,7 @@ def test_every_reading_command_has_json(pages: Pages) -> None:
         "",
         "pin",
         "cert",
+        "journal",
         "key",
         "driver",
         "softhsm",
