@@ -19,6 +19,7 @@ import http.client
 import json
 import ssl
 import threading
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -199,7 +200,8 @@ def _certificates(der: bytes) -> list[bytes]:
     from cryptography.hazmat.primitives.serialization import Encoding
     from cryptography.hazmat.primitives.serialization.pkcs7 import load_der_pkcs7_certificates
 
-    with reading():
+    with reading(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some banks' servers write BER; that is read, and no news for a customer
         return [one.public_bytes(Encoding.DER) for one in load_der_pkcs7_certificates(der)]
 
 

@@ -60,6 +60,14 @@ def test_a_certificate() -> None:
         assert there.certify(b"x") == pki.der(CERTIFICATE)
 
 
+def test_an_answer_in_ber_is_read_without_a_word() -> None:
+    """As Bouncy Castle writes it; a warning would be an error here."""
+    assert GOOD[:2] == b"\x30\x82" and GOOD[4:15] == b"\x06\x09*\x86H\x86\xf7\r\x01\x07\x02"
+    in_ber = b"\x30\x80" + GOOD[4:] + b"\x00\x00"
+
+    assert certificate_in(base64.b64encode(in_ber)) == pki.der(CERTIFICATE)
+
+
 @pytest.mark.parametrize(
     "body",
     [
