@@ -19,7 +19,7 @@ NAMES: Final = ("cms", "verify", "certificate", "request", "crl", "answer", "ord
 KEPT: Final = Path("build/fuzz")
 LARGEST: Final = 16 * 1024
 
-_PATIENCE_S: Final = 120
+_PATIENCE_S: Final = 600  # a busy machine takes long to begin
 
 _SEEN: Final = re.compile(r"^fuzz-seen: (.*)$", re.MULTILINE)
 _RUNS: Final = re.compile(r"^Done (\d+) runs in (\d+) second", re.MULTILINE)

@@ -58,6 +58,9 @@ class RevocationList:
         spki, how = issuer.facts.spki, algorithm(self.crl.algorithm)
         if how is None or how.weak or not issuer.signs_crls or key_problem(spki) is not None:
             return False
+        said = self.crl.authority
+        if said is not None and said.key is not None and issuer.key_id not in (None, said.key):
+            return False
         if spki not in self._signed_by:
             if len(self._signed_by) >= _KEYS_REMEMBERED:
                 self._signed_by.clear()
@@ -84,8 +87,9 @@ class OtherKey:
     path: Chain
 
 
-OtherKeys = Callable[[Certificate, Certificate], Iterable[OtherKey]]
-"""Issuer and trusted CA of a certificate -> other keys of the issuer's below that same CA."""
+OtherKeys = Callable[[Certificate, Certificate, Callable[[Certificate], bool]], OtherKey | None]
+"""Issuer and trusted CA of a certificate, and what tells the key that is looked for -> that key, if it is another of
+the issuer's below that same CA."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,39 +113,31 @@ def statuses(path: Chain, crls: Lists, others: OtherKeys) -> tuple[Status, ...]:
     Raises:
         VerificationError: ``PATH_TOO_COMPLEX``: looking for another key took too long.
     """
-    return _statuses(path, crls, others, ())
+    return _statuses(path, crls, others, {})
 
 
-def _statuses(path: Chain, crls: Lists, others: OtherKeys, asked: tuple[Certificate, ...]) -> tuple[Status, ...]:
-    """See :func:`statuses`. ``asked``: the keys whose own paths are being judged: they answer for these themselves."""
+def _statuses(path: Chain, crls: Lists, others: OtherKeys, known: dict[bytes, _Key]) -> tuple[Status, ...]:
+    """See :func:`statuses`. ``known``: other keys that were found, by certificate; each is judged once."""
     pairs = list(pairwise(path)) or [(path[0], path[0])]
 
     def lists(one: Certificate, issuer: Certificate) -> Iterator[tuple[RevocationList, _Key]]:
         for listed in crls.get(one.issuer, ()):
-            yield listed, _key_of(listed, issuer, path[-1], crls, others, asked)
+            other = None if listed.is_signed_by(issuer) else others(issuer, path[-1], listed.is_signed_by)
+            yield listed, _Key(issuer) if other is None else _judged(other, crls, others, known)
 
     return tuple(_status(one, lists(one, issuer), is_signer=one is path[0]) for one, issuer in pairs)
 
 
-def _key_of(
-    listed: RevocationList,
-    issuer: Certificate,
-    anchor: Certificate,
-    crls: Lists,
-    others: OtherKeys,
-    asked: tuple[Certificate, ...],
-) -> _Key:
-    """Return the key that signed a CRL by an issuer's name; the issuer's own, if none did that has a right to."""
-    for certificate in (issuer, *(one for one in asked if one.subject == issuer.subject)):
-        if listed.is_signed_by(certificate):
-            return _Key(certificate)
-    for other in others(issuer, anchor):
-        if listed.is_signed_by(other.certificate):
-            not_before = max(one.facts.not_before for one in other.path)
-            not_after = min(one.facts.not_after for one in other.path)
-            through = _statuses(other.path, crls, others, (*asked, other.certificate))
-            return _Key(other.certificate, not_before, not_after, through)
-    return _Key(issuer)
+def _judged(other: OtherKey, crls: Lists, others: OtherKeys, known: dict[bytes, _Key]) -> _Key:
+    """Return another key with what CRLs say of the path to it. About its own path it may speak itself."""
+    der = other.certificate.facts.der
+    if der not in known:
+        not_before = max(one.facts.not_before for one in other.path)
+        not_after = min(one.facts.not_after for one in other.path)
+        known[der] = _Key(other.certificate, not_before, not_after)
+        through = _statuses(other.path, crls, others, known)
+        known[der] = _Key(other.certificate, not_before, not_after, through)
+    return known[der]
 
 
 def _status(certificate: Certificate, lists: Iterable[tuple[RevocationList, _Key]], *, is_signer: bool) -> Status:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from os import PathLike
 from pathlib import Path
 from threading import Lock
@@ -188,34 +189,36 @@ class TrustStore:
         )
 
         between = tuple(certificate.facts.der for certificate in chain[1:-1])
+        reached = cache(lambda one: self._reached(one, chain[-1], between, moment, budget))
 
-        def others(issuer: Certificate, anchor: Certificate) -> Iterator[revocation.OtherKey]:
-            return self._other_keys(issuer, anchor, between, moment, budget)
+        def others(
+            issuer: Certificate, anchor: Certificate, is_it: Callable[[Certificate], bool]
+        ) -> revocation.OtherKey | None:
+            wanted = (one for one in self._other_keys(issuer, budget) if is_it(one))
+            return next((found for one in wanted if (found := reached(one)) is not None), None)
 
         statuses = revocation.statuses(chain, self._crls, others) if self._crls else ()
         return TrustedPath(signer, *_time_of(chain), statuses)
 
-    def _other_keys(
-        self, issuer: Certificate, anchor: Certificate, between: Sequence[bytes], moment: datetime, budget: Budget
-    ) -> Iterator[OtherKey]:
-        """Yield the other keys of an issuer's name that a path from the same trusted CA leads to.
+    def _other_keys(self, issuer: Certificate, budget: Budget) -> Iterator[Certificate]:
+        """Yield certificates of other keys that have an issuer's name."""
+        for candidate in self._store.named(issuer.subject):
+            budget.spend("candidates")
+            if candidate.facts.spki != issuer.facts.spki:
+                yield candidate
 
-        ``between``: the CAs on the signer's path, which may lead to them.
-        """
+    def _reached(
+        self, key: Certificate, anchor: Certificate, between: Sequence[bytes], moment: datetime, budget: Budget
+    ) -> OtherKey | None:
+        """Return a key with a path to it from a trusted CA, over ``between`` or the store, if there is one."""
         from ushield_hw.verifier import path
         from ushield_hw.verifier.revocation import OtherKey
 
-        for candidate in self._store.named(issuer.subject):
-            budget.spend("candidates")
-            if candidate.facts.spki == issuer.facts.spki or not candidate.signs_crls:
-                continue
-            try:
-                chains = path.build(candidate.facts, between, self._store, budget, moment)
-                chain = next((found for found in chains if found[-1] is anchor), None)
-            except UntrustedSigner:
-                continue
-            if chain is not None:
-                yield OtherKey(candidate, chain)
+        try:
+            chains = path.build(key.facts, between, self._store, budget, moment)
+            return next((OtherKey(key, chain) for chain in chains if chain[-1] is anchor), None)
+        except UntrustedSigner:
+            return None
 
     def _all_used(self, sent: tuple[bytes, ...], chain: Chain) -> bool:
         """Tell whether all certificates that came with the order are on the path. The trusted CA's own may come."""

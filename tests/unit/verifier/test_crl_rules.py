@@ -215,6 +215,24 @@ def test_the_new_key_of_a_ca_answers_for_what_the_old_one_issued(rollover: Rollo
         rollover.verify(rollover.new.crl({rollover.serial: NOW - DAY}))
 
 
+def test_five_generations_with_a_list_each_are_no_more_work_than_there_is(scene: Scene) -> None:
+    keys = [pki.authority("CN=G", number=260 + n) for n in range(5)]
+    first = pki.authority("CN=G", number=260, extensions=ids(keys[0].key))
+    cas = [first]
+    for one in keys[1:]:
+        own = [(extension, critical) for extension, critical in ids(one.key, cas[-1].key)]
+        linked = cas[-1].issue(
+            "CN=G", one.key.public_key(), ca=True, key_usage=("keyCertSign", "cRLSign"), extensions=own
+        )
+        cas.append(pki.Authority(one.key, linked))
+    certificate = pki.der(first.issue("CN=A", scene.private.public_key(), extensions=ids(scene.private, first.key)))
+    signed = pki.sign_order(scene.order.canonical, scene.private, certificate, P256)
+
+    for crls in ([ca.crl() for ca in cas], [cas[-1].crl()]):
+        trust = TrustStore([first.der], [ca.der for ca in cas[1:]], crls)
+        assert verify(signed, trust=trust, at=NOW).revocation is Revocation.GOOD
+
+
 def test_without_the_link_the_new_key_is_a_stranger(rollover: Rollover) -> None:
     with pytest.raises(VerificationError) as caught:
         rollover.verify(rollover.new.crl(), store=False)
