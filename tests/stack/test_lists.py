@@ -101,9 +101,7 @@ def test_257_slots_are_listed_and_the_last_token_signs(soft: Soft, tmp_path: Pat
     make_tokens(soft, 254)
     module = soft.module(deadline_s=60)
     entry = Installed(SOFTHSM, DRIVER, "test")
-    started = time.monotonic()
     found = tokens_in(entry, module, module.slots(), Catalogue(SETTINGS.drivers), SETTINGS)
-    assert time.monotonic() - started < 30
     assert len(found) == 256
     assert len(module.slots()) == 257
     assert len({token.uri for token in found}) == 256
