@@ -28,7 +28,7 @@ _MOST_FOUND: Final = 4 * _MOST_OBJECTS  # a module may find each of them several
 _MOST_OCTETS: Final = 32 << 20  # of all that is read in one look
 _LONGEST_VALUE: Final = 1 << 16
 _REPEATS: Final = 8  # of a question whose answer grows between its two calls
-_ROUNDS: Final = 4  # of searches while another program adds and removes objects
+_ROUNDS: Final = 5  # of searches while another program adds and removes objects
 _PAUSE_S: Final = 0.025
 _ALL_PAUSES: Final = 20
 # Nothing more can be read once a module has answered this.
