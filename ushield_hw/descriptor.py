@@ -249,6 +249,12 @@ class Driver:
     consented: bool = True
     """Whether its word counts on how the owner confirms: the package's own, or the administrator lists the family."""
 
+    @property
+    def by_pcsc(self) -> bool:
+        """Whether its tokens come through PC/SC and no other way: without an answer there, its module gives none."""
+        past = any(usb.binding.past_pcsc for usb in self.usb)
+        return self.kind is Kind.TOKEN and self.transport in {"pcsc", "ccid"} and not past
+
     def module_files(self) -> list[Path]:
         """Return the candidate module files that exist here, best first, each file once.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from ushield_hw import messages
+from ushield_hw import messages, pcsc
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.config import Settings, load
 from ushield_hw.cryptoki.ckr import name_of
@@ -331,6 +331,8 @@ def _is_library(uri: TokenUri, about: ModuleInfo) -> bool:
 
 def _look(entry: Installed, catalogue: Catalogue, settings: Settings) -> Survey:
     try:
+        if entry.driver.by_pcsc:
+            pcsc.answers()
         return _read(entry, catalogue, settings)
     except UShieldError as error:
         _log.warning("module %s: %s", entry.path, error.code)

@@ -9,6 +9,7 @@ which ends the logins of every other program. Here cards are left as they are.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import sys
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
 from types import ModuleType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, ClassVar, Final, Self, TypeVar
 
 from ushield_hw.errors import DriverError, TokenBusy, TokenError, TokenRemoved, UShieldError
 from ushield_hw.limits import limit_reached
@@ -30,11 +31,13 @@ T = TypeVar("T")
 _log: Final = logging.getLogger("ushield_hw")
 
 DEADLINE_S: Final = 5.0
+_SERVICE_S: Final = 3.0  # a service that answers does so in milliseconds
 # pcsc-lite tells changes at once; but a reader that comes between two waits is seen only by the next list of readers.
 _SLICE_MS: Final = 500
 _RETRY_S: Final = 0.2  # asking a service that is not there costs microseconds
 _BREATH_S: Final = 0.1  # should waits end at once, again and again, without a change
 _NEW_READER: Final = "\\\\?PnP?\\Notification"
+_LONGEST_ATR: Final = 33
 _MOST_READERS: Final = 16  # pcsc-lite has no more, and refuses a question about more, that for new ones included
 _COUNTER_SHIFT: Final = 16  # pcsc-lite and Windows count a reader's insertions and removals in the upper half
 _LIBRARY: Final = "libpcsclite.so.1"  # the name that pyscard opens
@@ -175,6 +178,34 @@ def contact(
     )
 
 
+_service: Final[list[tuple[float, UShieldError | None]]] = []  # when it was asked last, and what came of it
+_service_lock = threading.Lock()
+
+
+def answers() -> None:
+    """Return at once where PC/SC answers or is not there; a module that asks one that hangs waits without an end.
+
+    Asked by several threads, or again within a few seconds, it looks once.
+
+    Raises:
+        DriverError: ``PCSC_NO_ANSWER``.
+    """
+    with _service_lock:
+        if not _service or time.monotonic() - _service[-1][0] > _SERVICE_S:
+            _service[:] = [(time.monotonic(), _no_answer())]
+        error = _service[-1][1]
+    if error is not None:
+        raise error
+
+
+def _no_answer() -> UShieldError | None:
+    try:
+        readers(_SERVICE_S)
+    except UShieldError as error:
+        return error if error.code == "PCSC_NO_ANSWER" else None
+    return None
+
+
 _asking: Final[dict[str, tuple[threading.Thread, float]]] = {}  # and since when
 _asking_lock = threading.Lock()
 
@@ -191,7 +222,7 @@ def held(patience_s: float, own: Collection[str] = (), *, anew: bool = False) ->
         anew: wait so long from now on, also for a card that was waited for before in vain.
     """
     try:
-        seen = readers()
+        seen = readers(_SERVICE_S)
     except UShieldError:
         return ()
     try:
@@ -233,8 +264,8 @@ def _waits_for(reader: str) -> tuple[threading.Thread, float]:
 
 def _after_fork() -> None:
     """In a forked child: its parent's threads are not there."""
-    global _asking_lock  # noqa: PLW0603 - another thread may have held it
-    _asking_lock = threading.Lock()
+    global _asking_lock, _service_lock
+    _asking_lock, _service_lock = threading.Lock(), threading.Lock()
     _asking.clear()
 
 
@@ -372,19 +403,55 @@ def _contact(reader: str, hold_s: float, enough: threading.Event) -> Contact:
 
 def _states(context: Any, known: dict[str, int], timeout_ms: int) -> list[tuple[str, int, bytes]]:
     """Return (name, state, ATR) of every reader and of the question for new ones, once something differs from known."""
-    found = _names(context)
-    names = [name for name in found if name.isascii()]
+    found = list(dict.fromkeys(_names(context)))  # PC/SC asks by name: of two readers of one name the first answers
+    names = [name for name in found if name.isascii() or sys.platform == "linux"]
     if len(names) < _MOST_READERS:
         names.append(_NEW_READER)
     wanted = [(name, known.get(name, 0)) for name in names]
-    rv, states = _scard().SCardGetStatusChange(context, timeout_ms, wanted)
+    plain = all(name.isascii() for name in names)
+    ask = _scard().SCardGetStatusChange if plain else _status_change
+    rv, states = ask(context, timeout_ms, wanted)
     failure = _failure("SCardGetStatusChange", rv)
     if failure is not None and failure.name != "SCARD_E_TIMEOUT":
         raise _CallFailed(failure)
     changed = _scard().SCARD_STATE_CHANGED
     told = [(name, event & ~changed, bytes(atr)) for name, event, atr in states]
-    # pyscard cannot ask about a reader whose name is not ASCII.
-    return told + [(name, _scard().SCARD_STATE_UNAVAILABLE, b"") for name in found if not name.isascii()]
+    unasked = [name for name in found if name not in names]
+    return told + [(name, _scard().SCARD_STATE_UNAVAILABLE, b"") for name in unasked]
+
+
+class _State(ctypes.Structure):
+    """SCARD_READERSTATE of pcsc-lite."""
+
+    _fields_: ClassVar = [
+        ("reader", ctypes.c_char_p),
+        ("user_data", ctypes.c_void_p),
+        ("current", ctypes.c_ulong),
+        ("event", ctypes.c_ulong),
+        ("atr_length", ctypes.c_ulong),
+        ("atr", ctypes.c_ubyte * _LONGEST_ATR),
+    ]
+
+
+def _status_change(
+    context: int, timeout_ms: int, wanted: Sequence[tuple[str, int]]
+) -> tuple[int, list[tuple[str, int, bytes]]]:
+    """As pyscard's function, which takes ASCII names only, with pcsc-lite's own function."""
+    states = (_State * len(wanted))()
+    for state, (name, current) in zip(states, wanted, strict=True):
+        state.reader, state.current = name.encode("utf-8", "surrogateescape"), current
+    rv = _library().SCardGetStatusChange(context, timeout_ms, states, len(wanted))
+    told = zip(wanted, states, strict=True)
+    return rv, [(name, state.event, bytes(state.atr[: state.atr_length])) for (name, _), state in told]
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    """Return PC/SC's own library: the one that pyscard has loaded."""
+    found = ctypes.CDLL(_LIBRARY)
+    arguments: list[Any] = [ctypes.c_long, ctypes.c_ulong, ctypes.POINTER(_State), ctypes.c_ulong]
+    found.SCardGetStatusChange.argtypes, found.SCardGetStatusChange.restype = arguments, ctypes.c_long
+    return found
 
 
 def _names(context: Any) -> Sequence[str]:
@@ -453,8 +520,6 @@ def _scard() -> ModuleType:
 
     Without PC/SC's own library pyscard prints that on stdout and then says that there is no service.
     """
-    import ctypes
-
     try:
         if sys.platform == "linux":
             ctypes.CDLL(_LIBRARY)

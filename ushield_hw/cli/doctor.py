@@ -7,7 +7,6 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -63,7 +62,7 @@ def doctor_command(
 
     if selector is not None and _SECRETS.search(selector):
         TokenUri.parse(selector)  # refuses it; whatever else is wrong with a selector is a finding
-    choice = replace(key_choice(None, key_id), certificate=certificate)  # refuses what is no hex
+    choice = key_choice(None, key_id, certificate)  # refuses what is no hex
     if bundle is not None:
         options.check_folder(bundle)
         options.refuse_existing(bundle)

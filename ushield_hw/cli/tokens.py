@@ -117,7 +117,7 @@ def list_command(as_json: bool) -> None:
         output.lines([token.label or token.serial, *output.table(_token_rows(token), "  "), f"  {token.uri}", ""])
     say_problems(seen.problems)
     if not seen.tokens:
-        output.hint("list.none")
+        output.hint("list.none_now" if seen.problems else "list.none")
 
 
 @click.command("info", cls=Command, help=messages.text("help.info"))

@@ -113,8 +113,9 @@ def stale(machine: Machine) -> Said:
     """A reader that PC/SC still shows and that is not there any more."""
     if machine.scene.failure is not None:
         return unchecked(NO_SERVICE)
-    # PC/SC cannot be asked about a reader whose name is not ASCII: that says nothing.
-    gone = [one.name for one in machine.scene.readers if one.slot is Slot.UNAVAILABLE and one.name.isascii()]
+    # Elsewhere than on Linux PC/SC cannot be asked about a reader whose name is not ASCII: that says nothing.
+    asked = [one for one in machine.scene.readers if machine.system == "linux" or one.name.isascii()]
+    gone = [one.name for one in asked if one.slot is Slot.UNAVAILABLE]
     if gone:
         return fail(readers=gone)
     doubled = _doubled(machine)

@@ -30,7 +30,8 @@ from ushield_hw.uri import TokenUri
 _CONFIGURATIONS: Final = {
     "SOFTHSM2_CONF": ("{home}/.config/softhsm2/softhsm2.conf", "/etc/softhsm/softhsm2.conf", "/etc/softhsm2.conf")
 }
-_TOKEN_FOLDER: Final = re.compile(r"(?m)^\s*directories\.tokendir\s*=\s*(\S.*?)\s*$")
+_LINE: Final = re.compile(r"^\s*([\w.]+)\s*=\s*([^#]*?)\s*(?:#.*)?$")  # SoftHSM2 drops what follows a #
+_VERSION_1: Final = re.compile(r"(?m)^\s*\d+\s*:\s*\S")  # SLOT:FILE
 _USUAL_FOLDER: Final = "/var/lib/softhsm/tokens"
 _NAME_IN_PROC: Final = 15  # as long as the kernel keeps a program's name
 
@@ -269,7 +270,7 @@ def _code(loaded: Loaded) -> str | None:
 def _meant(loaded: Loaded) -> bool:
     """Tell whether somebody wants this very module; what drives hardware is wanted by whoever installed it."""
     file = loaded.file
-    if file.asked or file.driver.kind is not Kind.SOFTWARE:
+    if file.asked or file.driver.kind not in {Kind.SOFTWARE, Kind.PLATFORM}:
         return True
     variable = file.driver.module.config_env
     if variable is not None and variable in file.machine.environ:
@@ -280,7 +281,7 @@ def _meant(loaded: Loaded) -> bool:
 def _wanted(loaded: Loaded) -> bool:
     """Tell whether somebody wants this module, or something that it drives is here."""
     file, machine = loaded.file, loaded.file.machine
-    if file.asked or file.driver is GENERIC or file.driver.kind is Kind.SOFTWARE:
+    if file.asked or file.driver is GENERIC or file.driver.kind in {Kind.SOFTWARE, Kind.PLATFORM, Kind.HSM}:
         return _meant(loaded)
     drives = {file.driver.id, *(family.id for family in machine.catalogue.driven_by(file.driver))}
     there = [driver.id for one in plugged(machine) for driver in one.drivers]
@@ -312,9 +313,16 @@ def _configured(loaded: Loaded) -> tuple[str | None, dict[str, Any]] | None:
     text = machine.text(path)
     facts = {"path": path, "variable": variable, "set": variable in machine.environ, "folder": ""}
     if text is None:
-        return ("closed" if os.path.lexists(machine.path(path)) else "missing"), facts
-    asked = _TOKEN_FOLDER.search(text)
-    facts["folder"] = asked[1] if asked else _USUAL_FOLDER
+        behind = _closed(machine.path(path).parent) in {"above_closed", "folder_closed"}
+        return ("closed" if behind or os.path.lexists(machine.path(path)) else "missing"), facts
+    rows = (_LINE.match(line) for line in text.splitlines())
+    said = {row[1]: row[2] for row in rows if row}
+    facts["folder"] = said.get("directories.tokendir") or _USUAL_FOLDER
+    facts["store"] = said.get("objectstore.backend") or "file"
+    if not said and _VERSION_1.search(text):
+        return "version_1", facts
+    if loaded.error is not None and facts["store"] != "file":
+        return "store", facts  # the only other one is a database, which may not be built in
     return _closed(machine.path(str(facts["folder"]))), facts
 
 
@@ -326,7 +334,11 @@ def _configuration_file(machine: Machine, variable: str) -> str:
 
 
 def _closed(folder: Path) -> str | None:
-    if not folder.is_dir():
+    """Return what is wrong with a folder; one behind a closed folder may be there."""
+    for above in reversed(folder.parents):
+        if os.path.isdir(above) and not os.access(above, os.X_OK):
+            return "above_closed"
+    if not os.path.isdir(folder):
         return "no_folder"
     if not os.access(folder, os.R_OK | os.X_OK):
         return "folder_closed"

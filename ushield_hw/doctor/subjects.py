@@ -49,7 +49,7 @@ class ModuleFile:
     @property
     def way(self) -> Way:
         """How its tokens come to a program, as far as its descriptor says."""
-        if self.driver.kind is Kind.SOFTWARE:
+        if self.driver.kind in {Kind.SOFTWARE, Kind.PLATFORM}:
             return Way.SOFT
         families = (self.driver, *self.machine.catalogue.driven_by(self.driver))
         past = any(usb.binding.past_pcsc for family in families for usb in family.usb)

@@ -141,8 +141,7 @@ class Eye:
         return tokens_in(self._entry, self._module, slots, self._catalogue, self._settings)
 
     def _one(self, token: Token, slots: Sequence[SlotInfo], scene: Scene | None) -> Seen:
-        description = next(slot.description for slot in slots if slot.slot_id == token.link.slot_id)
-        insertion = _inserted(scene, description) if scene else None
+        insertion = _inserted(scene, slots, token.link.slot_id) if scene else None
         before = next((one for one in self.seen if one.token.link.key == token.link.key), None)
         if before is not None and before.insertion == insertion:
             return before
@@ -183,8 +182,16 @@ def _has_other_ways(driver: Driver) -> bool:
     return driver == GENERIC or any(usb.binding.past_pcsc for usb in driver.usb)
 
 
-def _inserted(scene: Scene, description: str) -> Insertion | None:
-    return next((_insertion(scene, reader) for reader in scene.readers if _names(description, reader)), None)
+def _inserted(scene: Scene, slots: Sequence[SlotInfo], slot_id: int) -> Insertion | None:
+    """Return the insertion in the reader that a slot is named for.
+
+    Names that are longer than a description are alike in their beginning: the n-th slot of a name is the n-th reader's.
+    """
+    description = next(slot.description for slot in slots if slot.slot_id == slot_id)
+    alike = [slot.slot_id for slot in slots if slot.description == description]
+    readers = [reader for reader in scene.readers if _names(description, reader)]
+    several = len(readers) == len(alike)
+    return _insertion(scene, readers[alike.index(slot_id) if several else 0]) if readers else None
 
 
 def _insertion(scene: Scene, reader: Reader) -> Insertion:
