@@ -43,7 +43,7 @@ def commands(text: str) -> Iterator[list[str]]:
     filled = re.sub(r"\{(\w+)\}", lambda found: _FILLED.get(found[1], "X"), text.replace("{{", "").replace("}}", ""))
     for found in re.finditer(r"(?<![\w/.-])ushield (?=[a-z-])", filled):
         shown = filled[found.end() :].split("`")[0]
-        words = [] if "…" in shown else list(_words(shown))  # a part of one
+        words = [] if re.search(r"…| \| \w+ \| ", shown) else list(_words(shown))  # a part of one, or a list of them
         if words and _below(_ushield, words[0]):
             yield words
 
@@ -70,7 +70,7 @@ def _words(rest: str) -> Iterator[str]:
             command = below
         elif wants or plain.startswith("-"):
             wants = not wants and plain.startswith("-") and "=" not in plain and _takes_value(command, plain)
-        elif not _ARGUMENT.fullmatch(plain):
+        elif not _ARGUMENT.fullmatch(plain) and plain not in _choices(command):
             return
         yield inner
         after = rest[found.end() : found.end() + 1]
@@ -81,6 +81,12 @@ def _words(rest: str) -> Iterator[str]:
 def _below(command: click.Command, name: str) -> click.Command | None:
     """Return a command of a group."""
     return command.get_command(click.Context(command), name) if isinstance(command, click.Group) else None
+
+
+def _choices(command: click.Command) -> set[str]:
+    """Return the words that a command's arguments may be."""
+    kinds = [one.type for one in command.params if isinstance(one, click.Argument)]
+    return {str(word) for kind in kinds if isinstance(kind, click.Choice) for word in kind.choices}
 
 
 def _takes_value(command: click.Command, option: str) -> bool:
