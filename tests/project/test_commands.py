@@ -64,7 +64,7 @@ def _words(rest: str) -> Iterator[str]:
         word = found[0]
         if not word.isascii() and word[0] not in "'\"":
             return
-        plain = word if word[0] in "'\"" and word[-1] == word[0] else word.rstrip(_ENDS)
+        plain = word if word[0] in "'\"" and word[-1] == word[0] else word.rstrip(_ENDS + "'\"")
         inner = plain.strip("'\"")
         if (below := _below(command, plain)) is not None:
             command = below
