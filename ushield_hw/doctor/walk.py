@@ -214,8 +214,13 @@ def _tokens(loaded: Loaded) -> tuple[TokenSeen, ...]:
 
 def _of_tokens(tokens: Iterable[TokenSeen]) -> Iterator[Finding]:
     for seen in tokens:
-        asked = [one for probes in _OF_A_TOKEN for one in ask_all(probes, seen, seen.name)]
-        yield from _as_a_signature_sees_it(seen, asked)
+        yield from findings_of(seen)
+
+
+def findings_of(seen: TokenSeen) -> list[Finding]:
+    """Return all that is found on one token: it fails where a signature would fail, and only there."""
+    asked = [one for probes in _OF_A_TOKEN for one in ask_all(probes, seen, seen.name)]
+    return list(_as_a_signature_sees_it(seen, asked))
 
 
 def _as_a_signature_sees_it(seen: TokenSeen, asked: Sequence[Finding]) -> Iterator[Finding]:
