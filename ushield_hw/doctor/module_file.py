@@ -325,7 +325,7 @@ def once(modules: tuple[Loaded, ...]) -> Said:
             shown[loaded.file.path.resolve()] = token.label
     twice = {serial: paths for (_, _, serial), paths in seen.items() if len(paths) > 1}
     if not twice:
-        return ok(modules=len(modules)) if modules else unchecked("not_loaded")
+        return ok(modules=len(modules)) if modules else skip("no_module")
     paths = sorted({str(path) for shown in twice.values() for path in shown})
     labels = sorted({next(iter(shown.values())) for shown in twice.values()})
     return warn(kind="twice", serials=sorted(twice), labels=labels, modules=paths)

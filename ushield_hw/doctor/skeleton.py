@@ -14,6 +14,7 @@ from typing import Final
 from ushield_hw.doctor.bus import ccid_devices
 from ushield_hw.doctor.image import read_image
 from ushield_hw.doctor.machine import Machine
+from ushield_hw.doctor.pairing import readers_of
 from ushield_hw.messages import shown
 from ushield_hw.pcsc import Reader, Slot
 from ushield_hw.usb import UsbDevice
@@ -75,8 +76,13 @@ def candidate_modules(machine: Machine) -> list[str]:
 
 
 def _unknown_device(machine: Machine) -> UsbDevice | None:
-    devices = ccid_devices(machine)
-    return next((one for one in devices if not machine.catalogue.for_usb(one.vid, one.pid)), None)
+    """Return a device that no descriptor knows; one that PC/SC shows as an empty reader is a reader."""
+    devices = (one for one in ccid_devices(machine) if not machine.catalogue.for_usb(one.vid, one.pid))
+    return next((one for one in devices if not _is_empty(machine, one)), None)
+
+
+def _is_empty(machine: Machine, device: UsbDevice) -> bool:
+    return any(reader.slot is Slot.EMPTY for reader in readers_of(machine, device))
 
 
 def _unknown_card(machine: Machine) -> Reader | None:
