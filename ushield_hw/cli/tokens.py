@@ -117,7 +117,12 @@ def list_command(as_json: bool) -> None:
         output.lines([token.label or token.serial, *output.table(_token_rows(token), "  "), f"  {token.uri}", ""])
     say_problems(seen.problems)
     if not seen.tokens:
-        output.hint("list.none_now" if seen.problems else "list.none")
+        output.hint("list.none_now" if any(map(_is_in_the_way, seen.problems)) else "list.none")
+
+
+def _is_in_the_way(problem: Problem) -> bool:
+    """Tell whether there may be a token behind a problem: a card that others keep, or a service or module that hangs."""
+    return bool(problem.readers) or problem.error in {"PCSC_NO_ANSWER", "MODULE_HUNG"}
 
 
 @click.command("info", cls=Command, help=messages.text("help.info"))

@@ -105,6 +105,8 @@ def service(loaded: Loaded) -> Said:
     configured = _configured(loaded)
     if code is None or code in _ANOTHER_CAUSE or (configured is not None and configured[0]):
         return skip("another_cause", **facts)
+    if not _wanted(loaded) and loaded.file.driver.kind is not Kind.SOFTWARE:
+        return skip("nothing_of_its_family", **facts)  # it came with a package, and nothing that it drives is here
     return (fail if _wanted(loaded) else warn)(kind="unexplained", **facts)
 
 
