@@ -121,7 +121,7 @@ def list_command(as_json: bool) -> None:
 
 
 def _is_in_the_way(problem: Problem) -> bool:
-    """Tell whether there may be a token behind a problem: a card that others keep, or a service or module that hangs."""
+    """Tell whether there may be a token behind a problem: a card that is kept, or a hanging service or module."""
     return bool(problem.readers) or problem.error in {"PCSC_NO_ANSWER", "MODULE_HUNG"}
 
 

@@ -108,7 +108,7 @@ def test_a_reader_with_a_name_in_chinese_disturbs_no_other(tree: Tree) -> None:
     real_driver(tree)
     with Desk(["某银行", "Other"]) as desk:
         found = ask("C", tree, desk.env)
-    found.of(reader.no_reader).says(Status.OK, readers=["Other 01 00", "某银行 00 00"])
+    found.of(reader.no_reader).says(Status.OK, readers=["某银行 00 00", "Other 01 00"])
     assert found.alarms == []
 
 
@@ -152,3 +152,37 @@ def test_without_a_service_nothing_is_said_of_readers(tree: Tree) -> None:
 
 def test_every_cause_is_asked_once_and_in_order() -> None:
     assert [int(re.sub(r"\D", "", probe.id)) for probe in reader.PROBES] == list(range(24, 29))
+
+
+# --- devices and readers compared -------------------------------------------------------------------------------------
+
+
+def with_names(tree: Tree) -> None:
+    tree.device(TOKEN, name="Feitian ePass2003")
+    tree.device("058f:9540", name="Alcor Micro AU9540", place="1-3")
+
+
+@pytest.mark.parametrize(
+    ("readers", "kind"),
+    [
+        (["Alcor Micro AU9540 00 00"], "missing"),
+        (["Built-in 00 00"], "missing"),  # two devices, one reader of a strange name
+        (["Alcor Micro AU9540 00 00", "Virtual PCD 01 00"], "missing"),
+        (["Alcor Micro AU9540 00 00", "Feitian ePass2003 01 00"], None),
+        (["Alcor Micro AU9540 00 00", "Driver's own name 01 00"], None),
+    ],
+)
+def test_a_device_without_a_reader_beside_one_that_has_one(tree: Tree, readers: list[str], kind: str | None) -> None:
+    with_names(tree)
+    found = reader.no_reader(tree.machine(Scene(tuple(Reader(name, Slot.EMPTY) for name in readers))))
+    assert (found.status, found.evidence.get("kind")) == (Status.FAIL if kind else Status.OK, kind)
+    assert kind is None or f"{TOKEN} Feitian ePass2003" in found.evidence["devices"]
+
+
+def test_where_a_reader_is_shown_its_driver_is_there(tree: Tree) -> None:
+    """As on NixOS, where pcscd looks in a folder of its own."""
+    tree.file("/usr/sbin/pcscd")
+    tree.device("058f:9540", name="Alcor Micro AU9540")
+    shown = Scene((Reader("Alcor Micro AU9540 00 00", Slot.EMPTY),))
+    assert reader.no_driver(tree.machine(shown)).status is Status.OK
+    told(reader.no_driver(tree.machine()), reader.no_driver, Status.FAIL)

@@ -407,3 +407,41 @@ def test_a_software_module_without_tokens_raises_no_alarm(softhsm_conf: Callable
     loaded = doctor.loaded(environ=without_variable(CONF_VARIABLE), root=Tree(doctor.folder / "machine").root)
     assert slots.tokens_of(loaded) == ()
     assert ids(ask_all(slots.LOADED_PROBES[1:], loaded)) == []  # F51 looks at files that this machine may not have
+
+
+# --- SoftHSM2's configuration -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "word"),
+    [
+        ("objectstore.backend = db\ndirectories.tokendir = {folder}\n", "store", "objectstore.backend = file"),
+        ("0:{folder}/slot0.db\n1:{folder}/slot1.db\n", "version_1", "softhsm2-migrate"),
+    ],
+)
+def test_a_configuration_that_softhsm2_cannot_use_is_named(
+    doctor: Doctor, softhsm_conf: Callable[[str], Path], text: str, kind: str, word: str
+) -> None:
+    conf = softhsm_conf("unused")
+    conf.write_text(text.format(folder=doctor.folder))
+    loaded = doctor.loaded()
+    found = slots.configuration(loaded)
+    assert (found.evidence["kind"], found.status) == (kind, FAIL if loaded.error else WARN)
+    told(found, slots.configuration, found.status, str(conf), word)
+
+
+def test_a_comment_behind_the_folder_is_none_of_its_name(doctor: Doctor, softhsm_conf: Callable[[str], Path]) -> None:
+    conf = softhsm_conf(str(doctor.soft.folder / "tokens"))
+    conf.write_text(conf.read_text().replace("tokens\n", "tokens # mine\n"))
+    told(slots.configuration(doctor.loaded()), slots.configuration, OK, folder=str(doctor.soft.folder / "tokens"))
+
+
+def test_a_folder_behind_a_closed_one_is_not_said_to_be_missing(soft: Soft) -> None:
+    tokens = soft.folder / "tokens"
+    soft.conf.write_text(f"directories.tokendir = {tokens / 'inner'}\n")
+    tokens.chmod(0)
+    try:
+        findings = child.ask(SOFTHSM, "softhsm2", {}, prefix=child.POWERLESS)
+    finally:
+        tokens.chmod(0o700)
+    told(child.found(findings, "F51"), slots.configuration, FAIL, "namei -l", kind="above_closed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -211,3 +212,17 @@ def test_a_wait_that_is_over_says_what_was_there(desk: Desk) -> None:
         began = time.monotonic()
         assert monitor.wait(scene, 0.2) == scene
         assert 0.2 <= time.monotonic() - began < WITHIN_S
+
+
+def test_a_reader_whose_name_is_not_ascii_can_be_asked_about() -> None:
+    with Desk(("某银行", "Other")) as desk:
+        command, env = [sys.executable, "-c", _SEEN], {**os.environ, **desk.env}
+        said = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert said.stdout.split("\n")[:2] == ["某银行 00 00 empty", "Other 01 00 empty"], said.stderr
+
+
+_SEEN = """
+from ushield_hw import pcsc
+for reader in pcsc.readers():
+    print(reader.name, reader.slot.value)
+"""
