@@ -17,7 +17,7 @@ from tests.unit.cms import pki
 from ushield_hw.cms import CertificateFacts, Template, parse
 from ushield_hw.cms.der import DerError
 from ushield_hw.crypto.reading import Unreadable, reading
-from ushield_hw.errors import BadSignature, InputError, UntrustedSigner, VerificationError
+from ushield_hw.errors import BadSignature, InputError, InvalidError, UntrustedSigner, VerificationError
 from ushield_hw.suites import SUITES, KeyKind
 from ushield_hw.verifier import TrustStore, verify
 from ushield_hw.verifier import extensions as ext
@@ -52,7 +52,7 @@ def verify_one(data: bytes) -> None:
     try:
         verified = verify(data, trust=_TRUST, at=pki.NOW)
     except (InputError, VerificationError) as error:
-        refused(error, BadSignature, InputError, UntrustedSigner, VerificationError)
+        refused(error, BadSignature, InputError, InvalidError, UntrustedSigner, VerificationError)
         return
     seen["accepted"] += 1
     assert verified.order.canonical in data or verified.format != "jcs"
