@@ -57,6 +57,7 @@ class VirtualShield:
         lang: the language of its screen.
         patience_s: how long it waits for a button.
         certified: it comes with an EC P-256 payment key and a certificate for it.
+        holder: whom that certificate names: one person signs an order once, whatever the token.
         desk: where it is plugged in; default: a desk of its own.
         reader: which reader of the desk.
         keep: a folder where it is kept when it is closed, and found again; default: it is gone then.
@@ -83,6 +84,7 @@ class VirtualShield:
         desk: Desk | None = None,
         reader: int = 0,
         keep: Path | None = None,
+        holder: str = "张三",
     ) -> None:
         self._module = _opensc()
         with ExitStack() as undo:
@@ -94,7 +96,7 @@ class VirtualShield:
             if (self.folder / "card.json").exists():
                 memory = Memory.load(self.folder / "card.json")
             else:
-                memory = self._issue(Model(model), serial or f"US{_digits(8)}", certified=certified)
+                memory = self._issue(Model(model), serial or f"US{_digits(8)}", certified=certified, holder=holder)
             self.pin, self.so_pin = (file.read_text().strip() for file in (self.pin_file, self.so_pin_file))
             self.card = UShieldCard(memory, Panel(patience_s), Model(memory.notes["model"]), lang)
             self._desk = desk or undo.enter_context(Desk())
@@ -103,7 +105,7 @@ class VirtualShield:
             undo.callback(self.eject)
             self._undo = undo.pop_all()
 
-    def _issue(self, model: Model, serial: str, *, certified: bool) -> Memory:
+    def _issue(self, model: Model, serial: str, *, certified: bool, holder: str) -> Memory:
         """Make a new card, as the bank hands it out."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         pin, so_pin = _digits(6), secrets.token_hex(8)
@@ -112,7 +114,7 @@ class VirtualShield:
             file.write_text(f"{secret}\n")
         memory = blank(serial, pin, so_pin, tries=TRIES)
         if certified:
-            self.ca_pem.write_bytes(_certify(memory, each=model is not Model.NONE).pem)
+            self.ca_pem.write_bytes(_certify(memory, holder, each=model is not Model.NONE).pem)
         memory.path = self.folder / "card.json"
         memory.notes["model"] = model.value
         memory.save()
@@ -232,10 +234,10 @@ def _digits(count: int) -> str:
     return str(secrets.randbelow(9 * 10 ** (count - 1)) + 10 ** (count - 1))
 
 
-def _certify(memory: Memory, *, each: bool) -> Authority:
+def _certify(memory: Memory, holder: str, *, each: bool) -> Authority:
     """Put a payment key and its certificate onto a card, as OpenSC would have written them."""
     authority, key = Authority(), ec.generate_private_key(ec.SECP256R1())
-    certificate = authority.issue(person("张三"), key.public_key())
+    certificate = authority.issue(person(holder), key.public_key())
     with memory.writing():
         memory.keys[_KEY] = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
         memory.files[0xC400 | _KEY] = _private_key_info(secrets.token_bytes(20), each=each)

@@ -461,7 +461,7 @@ def test_maker_and_checker_sign_one_order_with_two_tokens(in_force: InForce) -> 
     with (
         Desk(("Left", "Right")) as desk,
         VirtualShield(desk=desk) as maker,
-        VirtualShield(desk=desk, reader=1) as checker,
+        VirtualShield(desk=desk, reader=1, holder="李四") as checker,
     ):
         in_force(maker)
         order = fresh()
