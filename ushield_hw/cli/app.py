@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -83,7 +84,8 @@ class _Root(Group):
         if cmd_name in _IN_WORKERS:  # it gets ready while the command is imported
             from ushield_hw.cryptoki.nursery import warm
 
-            warm()
+            with suppress(UShieldError):  # a command that needs a worker says it again
+                warm()
         module = import_module(f"ushield_hw.cli.{_COMMANDS[cmd_name]}")
         found: click.Command = getattr(module, f"{cmd_name}_command")
         return found

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
 import ushield_hw as us
 from tests.project.tree import ROOT
 from tests.stack.virtual.desks import SLOT
+from tests.unit.order.samples import live, payment
 from ushield_hw.config import load
 from ushield_hw.cryptoki.module import close_modules
-from ushield_hw.errors import TokenBusy
+from ushield_hw.errors import OutcomeUnknown, TokenBusy
+from ushield_hw.interaction import TokenAction
 from ushield_hw.testing.desk import Desk
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.testing.shield import VirtualShield
@@ -114,8 +120,6 @@ def test_a_card_that_is_let_go_in_time_was_waited_for(shields: Shields) -> None:
     mine, _ = shields
     token = us.find_token(mine.uri, settings=replace(load(), busy_timeout_s=60))
     with open_elsewhere(mine) as release:
-        import threading
-
         timer = threading.Timer(4.0, release)
         timer.start()
         with token.open(Scripted(mine.pin)) as session:
@@ -133,3 +137,32 @@ def test_the_sessions_of_this_process_are_not_another_program(shields: Shields) 
         assert session.pin_state()
         with us.find_token(mine.uri).open(Scripted()) as joined:
             assert joined.certificates()
+
+
+class Cancels(Scripted):
+    """A person who cancels as soon as the token is said to wait; says when C_Sign had begun."""
+
+    def waiting_for_token(self, action: TokenAction) -> None:
+        super().waiting_for_token(action)
+        action.cancel()
+
+
+def test_cancelling_one_order_leaves_that_of_another_customer_alone(shields: Shields) -> None:
+    mine, other = shields
+    orders = [payment(**live(datetime.now(UTC)), tx_id=str(uuid.uuid4())) for _ in shields]
+    people = Cancels(mine.pin, mine.pin), Scripted(other.pin, other.pin)
+    sessions = [us.find_token(shield.uri).open(person) for shield, person in zip(shields, people, strict=True)]
+    with ThreadPoolExecutor(2) as pool, sessions[0], sessions[1]:
+        given_up = pool.submit(us.sign, orders[0], sessions[0])
+        mine.wait_for_screen()
+        theirs = pool.submit(us.sign, orders[1], sessions[1])
+        unknown = given_up.exception(30)
+        assert isinstance(unknown, OutcomeUnknown)
+        assert unknown.details["tx_id"] == orders[0].tx_id
+        mine.press("c")  # its owner, who still sees the question
+        other.wait_for_screen()
+        other.press("ok")
+        assert theirs.result(60).tx_id == orders[1].tx_id
+        with pytest.raises(OutcomeUnknown):
+            us.sign(orders[0], sessions[0])  # never a second question for it
+        assert sessions[0].certificates(), "the session is open still"
