@@ -12,7 +12,7 @@ from typing import Final
 WAIT_S: Final = 30.0
 """How long a pipe may take to give everything, if nothing else is said."""
 
-_ONE_READ: Final = 1 << 16
+_ONE_READ: Final = 1 << 20
 
 
 class Silent(OSError):
@@ -51,7 +51,7 @@ def read_opened(descriptor: int, most: int, wait_s: float = WAIT_S, lines: int |
         Silent: it did not end in time.
         OSError: as the system says.
     """
-    data, until = b"", time.monotonic() + wait_s
+    data, until = bytearray(), time.monotonic() + wait_s
     watch = select.poll()
     watch.register(descriptor, select.POLLIN)
     while len(data) < most and (lines is None or data.count(b"\n") < lines):
@@ -66,7 +66,7 @@ def read_opened(descriptor: int, most: int, wait_s: float = WAIT_S, lines: int |
         if not part:
             break
         data += part
-    return data
+    return bytes(data)
 
 
 def read(path: str | os.PathLike[str], most: int, wait_s: float = WAIT_S) -> bytes:
