@@ -60,7 +60,7 @@ class Card:
 
 def make(model: Model = Model.DISPLAY, *, each: bool = True, answer: Answer | None = Answer.OK) -> Card:
     memory = blank("US0000001", PIN, SO_PIN, tries=3)
-    _certify(memory, each=each)
+    _certify(memory, "张三", each=each)
     card = UShieldCard(memory, Panel(), model)
     card.panel.answer(answer)
     return Card(card)
