@@ -249,6 +249,11 @@ class Session:
                 self._owner.logout()
 
     @property
+    def identity(self) -> Identity:
+        """What the token says of itself; what is kept of a token on this host is kept under it."""
+        return self.link.identity or self.link.info().identity
+
+    @property
     def link(self) -> Link:
         """Where the token is. Internal to this library.
 

@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 from ushield_hw.certificate import new_key_id, read_certificate
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.config import Settings
+from ushield_hw.cryptoki.model import Identity
 from ushield_hw.errors import (
     CertificateError,
     CertificateExpired,
@@ -215,19 +216,19 @@ def renew(
         return work.finish(bank, retire)
 
 
-def requested(settings: Settings, serial: str, choice: KeyChoice = ANY) -> bytes | None:
+def requested(settings: Settings, token: Identity, choice: KeyChoice = ANY) -> bytes | None:
     """Return the request of the renewal that is under way on a token, as :func:`request` gave it; needs no login."""
-    found = _under_way(settings, serial, choice)
+    found = _under_way(settings, token, choice)
     return found[0].request or None if len(found) == 1 else None
 
 
-def is_under_way(settings: Settings, serial: str, choice: KeyChoice = ANY) -> bool:
+def is_under_way(settings: Settings, token: Identity, choice: KeyChoice = ANY) -> bool:
     """Tell whether a renewal has begun on a token, of this key, and not ended; needs no login and no token.
 
     Raises:
         StorageError: the records cannot be read.
     """
-    return bool(_under_way(settings, serial, choice))
+    return bool(_under_way(settings, token, choice))
 
 
 def abandon(session: Session, choice: KeyChoice = ANY) -> bool:
@@ -382,7 +383,7 @@ def _renewing(
     if not under_way and not begin:
         raise CertificateNotFound("RENEWAL_NOT_BEGUN", serial=session.serial)
     old = under_way[0].old if under_way else _to_renew(session, choice).facts.der
-    with Records(session.link.settings).holding(session.serial, old) as held:
+    with Records(session.link.settings).holding(session.identity, old) as held:
         record = held.record
         if record is None or not record.step.open:
             if not begin or under_way:  # somebody else has ended it meanwhile
@@ -394,12 +395,12 @@ def _renewing(
 
 
 def _open_records(session: Session, choice: KeyChoice) -> list[Record]:
-    return _under_way(session.link.settings, session.serial, choice)
+    return _under_way(session.link.settings, session.identity, choice)
 
 
-def _under_way(settings: Settings, serial: str, choice: KeyChoice) -> list[Record]:
+def _under_way(settings: Settings, token: Identity, choice: KeyChoice) -> list[Record]:
     """Return the renewals under way on a token, of the key that is asked for."""
-    found = [one for one in Records(settings).of_token(serial) if one.step.open]
+    found = [one for one in Records(settings).of_token(token) if one.step.open]
     return [one for one in found if _is_of(one, choice)]
 
 
@@ -412,7 +413,7 @@ def _is_of(record: Record, choice: KeyChoice) -> bool:
 
 def _just_done(session: Session, choice: KeyChoice) -> Renewed | None:
     """Return the renewal that was done last, if that is so short ago that this is the same command once more."""
-    records = Records(session.link.settings).of_token(session.serial)
+    records = Records(session.link.settings).of_token(session.identity)
     if not records or records[0].step is not Step.DONE:
         return None
     last = records[0]
@@ -430,7 +431,7 @@ def _begun(session: Session, choice: KeyChoice, *, same_key: bool) -> Record:
     if not same_key and not session.link.driver.capabilities.generate:
         raise KeyGenerationUnavailable("RENEWAL_NO_KEYS", driver=session.link.driver.id)
     return Record(
-        serial=session.serial,
+        token=session.identity,
         old=pair.facts.der,
         old_key_id=pair.key.key_id,
         key_id=pair.key.key_id if same_key else new_key_id(),

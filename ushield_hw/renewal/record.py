@@ -19,6 +19,7 @@ from typing import Any, Final, Self
 
 from ushield_hw import state
 from ushield_hw.config import Settings
+from ushield_hw.cryptoki.model import Identity
 from ushield_hw.errors import StorageError
 from ushield_hw.suites import KeyKind
 
@@ -56,7 +57,7 @@ class Record:
     """The record of one renewal.
 
     Attributes:
-        serial: the token's serial number, as it claims it.
+        token: what the token says of itself.
         old: the certificate that is renewed, DER.
         old_key_id: the CKA_ID of its key.
         key_id: the CKA_ID of the new key; ``old_key_id`` when the key stays.
@@ -74,7 +75,7 @@ class Record:
         reason: why it was given up.
     """
 
-    serial: str
+    token: Identity
     old: bytes
     old_key_id: bytes
     key_id: bytes
@@ -113,11 +114,18 @@ class Record:
             raise ValueError("version")
         for name in ("old", "old_key_id", "key_id", "spki", "pkcs10", "request", "certificate"):
             given[name] = b64decode(given[name], validate=True)
+        given["token"] = _identity(given["token"])
         given["kind"], given["step"] = KeyKind(given["kind"]), Step(given["step"])
-        for name, kind in ("serial", str), ("label", str), ("at", str), ("bits", int), ("each", bool):
+        for name, kind in ("label", str), ("at", str), ("bits", int), ("each", bool):
             if not isinstance(given[name], kind):
                 raise TypeError(name)
         return cls(**given)
+
+
+def _identity(said: list[str]) -> Identity:
+    if not all(isinstance(text, str) for text in said):
+        raise TypeError("token")
+    return Identity(*said)
 
 
 def _written(value: object) -> object:
@@ -136,21 +144,21 @@ class Records:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def of_token(self, serial: str) -> list[Record]:
+    def of_token(self, token: Identity) -> list[Record]:
         """Return the renewals of a token, the latest first."""
         folder = state.existing_folder(self._settings, _FOLDER)
         files = folder.glob("*.json") if folder else ()
         found = (self._read(file) for file in sorted(files))
-        return sorted((one for one in found if one.serial == serial), key=lambda one: one.at, reverse=True)
+        return sorted((one for one in found if one.token == token), key=lambda one: one.at, reverse=True)
 
     @contextlib.contextmanager
-    def holding(self, serial: str, old: bytes) -> Iterator[Held]:
+    def holding(self, token: Identity, old: bytes) -> Iterator[Held]:
         """Hold the record of one certificate's renewal; nobody else renews it meanwhile.
 
         Raises:
             TokenBusy: another process holds it and did not finish in time.
         """
-        name = hashlib.sha256(serial.encode() + b"\0" + old).hexdigest()[:40]
+        name = hashlib.sha256("\0".join(token).encode() + b"\0" + old).hexdigest()[:40]
         file = self._folder() / f"{name}.json"
         with state.exclusive(file, _UNUSABLE, "another process that renews this certificate"):
             yield Held(file, self._read(file) if file.exists() else None)

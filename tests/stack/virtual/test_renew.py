@@ -196,7 +196,7 @@ def test_pulled_out_at_any_command(virtual_shield: VirtualShield, turn: int) -> 
         close_modules()
         if renewing.pairs() == ():
             hidden.append(number)  # behind half a certificate
-            assert renewal.is_under_way(load(), virtual_shield.serial)
+            assert renewal.is_under_way(load(), find_token(virtual_shield.uri).info.identity)
         else:
             assert renewing.in_use().has_key, number
         until_done(renewing)
@@ -220,7 +220,7 @@ def begin_anew(renewing: Renewing) -> None:
 def until_done(renewing: Renewing) -> None:
     """Run the same command again, as another program; where half a certificate is in the way, it begins anew."""
     for _ in range(2):
-        known = Records(load()).of_token(renewing.shield.serial)
+        known = Records(load()).of_token(find_token(renewing.shield.uri).info.identity)
         if known and known[0].step is Step.DONE:
             return
         try:
