@@ -122,9 +122,9 @@ def test_version(desk: Home) -> None:
 
 
 def commands_in_texts() -> set[str]:
-    """Return every command that a text tells a person to run, up to its first argument."""
+    """Return every command that a text tells a person to run, up to its first argument or option."""
     texts = "".join(path.read_text() for path in (ROOT / "ushield_hw/messages").glob("*/*.po"))
-    return {re.sub(r" (FILE|DIR|ID)\b.*", "", found) for found in re.findall(r"`ushield ([^`]+)`", texts)}
+    return {re.sub(r" (FILE\b|DIR\b|ID\b|--).*", "", found) for found in re.findall(r"`ushield ([^`]+)`", texts)}
 
 
 @pytest.mark.parametrize("command", sorted(commands_in_texts()))

@@ -36,6 +36,7 @@ class Journal:
         folder: returns the folder, made when first needed, and what it is like.
         masked: payee and amount are neither recorded beside the signed order nor shown.
         keep_days: how long an order is kept after its last record; None: for ever. One that is unknown is kept.
+        is_new: tells whether there is no folder yet: then nothing is recorded, and reading makes none.
 
     Raises:
         StorageError: from every method: ``JOURNAL_UNUSABLE`` when it cannot be read, verified or written.
@@ -48,8 +49,10 @@ class Journal:
         *,
         masked: bool = False,
         keep_days: int | None = None,
+        is_new: Callable[[], bool] = lambda: False,
     ) -> None:
         self._folder = folder
+        self._is_new = is_new
         self._masked = masked
         self._keep_days = keep_days
 
@@ -57,7 +60,8 @@ class Journal:
     def of(cls, settings: Settings) -> Journal:
         """Return the journal in the state folder."""
         folder = partial(_state_folder, settings)
-        return cls(folder, masked=settings.journal_masked, keep_days=settings.journal_keep_days)
+        is_new = partial(_is_new, settings)
+        return cls(folder, masked=settings.journal_masked, keep_days=settings.journal_keep_days, is_new=is_new)
 
     # --- signing ------------------------------------------------------------------------------------------------------
 
@@ -71,6 +75,8 @@ class Journal:
             AlreadySigned: the person has signed it with another token, or the bank has booked it.
             OutcomeUnknown: it may have been signed.
         """
+        if self._is_new():
+            return None
         log, key = self._log(), _key(order.bank_id, order.tx_id)
         if not log.lines(key):
             return None
@@ -94,6 +100,8 @@ class Journal:
 
     def entries(self) -> list[JournalEntry]:
         """Return every entry, oldest first. One left at ``sign-called`` by a process that has ended is ``unknown``."""
+        if self._is_new():
+            return []
         log = self._log()
         return [entry for key in log.keys() for entry in self._shown(log, key)]
 
@@ -208,6 +216,10 @@ class _Checked:
 
 
 _checked: Final[dict[Path | None, _Checked]] = {}  # by state folder: each order would look at the whole path again
+
+
+def _is_new(settings: Settings) -> bool:
+    return storage.existing_folder(settings, "journal") is None
 
 
 def _state_folder(settings: Settings) -> tuple[Path, os.stat_result]:

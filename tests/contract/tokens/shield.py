@@ -22,6 +22,7 @@ from ushield_hw.testing.shield import Model, VirtualShield
 
 _CANNOT: Final[Mapping[Can, str]] = {
     Can.SHOWS_OTHERS: "OpenSC reads a card's contents once, when it first sees the card.",
+    Can.SHARED: "Selecting the applet ends its logins, and OpenSC selects it for every program that opens the card.",
     Can.CHECK_SO: "OpenSC keeps the SO PIN and hands it over with C_InitPIN; a wrong one is told only there.",
     Can.INIT_TOKEN: "OpenSC's C_InitToken knows no SmartCard-HSM: CKR_GENERAL_ERROR.",
     Can.PIN_UNSET: "No new token can be made of it: see C_InitToken.",
