@@ -15,6 +15,7 @@
         TokenRemoved
         TokenNotInitialized
         TokenBusy            .holder
+        KeyGone
         TokenFull
         ModuleMisbehaves     .key_id
       PinError

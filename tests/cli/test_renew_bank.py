@@ -88,7 +88,7 @@ def test_a_wrong_code_is_told_and_nothing_is_written(blank: Home, server: Server
     known = ("--bank", server.url, "--customer", number, "--code-source", home.write("code", content))
     home.fails(6, "BANK_CODE_REFUSED", "cert", "enroll", "a.csr", *own, *known)
     home.file("code").chmod(0o644)
-    home.fails(2, "PIN_FILE_MODE", "cert", "enroll", "a.csr", *own, *known)
+    home.fails(2, "CODE_FILE_MODE", "cert", "enroll", "a.csr", *own, *known)
     assert certificates(home) == []
 
 

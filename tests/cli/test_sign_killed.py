@@ -171,7 +171,7 @@ def test_the_only_copy_is_never_lost(case: Case, shared: Home, bank: Bank, tmp_p
     _, whole = fresh(shared, tmp_path / "probe").ended_at(0)
     point = whole.index("after finish") + 2
     ended = case.counted.ended_at(point, case.words("signed.p7m"), WATCHED, "full for ever")
-    assert (ended.code, ended.done.document["error"]["code"]) == (12, "SIGNED_NOT_KEPT")
+    assert (ended.code, ended.done.document["error"]["code"]) == (12, "SIGNED_NOT_KEPT"), ended.done.err
     (copy,) = [line for line in ended.done.err.splitlines() if line.startswith("MII")]
     (case.home.folder / "copy.p7m").write_bytes(b64decode(copy))
     assert bank.accepts(case.home.folder / "copy.p7m")

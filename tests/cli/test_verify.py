@@ -226,7 +226,8 @@ def test_an_order_has_expired_at_the_second_it_says(desk: Home, signed: Signed, 
     before = f"{datetime.fromisoformat(expires) - timedelta(seconds=1):%Y-%m-%dT%H:%M:%SZ}"
     desk.ushield("verify", signed.path, "--ca", bank.ca, "--at", before)
     details = desk.fails(10, "ORDER_EXPIRED", "verify", signed.path, "--ca", bank.ca, "--at", expires)
-    assert details == {"place": "expires", "expires": expires, "now": expires}
+    told = {"place": "expires", "expires": expires, "now": expires}
+    assert {name: details[name] for name in told} == told
 
 
 def test_any_zone_will_do(desk: Home, signed: Signed, bank: Bank) -> None:

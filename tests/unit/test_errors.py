@@ -62,6 +62,9 @@ def uses() -> Iterator[Use]:
                 more = any(word.arg is None for word in node.keywords)
                 for code in codes_of(node.args[0], {name: value for line, name, value in given if line <= node.lineno}):
                     yield Use(code, f"{file.relative_to(PACKAGE)}:{node.lineno}", facts, more)
+            elif isinstance(node, ast.Call) and called(node) == "SecretFile":  # the codes of a kind of file
+                for code in (found for argument in node.args for found in codes_of(argument, {})):
+                    yield Use(code, f"{file.relative_to(PACKAGE)}:{node.lineno}", frozenset(), more=True)
 
 
 def assigned(node: ast.AST) -> Iterator[tuple[int, str, ast.expr]]:

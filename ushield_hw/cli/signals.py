@@ -135,10 +135,11 @@ class Signing:
         _current = None
         if threading.current_thread() is threading.main_thread():
             signal.set_wakeup_fd(-1)
-            os.write(self._theirs, b"\0")
+            os.close(self._theirs)  # ends the listener
             self._listener.join()
-        for descriptor in (self._ours, self._theirs):
-            os.close(descriptor)
+        else:
+            os.close(self._theirs)
+        os.close(self._ours)
         if isinstance(error, KeyboardInterrupt) and not self.token_was_asked:
             raise Interrupted(NothingSigned()) from error
 
@@ -155,9 +156,10 @@ class Signing:
         """Look at each signal that comes while a signature is under way; the main thread sees to the others."""
         while True:
             select.select([self._ours], [], [])
-            for number in os.read(self._ours, 64):
-                if number == 0:
-                    return
+            numbers = os.read(self._ours, 64)
+            if not numbers:
+                return
+            for number in numbers:
                 if number in NUMBERS and self._is_asking():
                     self._interrupted(number)
 

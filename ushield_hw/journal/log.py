@@ -109,15 +109,28 @@ class Log:
                 about = about or os.stat(folder)
                 known = cls._known.get((about.st_dev, about.st_ino))
                 if known is None or not known._is_there():
+                    cls._drop_removed()
                     known = cls._known[about.st_dev, about.st_ino] = cls(folder)
             except OSError as error:
                 raise failed(folder / _NAME, error) from error
             return known
 
+    @classmethod
+    def _drop_removed(cls) -> None:
+        """Let go of folders that were removed: their files are closed with the last thread that uses them."""
+        for place, log in list(cls._known.items()):
+            if not log._is_there():
+                del cls._known[place]
+
+    def __del__(self) -> None:
+        for name in ("lock", "_orders"):
+            with suppress(OSError, AttributeError):
+                os.close(getattr(self, name))
+
     def _is_there(self) -> bool:
         try:
             about = os.lstat(self._lock_name)
-        except FileNotFoundError:
+        except OSError:
             return False
         return (about.st_dev, about.st_ino) == self._identity
 

@@ -51,6 +51,7 @@ class Insertion:
         self.card = card
         self._connection = connection
         self._noticed = threading.Event()
+        self._removed = False
         connection.settimeout(None)
         self._thread = threading.Thread(target=self._serve, name="virtual card", daemon=True)
         self._thread.start()
@@ -62,10 +63,11 @@ class Insertion:
     @property
     def present(self) -> bool:
         """Whether the reader still holds on to the card."""
-        return self._thread.is_alive()
+        return self._thread.is_alive() and not self._removed
 
     def eject(self) -> None:
         """Pull the card out, at once, whatever it is doing."""
+        self._removed = True
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self.card.pulled_out()
