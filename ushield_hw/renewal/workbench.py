@@ -133,7 +133,7 @@ class Workbench:
         """Give a key and its certificate another label. On some tokens the key's is the one that lasts."""
         kind = CertificateFacts.read(der).key
         for key in self._session.keys():
-            if key.key_id == key_id and key.kind is kind and key.label != label:
+            if key.key_id == key_id and key.kind in {kind, None} and key.label != label:  # None: not told
                 self._relabel(key.handle, label)
         for certificate in self._session.certificates():
             if certificate.der == der and certificate.label != label:
