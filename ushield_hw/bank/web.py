@@ -36,6 +36,8 @@ T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 MOST_BODY: Final = 128 << 10
+# Read past the limit before a body is refused: a connection that is closed over unread data loses the answer.
+_MOST_DISCARDED: Final = 2 << 20
 BODY_S: Final = 10.0
 
 _log: Final = logging.getLogger("ushield_hw")
@@ -164,11 +166,15 @@ async def _read(request: Request) -> bytes:
     length = request.headers.get("content-length", "0")
     if length.isdigit() and int(length[:12]) > MOST_BODY:
         raise RequestRefused("REQUEST_TOO_LARGE", most=MOST_BODY)
-    body = bytearray()
+    body, size = bytearray(), 0
     async for piece in request.stream():
-        body += piece
-        if len(body) > MOST_BODY:
-            raise RequestRefused("REQUEST_TOO_LARGE", most=MOST_BODY)
+        size += len(piece)
+        if size > _MOST_DISCARDED:
+            break
+        if size <= MOST_BODY:
+            body += piece
+    if size > MOST_BODY:
+        raise RequestRefused("REQUEST_TOO_LARGE", most=MOST_BODY)
     return bytes(body)
 
 
