@@ -117,6 +117,7 @@ class Signing:
         self._made_before = SIGNATURES.made()
         self._action: TokenAction | None = None
         self._was_interrupted = False
+        self._listener: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         global _current  # noqa: PLW0603 - one command a process
@@ -135,10 +136,9 @@ class Signing:
         _current = None
         if threading.current_thread() is threading.main_thread():
             signal.set_wakeup_fd(-1)
-            os.close(self._theirs)  # ends the listener
+        os.close(self._theirs)  # ends the listener
+        if self._listener is not None:
             self._listener.join()
-        else:
-            os.close(self._theirs)
         os.close(self._ours)
         if isinstance(error, KeyboardInterrupt) and not self.token_was_asked:
             raise Interrupted(NothingSigned()) from error
