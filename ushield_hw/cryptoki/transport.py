@@ -26,6 +26,8 @@ from ushield_hw.limits import limit_reached, of_errno
 _LOOK_S: Final = 0.05  # how often a call that is watched is looked at
 # Once cancelled, so long may the token take to say what it did: it may be answering already.
 GRACE_S: Final = 2.0
+# A worker that closed a channel has ended, or says within this time that it had no room; a busy machine takes its time.
+_EXPLAINED_S: Final = 5.0
 # Behind a signature that was given up and that the module is still in, a call waits no longer than this.
 _BEHIND_S: Final = 5.0
 
@@ -298,11 +300,11 @@ class Worker:
     def _broken(self, leased: _Leased) -> Exception:
         """Return what became of a call whose channel was closed on the other side."""
         began = self._marks[leased.number] == wire.BEGAN
-        for _ in range(20):
-            if self._marks[leased.number] == wire.NO_ROOM:  # it had no descriptor left for the channel
+        until = time.monotonic() + _EXPLAINED_S
+        while not began and time.monotonic() < until and not self._process.wait_over(0.01):
+            # The system closes a channel that the worker has no descriptor for before the worker can say so.
+            if self._marks[leased.number] == wire.NO_ROOM:
                 return of_errno(errno.EMFILE) or Lost("crashed", "no descriptor", began=False)
-            if began or self._process.wait_over(0.01):
-                break
         return Lost("crashed", self._epitaph(), began=began)
 
     def alive(self) -> bool:

@@ -121,7 +121,19 @@ print(look(module))
     assert said == ["('SYSTEM_LIMIT', 'RLIMIT_NOFILE', True)", "True"]
 
 
-def test_a_worker_without_room_for_another_call_keeps_its_logins(run: Run) -> None:
+SLOW_TO_SAY = """
+#include <dlfcn.h>
+#include <sys/socket.h>
+ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
+    ssize_t size = ((ssize_t (*)(int, struct msghdr *, int)) dlsym(RTLD_NEXT, "recvmsg"))(fd, message, flags);
+    if (message->msg_flags & MSG_CTRUNC) usleep(DELAY);
+    return size;
+}
+"""
+
+
+@pytest.mark.parametrize("delay_us", [0, 700_000], ids=["at-once", "busy-machine"])
+def test_a_worker_without_room_for_another_call_keeps_its_logins(run: Run, tmp_path: Path, delay_us: int) -> None:
     said = run(
         WORKER
         + """
@@ -135,7 +147,8 @@ transport = module._transport
 taken = transport._lease()  # the only channel there is
 print(sorted({str(look(module)) for _ in range(3)}), module._transport._process.pid == before)
 taken.channel.close()
-"""
+""",
+        **shim(tmp_path, SLOW_TO_SAY.replace("DELAY", str(delay_us))),
     )
     assert said[-1].endswith("True")
     assert "RLIMIT_NOFILE" in said[-1]
