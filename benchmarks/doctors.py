@@ -19,8 +19,8 @@ from benchmarks.race import Work
 from benchmarks.stage import Stage
 from ushield_hw.config import data_dir
 from ushield_hw.doctor.finding import Status
-from ushield_hw.doctor.machine import Machine
-from ushield_hw.doctor.walk import examine
+from ushield_hw.doctor.inspect.machine import Machine
+from ushield_hw.doctor.runner import examine
 from ushield_hw.testing.shield import VirtualShield
 
 _USHIELD: Final = str(Path(sys.executable).parent / "ushield")  # .venv-bench
@@ -102,7 +102,7 @@ def walk(stage: Stage) -> Work:
 
 def imports(environment: Mapping[str, str]) -> InARow:
     """Start the interpreter and import what the command does: no diagnosis can take less."""
-    program = "import ushield_hw.cli.app, ushield_hw.cli.doctor, ushield_hw.doctor.walk"
+    program = "import ushield_hw.cli.app, ushield_hw.cli.doctor, ushield_hw.doctor.runner"
     return InARow([[sys.executable, "-c", program]], environment, frozenset({0}))
 
 

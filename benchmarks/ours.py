@@ -14,9 +14,9 @@ import ushield_hw as us
 from benchmarks.race import Work
 from benchmarks.stage import Stage, open_token, orders
 from ushield_hw.config import Settings
-from ushield_hw.journal import Journal
-from ushield_hw.signing import Journaling
-from ushield_hw.softhsm import SoftToken
+from ushield_hw.signing.journal import Journal
+from ushield_hw.signing.order import Journaling
+from ushield_hw.testing.softhsm import SoftToken
 
 BLOCK: Final = 32
 """Signatures in one piece of work of those who use threads."""

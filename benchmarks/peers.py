@@ -24,8 +24,8 @@ from benchmarks.ours import signed_orders
 from benchmarks.race import Work
 from benchmarks.stage import Stage, orders, pin
 from ushield_hw.cms import parse
-from ushield_hw.suites import KeyKind, suites_for
-from ushield_hw.token_key import token_private_key
+from ushield_hw.crypto.algorithms import KeyKind, suites_for
+from ushield_hw.crypto.private_key import token_private_key
 
 _DIGESTS: Final = [hashlib.sha256(bytes([number])).digest() for number in range(200)]
 _TO_BE_SIGNED: Final = b"x" * 999 + b"\n"  # as long as the journal's lines

@@ -26,11 +26,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_private_key
 
 from ushield_hw.config import data_dir
-from ushield_hw.drivers import Catalogue
-from ushield_hw.softhsm import CONF_VARIABLE
+from ushield_hw.drivers.catalogue import Catalogue
 from ushield_hw.testing.authority import person
-from ushield_hw.testing.desk import Desk
+from ushield_hw.testing.readers import Desk
 from ushield_hw.testing.shield import VirtualShield
+from ushield_hw.testing.softhsm import CONF_VARIABLE
 
 _DEADLINE_S: Final = 60
 _SHOWN: Final = 150

@@ -19,11 +19,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ushield_hw import Order, Session, Silent, find_token
-from ushield_hw.certificate import KeySpec, install, request
+from ushield_hw.backend.module import close_modules
+from ushield_hw.certificates.certificate import KeySpec, install, request
 from ushield_hw.config import Settings, data_dir
-from ushield_hw.cryptoki.module import close_modules
 from ushield_hw.interaction import PinRequest
-from ushield_hw.softhsm import CONF_VARIABLE, SoftToken, provision
+from ushield_hw.testing.softhsm import CONF_VARIABLE, SoftToken, provision
 from ushield_hw.uri import TokenUri
 
 _IN_PROCESS = 'isolation = "in-process"'

@@ -16,9 +16,9 @@ from fuzz.target import Target, refused, seen
 from tests.unit.cms import pki
 from ushield_hw.cms import CertificateFacts, Template, parse
 from ushield_hw.cms.der import DerError
-from ushield_hw.crypto.reading import Unreadable, reading
+from ushield_hw.crypto.algorithms import SUITES, KeyKind
+from ushield_hw.crypto.parsing import Unreadable, reading
 from ushield_hw.errors import BadSignature, InputError, InvalidError, UntrustedSigner, VerificationError
-from ushield_hw.suites import SUITES, KeyKind
 from ushield_hw.verifier import TrustStore, verify
 from ushield_hw.verifier import extensions as ext
 from ushield_hw.verifier.certificate import Certificate

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from fuzz.target import Mutate, Target, refused, seen
 from tests.unit.order.samples import as_json, login, make_login, make_payment, payment
-from ushield_hw.descriptor import parse as parse_descriptor
+from ushield_hw.drivers.descriptor import parse as parse_descriptor
 from ushield_hw.errors import DescriptorError, InputError
 from ushield_hw.messages import LANGUAGES
 from ushield_hw.order import Order, Rules

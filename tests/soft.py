@@ -17,13 +17,13 @@ from typing import Any, Final, TypeVar
 
 import pytest
 
+from ushield_hw.backend.model import KeyRecord, ModuleOptions, TokenInfo, User
+from ushield_hw.backend.module import Isolation, Module, close_modules
 from ushield_hw.config import Settings, data_dir
-from ushield_hw.cryptoki.model import KeyRecord, ModuleOptions, TokenInfo, User
-from ushield_hw.cryptoki.module import Isolation, Module, close_modules
-from ushield_hw.drivers import Catalogue, Driver
-from ushield_hw.session import Link
-from ushield_hw.softhsm import CONF_VARIABLE, Provisioned, provision
-from ushield_hw.suites import KeyKind
+from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.drivers.catalogue import Catalogue, Driver
+from ushield_hw.testing.softhsm import CONF_VARIABLE, Provisioned, provision
+from ushield_hw.token.session import Link
 
 T = TypeVar("T")
 

@@ -20,15 +20,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from ushield_hw.cryptoki.interpreter import freeze_support
-    from ushield_hw.discovery import Token, find_token, find_tokens
+    from ushield_hw.backend.interpreter import freeze_support
     from ushield_hw.errors import UShieldError
     from ushield_hw.interaction import Interaction, Silent
     from ushield_hw.order import Order
-    from ushield_hw.session import Session
-    from ushield_hw.signing import Attendance, SignedOrder, sign
+    from ushield_hw.signing.order import Attendance, SignedOrder, sign
+    from ushield_hw.token.discovery import Token, find_token, find_tokens
+    from ushield_hw.token.session import Session
+    from ushield_hw.token.watch import TokenEvent, watch_tokens
     from ushield_hw.verifier import TrustStore, Verified, verify
-    from ushield_hw.watch import TokenEvent, watch_tokens
 
 __version__ = "0.1.0"
 

@@ -2,7 +2,7 @@
 
 ``/etc/ushield/config.toml`` must belong to root and be writable by nobody else; the keys that widen what may be loaded
 (``[modules]``) or what a descriptor may decide (``[drivers] consent``) are taken from there only. A user's file is
-``$XDG_CONFIG_HOME/ushield/config.toml``; it is refused where other users could change it (``ushield_hw.trust``).
+``$XDG_CONFIG_HOME/ushield/config.toml``; it is refused where other users could change it (``ushield_hw.system.trust``).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from ushield_hw import trust
 from ushield_hw.errors import InputError
 from ushield_hw.schema import Table
+from ushield_hw.system import trust
 
 SYSTEM_FILE: Final = Path("/etc/ushield/config.toml")
 

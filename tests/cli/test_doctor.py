@@ -19,7 +19,7 @@ from tests.cli.world import TIMEOUT_S, USHIELD, Bank, Done, Home
 from tests.stack.virtual.desks import Blank
 from ushield_hw.cli.output import columns
 from ushield_hw.doctor.bundle import Mask
-from ushield_hw.testing.desk import Desk
+from ushield_hw.testing.readers import Desk
 from ushield_hw.testing.shield import VirtualShield
 
 pytestmark = pytest.mark.stack

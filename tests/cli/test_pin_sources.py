@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli.world import USHIELD, Home
-from ushield_hw import files
-from ushield_hw.cli.pins import CODE_FILE, PIN_FILE, read_secret
+from ushield_hw.cli.pin_sources import CODE_FILE, PIN_FILE, read_secret
 from ushield_hw.errors import InputError
+from ushield_hw.system import files
 
 NEW = "24681357"
 

@@ -152,7 +152,7 @@ def test_whatever_is_killed_the_same_command_goes_on_and_one_certificate_is_issu
     watched = (
         *DISK,
         *(ENGINE + name for name in ("generate", "write_certificate", "relabel", "destroy", "sign")),
-        "ushield_hw.renewal.est:EstBank._answered",
+        "ushield_hw.certificates.renewal.est_client:EstBank._answered",
     )
     words = ("--bank", server.url)
     whole = counted(first, tmp_path / "whole")

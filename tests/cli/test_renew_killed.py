@@ -18,7 +18,7 @@ from tests.cli.world import Bank, Home
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
-ENGINE: Final = "ushield_hw.cryptoki.engine:Engine."
+ENGINE: Final = "ushield_hw.backend.pkcs11.engine:Engine."
 WATCHED: Final = (
     *DISK,
     *(ENGINE + name for name in ON_TOKEN),

@@ -28,9 +28,9 @@ WATCHED: Final = (
     "os.write",
     "os.pwrite",
     "os.fdatasync",
-    "ushield_hw.cryptoki.engine:Engine._c_login",
-    "ushield_hw.cryptoki.abi:Signer.begin",
-    "ushield_hw.cryptoki.abi:Signer.finish",
+    "ushield_hw.backend.pkcs11.engine:Engine._c_login",
+    "ushield_hw.backend.pkcs11.function_list:Signer.begin",
+    "ushield_hw.backend.pkcs11.function_list:Signer.finish",
 )
 
 

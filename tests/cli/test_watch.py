@@ -19,7 +19,7 @@ import pytest
 from tests.cli.person import CTRL_C, Person
 from tests.cli.world import AT_A_TERMINAL, TIMEOUT_S, USHIELD, Home
 from tests.stack.virtual.desks import token
-from ushield_hw.testing.desk import Desk
+from ushield_hw.testing.readers import Desk
 
 pytestmark = [pytest.mark.stack, pytest.mark.xdist_group("watch")]
 

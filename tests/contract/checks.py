@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAl
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.contract.subjects import Subject
-from ushield_hw.cryptoki.model import KeyRecord, SignCall
-from ushield_hw.suites import DIGEST_INFO_PREFIX, KeyKind
+from ushield_hw.backend.model import KeyRecord, SignCall
+from ushield_hw.crypto.algorithms import DIGEST_INFO_PREFIX, KeyKind
 
 MESSAGE = b"CNY 128.50"
 HASHES: dict[str, HashAlgorithm] = {"sha256": SHA256(), "sha384": SHA384(), "sha512": SHA512()}

@@ -17,10 +17,10 @@ from typing import Final, TypeVar
 import pytest
 
 from tests.soft import KEYS, SETTINGS, Soft
-from ushield_hw.cryptoki.model import KeyRecord, TokenFlag, TokenInfo, User
-from ushield_hw.cryptoki.module import Isolation, Module
-from ushield_hw.drivers import Catalogue, Driver
-from ushield_hw.suites import KeyKind
+from ushield_hw.backend.model import KeyRecord, TokenFlag, TokenInfo, User
+from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.drivers.catalogue import Catalogue, Driver
 
 F = TypeVar("F", bound=Callable[..., object])
 

@@ -17,9 +17,9 @@ from tests.contract.rows import ABSENT, ROWS
 from tests.contract.subjects import Can, Subject
 from tests.contract.witness import opens
 from tests.soft import WRONG_PIN
-from ushield_hw.cryptoki.model import SignCall, TokenFlag, User
+from ushield_hw.backend.model import SignCall, TokenFlag, User
+from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.errors import PinIncorrect, PinLocked, UShieldError
-from ushield_hw.suites import KeyKind
 
 pytestmark = pytest.mark.contract
 

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.contract
 # A plugin: the token refuses to log in during one of the tests, with the PIN among the arguments of what fails.
 REFUSING = """
 import os
-from ushield_hw.cryptoki.ckr import CkrError
-from ushield_hw.cryptoki.engine import Engine
+from ushield_hw.backend.pkcs11.ckr import CkrError
+from ushield_hw.backend.pkcs11.engine import Engine
 
 def _c_login(self, session, user_type, pin, right=Engine._c_login):
     if "nothing_is_signed" in os.environ.get("PYTEST_CURRENT_TEST", ""):

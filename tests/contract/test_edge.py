@@ -10,9 +10,9 @@ import pytest
 
 from tests.contract.checks import call_of, self_signed, write
 from tests.contract.subjects import Can, Subject, needs
-from ushield_hw.cryptoki.model import PublicKey, SignCall
+from ushield_hw.backend.model import PublicKey, SignCall
+from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.errors import UShieldError
-from ushield_hw.suites import KeyKind
 
 pytestmark = pytest.mark.contract
 

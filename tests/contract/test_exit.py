@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.soft import SOFTHSM, Soft, provisioned, soft
-from ushield_hw.softhsm import CONF_VARIABLE
+from ushield_hw.testing.softhsm import CONF_VARIABLE
 
 __all__ = ["provisioned", "soft"]
 
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.contract
 PROGRAM = """
 import sys
 from pathlib import Path
-from ushield_hw.cryptoki.model import ModuleOptions, User
-from ushield_hw.cryptoki.module import Isolation, Module
+from ushield_hw.backend.model import ModuleOptions, User
+from ushield_hw.backend.module import Isolation, Module
 module = Module(Path(sys.argv[1]), Isolation(sys.argv[2]), ModuleOptions(), 30)
 slot = next(slot for slot in module.slots() if slot.token and slot.token.serial == sys.argv[3])
 module.login(slot.slot_id, User.USER, sys.stdin.read())

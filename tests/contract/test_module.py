@@ -12,10 +12,10 @@ from tests.contract.checks import MESSAGE, call_of, sign_and_verify, verify
 from tests.contract.subjects import Can, Subject, needs
 from tests.contract.witness import attributes
 from tests.soft import WRONG_PIN
-from ushield_hw.cryptoki.engine import _FRESH_S
-from ushield_hw.cryptoki.model import TokenFlag, User
+from ushield_hw.backend.model import TokenFlag, User
+from ushield_hw.backend.pkcs11.engine import _FRESH_S
+from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.errors import PinIncorrect, PinLocked, TokenBusy, TokenError, UShieldError
-from ushield_hw.suites import KeyKind
 
 pytestmark = pytest.mark.contract
 

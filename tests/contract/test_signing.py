@@ -21,9 +21,9 @@ from tests.contract.checks import (
 )
 from tests.contract.subjects import Can, Subject, needs
 from tests.soft import WRONG_PIN
-from ushield_hw.cryptoki.model import SignCall
+from ushield_hw.backend.model import SignCall
+from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.errors import PinIncorrect, TokenError
-from ushield_hw.suites import KeyKind
 
 pytestmark = pytest.mark.contract
 

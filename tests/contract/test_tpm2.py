@@ -10,11 +10,11 @@ import pytest
 from tests.contract.subjects import Place, Subject
 from tests.contract.tokens.tpm2 import DRIVER, make
 from tests.soft import SETTINGS
+from ushield_hw.backend.module import Isolation
 from ushield_hw.config import Settings
-from ushield_hw.cryptoki.module import Isolation
 from ushield_hw.errors import PinIncorrect
-from ushield_hw.session import Link, change_pin
 from ushield_hw.testing.scripted import Scripted
+from ushield_hw.token.session import Link, change_pin
 
 pytestmark = pytest.mark.contract
 

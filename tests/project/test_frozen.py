@@ -16,7 +16,7 @@ import pytest
 from tests.project.tree import ROOT
 from tests.soft import SOFTHSM, Soft, provisioned, soft
 from tests.unit.order.samples import live, make_payment
-from ushield_hw.cryptoki import interpreter
+from ushield_hw.backend import interpreter
 from ushield_hw.errors import DriverError
 
 __all__ = ["provisioned", "soft"]
@@ -32,7 +32,7 @@ if os.environ["ENTRY"] == "yes":
     us.freeze_support()
 from dataclasses import replace
 from pathlib import Path
-from ushield_hw.certificate import KeySpec, install, request
+from ushield_hw.certificates.certificate import KeySpec, install, request
 from ushield_hw.config import load
 from ushield_hw.testing.authority import Authority
 from ushield_hw.testing.scripted import Scripted

@@ -15,12 +15,12 @@ from typing import Any, Final
 import pytest
 
 from tests.soft import WRONG_PIN, Soft, key
-from ushield_hw.cryptoki.model import SignCall, User
-from ushield_hw.cryptoki.module import PATIENCE, Module, Patience
+from ushield_hw.backend.model import SignCall, User
+from ushield_hw.backend.module import PATIENCE, Module, Patience
 from ushield_hw.errors import PinIncorrect, PinLocked
-from ushield_hw.session import Link, Session, change_pin, open_session, verify_pin
 from ushield_hw.testing.faulty import Action, Call, Fault, FaultyModule
 from ushield_hw.testing.scripted import Scripted
+from ushield_hw.token.session import Link, Session, change_pin, open_session, verify_pin
 
 DIGEST: Final = hashlib.sha256(b"CNY 128.50").digest()
 USER, CONTEXT = 1, 2  # CK_USER_TYPE

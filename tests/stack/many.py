@@ -8,14 +8,14 @@ from __future__ import annotations
 import sys
 
 from tests.soft import SOFTHSM
-from ushield_hw.cryptoki import abi, slots
+from ushield_hw.backend.pkcs11 import function_list, slots
 
 SO_PIN = b"87654321"
 
 
 def main(count: str) -> None:
     """Set up tokens named t0000 and so on."""
-    functions = abi.Functions(str(SOFTHSM))
+    functions = function_list.Functions(str(SOFTHSM))
     functions.call("C_Initialize", None)
     for number in range(int(count)):
         free = slots.slot_ids(functions)[-1]

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from tests.soft import DRIVER, OPTIONS, SETTINGS, key
 from tests.stack.bench import DIGEST
-from ushield_hw.cryptoki.model import SignCall, User
-from ushield_hw.cryptoki.module import Isolation, Module, open_module
+from ushield_hw.backend.model import SignCall, User
+from ushield_hw.backend.module import Isolation, Module, open_module
 from ushield_hw.errors import UShieldError
-from ushield_hw.session import Link, verify_pin
 from ushield_hw.testing.scripted import Scripted
+from ushield_hw.token.session import Link, verify_pin
 
 
 def outcome(work: Callable[[], object]) -> str:

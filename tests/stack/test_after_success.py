@@ -14,15 +14,16 @@ import pytest
 from tests.soft import SOFTHSM
 from tests.stack.bench import Bench
 from tests.stack.test_signing import Desk, bank, desk, fresh, person
-from ushield_hw import sign, state
-from ushield_hw.cryptoki.model import User
-from ushield_hw.cryptoki.module import Isolation
+from ushield_hw import sign
+from ushield_hw.backend.model import User
+from ushield_hw.backend.module import Isolation
 from ushield_hw.errors import OutcomeUnknown
-from ushield_hw.journal import Journal, State
-from ushield_hw.keys import KeyChoice
-from ushield_hw.session import change_pin, open_session, unblock_pin, verify_pin
+from ushield_hw.signing.journal import Journal, State
+from ushield_hw.system import storage
 from ushield_hw.testing.faulty import Fault, faulty_module, returns
 from ushield_hw.testing.scripted import Scripted
+from ushield_hw.token.key_pairs import KeyChoice
+from ushield_hw.token.session import change_pin, open_session, unblock_pin, verify_pin
 from ushield_hw.verifier import verify
 
 __all__ = ["bank", "desk"]
@@ -78,14 +79,14 @@ def test_a_pin_that_was_checked_changed_or_unblocked_stays_so(bench: Bench) -> N
 
 def never_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on the disk is full whenever a try is given back."""
-    write = state.write_atomically
+    write = storage.write_atomically
 
     def full(file: Path, data: bytes) -> None:
         if json.loads(data).get("failures") == 0:
             raise OSError(errno.ENOSPC, "No space left on device")
         write(file, data)
 
-    monkeypatch.setattr(state, "write_atomically", full)
+    monkeypatch.setattr(storage, "write_atomically", full)
 
 
 def test_a_signature_with_its_own_pin_stays_when_the_try_cannot_be_given_back(

@@ -17,10 +17,10 @@ import pytest
 
 from tests.soft import SOFTHSM, Soft
 from ushield_hw.errors import PinIncorrect
-from ushield_hw.hardening import forgetting
-from ushield_hw.session import change_pin, open_session, verify_pin
-from ushield_hw.softhsm import CONF_VARIABLE
+from ushield_hw.system.hardening import forgetting
 from ushield_hw.testing.scripted import Scripted
+from ushield_hw.testing.softhsm import CONF_VARIABLE
+from ushield_hw.token.session import change_pin, open_session, verify_pin
 
 pytestmark = pytest.mark.stack
 
@@ -134,8 +134,8 @@ def test_a_worker_is_closed_though_its_owner_is_not(folder: Path, soft: Soft) ->
     conf.write_text(conf.read_text().replace(str(soft.folder), str(copy)))
     give(folder)
     program = (
-        "import sys; from pathlib import Path; from ushield_hw.cryptoki.module import Isolation, Module;"
-        "from ushield_hw.cryptoki.model import ModuleOptions, User;"
+        "import sys; from pathlib import Path; from ushield_hw.backend.module import Isolation, Module;"
+        "from ushield_hw.backend.model import ModuleOptions, User;"
         "module = Module(Path(sys.argv[1]), Isolation.PROCESS, ModuleOptions(), 30);"
         "slot = next(s.slot_id for s in module.slots() if s.token and s.token.serial == sys.argv[2]);"
         "module.login(slot, User.USER, input()); print(flush=True); input()"

@@ -16,15 +16,15 @@ import pytest
 from tests.project.tree import ROOT
 from tests.soft import DRIVER, OPTIONS, SETTINGS, SOFTHSM, Soft
 from tests.stack.bench import Bench
-from ushield_hw.cryptoki.model import ObjectClass, User
-from ushield_hw.cryptoki.module import Isolation, Module
-from ushield_hw.discovery import names, tokens_in
-from ushield_hw.drivers import Catalogue
+from ushield_hw.backend.model import ObjectClass, User
+from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.drivers.catalogue import Catalogue
+from ushield_hw.drivers.installed import Installed
 from ushield_hw.errors import TokenError, TokenRemoved
-from ushield_hw.installed import Installed
-from ushield_hw.softhsm import CONF_VARIABLE
-from ushield_hw.suites import KeyKind
 from ushield_hw.testing.faulty import Fault, returns
+from ushield_hw.testing.softhsm import CONF_VARIABLE
+from ushield_hw.token.discovery import names, tokens_in
 
 pytestmark = pytest.mark.stack
 

@@ -13,9 +13,9 @@ import pytest
 from tests.project.tree import ROOT
 from tests.soft import OPTIONS, SOFTHSM, Soft
 from tests.stack.bench import Bench, ends
-from ushield_hw.cryptoki import wire
-from ushield_hw.cryptoki.model import ModuleOptions
-from ushield_hw.cryptoki.module import Isolation, Module
+from ushield_hw.backend import protocol
+from ushield_hw.backend.model import ModuleOptions
+from ushield_hw.backend.module import Isolation, Module
 from ushield_hw.errors import DriverLoadError, DriverNotFound, DriverUntrusted
 from ushield_hw.testing.faulty import Fault, crashes, faulty_module, hangs, returns
 
@@ -106,7 +106,7 @@ def test_a_module_that_hangs_while_it_is_loaded_is_given_up_in_time(compiled: Co
 
 @pytest.mark.parametrize("frame", [b"", b"nonsense", b"[]", b"5", b"{}", b'{"c":"Popen","v":[]}', b'{"d":{"ckr":7}}'])
 def test_a_module_that_writes_into_our_channel_is_not_believed(compiled: Compile, frame: bytes) -> None:
-    written = wire._HEAD.pack(len(frame), wire._JSON) + frame if frame else b"\xff" * 8  # a frame of 4 GiB
+    written = protocol._HEAD.pack(len(frame), protocol._JSON) + frame if frame else b"\xff" * 8  # a frame of 4 GiB
     octets = ",".join(map(str, written))
     babble = f"char b[] = {{{octets}}}; for (int f = 3; f < 64; f++) write(f, b, sizeof b); for (;;) pause();"
     assert refused(compiled(CONSTRUCTOR.format(babble))).problem == "load_crashed"

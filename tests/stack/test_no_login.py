@@ -11,14 +11,14 @@ from tests.soft import SOFTHSM
 from tests.stack.bench import Bench
 from tests.stack.test_signing import fresh, public_key
 from tests.unit.cms.pki import Authority, authority, der
-from ushield_hw.certificate import install
-from ushield_hw.cryptoki.model import TokenFlag
+from ushield_hw.backend.model import TokenFlag
+from ushield_hw.certificates.certificate import install
 from ushield_hw.errors import CertificateNotFound
-from ushield_hw.keys import KeyChoice
-from ushield_hw.session import Session, open_session
-from ushield_hw.signing import SignedOrder, sign
+from ushield_hw.signing.order import SignedOrder, sign
 from ushield_hw.testing.faulty import Fault, returns, token_info
 from ushield_hw.testing.scripted import Scripted
+from ushield_hw.token.key_pairs import KeyChoice
+from ushield_hw.token.session import Session, open_session
 from ushield_hw.verifier import TrustStore, verify
 
 pytestmark = pytest.mark.stack

@@ -6,8 +6,8 @@ import pytest
 
 from tests.soft import WRONG_PIN, pin_driver
 from tests.stack.bench import Bench
-from ushield_hw.cryptoki.model import TokenFlag, User
-from ushield_hw.drivers import PinFlags, Unblock
+from ushield_hw.backend.model import TokenFlag, User
+from ushield_hw.drivers.catalogue import PinFlags, Unblock
 from ushield_hw.errors import (
     LastTryNotConfirmed,
     PinChangeRequired,
@@ -17,9 +17,9 @@ from ushield_hw.errors import (
     TokenNotInitialized,
 )
 from ushield_hw.interaction import CountSource, PinState
-from ushield_hw.session import verify_pin
 from ushield_hw.testing.faulty import Fault, returns, token_info
 from ushield_hw.testing.scripted import Scripted
+from ushield_hw.token.session import verify_pin
 
 pytestmark = pytest.mark.stack
 

@@ -17,12 +17,12 @@ import pytest
 from tests.project.tree import ROOT
 from tests.soft import WRONG_PIN
 from tests.stack.bench import EACH_JOB, LAST_TRY, Bench, Job, ends
-from ushield_hw import state
 from ushield_hw.errors import LastTryNotConfirmed, PinIncorrect, PinLocked, StorageError, TokenError
 from ushield_hw.interaction import CountSource, PinKind, PinState
-from ushield_hw.session import change_pin, open_session, verify_pin
+from ushield_hw.system import storage as state
 from ushield_hw.testing.faulty import Fault, hangs, token_info
 from ushield_hw.testing.scripted import Scripted
+from ushield_hw.token.session import change_pin, open_session, verify_pin
 
 pytestmark = pytest.mark.stack
 

@@ -6,8 +6,8 @@ import pytest
 
 from tests.soft import WRONG_PIN, pin_driver
 from tests.stack.bench import EACH_JOB, LAST_TRY, Bench, Job
-from ushield_hw.cryptoki.model import TokenFlag
-from ushield_hw.drivers import Unblock
+from ushield_hw.backend.model import TokenFlag
+from ushield_hw.drivers.catalogue import Unblock
 from ushield_hw.errors import (
     LastTryNotConfirmed,
     PinCancelled,
@@ -16,9 +16,9 @@ from ushield_hw.errors import (
     PinIncorrect,
     TokenNotInitialized,
 )
-from ushield_hw.session import change_pin, unblock_pin, verify_pin
 from ushield_hw.testing.faulty import Fault, returns, token_info
 from ushield_hw.testing.scripted import Scripted
+from ushield_hw.token.session import change_pin, unblock_pin, verify_pin
 
 pytestmark = pytest.mark.stack
 

@@ -8,10 +8,10 @@ import pytest
 
 from tests.soft import pin_driver
 from tests.stack.bench import EACH_JOB, Bench, Job
-from ushield_hw.drivers import PinEncoding
+from ushield_hw.drivers.catalogue import PinEncoding
 from ushield_hw.errors import PinFormatError, PinIncorrect
-from ushield_hw.session import Link, change_pin, open_session, unblock_pin, verify_pin
 from ushield_hw.testing.scripted import Scripted
+from ushield_hw.token.session import Link, change_pin, open_session, unblock_pin, verify_pin
 
 pytestmark = pytest.mark.stack
 

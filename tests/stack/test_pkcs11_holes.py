@@ -13,16 +13,16 @@ import pytest
 from tests.project.tree import ROOT
 from tests.soft import OPTIONS, SOFTHSM, WRONG_PIN, Soft, pin_driver
 from tests.stack.bench import CONTEXT, USER, Bench, open_sessions, overlapping
-from ushield_hw.cryptoki.abi import OS_LOCKING_OK, Functions
-from ushield_hw.cryptoki.ckr import NUMBERS, CkrError
-from ushield_hw.cryptoki.engine import Engine
-from ushield_hw.cryptoki.model import ObjectClass, TokenFlag, User
-from ushield_hw.cryptoki.module import Isolation, Patience
+from ushield_hw.backend.model import ObjectClass, TokenFlag, User
+from ushield_hw.backend.module import Isolation, Patience
+from ushield_hw.backend.pkcs11.ckr import NUMBERS, CkrError
+from ushield_hw.backend.pkcs11.engine import Engine
+from ushield_hw.backend.pkcs11.function_list import OS_LOCKING_OK, Functions
+from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.errors import CertificateNotFound, PinFormatError, PinIncorrect, TokenBusy, TokenError, UShieldError
-from ushield_hw.session import change_pin, open_session, unblock_pin, verify_pin
-from ushield_hw.suites import KeyKind
 from ushield_hw.testing.faulty import Fault, cant_lock, faulty_module, late, mechanisms, pinpad, returns, token_info
 from ushield_hw.testing.scripted import Scripted
+from ushield_hw.token.session import change_pin, open_session, unblock_pin, verify_pin
 
 pytestmark = pytest.mark.stack
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from tests.stack.bench import Bench, open_sessions
-from ushield_hw.cryptoki.model import User
+from ushield_hw.backend.model import User
+from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.errors import ConfirmationRejected, PinIncorrect, TokenError, TokenRemoved
-from ushield_hw.session import open_session, verify_pin
-from ushield_hw.suites import KeyKind
 from ushield_hw.testing.faulty import Fault, returns, token_info
 from ushield_hw.testing.scripted import Scripted
+from ushield_hw.token.session import open_session, verify_pin
 
 pytestmark = pytest.mark.stack
 

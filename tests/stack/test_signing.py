@@ -17,9 +17,10 @@ from tests.stack.bench import Bench
 from tests.unit.cms.pki import Authority, authority, der
 from tests.unit.order.samples import live, payment
 from ushield_hw import cms
-from ushield_hw.certificate import KeySpec, install, request
+from ushield_hw.certificates.certificate import KeySpec, install, request
 from ushield_hw.cms import Confirmation, Profile
-from ushield_hw.descriptor import ConfirmKind, ConfirmSpec, ConfirmText, Driver, HashOn, Kind, SignSpec
+from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.drivers.descriptor import ConfirmKind, ConfirmSpec, ConfirmText, Driver, HashOn, Kind, SignSpec
 from ushield_hw.errors import (
     CertificateError,
     ConfirmationCancelled,
@@ -32,13 +33,12 @@ from ushield_hw.errors import (
     UShieldError,
 )
 from ushield_hw.interaction import ConfirmRequest, PinKind, PinRequest, TokenAction
-from ushield_hw.keys import KeyChoice
 from ushield_hw.order import DisplayProfile, Order, decode, screen_lines
-from ushield_hw.session import Session, open_session
-from ushield_hw.signing import Attendance, SignedOrder, sign
-from ushield_hw.suites import KeyKind
+from ushield_hw.signing.order import Attendance, SignedOrder, sign
 from ushield_hw.testing.faulty import Call, corrupts, crashes, late, returns
 from ushield_hw.testing.scripted import Scripted
+from ushield_hw.token.key_pairs import KeyChoice
+from ushield_hw.token.session import Session, open_session
 from ushield_hw.verifier import TrustStore, verify
 
 pytestmark = pytest.mark.stack

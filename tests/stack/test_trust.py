@@ -16,7 +16,7 @@ import pytest
 
 from tests.soft import DRIVER, SOFTHSM
 from ushield_hw.errors import DriverNotFound, DriverUntrusted
-from ushield_hw.trust import trusted_module
+from ushield_hw.system.trust import trusted_module
 
 pytestmark = pytest.mark.stack
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from ushield_hw.cms import CertificateFacts, Profile, SignedOrderParts
+from ushield_hw.crypto.algorithms import SUITES
 from ushield_hw.errors import UShieldError
-from ushield_hw.suites import SUITES
 from ushield_hw.verifier import TrustStore
 from ushield_hw.verifier.policies import ANY, PolicyInputs
 from ushield_hw.verifier.status import judge

@@ -23,13 +23,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy.engine import URL
 
-from ushield_hw import trust
 from ushield_hw.bank.ca.certificates import listed
 from ushield_hw.bank.database import Database
-from ushield_hw.crypto.reading import Unreadable, reading
+from ushield_hw.crypto.parsing import Unreadable, reading
 from ushield_hw.errors import InputError, StorageError
 from ushield_hw.schema import Table
-from ushield_hw.state import write_atomically
+from ushield_hw.system import trust
+from ushield_hw.system.storage import write_atomically
 
 _VERSION: Final = 1
 _MOST_OCTETS: Final = 1 << 16

@@ -27,7 +27,7 @@ from starlette.routing import Route
 
 from ushield_hw.bank.answers import LATER_S, error_body
 from ushield_hw.bank.ca import enrolment, renewal, revocation
-from ushield_hw.bank.ca.desk import Desk
+from ushield_hw.bank.ca.issuer import Desk
 from ushield_hw.bank.database import CONNECTIONS
 from ushield_hw.errors import RequestRefused, StorageError, UShieldError
 from ushield_hw.messages import shown

@@ -19,7 +19,7 @@ _FEWER_COLLECTIONS: Final = 50_000, 20, 20  # most commands have ended before th
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code (see ``cli.exits``)."""
     if getattr(sys, "frozen", False) or "__compiled__" in globals():
-        from ushield_hw.cryptoki.interpreter import freeze_support
+        from ushield_hw.backend.interpreter import freeze_support
 
         freeze_support()
     gc.set_threshold(*_FEWER_COLLECTIONS)
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         from ushield_hw.cli import signals
         from ushield_hw.cli.app import run
-        from ushield_hw.hardening import harden
+        from ushield_hw.system.hardening import harden
     except KeyboardInterrupt:  # nothing has been done yet
         sys.exit(130)
     if argv is None:  # else this is the process of the program that called
@@ -60,10 +60,10 @@ def _end(code: int) -> NoReturn:
     from ushield_hw.cli import signals
 
     signals.ignore()
-    if modules := sys.modules.get("ushield_hw.cryptoki.module"):
+    if modules := sys.modules.get("ushield_hw.backend.module"):
         with suppress(Exception):  # it is over, and its result stands
             modules.close_modules()
-    if forks := sys.modules.get("ushield_hw.cryptoki.nursery"):
+    if forks := sys.modules.get("ushield_hw.backend.forkserver"):
         with suppress(Exception):
             forks.close_all()
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed by whoever started us

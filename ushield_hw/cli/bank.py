@@ -170,7 +170,7 @@ def _serve(
     where = _opened(folder)
     from ushield_hw.bank import server, web
     from ushield_hw.bank.ca.authority import Authority
-    from ushield_hw.bank.ca.desk import Desk, Policy
+    from ushield_hw.bank.ca.issuer import Desk, Policy
     from ushield_hw.cli import bank_key
 
     settings = where.settings()

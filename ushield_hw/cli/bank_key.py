@@ -13,22 +13,22 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from ushield_hw.backend.model import KeyRecord
 from ushield_hw.bank.ca.authority import Signer, root
 from ushield_hw.bank.folder import BankFolder, BankSettings
-from ushield_hw.certificate import KeySpec, make_key, new_key_id, remove
+from ushield_hw.certificates.certificate import KeySpec, make_key, new_key_id, remove
+from ushield_hw.certificates.csr import key_of, public_of
 from ushield_hw.cli import options
-from ushield_hw.crypto.reading import Unreadable, reading
-from ushield_hw.cryptoki.model import KeyRecord
-from ushield_hw.discovery import find_token
+from ushield_hw.crypto.algorithms import Suite
+from ushield_hw.crypto.parsing import Unreadable, reading
+from ushield_hw.crypto.private_key import CertifiedKey
 from ushield_hw.errors import InputError, KeyMismatch, OutcomeUnknown, PinError, TokenError, UShieldError
 from ushield_hw.interaction import PinKind
-from ushield_hw.keys import private_key_of
-from ushield_hw.pkcs10 import key_of, public_of
-from ushield_hw.session import Session
-from ushield_hw.signature import Plan, plan, signature
-from ushield_hw.softhsm import CONF_VARIABLE, provision
-from ushield_hw.suites import Suite
-from ushield_hw.token_key import CertifiedKey
+from ushield_hw.testing.softhsm import CONF_VARIABLE, provision
+from ushield_hw.token.discovery import find_token
+from ushield_hw.token.key_pairs import private_key_of
+from ushield_hw.token.session import Session
+from ushield_hw.token.signature import Plan, plan, signature
 
 _LABEL: Final = "ushield bank CA"
 _PURPOSE: Final = "ca"

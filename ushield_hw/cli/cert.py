@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ushield_hw import messages
-from ushield_hw.certificate import (
+from ushield_hw.certificates.certificate import (
     KeySpec,
     PinPolicy,
     expiring,
@@ -24,10 +24,10 @@ from ushield_hw.cli.expiry import warn_of
 from ushield_hw.cli.help import Group
 from ushield_hw.cli.renew import is_under_way, renew_command
 from ushield_hw.cli.tokens import certificate_rows, say_problems
-from ushield_hw.discovery import key_choice
 from ushield_hw.errors import UShieldError
 from ushield_hw.interaction import PinKind
-from ushield_hw.keys import ANY, KeyChoice, Pair
+from ushield_hw.token.discovery import key_choice
+from ushield_hw.token.key_pairs import ANY, KeyChoice, Pair
 
 _EXPIRING = 6
 

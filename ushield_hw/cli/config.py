@@ -8,9 +8,9 @@ from ushield_hw import messages
 from ushield_hw.cli import options, output
 from ushield_hw.cli.help import Group
 from ushield_hw.config import Settings
-from ushield_hw.drivers import Catalogue
+from ushield_hw.drivers.catalogue import Catalogue
 from ushield_hw.errors import UShieldError
-from ushield_hw.state import existing_folder
+from ushield_hw.system.storage import existing_folder
 
 
 @click.group("config", cls=Group, help=messages.text("help.config"))

@@ -55,9 +55,9 @@ def doctor_command(
             raise InputError("USAGE_ONE_OF", argument="--code, --token | --module | --bundle")
         return _explain(code, as_json=as_json)
     from ushield_hw.cli.config import left_out
-    from ushield_hw.discovery import key_choice
-    from ushield_hw.doctor.machine import Machine
-    from ushield_hw.doctor.walk import examine
+    from ushield_hw.doctor.inspect.machine import Machine
+    from ushield_hw.doctor.runner import examine
+    from ushield_hw.token.discovery import key_choice
     from ushield_hw.uri import TokenUri
 
     if selector is not None and _SECRETS.search(selector):

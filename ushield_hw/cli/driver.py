@@ -9,12 +9,13 @@ from pathlib import Path
 
 import click
 
-from ushield_hw import messages, trust
+from ushield_hw import messages
 from ushield_hw.cli import families, options, output
 from ushield_hw.cli.help import Group
-from ushield_hw.drivers import Catalogue, Driver, needs_consent, parse
+from ushield_hw.drivers.catalogue import Catalogue, Driver, needs_consent, parse
+from ushield_hw.drivers.match import CHIP_MAKERS
 from ushield_hw.errors import DriverNotFound, InputError
-from ushield_hw.marks import CHIP_MAKERS
+from ushield_hw.system import trust
 
 
 def _catalogue() -> Catalogue:

@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from ushield_hw import messages
-from ushield_hw.certificate import install
+from ushield_hw.certificates.certificate import install
 from ushield_hw.cli import options, output
 from ushield_hw.cli.help import Command
-from ushield_hw.cli.pins import CODE_FILE, read_secret
+from ushield_hw.cli.pin_sources import CODE_FILE, read_secret
 from ushield_hw.crypto import pem
-from ushield_hw.crypto.reading import Unreadable, reading
+from ushield_hw.crypto.parsing import Unreadable, reading
 from ushield_hw.errors import InputError
 from ushield_hw.interaction import PinKind
 
@@ -41,7 +41,7 @@ def enroll_command(
     as_json: bool,
 ) -> None:
     """Have the bank certify a request; the same command again gets the same certificate."""
-    from ushield_hw.renewal.est import EstBank
+    from ushield_hw.certificates.renewal.est_client import EstBank
 
     request, code = _pkcs10(file), read_secret(code_source, CODE_FILE)
     bank = EstBank(url, bank_ca)

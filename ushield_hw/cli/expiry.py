@@ -8,7 +8,7 @@ from typing import Final
 
 from ushield_hw.cli import options, output
 from ushield_hw.cms import CertificateFacts
-from ushield_hw.keys import Pair
+from ushield_hw.token.key_pairs import Pair
 
 _DAY_S: Final = 86400
 

@@ -13,7 +13,7 @@ from ushield_hw.cli import options, output
 from ushield_hw.cli.help import Group
 from ushield_hw.cli.terminal import Terminal
 from ushield_hw.errors import ConfirmationRejected, InputError
-from ushield_hw.journal import Journal, JournalEntry, State
+from ushield_hw.signing.journal import Journal, JournalEntry, State
 
 _EXAMPLE = "3b241101-e2bb-4255-8caf-4136c566a962"
 

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 import click
 
 from ushield_hw import messages
+from ushield_hw.certificates.renewal import is_under_way
 from ushield_hw.cli import options, output
 from ushield_hw.cli.help import Group
 from ushield_hw.cli.terminal import Terminal
-from ushield_hw.discovery import Token, key_choice
 from ushield_hw.errors import ConfirmationRejected, InputError
 from ushield_hw.interaction import PinKind
-from ushield_hw.inventory import Entry, check_not_in_use, delete, entries, of_session, pick
-from ushield_hw.keys import ANY, KeyChoice
-from ushield_hw.renewal import is_under_way
+from ushield_hw.token.discovery import Token, key_choice
+from ushield_hw.token.key_inventory import Entry, check_not_in_use, delete, entries, of_session, pick
+from ushield_hw.token.key_pairs import ANY, KeyChoice
 
 
 @click.group("key", cls=Group, help=messages.text("help.key"))

@@ -13,16 +13,17 @@ from typing import Any, TypeVar
 
 import click
 
-from ushield_hw import files, messages
+from ushield_hw import messages
 from ushield_hw.cli import output
 from ushield_hw.cli.app import App
-from ushield_hw.cli.pins import STDIN, Sources
+from ushield_hw.cli.pin_sources import STDIN, Sources
 from ushield_hw.cli.terminal import Terminal
 from ushield_hw.config import Settings
-from ushield_hw.discovery import Token, find_token
 from ushield_hw.errors import InputError, StorageError, UShieldError
 from ushield_hw.interaction import PinKind
 from ushield_hw.order import Order, Rules
+from ushield_hw.system import files
+from ushield_hw.token.discovery import Token, find_token
 
 F = TypeVar("F", bound=Callable[..., Any])
 

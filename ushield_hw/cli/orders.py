@@ -13,12 +13,11 @@ from ushield_hw import messages
 from ushield_hw.cli import options, output, signals
 from ushield_hw.cli.expiry import warn
 from ushield_hw.cli.help import Command
-from ushield_hw.cli.pins import Sources
+from ushield_hw.cli.pin_sources import Sources
 from ushield_hw.cli.renew import is_under_way
 from ushield_hw.cli.terminal import Terminal
 from ushield_hw.cms import CertificateFacts, Profile
-from ushield_hw.discovery import Token, key_choice
-from ushield_hw.drivers import ConfirmText
+from ushield_hw.drivers.catalogue import ConfirmText
 from ushield_hw.errors import (
     AlreadySigned,
     CertificateNotFound,
@@ -30,10 +29,11 @@ from ushield_hw.errors import (
     UShieldError,
 )
 from ushield_hw.interaction import PinKind
-from ushield_hw.journal import Journal
-from ushield_hw.keys import KeyChoice
 from ushield_hw.order import Line, Order, message_format, screen_lines
-from ushield_hw.signing import Attendance, SignedOrder, check_profile, sign, signatory, stored
+from ushield_hw.signing.journal import Journal
+from ushield_hw.signing.order import Attendance, SignedOrder, check_profile, sign, signatory, stored
+from ushield_hw.token.discovery import Token, key_choice
+from ushield_hw.token.key_pairs import KeyChoice
 
 if TYPE_CHECKING:
     from ushield_hw.verifier import Verified

@@ -10,10 +10,10 @@ from ushield_hw import messages
 from ushield_hw.cli import options, output
 from ushield_hw.cli.help import Group
 from ushield_hw.cli.terminal import pin_state_text
-from ushield_hw.drivers import Unblock
+from ushield_hw.drivers.catalogue import Unblock
 from ushield_hw.errors import InputError
 from ushield_hw.interaction import CountSource, PinKind, PinState
-from ushield_hw.session import change_pin, unblock_pin, verify_pin
+from ushield_hw.token.session import change_pin, unblock_pin, verify_pin
 
 
 def age_days(changed_at: str) -> int:

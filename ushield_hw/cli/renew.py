@@ -8,15 +8,16 @@ from typing import Any
 
 import click
 
-from ushield_hw import messages, renewal
-from ushield_hw.certificate import read_certificate
+from ushield_hw import messages
+from ushield_hw.certificates import renewal
+from ushield_hw.certificates.certificate import read_certificate
 from ushield_hw.cli import options, output
 from ushield_hw.cli.help import Command
 from ushield_hw.cms import CertificateFacts
-from ushield_hw.discovery import Token, key_choice
 from ushield_hw.errors import InputError, StorageError
 from ushield_hw.interaction import PinKind
-from ushield_hw.keys import KeyChoice
+from ushield_hw.token.discovery import Token, key_choice
+from ushield_hw.token.key_pairs import KeyChoice
 
 _WAYS = "--out, --in, --bank, --abandon"
 
@@ -106,7 +107,7 @@ def _authorities(file: Path) -> list[bytes]:
 def _bank(url: str | None, trusted: Path | None) -> renewal.Bank | None:
     if url is None:
         return None
-    from ushield_hw.renewal.est import EstBank
+    from ushield_hw.certificates.renewal.est_client import EstBank
 
     return EstBank(url, trusted)
 

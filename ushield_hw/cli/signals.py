@@ -21,8 +21,8 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from ushield_hw import messages
+from ushield_hw.backend.signatures import SIGNATURES
 from ushield_hw.cli import exits, output
-from ushield_hw.cryptoki.under_way import SIGNATURES
 from ushield_hw.errors import OutcomeUnknown, UShieldError
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import click
 from ushield_hw import messages
 from ushield_hw.cli import options, output
 from ushield_hw.cli.help import Group
-from ushield_hw.softhsm import provision
-from ushield_hw.state import state_folder
+from ushield_hw.system.storage import state_folder
+from ushield_hw.testing.softhsm import provision
 
 
 @click.group("softhsm", cls=Group, help=messages.text("help.softhsm"))

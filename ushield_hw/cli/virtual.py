@@ -23,7 +23,7 @@ from ushield_hw import messages
 from ushield_hw.cli import exits, options, output
 from ushield_hw.cli.help import Group
 from ushield_hw.errors import InputError
-from ushield_hw.state import state_folder
+from ushield_hw.system.storage import state_folder
 
 if TYPE_CHECKING:
     from ushield_hw.testing.page import Page

@@ -12,8 +12,8 @@ import click
 from ushield_hw import messages
 from ushield_hw.cli import exits, options, output, signals
 from ushield_hw.cli.help import Command
-from ushield_hw.discovery import Token
-from ushield_hw.watch import EventKind, TokenEvent, TokenWatch, watch_tokens
+from ushield_hw.token.discovery import Token
+from ushield_hw.token.watch import EventKind, TokenEvent, TokenWatch, watch_tokens
 
 _PATIENCE_S = 1.5
 

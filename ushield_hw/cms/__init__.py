@@ -6,7 +6,7 @@ here.
 
 from ushield_hw.cms.attributes import CONFIRMATION_OID, Confirmation
 from ushield_hw.cms.build import MOST_OCTETS, Draft, Profile, Template
-from ushield_hw.cms.facts import CertificateFacts
+from ushield_hw.cms.certificate import CertificateFacts
 from ushield_hw.cms.read import SignedOrderParts, parse
 
 __all__ = [

@@ -16,12 +16,12 @@ from ushield_hw.cms.attributes import (
     encode_time,
     signed_attributes,
 )
+from ushield_hw.cms.certificate import CertificateFacts
 from ushield_hw.cms.der import OCTET_STRING, SEQUENCE, SET, DerError, head, heads, integer, oid, set_of, tlv
-from ushield_hw.cms.facts import CertificateFacts
 from ushield_hw.cms.signature import to_wire
 from ushield_hw.cms.signer import check_key, in_order, read_kept
+from ushield_hw.crypto.algorithms import Suite
 from ushield_hw.errors import BadSignature, CertificateError, InputError
-from ushield_hw.suites import Suite
 
 ID_SIGNED_DATA: Final = oid("1.2.840.113549.1.7.2")
 VERSION: Final = integer(1)

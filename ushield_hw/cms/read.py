@@ -12,15 +12,15 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Final
 
-from ushield_hw.cms.again import Found, Known, recognised, remember
 from ushield_hw.cms.attributes import ID_DATA, Confirmation, read_attributes
 from ushield_hw.cms.build import EXPLICIT_0, ID_SIGNED_DATA, MOST_OCTETS, VERSION, Profile, Template
+from ushield_hw.cms.certificate import CertificateFacts
 from ushield_hw.cms.der import OCTET_STRING, SEQUENCE, SET, DerError, Reader, tlv
-from ushield_hw.cms.facts import CertificateFacts
+from ushield_hw.cms.fast_path import Found, Known, recognised, remember
 from ushield_hw.cms.signature import check_wire
 from ushield_hw.cms.signer import MOST_INTERMEDIATES, check_key, in_order, read_kept
+from ushield_hw.crypto.algorithms import SUITES, KeyKind, Suite
 from ushield_hw.errors import BadSignature, InputError
-from ushield_hw.suites import SUITES, KeyKind, Suite
 
 _DIGESTS: Final = {suite.digest_algorithm: suite.digest for suite in SUITES}
 _SUITES: Final[dict[tuple[bytes, KeyKind | None], Suite]] = {(s.signature_algorithm, s.key): s for s in SUITES}

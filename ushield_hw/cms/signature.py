@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from ushield_hw.cms.certificate import CertificateFacts
 from ushield_hw.cms.der import SEQUENCE, DerError, Reader, head, integer
-from ushield_hw.cms.facts import CertificateFacts
-from ushield_hw.suites import CURVE_ORDER, KeyKind
+from ushield_hw.crypto.algorithms import CURVE_ORDER, KeyKind
 
 _P256: Final = CURVE_ORDER[KeyKind.EC_P256]
 _P384: Final = CURVE_ORDER[KeyKind.EC_P384]

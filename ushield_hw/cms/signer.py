@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
+from ushield_hw.cms.certificate import CertificateFacts
 from ushield_hw.cms.der import DerError
-from ushield_hw.cms.facts import CertificateFacts
-from ushield_hw.suites import RSA_LEAST_BITS, KeyKind, Suite
+from ushield_hw.crypto.algorithms import RSA_LEAST_BITS, KeyKind, Suite
 
 MOST_INTERMEDIATES: Final = 4
 

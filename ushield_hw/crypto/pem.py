@@ -8,7 +8,7 @@ import re
 from textwrap import wrap
 from typing import Final
 
-from ushield_hw.crypto.reading import Unreadable
+from ushield_hw.crypto.parsing import Unreadable
 
 _BLOCK: Final = rb"-----BEGIN %b-----\s+([A-Za-z0-9+/=\s]*?)-----END %b-----"
 _BEGIN: Final = b"-----BEGIN "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from ushield_hw.cryptoki.ckr import NUMBERS
+from ushield_hw.backend.pkcs11.ckr import NUMBERS
 from ushield_hw.doctor.finding import Finding, Outcome, Priority, Rule, Status
 from ushield_hw.errors import UShieldError
 

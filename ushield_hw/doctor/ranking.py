@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ushield_hw.doctor.bus import ccid_devices, plugged
 from ushield_hw.doctor.finding import PAST_PCSC, SOFT, Finding, Layer, Priority, Status, Way
-from ushield_hw.doctor.machine import Machine
+from ushield_hw.doctor.inspect.machine import Machine
+from ushield_hw.doctor.probes.bus import ccid_devices, plugged
 from ushield_hw.doctor.subjects import ModuleFile, TokenSeen
-from ushield_hw.drivers import Kind
-from ushield_hw.lazy import cached_property
-from ushield_hw.pcsc import Slot
+from ushield_hw.drivers.catalogue import Kind
+from ushield_hw.system.fork_safe import cached_property
+from ushield_hw.system.pcsc import Slot
 
 _OF_A_TOKEN: Final = frozenset({Layer.PIN, Layer.OBJECTS})
 _OF_A_MODULE: Final = frozenset({Layer.MODULE, Layer.TOKEN})

@@ -8,21 +8,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from ushield_hw.cryptoki.model import CertificateRecord, KeyRecord, ModuleInfo, SlotInfo
-from ushield_hw.cryptoki.module import Isolation, Module
-from ushield_hw.discovery import Token
+from ushield_hw.backend.model import CertificateRecord, KeyRecord, ModuleInfo, SlotInfo
+from ushield_hw.backend.module import Isolation, Module
 from ushield_hw.doctor.finding import Way
-from ushield_hw.doctor.image import Image, glance, processor, read_image
-from ushield_hw.doctor.machine import Machine
-from ushield_hw.drivers import GENERIC, Driver, Kind
+from ushield_hw.doctor.inspect.image import Image, glance, processor, read_image
+from ushield_hw.doctor.inspect.machine import Machine
+from ushield_hw.drivers.catalogue import GENERIC, Driver, Kind
+from ushield_hw.drivers.installed import module_environment
 from ushield_hw.errors import UShieldError
-from ushield_hw.installed import module_environment
 from ushield_hw.interaction import PinState
-from ushield_hw.keys import KeyChoice, Pair, pairs
-from ushield_hw.lazy import cached_property
 from ushield_hw.order import KeyUse
-from ushield_hw.pcsc import Reader
-from ushield_hw.readiness import Decision, Seen, Verdict, decide
+from ushield_hw.system.fork_safe import cached_property
+from ushield_hw.system.pcsc import Reader
+from ushield_hw.token.discovery import Token
+from ushield_hw.token.key_pairs import KeyChoice, Pair, pairs
+from ushield_hw.token.readiness import Decision, Seen, Verdict, decide
 
 LOAD_DEADLINE_S: Final = 10.0
 _LONGEST_SLOT: Final = 64  # bytes of a slot's description

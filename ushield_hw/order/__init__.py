@@ -8,8 +8,8 @@ the bytes that the token receives; screen lines come from those bytes. To add a 
 from ushield_hw.order.formats import MessageFormat, decode, message_format
 from ushield_hw.order.lines import Line
 from ushield_hw.order.order import TYPES, Order
+from ushield_hw.order.schema import KeyUse
 from ushield_hw.order.screen import DisplayProfile, check_fits, pages, screen_lines
-from ushield_hw.order.shape import KeyUse
 from ushield_hw.order.values import Rules
 
 __all__ = [

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Final
 
 from ushield_hw.errors import InputError
-from ushield_hw.order.shape import Field, Group, Shown, join
+from ushield_hw.order.schema import Field, Group, Shown, join
 from ushield_hw.order.values import BANK_ID, NONCE, ORIGIN, TIME, TX_ID, TYPE, time_of
 
 LONGEST_LIFE: Final = timedelta(hours=24)

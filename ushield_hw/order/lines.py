@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ushield_hw import messages
 from ushield_hw.order.order import Order, kind_of
-from ushield_hw.order.shape import OrderType, Shown
+from ushield_hw.order.schema import OrderType, Shown
 from ushield_hw.order.values import Rule
 
 

@@ -22,7 +22,7 @@ from ushield_hw.messages import LANGUAGES, Language
 from ushield_hw.order.document import ORDER, decoded
 from ushield_hw.order.lines import lines_of, screen_of, values_of
 from ushield_hw.order.order import Order, kind_of
-from ushield_hw.order.shape import MOST_BYTES, OrderType, nested, printable
+from ushield_hw.order.schema import MOST_BYTES, OrderType, nested, printable
 from ushield_hw.order.values import Rules
 
 Items = list[tuple[str, str]]

@@ -42,9 +42,9 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from ushield_hw.backend.pkcs11.ckr import NUMBERS
 from ushield_hw.config import data_dir
-from ushield_hw.cryptoki.ckr import NUMBERS
-from ushield_hw.drivers import GENERIC, Catalogue
+from ushield_hw.drivers.catalogue import GENERIC, Catalogue
 from ushield_hw.errors import InputError
 from ushield_hw.testing.compiled import Part, built
 from ushield_hw.testing.record import Call, read_calls
@@ -182,7 +182,7 @@ def token_info(  # noqa: PLR0913 - one for each field of CK_TOKEN_INFO that a te
     """Change what C_GetTokenInfo tells.
 
     Args:
-        set_flags: CKF_* bits to add, as those of ``ushield_hw.cryptoki.model.TokenFlag``.
+        set_flags: CKF_* bits to add, as those of ``ushield_hw.backend.model.TokenFlag``.
         clear_flags: CKF_* bits to take away; they win.
         label: replaces the label, at most 32 bytes of UTF-8.
         manufacturer: replaces manufacturerID, at most 32 bytes.

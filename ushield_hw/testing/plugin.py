@@ -68,7 +68,7 @@ def faulty_module(tmp_path: Path) -> Callable[..., FaultyModule]:
 
     def make(plan: Sequence[Fault | tuple[str, int | None, str]] = (), target: Path | None = None) -> FaultyModule:
         from ushield_hw.config import data_dir
-        from ushield_hw.drivers import Catalogue
+        from ushield_hw.drivers.catalogue import Catalogue
         from ushield_hw.testing.faulty import faulty_module as build
 
         softhsm = Catalogue([data_dir("drivers")]).get("softhsm2")
@@ -80,7 +80,7 @@ def faulty_module(tmp_path: Path) -> Callable[..., FaultyModule]:
 
 def _in_force(token: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Let this process see the token too while the test runs."""
-    from ushield_hw.cryptoki.module import close_modules
+    from ushield_hw.backend.module import close_modules
 
     for name, value in token.env.items():
         monkeypatch.setenv(name, value)

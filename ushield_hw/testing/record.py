@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ushield_hw.cryptoki.ckr import name_of
+from ushield_hw.backend.pkcs11.ckr import name_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ushield_hw.config import data_dir
-from ushield_hw.drivers import Catalogue
+from ushield_hw.drivers.catalogue import Catalogue
 from ushield_hw.errors import InputError
 from ushield_hw.messages import Language
 from ushield_hw.testing.authority import Authority, person
@@ -34,7 +34,7 @@ from ushield_hw.testing.card.memory import Memory
 from ushield_hw.testing.card.panel import PATIENCE_S, Answer, Button, Panel
 from ushield_hw.testing.card.schsm import blank
 from ushield_hw.testing.card.ushield import Model, Outcome, UShieldCard
-from ushield_hw.testing.desk import Desk, Insertion
+from ushield_hw.testing.readers import Desk, Insertion
 from ushield_hw.uri import TokenUri
 
 __all__ = ["Model", "Outcome", "VirtualShield"]

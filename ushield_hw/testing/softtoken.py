@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from ushield_hw.certificate import KeySpec, install, request
+from ushield_hw.backend.model import ModuleOptions
+from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.certificates.certificate import KeySpec, install, request
 from ushield_hw.config import Settings, data_dir
-from ushield_hw.cryptoki.model import ModuleOptions
-from ushield_hw.cryptoki.module import Isolation, Module
-from ushield_hw.drivers import Catalogue
-from ushield_hw.session import Link, open_session
-from ushield_hw.softhsm import CONF_VARIABLE, provision
-from ushield_hw.softhsm import SoftToken as Made
+from ushield_hw.drivers.catalogue import Catalogue
 from ushield_hw.testing.authority import Authority
 from ushield_hw.testing.scripted import Scripted
+from ushield_hw.testing.softhsm import CONF_VARIABLE, provision
+from ushield_hw.testing.softhsm import SoftToken as Made
+from ushield_hw.token.session import Link, open_session
 
 _SUBJECT: Final = "CN=张三,O=Demo Bank"
 

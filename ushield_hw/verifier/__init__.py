@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final, SupportsBytes
 
 from ushield_hw import cms
 from ushield_hw.cms import Confirmation, Profile, SignedOrderParts
-from ushield_hw.crypto.reading import Unreadable, reading
+from ushield_hw.crypto.algorithms import SUITES, Padding, Suite
+from ushield_hw.crypto.parsing import Unreadable, reading
 from ushield_hw.errors import BadSignature, InputError, InvalidError, Mismatch, UntrustedSigner
 from ushield_hw.order import Order, Rules, decode
-from ushield_hw.suites import SUITES, Padding, Suite
 from ushield_hw.verifier.status import judge, time_text
 from ushield_hw.verifier.trust import Signer, TrustStore
 

@@ -12,8 +12,8 @@ from functools import lru_cache
 from typing import Any, Final
 
 from ushield_hw.cms.der import BIT_STRING, OID, SEQUENCE, DerError, Reader, oid
-from ushield_hw.crypto.reading import Unreadable, reading
-from ushield_hw.suites import RSA_LEAST_BITS
+from ushield_hw.crypto.algorithms import RSA_LEAST_BITS
+from ushield_hw.crypto.parsing import Unreadable, reading
 
 _MALFORMED: Final = "malformed"
 _NULL: Final = b"\x05\x00"

@@ -12,11 +12,11 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Final, Self
 
-from ushield_hw import files
 from ushield_hw.cms import CertificateFacts, SignedOrderParts
 from ushield_hw.crypto import pem
-from ushield_hw.crypto.reading import Unreadable
+from ushield_hw.crypto.parsing import Unreadable
 from ushield_hw.errors import BadSignature, InputError, UntrustedSigner
+from ushield_hw.system import files
 from ushield_hw.verifier.budget import Budget
 from ushield_hw.verifier.certificate import Certificate
 from ushield_hw.verifier.policies import ANY, PolicyInputs

@@ -15,16 +15,16 @@ from typing import Final
 import pytest
 
 from tests.contract.subjects import Can, Kind, Maker, Place, Row, Subject
-from ushield_hw.cli.pins import PIN_FILE, read_secret
-from ushield_hw.cryptoki.model import KeyRecord
-from ushield_hw.cryptoki.module import Isolation, Module
-from ushield_hw.discovery import Token, find_token
-from ushield_hw.drivers import PinFlags
+from ushield_hw.backend.model import KeyRecord
+from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.cli.pin_sources import PIN_FILE, read_secret
+from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.drivers.catalogue import PinFlags
 from ushield_hw.errors import UShieldError
 from ushield_hw.interaction import PinState
-from ushield_hw.session import open_session, verify_pin
-from ushield_hw.suites import KeyKind
 from ushield_hw.testing.scripted import Scripted
+from ushield_hw.token.discovery import Token, find_token
+from ushield_hw.token.session import open_session, verify_pin
 
 NAME: Final = "device"
 _ENOUGH: Final = 3  # tries: two are left when a wrong PIN has been sent

@@ -11,8 +11,8 @@ from typing import Final
 
 from tests.contract.subjects import Can, Kind, Place, Subject, driver, keys_of
 from tests.soft import generate_keys
-from ushield_hw.cryptoki.model import ModuleOptions, User
-from ushield_hw.cryptoki.module import Isolation, Module
+from ushield_hw.backend.model import ModuleOptions, User
+from ushield_hw.backend.module import Isolation, Module
 
 DRIVER: Final = driver("nss-softokn")
 CANNOT: Final = {

@@ -24,8 +24,8 @@ import pytest
 from tests.contract.subjects import Can, Kind, Place, Subject, driver, keys_of
 from tests.contract.tokens.daemon import running
 from tests.soft import generate_keys
-from ushield_hw.cryptoki.model import User
-from ushield_hw.cryptoki.module import Isolation, Module
+from ushield_hw.backend.model import User
+from ushield_hw.backend.module import Isolation, Module
 
 DRIVER: Final = driver("opencryptoki")
 _NO_EC: Final = "Debian builds it without elliptic curves: no EC mechanism is listed."

@@ -18,16 +18,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.contract.subjects import Can, Kind, Place, Subject, driver
-from ushield_hw.cryptoki.model import TokenInfo
-from ushield_hw.cryptoki.module import Isolation, Module
-from ushield_hw.drivers import Driver
-from ushield_hw.suites import KeyKind
+from ushield_hw.backend.model import TokenInfo
+from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.drivers.catalogue import Driver
 from ushield_hw.testing.authority import Authority, person
 from ushield_hw.testing.card.memory import Memory
 from ushield_hw.testing.card.panel import Panel
 from ushield_hw.testing.card.piv import READER, PivCard, Slot, YubiKey, blank, hold
 from ushield_hw.testing.card.piv.contents import MANAGEMENT, padded
-from ushield_hw.testing.desk import Desk, Insertion
+from ushield_hw.testing.readers import Desk, Insertion
 
 PIN: Final = "123456"
 PUK: Final = "87654321"

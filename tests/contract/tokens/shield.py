@@ -14,10 +14,10 @@ from typing import Final
 
 from tests.contract.subjects import Can, Kind, Place, Subject, driver
 from tests.soft import KEYS, generate_keys
-from ushield_hw.cryptoki.model import User
-from ushield_hw.cryptoki.module import Isolation, Module
+from ushield_hw.backend.model import User
+from ushield_hw.backend.module import Isolation, Module
 from ushield_hw.testing.card.memory import Memory
-from ushield_hw.testing.desk import Desk
+from ushield_hw.testing.readers import Desk
 from ushield_hw.testing.shield import Model, VirtualShield
 
 _CANNOT: Final[Mapping[Can, str]] = {

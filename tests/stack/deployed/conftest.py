@@ -12,11 +12,11 @@ import pytest
 
 from tests.project.tree import ROOT
 from tests.soft import SOFTHSM, Soft, provisioned, soft
-from ushield_hw.certificate import KeySpec, install, request
-from ushield_hw.cryptoki.module import Isolation
-from ushield_hw.session import open_session
+from ushield_hw.backend.module import Isolation
+from ushield_hw.certificates.certificate import KeySpec, install, request
 from ushield_hw.testing.authority import Authority
 from ushield_hw.testing.scripted import Scripted
+from ushield_hw.token.session import open_session
 
 __all__ = ["provisioned", "soft"]
 

@@ -12,15 +12,15 @@ import pytest
 from tests.project.tree import ROOT
 from tests.soft import SOFTHSM, Soft
 from tests.stack.deployed.conftest import Run
-from ushield_hw.limits import limit_reached, of_loader, side_by_side
+from ushield_hw.system.limits import limit_reached, of_loader, side_by_side
 
 pytestmark = pytest.mark.stack
 
 WORKER = """
 import resource
 from pathlib import Path
-from ushield_hw.cryptoki.model import ModuleOptions
-from ushield_hw.cryptoki.module import Isolation, open_module
+from ushield_hw.backend.model import ModuleOptions
+from ushield_hw.backend.module import Isolation, open_module
 
 def worker(deadline_s=20):
     return open_module(Path(os.environ["TOKEN_MODULE"]), Isolation.PROCESS, ModuleOptions(), deadline_s=deadline_s)
@@ -215,7 +215,7 @@ PROGRAMS = {
     "program": ["-W", "error", "-c", "import ushield_hw as us; us.find_tokens()"],
     "module": [
         *("-W", "error", "-c"),
-        "from ushield_hw.cryptoki.module import *\nfrom ushield_hw.cryptoki.model import ModuleOptions\n"
+        "from ushield_hw.backend.module import *\nfrom ushield_hw.backend.model import ModuleOptions\n"
         f"module = Module(Path({str(SOFTHSM)!r}), Isolation.PROCESS, ModuleOptions(), 20)\nmodule.slots()",
     ],
     "multiprocessing": [

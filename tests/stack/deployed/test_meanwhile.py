@@ -14,14 +14,14 @@ import pytest
 import ushield_hw as us
 from tests.soft import OPTIONS, SOFTHSM, Soft
 from tests.unit.order.samples import live, payment
-from ushield_hw.certificate import KeySpec, install, request
-from ushield_hw.cryptoki.model import ModuleOptions
-from ushield_hw.cryptoki.module import Isolation, open_module
+from ushield_hw.backend.model import ModuleOptions
+from ushield_hw.backend.module import Isolation, open_module
+from ushield_hw.certificates.certificate import KeySpec, install, request
 from ushield_hw.errors import PinIncorrect
-from ushield_hw.session import Session, change_pin, open_session
-from ushield_hw.signing import Attendance, SignedOrder
+from ushield_hw.signing.order import Attendance, SignedOrder
 from ushield_hw.testing.authority import Authority
 from ushield_hw.testing.scripted import Scripted
+from ushield_hw.token.session import Session, change_pin, open_session
 
 pytestmark = pytest.mark.stack
 

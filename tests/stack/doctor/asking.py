@@ -18,11 +18,11 @@ from typing import Any, Final
 
 from tests.project.tree import ROOT
 from tests.unit.doctor.recorded import Tree, readable, texts
-from ushield_hw import pcsc
 from ushield_hw.config import Settings
-from ushield_hw.doctor import card, reader, service
 from ushield_hw.doctor.finding import Finding, Probe, Status
-from ushield_hw.doctor.machine import Machine
+from ushield_hw.doctor.inspect.machine import Machine
+from ushield_hw.doctor.probes import card, reader, service
+from ushield_hw.system import pcsc
 
 _WITHIN_S: Final = 30.0
 _HOME: Final = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}

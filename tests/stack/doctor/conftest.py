@@ -14,13 +14,13 @@ import pytest
 from tests.soft import DRIVER, SETTINGS, SOFTHSM, Soft
 from tests.stack.doctor.modules import built, loading, machine
 from tests.unit.doctor.recorded import TOKEN, Tree
-from ushield_hw.doctor.machine import Machine
-from ushield_hw.doctor.slots import Choice, tokens_of
+from ushield_hw.doctor.inspect.machine import Machine
+from ushield_hw.doctor.probes.slots import Choice, tokens_of
 from ushield_hw.doctor.subjects import Loaded, ModuleFile, TokenSeen, load
-from ushield_hw.drivers import Driver
-from ushield_hw.softhsm import CONF_VARIABLE
-from ushield_hw.testing.desk import Desk
+from ushield_hw.drivers.catalogue import Driver
 from ushield_hw.testing.faulty import Fault, faulty_module
+from ushield_hw.testing.readers import Desk
+from ushield_hw.testing.softhsm import CONF_VARIABLE
 
 __all__ = ["built", "loading", "machine"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tests.soft import SETTINGS
 from ushield_hw.doctor.finding import ask_all
-from ushield_hw.doctor.machine import Machine
-from ushield_hw.doctor.module_file import FILE_PROBES, module_files
+from ushield_hw.doctor.inspect.machine import Machine
+from ushield_hw.doctor.probes.module_file import FILE_PROBES, module_files
 
 if __name__ == "__main__":
     (file,) = module_files(Machine(SETTINGS), Path(sys.argv[1]))

@@ -16,10 +16,10 @@ from tests.project.tree import ROOT
 from tests.soft import SETTINGS
 from ushield_hw import messages
 from ushield_hw.doctor.finding import Finding, Status, ask_all
-from ushield_hw.doctor.machine import Machine
-from ushield_hw.doctor.module_file import FILE_PROBES, module_files
+from ushield_hw.doctor.inspect.machine import Machine
+from ushield_hw.doctor.probes.module_file import FILE_PROBES, module_files
 from ushield_hw.doctor.subjects import Loaded, ModuleFile, load
-from ushield_hw.drivers import GENERIC, Driver
+from ushield_hw.drivers.catalogue import GENERIC, Driver
 
 Compile = Callable[..., Path]
 Load = Callable[..., Loaded]

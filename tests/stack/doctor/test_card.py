@@ -17,12 +17,12 @@ from tests.soft import SOFTHSM
 from tests.stack.doctor.asking import Answer, Asking, another_program, ask
 from tests.stack.virtual.desks import ATR, SLOT, Blank, token
 from tests.unit.doctor.recorded import Tree, told
-from ushield_hw.doctor import card
-from ushield_hw.doctor.card import InReader
 from ushield_hw.doctor.finding import Status
+from ushield_hw.doctor.probes import card
+from ushield_hw.doctor.probes.card import InReader
 from ushield_hw.errors import TokenBusy, TokenError, UShieldError
-from ushield_hw.pcsc import Contact, Reader, Scene, Slot
-from ushield_hw.testing.desk import Desk
+from ushield_hw.system.pcsc import Contact, Reader, Scene, Slot
+from ushield_hw.testing.readers import Desk
 
 pytestmark = pytest.mark.stack
 
@@ -133,7 +133,7 @@ def in_use(desk: Desk, reader: str) -> None:
 
 _IN_USE: Final = """
 import sys, time
-from ushield_hw import pcsc
+from ushield_hw.system import pcsc
 name, deadline = sys.argv[1], time.monotonic() + float(sys.argv[2])
 while not any(reader.name == name and reader.in_use for reader in pcsc.readers()):
     assert time.monotonic() < deadline, "nobody is connected"

@@ -9,18 +9,18 @@ import pytest
 
 from tests.stack.doctor.walking import walk
 from tests.unit.doctor.recorded import Tree, told
-from ushield_hw.cryptoki.model import SlotInfo, TokenInfo
-from ushield_hw.cryptoki.module import Isolation, Module
-from ushield_hw.doctor import compare
-from ushield_hw.doctor.card import InReader
-from ushield_hw.doctor.compare import expected
+from ushield_hw.backend.model import SlotInfo, TokenInfo
+from ushield_hw.backend.module import Isolation, Module
 from ushield_hw.doctor.finding import Finding, Status, Way
-from ushield_hw.doctor.machine import Machine
+from ushield_hw.doctor.inspect.machine import Machine
+from ushield_hw.doctor.probes import compare
+from ushield_hw.doctor.probes.card import InReader
+from ushield_hw.doctor.probes.compare import expected
 from ushield_hw.doctor.subjects import Loaded, ModuleFile
-from ushield_hw.pcsc import Reader, Scene, Slot
-from ushield_hw.testing.desk import Desk
+from ushield_hw.system.pcsc import Reader, Scene, Slot
+from ushield_hw.system.usb import HID
+from ushield_hw.testing.readers import Desk
 from ushield_hw.testing.shield import VirtualShield
-from ushield_hw.usb import HID
 
 pytestmark = pytest.mark.stack
 

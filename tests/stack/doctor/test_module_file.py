@@ -15,11 +15,11 @@ from tests.soft import SETTINGS, SOFTHSM, Soft
 from tests.stack.doctor.modules import Compile, Load, elsewhere, look, only, rebuilt, told
 from ushield_hw import messages
 from ushield_hw.doctor.finding import Status, ask_all
-from ushield_hw.doctor.image import processor
-from ushield_hw.doctor.machine import Machine
-from ushield_hw.doctor.module_file import FILE_PROBES, PROBES, module_files
+from ushield_hw.doctor.inspect.image import processor
+from ushield_hw.doctor.inspect.machine import Machine
+from ushield_hw.doctor.probes.module_file import FILE_PROBES, PROBES, module_files
 from ushield_hw.doctor.subjects import ModuleFile
-from ushield_hw.installed import installed
+from ushield_hw.drivers.installed import installed
 
 pytestmark = pytest.mark.stack
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.soft import DRIVER, SOFTHSM, Soft
 from tests.stack.doctor.modules import LIST, Compile, Load, look, only, refusal, told
-from ushield_hw.doctor.machine import Machine
-from ushield_hw.doctor.packages import LIBRARIES
+from ushield_hw.doctor.inspect.machine import Machine
+from ushield_hw.doctor.inspect.packages import LIBRARIES
 
 pytestmark = pytest.mark.stack
 

@@ -12,8 +12,8 @@ import pytest
 from tests.soft import DRIVER, SOFTHSM, Soft
 from tests.stack.doctor.modules import LIST, Compile, Load, look, only, told
 from ushield_hw.doctor.finding import Status, ask_all
-from ushield_hw.doctor.machine import Machine
-from ushield_hw.doctor.module_file import LOADED_PROBES, once
+from ushield_hw.doctor.inspect.machine import Machine
+from ushield_hw.doctor.probes.module_file import LOADED_PROBES, once
 from ushield_hw.testing.faulty import Fault, crashes, faulty_module, hangs, returns
 
 pytestmark = pytest.mark.stack

@@ -20,26 +20,26 @@ from tests.stack.doctor import child
 from tests.stack.doctor.conftest import Doctor, ids
 from tests.unit.doctor.recorded import told
 from tests.unit.order.samples import live, payment
+from ushield_hw.backend.model import TokenFlag, User
+from ushield_hw.backend.module import Isolation, Module, close_modules
+from ushield_hw.cms.certificate import CertificateFacts
 from ushield_hw.cms.der import integer
-from ushield_hw.cms.facts import CertificateFacts
-from ushield_hw.cryptoki.model import TokenFlag, User
-from ushield_hw.cryptoki.module import Isolation, Module, close_modules
-from ushield_hw.discovery import find_token
-from ushield_hw.doctor import objects
+from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.doctor.finding import Status, ask_all
+from ushield_hw.doctor.probes import objects
 from ushield_hw.doctor.subjects import TokenSeen
-from ushield_hw.drivers import Catalogue, HashOn
-from ushield_hw.keys import PENDING, session_pairs
+from ushield_hw.drivers.catalogue import Catalogue, HashOn
 from ushield_hw.order import KeyUse
-from ushield_hw.selection import choose
-from ushield_hw.session import open_session
-from ushield_hw.signing import sign
-from ushield_hw.softhsm import CONF_VARIABLE
-from ushield_hw.suites import KeyKind
+from ushield_hw.signing.order import sign
 from ushield_hw.testing.authority import person
 from ushield_hw.testing.faulty import Fault, mechanisms, token_info
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.testing.shield import VirtualShield
+from ushield_hw.testing.softhsm import CONF_VARIABLE
+from ushield_hw.token.discovery import find_token
+from ushield_hw.token.key_pairs import PENDING, session_pairs
+from ushield_hw.token.selection import choose
+from ushield_hw.token.session import open_session
 
 pytestmark = pytest.mark.stack
 

@@ -14,19 +14,20 @@ from tests.stack.bench import Bench
 from tests.stack.doctor import child
 from tests.stack.doctor.conftest import Doctor, ids
 from tests.unit.doctor.recorded import Tree, readable, texts, told
-from ushield_hw.cryptoki.model import TokenFlag, User
-from ushield_hw.cryptoki.module import close_modules
-from ushield_hw.discovery import find_token
-from ushield_hw.doctor import codes, pin
+from ushield_hw.backend.model import TokenFlag, User
+from ushield_hw.backend.module import close_modules
+from ushield_hw.doctor import codes
 from ushield_hw.doctor.codes import explain, explained
 from ushield_hw.doctor.finding import Finding, Status, ask_all
+from ushield_hw.doctor.probes import pin
 from ushield_hw.doctor.subjects import TokenSeen
-from ushield_hw.drivers import ConfirmKind, PinFlags, Unblock, UsbId
+from ushield_hw.drivers.catalogue import ConfirmKind, PinFlags, Unblock, UsbId
 from ushield_hw.errors import PinIncorrect, PinLocked, UShieldError
-from ushield_hw.session import verify_pin
 from ushield_hw.testing.faulty import Fault, FaultyModule, pinpad, token_info
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.testing.shield import VirtualShield
+from ushield_hw.token.discovery import find_token
+from ushield_hw.token.session import verify_pin
 
 pytestmark = pytest.mark.stack
 

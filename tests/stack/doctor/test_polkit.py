@@ -18,8 +18,8 @@ import pytest
 from tests.project.tree import ROOT
 from tests.stack.doctor.asking import ask
 from tests.unit.doctor.recorded import Tree
-from ushield_hw.doctor import service
 from ushield_hw.doctor.finding import Status
+from ushield_hw.doctor.probes import service
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
 

@@ -11,11 +11,11 @@ import pytest
 
 from tests.stack.doctor.asking import ask
 from tests.unit.doctor.recorded import NO_SERVICE, TOKEN, Tree, told
-from ushield_hw.doctor import reader
 from ushield_hw.doctor.finding import Status
-from ushield_hw.pcsc import Reader, Scene, Slot
-from ushield_hw.testing.desk import Desk
-from ushield_hw.usb import CCID
+from ushield_hw.doctor.probes import reader
+from ushield_hw.system.pcsc import Reader, Scene, Slot
+from ushield_hw.system.usb import CCID
+from ushield_hw.testing.readers import Desk
 
 pytestmark = pytest.mark.stack
 

@@ -21,10 +21,11 @@ import pytest
 from tests.stack.bench import ends
 from tests.stack.doctor.asking import Answer, ask
 from tests.unit.doctor.recorded import NO_SERVICE, POWERLESS, TOKEN, Tree, texts, told
-from ushield_hw.doctor import pcscd, service
 from ushield_hw.doctor.finding import Finding, Probe, Status
-from ushield_hw.pcsc import Failure, Reader, Scene, Slot
-from ushield_hw.testing.desk import Desk
+from ushield_hw.doctor.inspect import pcscd
+from ushield_hw.doctor.probes import service
+from ushield_hw.system.pcsc import Failure, Reader, Scene, Slot
+from ushield_hw.testing.readers import Desk
 
 pytestmark = pytest.mark.stack
 

@@ -19,16 +19,16 @@ from tests.soft import DRIVER, OPTIONS, SETTINGS, SOFTHSM, Soft
 from tests.stack.doctor import child
 from tests.stack.doctor.conftest import Doctor, ids, without_variable
 from tests.unit.doctor.recorded import Tree, told
-from ushield_hw.cryptoki.model import TokenFlag
-from ushield_hw.cryptoki.module import Isolation, Module
-from ushield_hw.doctor import slots
+from ushield_hw.backend.model import TokenFlag
+from ushield_hw.backend.module import Isolation, Module
 from ushield_hw.doctor.finding import Finding, Status, ask_all
-from ushield_hw.doctor.machine import Machine
+from ushield_hw.doctor.inspect.machine import Machine
+from ushield_hw.doctor.probes import slots
 from ushield_hw.doctor.subjects import ModuleFile, load
-from ushield_hw.drivers import GENERIC, Catalogue
-from ushield_hw.softhsm import CONF_VARIABLE
+from ushield_hw.drivers.catalogue import GENERIC, Catalogue
 from ushield_hw.testing.faulty import Fault, cant_lock, returns, token_info
 from ushield_hw.testing.shield import VirtualShield
+from ushield_hw.testing.softhsm import CONF_VARIABLE
 
 pytestmark = pytest.mark.stack
 
@@ -158,9 +158,9 @@ FORK: Final = """
 import json, os, sys
 from pathlib import Path
 from tests.soft import DRIVER, OPTIONS, SETTINGS, SOFTHSM
-from ushield_hw.cryptoki.module import Isolation, Module
-from ushield_hw.doctor import slots
-from ushield_hw.doctor.machine import Machine
+from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.doctor.probes import slots
+from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.doctor.subjects import Loaded, ModuleFile
 from ushield_hw.errors import UShieldError
 module = Module(SOFTHSM, Isolation.IN_PROCESS, OPTIONS, 30)

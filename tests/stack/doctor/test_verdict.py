@@ -16,16 +16,16 @@ from tests.soft import WRONG_PIN
 from tests.stack.doctor.conftest import Doctor
 from tests.stack.doctor.test_objects import DAY, ENCRYPTING, P384, PAY, RSA, Writer, elsewhere
 from tests.unit.order.samples import live, payment
-from ushield_hw.cryptoki.model import TokenFlag
+from ushield_hw.backend.model import TokenFlag
+from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.doctor.finding import Finding, Status
+from ushield_hw.doctor.runner import findings_of
 from ushield_hw.doctor.subjects import TokenSeen
-from ushield_hw.doctor.walk import findings_of
 from ushield_hw.errors import UShieldError
-from ushield_hw.keys import PENDING
-from ushield_hw.signing import Journaling, sign
-from ushield_hw.suites import KeyKind
+from ushield_hw.signing.order import Journaling, sign
 from ushield_hw.testing.faulty import Fault, mechanisms, returns, token_info
 from ushield_hw.testing.scripted import Scripted
+from ushield_hw.token.key_pairs import PENDING
 
 pytestmark = pytest.mark.stack
 

@@ -13,13 +13,13 @@ from tests.soft import OPTIONS, SOFTHSM
 from tests.stack.doctor.modules import LIST, Compile, built
 from tests.stack.doctor.walking import walk
 from tests.stack.virtual.desks import Blank
-from ushield_hw.cryptoki.module import Isolation, Module
-from ushield_hw.descriptor import parse
-from ushield_hw.drivers import Catalogue
-from ushield_hw.softhsm import CONF_VARIABLE
-from ushield_hw.testing.desk import Desk
+from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.drivers.catalogue import Catalogue
+from ushield_hw.drivers.descriptor import parse
 from ushield_hw.testing.faulty import Action, Fault, FaultyModule, crashes, faulty_module, hangs, returns, token_info
+from ushield_hw.testing.readers import Desk
 from ushield_hw.testing.shield import VirtualShield
+from ushield_hw.testing.softhsm import CONF_VARIABLE
 from ushield_hw.testing.softtoken import SoftToken, soft_token
 
 __all__ = ["built"]

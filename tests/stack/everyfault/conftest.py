@@ -12,11 +12,11 @@ from typing import Final
 import pytest
 
 from tests.stack.everyfault.ground import Ground, original
-from ushield_hw import session
-from ushield_hw.cryptoki import engine
-from ushield_hw.cryptoki.module import Isolation, close_modules
-from ushield_hw.session import verify_pin
-from ushield_hw.softhsm import CONF_VARIABLE
+from ushield_hw.backend.module import Isolation, close_modules
+from ushield_hw.backend.pkcs11 import engine
+from ushield_hw.testing.softhsm import CONF_VARIABLE
+from ushield_hw.token import session
+from ushield_hw.token.session import verify_pin
 
 pytest.register_assert_rewrite("tests.stack.everyfault.jobs", "tests.stack.everyfault.trial")
 

@@ -14,16 +14,16 @@ from cryptography import x509
 
 from tests.soft import SETTINGS, SOFTHSM, Soft
 from tests.unit.cms.pki import Authority, authority, der
-from ushield_hw.certificate import KeySpec, install, request
+from ushield_hw.backend.model import ModuleOptions
+from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.pkcs11.ckr import CkrError
+from ushield_hw.backend.pkcs11.function_list import Functions
+from ushield_hw.certificates.certificate import KeySpec, install, request
 from ushield_hw.config import data_dir
-from ushield_hw.cryptoki.abi import Functions
-from ushield_hw.cryptoki.ckr import CkrError
-from ushield_hw.cryptoki.model import ModuleOptions
-from ushield_hw.cryptoki.module import Isolation, Module
-from ushield_hw.session import Link, open_session
-from ushield_hw.softhsm import CONF_VARIABLE, Provisioned, provision
 from ushield_hw.testing.faulty import FaultyModule, faulty_module
 from ushield_hw.testing.scripted import Scripted
+from ushield_hw.testing.softhsm import CONF_VARIABLE, Provisioned, provision
+from ushield_hw.token.session import Link, open_session
 
 SLOW_S: Final = 30.0
 _OTHER_PIN: Final = "654321"

@@ -14,14 +14,14 @@ import pytest
 from tests.stack.everyfault.ground import Ground
 from tests.stack.everyfault.trial import Attempt
 from tests.unit.order.samples import live, payment
-from ushield_hw.certificate import install
+from ushield_hw.certificates.certificate import install
 from ushield_hw.errors import OutcomeUnknown, PinIncorrect, TokenNotFound
-from ushield_hw.journal import Journal
-from ushield_hw.keys import Pair
 from ushield_hw.order import Order
-from ushield_hw.session import Session, change_pin, open_session, verify_pin
-from ushield_hw.signing import SignedOrder, sign
+from ushield_hw.signing.journal import Journal
+from ushield_hw.signing.order import SignedOrder, sign
 from ushield_hw.testing.scripted import Scripted
+from ushield_hw.token.key_pairs import Pair
+from ushield_hw.token.session import Session, change_pin, open_session, verify_pin
 from ushield_hw.verifier import TrustStore, verify
 
 

@@ -8,14 +8,14 @@ import pytest
 
 from tests.soft import OPTIONS, SOFTHSM
 from tests.stack.bench import Bench
-from ushield_hw.cryptoki import engine
-from ushield_hw.cryptoki.ckr import CkrError
-from ushield_hw.cryptoki.engine import Engine
+from ushield_hw.backend.pkcs11 import engine
+from ushield_hw.backend.pkcs11.ckr import CkrError
+from ushield_hw.backend.pkcs11.engine import Engine
 from ushield_hw.errors import TokenError, TokenRemoved, UShieldError
 from ushield_hw.interaction import PinRequest, PinState
-from ushield_hw.session import change_pin, open_session, unblock_pin, verify_pin
 from ushield_hw.testing.faulty import Action, Fault, FaultyModule, crashes, faulty_module, hangs, returns
 from ushield_hw.testing.scripted import Scripted
+from ushield_hw.token.session import change_pin, open_session, unblock_pin, verify_pin
 
 pytestmark = pytest.mark.stack
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.stack.bench import CONTEXT, open_sessions
 from tests.stack.everyfault.ground import SLOW_S
-from ushield_hw.cryptoki.ckr import name_of
+from ushield_hw.backend.pkcs11.ckr import name_of
 from ushield_hw.errors import (
     DriverLoadError,
     OutcomeUnknown,

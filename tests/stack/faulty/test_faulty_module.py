@@ -36,7 +36,7 @@ from tests.stack.faulty.soft_token import (
     run_client,
     start_client,
 )
-from ushield_hw.cryptoki.model import TokenFlag
+from ushield_hw.backend.model import TokenFlag
 from ushield_hw.testing.faulty import (
     Action,
     Fault,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.stack.virtual.desks import READER, YUBIKEY
-from ushield_hw.cryptoki.module import close_modules
-from ushield_hw.testing.desk import Desk
+from ushield_hw.backend.module import close_modules
+from ushield_hw.testing.readers import Desk
 
 
 @pytest.fixture(scope="session")

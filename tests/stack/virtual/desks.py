@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from smartcard import scard
 
-from ushield_hw.pcsc import Monitor, Slot
+from ushield_hw.system.pcsc import Monitor, Slot
 from ushield_hw.testing.card.schsm import SmartCardHsm, blank
-from ushield_hw.testing.desk import Card, Desk, Insertion
+from ushield_hw.testing.readers import Card, Desk, Insertion
 
 READER: Final = "Virtual U-shield"
 SLOT: Final = f"{READER} 00 00"  # pcscd appends the numbers of the reader and of its slot

@@ -12,10 +12,10 @@ import pytest
 from smartcard import scard
 
 from tests.stack.virtual.desks import ATR, SLOT, WITHIN_S, Blank, another_program, hanging, inserted
-from ushield_hw import pcsc
 from ushield_hw.errors import DriverError, TokenBusy, TokenRemoved
-from ushield_hw.pcsc import Contact, Monitor, Scene, Slot, contact, readers
-from ushield_hw.testing.desk import Desk
+from ushield_hw.system import pcsc
+from ushield_hw.system.pcsc import Contact, Monitor, Scene, Slot, contact, readers
+from ushield_hw.testing.readers import Desk
 
 pytestmark = pytest.mark.stack
 
@@ -72,7 +72,7 @@ def test_without_the_library_nothing_is_printed(
 
 
 def test_pyscard_is_imported_when_it_is_needed() -> None:
-    asked = "import sys, ushield_hw.pcsc, ushield_hw.watch; print('smartcard' in sys.modules)"
+    asked = "import sys, ushield_hw.system.pcsc, ushield_hw.token.watch; print('smartcard' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", asked], text=True).strip() == "False"
 
 
@@ -222,7 +222,7 @@ def test_a_reader_whose_name_is_not_ascii_can_be_asked_about() -> None:
 
 
 _SEEN = """
-from ushield_hw import pcsc
+from ushield_hw.system import pcsc
 for reader in pcsc.readers():
     print(reader.name, reader.slot.value)
 """

@@ -32,12 +32,11 @@ from tests.contract.tokens.piv import (
 )
 from tests.soft import SETTINGS, WRONG_PIN
 from tests.unit.order.samples import as_json, live, make_payment
-from ushield_hw.cryptoki.model import KeyRecord, SignCall, TokenFlag, User
-from ushield_hw.cryptoki.module import Module
-from ushield_hw.drivers import Unblock
+from ushield_hw.backend.model import KeyRecord, SignCall, TokenFlag, User
+from ushield_hw.backend.module import Module
+from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.drivers.catalogue import Unblock
 from ushield_hw.errors import LastTryNotConfirmed, PinError, PinIncorrect, PinLocked, TokenError, TokenRemoved
-from ushield_hw.session import Link, change_pin, unblock_pin, verify_pin
-from ushield_hw.suites import KeyKind
 from ushield_hw.testing.authority import Authority, person
 from ushield_hw.testing.card.memory import Memory
 from ushield_hw.testing.card.panel import Answer, Panel
@@ -49,6 +48,7 @@ from ushield_hw.testing.card.piv.card import (
     VERIFY,
 )
 from ushield_hw.testing.scripted import Scripted
+from ushield_hw.token.session import Link, change_pin, unblock_pin, verify_pin
 
 pytestmark = pytest.mark.stack
 

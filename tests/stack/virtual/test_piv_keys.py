@@ -26,7 +26,7 @@ from tests.stack.virtual.piv_terminal import (
     memory,
     triple_des,
 )
-from ushield_hw.suites import DIGEST_INFO_PREFIX
+from ushield_hw.crypto.algorithms import DIGEST_INFO_PREFIX
 from ushield_hw.testing.card.apdu import tlv, tlvs
 from ushield_hw.testing.card.panel import Answer, Panel
 from ushield_hw.testing.card.piv import PivCard, Slot, YubiKey, blank, hold

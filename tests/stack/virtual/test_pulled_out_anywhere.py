@@ -13,16 +13,16 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.unit.order.samples import live, payment
-from ushield_hw.certificate import install
-from ushield_hw.cryptoki.module import close_modules
-from ushield_hw.discovery import Token, find_token
+from ushield_hw.backend.module import close_modules
+from ushield_hw.certificates.certificate import install
 from ushield_hw.errors import TokenError, UShieldError
 from ushield_hw.order import Order
-from ushield_hw.session import change_pin
-from ushield_hw.signing import sign
+from ushield_hw.signing.order import sign
 from ushield_hw.testing.card.ushield import UShieldCard
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.testing.shield import VirtualShield
+from ushield_hw.token.discovery import Token, find_token
+from ushield_hw.token.session import change_pin
 from ushield_hw.verifier import TrustStore, verify
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]

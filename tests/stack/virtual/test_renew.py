@@ -16,25 +16,25 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.stack.virtual.test_pulled_out_anywhere import Hand
 from tests.unit.order.samples import live, payment
-from ushield_hw import renewal
+from ushield_hw.backend.module import close_modules
+from ushield_hw.certificates import renewal
+from ushield_hw.certificates.renewal import Step
+from ushield_hw.certificates.renewal.record import Records
 from ushield_hw.cms import parse
 from ushield_hw.config import load
-from ushield_hw.cryptoki.module import close_modules
-from ushield_hw.discovery import Token, find_token
 from ushield_hw.errors import (
     ConfirmationRejected,
     ConfirmationTimedOut,
     TokenError,
     TokenFull,
 )
-from ushield_hw.keys import Pair
-from ushield_hw.renewal import Step
-from ushield_hw.renewal.record import Records
-from ushield_hw.signing import sign
+from ushield_hw.signing.order import sign
 from ushield_hw.testing.authority import Authority
 from ushield_hw.testing.card.ushield import _renewal_lines
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.testing.shield import VirtualShield
+from ushield_hw.token.discovery import Token, find_token
+from ushield_hw.token.key_pairs import Pair
 from ushield_hw.verifier import TrustStore, verify
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]

@@ -10,17 +10,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.cli.bank_server import Server, line_to, served
-from ushield_hw import renewal
-from ushield_hw.certificate import KeySpec, install, request
-from ushield_hw.cryptoki.module import close_modules
-from ushield_hw.discovery import find_token
+from ushield_hw.backend.module import close_modules
+from ushield_hw.certificates import renewal
+from ushield_hw.certificates.certificate import KeySpec, install, request
+from ushield_hw.certificates.renewal import Step
+from ushield_hw.certificates.renewal.est_client import EstBank
 from ushield_hw.errors import NetworkError, TokenError
-from ushield_hw.keys import KeyChoice, Pair
-from ushield_hw.renewal import Step
-from ushield_hw.renewal.est import EstBank
-from ushield_hw.session import Session
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.testing.shield import VirtualShield
+from ushield_hw.token.discovery import find_token
+from ushield_hw.token.key_pairs import KeyChoice, Pair
+from ushield_hw.token.session import Session
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 

@@ -14,12 +14,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.cli.ending import DISK, ON_TOKEN, ending, points
 from tests.stack.virtual.test_renew import Renewing, begin_anew
-from ushield_hw.cryptoki.module import close_modules
+from ushield_hw.backend.module import close_modules
 from ushield_hw.testing.shield import VirtualShield
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
-MODULE: Final = "ushield_hw.cryptoki.module:Module."
+MODULE: Final = "ushield_hw.backend.module:Module."
 WATCHED: Final = (
     *DISK,
     *(MODULE + name for name in ON_TOKEN),

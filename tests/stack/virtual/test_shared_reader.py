@@ -19,11 +19,11 @@ import ushield_hw as us
 from tests.project.tree import ROOT
 from tests.stack.virtual.desks import SLOT
 from tests.unit.order.samples import live, payment
+from ushield_hw.backend.module import close_modules
 from ushield_hw.config import load
-from ushield_hw.cryptoki.module import close_modules
 from ushield_hw.errors import OutcomeUnknown, TokenBusy
 from ushield_hw.interaction import TokenAction
-from ushield_hw.testing.desk import Desk
+from ushield_hw.testing.readers import Desk
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.testing.shield import VirtualShield
 

@@ -18,11 +18,10 @@ import pytest
 import ushield_hw as us
 from tests.unit.order.samples import live, login, payment
 from ushield_hw import cms
-from ushield_hw.certificate import KeySpec, install, request
+from ushield_hw.backend.model import SignCall
+from ushield_hw.backend.module import close_modules
+from ushield_hw.certificates.certificate import KeySpec, install, request
 from ushield_hw.cms import Profile
-from ushield_hw.cryptoki.model import SignCall
-from ushield_hw.cryptoki.module import close_modules
-from ushield_hw.discovery import Token, find_token
 from ushield_hw.errors import (
     ConfirmationRejected,
     ConfirmationTimedOut,
@@ -40,12 +39,13 @@ from ushield_hw.errors import (
 )
 from ushield_hw.interaction import TokenAction
 from ushield_hw.order import Order, screen_lines
-from ushield_hw.session import change_pin, unblock_pin, verify_pin
-from ushield_hw.signing import SignedOrder, sign
+from ushield_hw.signing.order import SignedOrder, sign
 from ushield_hw.testing.authority import Authority
-from ushield_hw.testing.desk import Desk
+from ushield_hw.testing.readers import Desk
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.testing.shield import Outcome, VirtualShield
+from ushield_hw.token.discovery import Token, find_token
+from ushield_hw.token.session import change_pin, unblock_pin, verify_pin
 from ushield_hw.verifier import TrustStore, verify
 
 pytestmark = pytest.mark.stack

@@ -21,17 +21,17 @@ import ushield_hw as us
 from tests.soft import SETTINGS, SOFTHSM, Soft
 from tests.stack.virtual.desks import SOON_S, WITHIN_S, Blank, another_program, inserted, token
 from ushield_hw.config import Settings
-from ushield_hw.drivers import Catalogue
+from ushield_hw.drivers.catalogue import Catalogue
+from ushield_hw.drivers.installed import Installed
 from ushield_hw.errors import TokenRemoved
-from ushield_hw.installed import Installed
-from ushield_hw.pcsc import readers
+from ushield_hw.system.pcsc import readers
 from ushield_hw.testing.authority import Authority
 from ushield_hw.testing.card.piv.contents import Slot, blank, hold
 from ushield_hw.testing.card.piv.yubikey import YubiKey
-from ushield_hw.testing.desk import Desk
 from ushield_hw.testing.faulty import Action, Fault, FaultyModule, crashes, faulty_module, late, returns
+from ushield_hw.testing.readers import Desk
 from ushield_hw.testing.scripted import Scripted
-from ushield_hw.watch import EventKind, TokenEvent, TokenWatch, watch_tokens
+from ushield_hw.token.watch import EventKind, TokenEvent, TokenWatch, watch_tokens
 
 pytestmark = pytest.mark.stack
 

@@ -19,7 +19,7 @@ from ushield_hw.bank.ca import certificates as certificates_of_bank
 from ushield_hw.bank.ca import renewal
 from ushield_hw.bank.ca.authority import Wanted
 from ushield_hw.bank.ca.certificates import FOLLOWS, Certificate, State, by_serial, listed, move
-from ushield_hw.bank.ca.desk import Policy
+from ushield_hw.bank.ca.issuer import Policy
 from ushield_hw.bank.ca.profiles import PAYMENT
 from ushield_hw.bank.ca.revocation import revoke
 from ushield_hw.bank.database import Database

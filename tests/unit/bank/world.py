@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from ushield_hw.bank.ca import codes, enrolment, renewal
 from ushield_hw.bank.ca.authority import Authority, root
 from ushield_hw.bank.ca.certificates import Certificate
-from ushield_hw.bank.ca.desk import Desk, Policy
+from ushield_hw.bank.ca.issuer import Desk, Policy
 from ushield_hw.bank.database import Database
 from ushield_hw.cms import Confirmation, Profile, Template
-from ushield_hw.suites import KeyKind, Padding, Suite, suites_for
-from ushield_hw.token_key import CertifiedKey
+from ushield_hw.crypto.algorithms import KeyKind, Padding, Suite, suites_for
+from ushield_hw.crypto.private_key import CertifiedKey
 
 NOW: Final = datetime(2026, 11, 24, 2, 0, 0, tzinfo=UTC)
 SUBJECT: Final = "CN=张三,O=Demo Bank"

@@ -15,7 +15,7 @@ from tests.unit.cms.forge import Forgery, attribute
 from tests.unit.cms.people import CONTENT, P256, P384, RSA, Bank, Customer
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.cms.der import GENERALIZED_TIME, OCTET_STRING, SEQUENCE, UTC_TIME, UTF8_STRING, integer, oid, tlv
-from ushield_hw.suites import CURVE_ORDER, KeyKind
+from ushield_hw.crypto.algorithms import CURVE_ORDER, KeyKind
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.cms import pki
 from tests.unit.cms.people import Bank, make_bank
-from ushield_hw.suites import SUITES, Suite
+from ushield_hw.crypto.algorithms import SUITES, Suite
 
 Openssl = Callable[..., bool]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tests.unit.cms import pki
-from ushield_hw.suites import SUITES, KeyKind
+from ushield_hw.crypto.algorithms import SUITES, KeyKind
 
 CONTENT = '{"payee":"杭州某某网络有限公司"}'.encode()
 

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ushield_hw.cms import Confirmation, Profile, Template
-from ushield_hw.suites import KeyKind, Padding, Suite
+from ushield_hw.crypto.algorithms import KeyKind, Padding, Suite
 
 Digest = type[hashes.SHA256] | type[hashes.SHA384]
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey

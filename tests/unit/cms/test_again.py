@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.unit.cms import pki
 from tests.unit.cms.cases import Scene, make_scene
 from tests.unit.cms.people import CONTENT, P256, Bank
-from ushield_hw.cms import again, parse
+from ushield_hw.cms import fast_path, parse
 from ushield_hw.cms.read import SignedOrderParts
 from ushield_hw.errors import UShieldError
 
@@ -32,9 +32,9 @@ def orders(scene: Scene) -> tuple[bytes, bytes]:
 
 @pytest.fixture(autouse=True)
 def nobody_known() -> Iterator[None]:
-    again._known.clear()
+    fast_path._known.clear()
     yield
-    again._known.clear()
+    fast_path._known.clear()
 
 
 def told(der: bytes) -> SignedOrderParts | tuple[str, object]:
@@ -47,9 +47,9 @@ def told(der: bytes) -> SignedOrderParts | tuple[str, object]:
 @pytest.mark.parametrize("which", ["cades", "plain"])
 def test_the_next_one_is_recognised_and_read_the_same(scene: Scene, which: str) -> None:
     der = getattr(scene, which).der()
-    assert again.recognised(der) is None
+    assert fast_path.recognised(der) is None
     first = parse(der)
-    assert again.recognised(der) is not None
+    assert fast_path.recognised(der) is not None
     assert parse(der) == first
 
 
@@ -60,18 +60,18 @@ def test_the_next_one_is_recognised_and_read_the_same(scene: Scene, which: str) 
 def test_each_has_a_signing_time_of_its_own(scene: Scene, moment: datetime) -> None:
     parse(scene.cades.der())
     der = pki.sign_order(CONTENT, scene.one.private, scene.one.certificate, P256, signing_time=moment)
-    assert again.recognised(der) is not None
+    assert fast_path.recognised(der) is not None
     shortly = parse(der)
-    again._known.clear()
+    fast_path._known.clear()
     assert (parse(der), shortly.signing_time) == (shortly, moment)
 
 
 def test_another_way_of_the_same_signer_is_another_way(scene: Scene) -> None:
     parse(scene.cades.der())
-    assert again.recognised(scene.plain.der()) is None
+    assert fast_path.recognised(scene.plain.der()) is None
     parse(scene.plain.der())
-    assert again.recognised(scene.plain.der()) is not None
-    assert again.recognised(scene.cades.der()) is not None
+    assert fast_path.recognised(scene.plain.der()) is not None
+    assert fast_path.recognised(scene.cades.der()) is not None
 
 
 @given(data=st.data())
@@ -87,7 +87,7 @@ def test_damage_is_told_the_same_whether_the_signer_is_known_or_not(
             [der[:at] + octet + der[at + 1 :], der[:at] + der[at + 1 :], der[:at] + octet + der[at:], der[:at]]
         )
     )
-    again._known.clear()
+    fast_path._known.clear()
     strictly = told(damaged)
     for good in orders:
         parse(good)
@@ -98,14 +98,14 @@ def test_whatever_comes_it_is_recognised_or_not(scene: Scene) -> None:
     der = scene.cades.der()
     parse(der)
     for size in range(len(der)):
-        assert again.recognised(der[:size]) is None
+        assert fast_path.recognised(der[:size]) is None
 
 
 def test_what_is_known_is_bounded(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(again, "_MOST", 1)
+    monkeypatch.setattr(fast_path, "_MOST", 1)
     parse(scene.cades.der())
-    (known,) = again._known.values()
-    again._known.clear()
-    again._known[b"somebody else"] = known
+    (known,) = fast_path._known.values()
+    fast_path._known.clear()
+    fast_path._known[b"somebody else"] = known
     parse(scene.cades.der())
-    assert b"somebody else" not in again._known
+    assert b"somebody else" not in fast_path._known

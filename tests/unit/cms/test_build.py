@@ -21,8 +21,8 @@ from tests.unit.cms.people import CONTENT, P256, P384, RSA, Bank, chain
 from ushield_hw import messages
 from ushield_hw.cms import CONFIRMATION_OID, MOST_OCTETS, CertificateFacts, Confirmation, Profile, Template, parse
 from ushield_hw.cms.der import tlv
+from ushield_hw.crypto.algorithms import CURVE_ORDER, KeyKind, Suite
 from ushield_hw.errors import BadSignature, CertificateError, InputError
-from ushield_hw.suites import CURVE_ORDER, KeyKind, Suite
 
 
 @pytest.mark.parametrize("profile", Profile)
@@ -239,7 +239,7 @@ def test_signing_and_reading_import_no_slow_library(bank: Bank) -> None:
 import sys
 from datetime import UTC, datetime
 from ushield_hw.cms import Confirmation, Profile, Template, parse
-from ushield_hw.suites import SUITES
+from ushield_hw.crypto.algorithms import SUITES
 template = Template(bytes.fromhex(sys.argv[1]), SUITES[0], Profile.CADES, Confirmation.HOST)
 draft = template.draft(b"content", datetime.now(UTC))
 assert parse(draft.assemble(b"\\x01" * 64)).content == b"content"

@@ -18,8 +18,8 @@ from tests.unit.cms import pki
 from tests.unit.cms.people import Bank
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.cms.der import SEQUENCE, integer, oid, tlv
+from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.errors import InputError
-from ushield_hw.suites import KeyKind
 
 ROOT = pki.authority()
 PUBLIC = pki.key().public_key()

@@ -22,7 +22,7 @@ import pytest
 from tests.unit.cms import pki
 from tests.unit.cms.people import CONTENT, Bank
 from ushield_hw.cms import CONFIRMATION_OID, Profile
-from ushield_hw.suites import SUITES, Suite
+from ushield_hw.crypto.algorithms import SUITES, Suite
 
 HERE: Final = Path(__file__).parent / "peers"
 JARS: Final = [Path(f"/usr/share/java/{name}.jar") for name in ("bcpkix", "bcprov", "bcutil")]

@@ -14,8 +14,8 @@ from tests.unit.cms import forge, pki
 from tests.unit.cms.people import CONTENT, P256, RSA, make_bank
 from ushield_hw.cms import Confirmation, Profile, SignedOrderParts, Template, parse
 from ushield_hw.cms.der import integer, tlv
+from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.errors import BadSignature, InputError
-from ushield_hw.suites import KeyKind
 
 BANK = make_bank()
 ONE, OTHER, RSA_ONE = BANK.customer(), BANK.customer(number=1), BANK.customer(KeyKind.RSA)

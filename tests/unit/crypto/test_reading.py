@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ushield_hw.crypto import pem
-from ushield_hw.crypto.reading import Unreadable, reading
+from ushield_hw.crypto.parsing import Unreadable, reading
 from ushield_hw.errors import InputError
 
 

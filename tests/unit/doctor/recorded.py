@@ -12,9 +12,9 @@ from typing import Any, Final
 from ushield_hw import messages
 from ushield_hw.config import Settings
 from ushield_hw.doctor.finding import Finding, Probe, Status
-from ushield_hw.doctor.machine import Machine
-from ushield_hw.pcsc import Failure, Scene
-from ushield_hw.usb import CCID
+from ushield_hw.doctor.inspect.machine import Machine
+from ushield_hw.system.pcsc import Failure, Scene
+from ushield_hw.system.usb import CCID
 
 # As root: without root's right to open what nobody may open.
 POWERLESS: Final = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()

@@ -12,12 +12,12 @@ import pytest
 
 from tests.project.tree import ROOT
 from tests.unit.doctor.recorded import POWERLESS, Tree, texts, told
-from ushield_hw.doctor import bus
-from ushield_hw.doctor.bus import DEVICE_PROBES, PROBES, Plugged, plugged
 from ushield_hw.doctor.finding import Finding, Probe, Status
-from ushield_hw.doctor.machine import Machine
-from ushield_hw.pcsc import Reader, Scene, Slot
-from ushield_hw.usb import CCID, HID, MASS_STORAGE
+from ushield_hw.doctor.inspect.machine import Machine
+from ushield_hw.doctor.probes import bus
+from ushield_hw.doctor.probes.bus import DEVICE_PROBES, PROBES, Plugged, plugged
+from ushield_hw.system.pcsc import Reader, Scene, Slot
+from ushield_hw.system.usb import CCID, HID, MASS_STORAGE
 
 pytestmark = pytest.mark.unit
 
@@ -180,8 +180,8 @@ _POWERLESS_LOOK = """
 import json, sys
 from pathlib import Path
 from ushield_hw.config import Settings
-from ushield_hw.doctor import bus
-from ushield_hw.doctor.machine import Machine
+from ushield_hw.doctor.probes import bus
+from ushield_hw.doctor.inspect.machine import Machine
 root, drivers = map(Path, sys.argv[1:])
 machine = Machine(Settings(drivers=(drivers,)), root, environ={}, system="linux", log="")
 finding = bus.node_permission(bus.plugged(machine)[0])

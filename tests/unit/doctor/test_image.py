@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ushield_hw.config import Settings
-from ushield_hw.doctor.image import Format, Image, processor, read_image
-from ushield_hw.doctor.linker import linked, read_cache
-from ushield_hw.doctor.machine import Machine
+from ushield_hw.doctor.inspect.image import Format, Image, processor, read_image
+from ushield_hw.doctor.inspect.linker import linked, read_cache
+from ushield_hw.doctor.inspect.machine import Machine
 
 pytestmark = pytest.mark.unit
 
@@ -242,7 +242,7 @@ def test_any_damage_to_the_dynamic_table_leaves_an_image(tmp_path: Path, at: int
 def test_looking_at_a_file_that_is_no_elf_costs_no_pyelftools(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("text")
     look = (
-        "import sys, pathlib; from ushield_hw.doctor.image import read_image; "
+        "import sys, pathlib; from ushield_hw.doctor.inspect.image import read_image; "
         f"read_image(pathlib.Path({str(tmp_path / 'text')!r})); print(any('elftools' in name for name in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, timeout=60)

@@ -13,9 +13,9 @@ from tests.project.causes import probes
 from tests.unit.doctor.recorded import NO_SERVICE, TOKEN, Tree, texts
 from ushield_hw.doctor.finding import Finding, Priority, Rule, Status, Way, causes
 from ushield_hw.doctor.ranking import Case, first, weighed
-from ushield_hw.doctor.walk import examine
-from ushield_hw.pcsc import Failure, Reader, Scene, Slot
-from ushield_hw.usb import HID, MASS_STORAGE
+from ushield_hw.doctor.runner import examine
+from ushield_hw.system.pcsc import Failure, Reader, Scene, Slot
+from ushield_hw.system.usb import HID, MASS_STORAGE
 
 pytestmark = pytest.mark.unit
 

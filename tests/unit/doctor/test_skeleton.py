@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.unit.doctor.recorded import NO_SERVICE, Tree
-from ushield_hw.descriptor import parse
-from ushield_hw.doctor.skeleton import candidate_modules, skeleton
-from ushield_hw.drivers import Binding, Driver
-from ushield_hw.pcsc import Reader, Scene, Slot
+from ushield_hw.doctor.descriptor_draft import candidate_modules, skeleton
+from ushield_hw.drivers.catalogue import Binding, Driver
+from ushield_hw.drivers.descriptor import parse
+from ushield_hw.system.pcsc import Reader, Scene, Slot
 
 pytestmark = pytest.mark.unit
 

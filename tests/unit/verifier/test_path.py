@@ -15,8 +15,8 @@ from tests.unit.cms import pki
 from tests.unit.cms.people import P256, P384
 from tests.unit.verifier.conftest import DAY, NOW, Scene
 from tests.unit.verifier.test_verify import told
+from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.errors import BadSignature, UntrustedSigner
-from ushield_hw.suites import KeyKind
 from ushield_hw.verifier import TrustStore, verify
 
 URL = x509.UniformResourceIdentifier("http://127.0.0.1:9/ca")

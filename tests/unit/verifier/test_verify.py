@@ -21,9 +21,9 @@ from tests.unit.order.samples import login, payment
 from tests.unit.verifier.conftest import DAY, NOW, Scene, make_scene
 from ushield_hw import cms, messages
 from ushield_hw.cms import CertificateFacts, Confirmation, Profile
+from ushield_hw.crypto.algorithms import SUITES, Suite
 from ushield_hw.errors import BadSignature, InputError, InvalidError, Mismatch, UntrustedSigner, UShieldError
 from ushield_hw.order import Rules, message_format
-from ushield_hw.suites import SUITES, Suite
 from ushield_hw.verifier import Revocation, TrustStore, check_signature, verify
 
 

@@ -12,9 +12,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from ushield_hw.bank.ca.profiles import Profile, key_usage
+from ushield_hw.crypto.algorithms import Suite
+from ushield_hw.crypto.private_key import CertifiedKey, builder_arguments, token_private_key
 from ushield_hw.errors import CertificateError
-from ushield_hw.suites import Suite
-from ushield_hw.token_key import CertifiedKey, builder_arguments, token_private_key
 
 _EARLIER: Final = timedelta(minutes=5)  # clocks differ: a new certificate is valid on a customer's machine at once
 _REASONS: Final = {flag.value: flag for flag in x509.ReasonFlags}

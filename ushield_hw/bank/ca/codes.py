@@ -20,7 +20,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from ushield_hw.bank.ca.certificates import Device
 from ushield_hw.bank.ca.tables import CODES, CUSTOMERS, FAILURES
-from ushield_hw.crypto.reading import Unreadable, reading
+from ushield_hw.crypto.parsing import Unreadable, reading
 from ushield_hw.errors import InputError, RequestRefused
 from ushield_hw.order.text import check_text
 from ushield_hw.order.values import REFERENCE, STRICT

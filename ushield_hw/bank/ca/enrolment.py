@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from ushield_hw.bank.ca import certificates, codes
 from ushield_hw.bank.ca.certificates import Certificate, State
 from ushield_hw.bank.ca.codes import Grant
-from ushield_hw.bank.ca.desk import Desk
+from ushield_hw.bank.ca.issuer import Desk
 from ushield_hw.bank.ca.profiles import PROFILES
 from ushield_hw.bank.ca.requests import KeyRequest, read_request
 from ushield_hw.errors import RequestRefused

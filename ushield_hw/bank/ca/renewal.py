@@ -21,7 +21,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from ushield_hw.bank.ca import certificates
 from ushield_hw.bank.ca.certificates import PENDING, Certificate, State
-from ushield_hw.bank.ca.desk import Desk
+from ushield_hw.bank.ca.issuer import Desk
 from ushield_hw.bank.ca.profiles import PROFILES
 from ushield_hw.bank.ca.requests import KeyRequest, read_request
 from ushield_hw.bank.ca.tables import DOCUMENTS

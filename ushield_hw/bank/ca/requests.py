@@ -11,9 +11,9 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ushield_hw.crypto.reading import Unreadable, reading
+from ushield_hw.crypto.algorithms import RSA_LEAST_BITS
+from ushield_hw.crypto.parsing import Unreadable, reading
 from ushield_hw.errors import RequestRefused
-from ushield_hw.suites import RSA_LEAST_BITS
 
 MOST_OCTETS: Final = 16 << 10
 

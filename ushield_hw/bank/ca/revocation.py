@@ -11,7 +11,7 @@ from sqlalchemy import Connection, insert, select, update
 from ushield_hw.bank.ca import certificates
 from ushield_hw.bank.ca.authority import Entry
 from ushield_hw.bank.ca.certificates import PENDING, Certificate, State
-from ushield_hw.bank.ca.desk import Desk
+from ushield_hw.bank.ca.issuer import Desk
 from ushield_hw.bank.ca.tables import CRLS, REGISTER
 from ushield_hw.bank.database import Database
 from ushield_hw.errors import RequestRefused

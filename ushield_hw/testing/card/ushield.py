@@ -19,12 +19,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import load_der_x509_csr
 
-from ushield_hw.crypto.reading import Unreadable, reading
+from ushield_hw.certificates.csr import renewal_lines, request_lines
+from ushield_hw.crypto.parsing import Unreadable, reading
 from ushield_hw.errors import InputError
 from ushield_hw.messages import Language
 from ushield_hw.order import DisplayProfile, Rules, pages, screen_lines
 from ushield_hw.order.lines import Line
-from ushield_hw.pkcs10 import renewal_lines, request_lines
 from ushield_hw.testing.card import apdu
 from ushield_hw.testing.card.apdu import Command, Refused, tlv, tlvs
 from ushield_hw.testing.card.memory import Memory

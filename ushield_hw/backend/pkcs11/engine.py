@@ -1,0 +1,450 @@
+"""One loaded PKCS#11 module: sessions, login and the calls this library needs.
+
+An engine runs in this process or in a worker (see ``transport``); its public methods are exactly what can be asked of a
+module. They take and return plain data and raise :class:`CkrError`, :class:`LoadFailed` or :class:`StaleLogin`.
+
+Two threads may call at once. Each operation leases a PKCS#11 session of its own; the login belongs to the token and is
+kept by one anchor session, so that it lasts exactly as long as its owner wants.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from ushield_hw.backend.model import (
+    Contents,
+    ModuleInfo,
+    ModuleOptions,
+    ObjectClass,
+    PublicKey,
+    SignCall,
+    SlotInfo,
+    TokenInfo,
+    User,
+)
+from ushield_hw.backend.pkcs11 import function_list, objects, slots
+from ushield_hw.backend.pkcs11.ckr import GONE, NUMBERS, CkrError, LoadFailed, StaleLogin
+from ushield_hw.backend.pkcs11.object_reader import Reader
+from ushield_hw.backend.pkcs11.reinit_lock import Gate
+from ushield_hw.crypto.algorithms import KeyKind
+
+_CONTEXT_SPECIFIC: Final = 2
+_USER_TYPES: Final = {User.SO: 0, User.USER: 1}
+# A module that must be re-initialised to see the world is, unless it was initialised this recently.
+_FRESH_S: Final = 0.5
+_SERIAL_SESSION: Final = 4  # CKF_SERIAL_SESSION
+_RW_SESSION: Final = 2  # CKF_RW_SESSION
+_LABEL_OCTETS: Final = 32  # of CK_TOKEN_INFO
+
+
+@dataclass(slots=True)
+class _SlotState:
+    """What the engine holds for one slot."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    login_lock: threading.Lock = field(default_factory=threading.Lock)
+    idle: dict[bool, list[int]] = field(default_factory=lambda: {False: [], True: []})  # by read-write
+    anchor: int = 0
+    login_id: int | None = None
+    bare: bool = False  # the anchor stands without a login: the token needs none
+    era: int = 0  # how often all its sessions were closed at once: a session of an earlier era is dead
+
+
+class Engine:
+    """One PKCS#11 module in this process.
+
+    Raises:
+        LoadFailed: the file cannot be loaded, exports no C_GetFunctionList, or C_Initialize failed.
+    """
+
+    def __init__(self, path: str, options: ModuleOptions) -> None:
+        self._options = options
+        try:
+            self._functions = function_list.Functions(path)
+            self._initialize()
+            self._info = self._introduced(path)
+        except (OSError, AttributeError) as error:
+            raise LoadFailed(str(error)) from error
+        except CkrError as error:
+            # Initialised by one door and not by the other: p11-kit's proxy gives each caller another function list.
+            two_lists = error.function == "C_GetInfo" and error.among("CRYPTOKI_NOT_INITIALIZED")
+            raise LoadFailed(error.name, "proxy" if two_lists else "refused") from error
+        self._gate = Gate(self._initialize)
+        self._signer = function_list.Signer(self._functions)
+        self._states: dict[int, _SlotState] = {}
+        self._states_lock = threading.Lock()
+        self._known: set[int] = set()  # slots that were listed since what they hold may have changed
+
+    # -- the module and its tokens ------------------------------------------------------------------------------
+
+    def info(self) -> ModuleInfo:
+        """Return CK_INFO."""
+        return self._info
+
+    def slots(self, busy: tuple[str, ...] = ()) -> tuple[SlotInfo, ...]:
+        """Return every slot with its token; a slot that cannot be read keeps the CKR name as its problem.
+
+        ``busy``: descriptions of the slots that are left alone, as another program keeps their card to itself.
+        """
+        self._relist()
+        with self._gate, self._serial:
+            found = slots.every(self._functions, busy)
+            self._known.update(slot.slot_id for slot in found if slot.problem is None)
+            for slot in found:
+                state = self._states.get(slot.slot_id)
+                gone = slot.token is None and (slot.problem or "").removeprefix("CKR_") in {"", *GONE}
+                if state and state.login_id and (gone or not self._stands(state)):
+                    self._forget(slot.slot_id, state)
+        return found
+
+    def token(self, slot_id: int) -> TokenInfo:
+        """Return CK_TOKEN_INFO as it is now: flags change with every try of a PIN."""
+        with self._gate, self._serial, self._noticing(slot_id):
+            return slots.token(self._functions, slot_id)
+
+    def mechanisms(self, slot_id: int) -> tuple[str, ...]:
+        """Return the names (without CKM_) of the mechanisms the token offers; those unknown here as numbers."""
+        with self._gate, self._serial:
+            self._listed(slot_id)  # NSS lists mechanisms for slots that do not exist, too
+            return slots.mechanisms(self._functions, slot_id)
+
+    # -- login --------------------------------------------------------------------------------------------------
+
+    def login(self, slot_id: int, user: User, pin: str | None) -> int:
+        """Log in and return the login's id; ``pin`` None uses the token's own PIN entry.
+
+        The session of a login that failed is closed: one that is left open makes every later SO login fail.
+        """
+        state = self._state(slot_id)
+        with state.login_lock:
+            if state.login_id is not None:
+                with self._gate, self._serial:
+                    if slots.logged_in(self._functions, state.anchor):
+                        raise CkrError("C_Login", NUMBERS["USER_ALREADY_LOGGED_IN"])
+                    self._forget(slot_id, state)
+            self._relist()
+            try:
+                session = self._logged_in_session(slot_id, state, user, pin)
+            except CkrError:
+                if self._options.renew_when_refused:
+                    self._renew()
+                raise
+            state.anchor, state.login_id = session, secrets.randbits(62)
+            return state.login_id
+
+    def attend(self, slot_id: int) -> int:
+        """Hold a token that needs no login and return what stands for one; there is no C_Login."""
+        state = self._state(slot_id)
+        with state.login_lock:
+            if state.login_id is None:
+                with self._gate, self._serial:
+                    state.anchor, state.bare = self._open(slot_id, rw=False), True
+                    state.login_id = secrets.randbits(62)
+            return state.login_id
+
+    def _stands(self, state: _SlotState) -> bool:
+        return state.bare or slots.logged_in(self._functions, state.anchor)
+
+    def _logged_in_session(self, slot_id: int, state: _SlotState, user: User, pin: str | None) -> int:
+        with self._gate, self._serial:
+            self._close_idle(state)  # the SO cannot log in beside read-only sessions
+            session = self._open(slot_id, rw=user is User.SO)
+            try:
+                self._c_login(session, _USER_TYPES[user], pin)
+            except BaseException:
+                self._close_quietly(session)
+                raise
+            return session
+
+    def logout(self, login_id: int) -> None:
+        """End a login: C_Logout, then every session of the slot. The first error is raised after both were done."""
+        slot_id, state = self._find_login(login_id)
+        with state.login_lock, self._gate, self._serial:
+            if state.login_id != login_id:
+                return
+            try:
+                if not state.bare:
+                    self._functions.call("C_Logout", state.anchor)
+            finally:
+                self._forget(slot_id, state)
+
+    def logged_in(self, login_id: int) -> bool:
+        """Tell whether a login still stands, as far as this side knows."""
+        return any(state.login_id == login_id for state in list(self._states.values()))
+
+    # -- objects ------------------------------------------------------------------------------------------------
+
+    def contents(self, slot_id: int, wanted: tuple[ObjectClass, ...]) -> Contents:
+        """Return the objects of some classes and what could not be read of them; private ones show while logged in."""
+        state = self._state(slot_id)
+        with self._session(slot_id) as session:
+            return objects.contents(self._reader(session, slot_id, state), wanted)
+
+    def generate(
+        self, login_id: int, kind: KeyKind, bits: int, key_id: bytes, label: str, always_authenticate: bool
+    ) -> PublicKey:
+        """Make a key pair on the token that can sign and never leaves it."""
+        slot_id, state = self._find_login(login_id)
+        with self._login_session(login_id, rw=True) as session:
+            wanted = (kind, bits, key_id, label)
+            template = objects.KeyTemplate(always_authenticate, says_false=not self._options.no_false_usage)
+            public, _ = objects.generate(self._functions, session, *wanted, template)
+            return objects.public_half(self._reader(session, slot_id, state), public, kind)
+
+    def write_certificate(
+        self, login_id: int, der: bytes, key_id: bytes, label: str, subject: bytes, issuer: bytes, serial: bytes
+    ) -> int:
+        """Write a certificate object and return its handle."""
+        names = (subject, issuer, serial)
+        with self._login_session(login_id, rw=True) as session:
+            return objects.write_certificate(self._functions, session, der, key_id, label, names)
+
+    def relabel(self, login_id: int, handle: int, label: str) -> None:
+        """Give an object another label."""
+        with self._login_session(login_id, rw=True) as session:
+            objects.relabel(self._functions, session, handle, label)
+
+    def destroy(self, login_id: int, handle: int) -> None:
+        """Remove one object."""
+        with self._login_session(login_id, rw=True) as session:
+            self._functions.call("C_DestroyObject", session, handle)
+
+    # -- signing ------------------------------------------------------------------------------------------------
+
+    def sign(self, login_id: int, call: SignCall, began: Callable[[], None] = lambda: None) -> bytes:
+        """Sign with one C_SignInit, at most one C_Login and one C_Sign.
+
+        ``began`` is called just before C_Sign: from then on the token may have signed.
+        """
+        slot_id, state = self._find_login(login_id)
+        with self._gate, self._serial:  # as _login_session, without the cost of generators
+            session, era = self._lease(slot_id, state)
+            try:
+                if state.login_id != login_id:
+                    raise StaleLogin
+                self._signer.begin(session, call.handle, objects.mechanism(call.mechanism, call.digest))
+                if call.context:
+                    self._c_login(session, _CONTEXT_SPECIFIC, call.pin)
+                began()
+                signature = self._signer.finish(session, call.data)
+            except BaseException as error:
+                self._failed(slot_id, state, era, error, session)
+                raise
+            self._give_back(state, era, session)
+            return signature
+
+    # -- PINs ---------------------------------------------------------------------------------------------------
+
+    def set_pin(self, slot_id: int, old: str | None, new: str | None) -> None:
+        """Change the user PIN, not logged in; both None uses the token's own PIN entry."""
+        self._relist()
+        with self._session(slot_id, rw=True) as session:
+            self._functions.call("C_SetPIN", session, *_pin(old), *_pin(new))
+
+    def init_pin(self, login_id: int, new: str | None) -> None:
+        """Set the user PIN as the SO."""
+        with self._login_session(login_id, rw=True) as session:
+            self._functions.call("C_InitPIN", session, *_pin(new))
+
+    def init_token(self, slot_id: int, so_pin: str, label: str) -> None:
+        """Set up a token. Everything on it is lost."""
+        state = self._state(slot_id)
+        with self._gate, self._serial:
+            self._close_idle(state)
+            padded = label.encode()[:_LABEL_OCTETS].decode("utf-8", "ignore").encode().ljust(_LABEL_OCTETS)
+            self._functions.call("C_InitToken", slot_id, *_pin(so_pin), padded)
+            self._known.clear()
+
+    def close(self) -> None:
+        """End all logins and finalise the module, unless a call is under way or the module is somebody else's too."""
+        with self._gate.alone(wait_s=1.0) as nobody, self._serial:
+            self._gate.shut()
+            for slot_id, state in list(self._states.items()):
+                self._forget(slot_id, state)
+            if nobody and self._ours:
+                self._functions.call("C_Finalize", None)
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _initialize(self) -> None:
+        """C_Initialize with OS locks; ``_serial`` is what every call must hold, a real lock if the module has none."""
+        apart = self._options.one_at_a_time
+        reserved = self._options.init_reserved or ""
+        arguments = function_list.InitializeArgs(flags=function_list.OS_LOCKING_OK, pReserved=reserved.encode() or None)
+        self._ours = True
+        try:
+            self._functions.call("C_Initialize", None if apart else ctypes.byref(arguments))
+            self._serial: AbstractContextManager[object] = threading.RLock() if apart else nullcontext()
+        except CkrError as error:
+            if error.among("CRYPTOKI_ALREADY_INITIALIZED"):  # by somebody else in this process: its locking is unknown
+                self._ours = False
+                self._serial = threading.RLock()
+            elif error.among("CANT_LOCK", "NEED_TO_CREATE_THREADS"):
+                self._functions.call("C_Initialize", None)
+                self._serial = threading.RLock()
+            else:
+                raise
+        self._initialized_at = time.monotonic()
+
+    def _introduced(self, path: str) -> ModuleInfo:
+        """Return CK_INFO, as a second caller gets it: p11-kit's proxy gives each a list of functions of its own."""
+        try:
+            return slots.module_info(function_list.Functions(path), path)
+        except CkrError:
+            with suppress(CkrError):
+                self._functions.call("C_Finalize", None)
+            raise
+
+    def _relist(self) -> None:
+        """Make a module see what other processes changed, if it needs that and nobody is logged in."""
+        if self._options.relist and time.monotonic() - self._initialized_at >= _FRESH_S:
+            self._renew()
+
+    def _renew(self) -> None:
+        """C_Finalize and C_Initialize, unless somebody is logged in or the module is in other hands."""
+        if not self._ours or not self._gate.open:
+            return
+        with self._gate.alone() as nobody:
+            if nobody and all(state.login_id is None for state in self._states.values()):
+                for state in self._states.values():
+                    self._close_idle(state)
+                self._functions.call("C_Finalize", None)
+                self._known.clear()
+                self._gate.lay()
+
+    def _listed(self, slot_id: int) -> None:
+        """See that a slot is there. After a re-insertion many modules answer only once the slots were listed."""
+        if slot_id not in self._known:
+            if slot_id not in slots.slot_ids(self._functions):
+                raise CkrError("C_GetSlotList", NUMBERS["SLOT_ID_INVALID"])
+            self._known.add(slot_id)
+
+    def _open(self, slot_id: int, *, rw: bool) -> int:
+        try:
+            return self._c_open(slot_id, rw=rw)
+        except CkrError as error:
+            if not error.among(*GONE, "DEVICE_ERROR"):
+                raise
+        self._known.clear()
+        return self._c_open(slot_id, rw=rw)
+
+    def _c_open(self, slot_id: int, *, rw: bool) -> int:
+        self._listed(slot_id)
+        session = ctypes.c_ulong()
+        flags = _SERIAL_SESSION | (_RW_SESSION if rw else 0)
+        self._functions.call("C_OpenSession", slot_id, flags, None, None, ctypes.byref(session))
+        return session.value
+
+    def _reader(self, session: int, slot_id: int, state: _SlotState) -> Reader:
+        return Reader(self._functions, session, slot_id, state.login_id is not None)
+
+    def _state(self, slot_id: int) -> _SlotState:
+        with self._states_lock:
+            return self._states.setdefault(slot_id, _SlotState())
+
+    def _find_login(self, login_id: int) -> tuple[int, _SlotState]:
+        for slot_id, state in list(self._states.items()):
+            if state.login_id == login_id:
+                return slot_id, state
+        raise StaleLogin
+
+    @contextmanager
+    def _login_session(self, login_id: int, *, rw: bool = False) -> Iterator[int]:
+        slot_id, state = self._find_login(login_id)
+        with self._session(slot_id, rw=rw) as session:
+            if state.login_id != login_id:
+                raise StaleLogin
+            yield session
+
+    @contextmanager
+    def _session(self, slot_id: int, *, rw: bool = False) -> Iterator[int]:
+        """Lease a session for one operation. One that saw an error is closed, so no half-done operation stays."""
+        state = self._state(slot_id)
+        with self._gate, self._serial:
+            session, era = self._lease(slot_id, state, rw=rw)
+            try:
+                yield session
+            except BaseException as error:
+                self._failed(slot_id, state, era, error, session)
+                raise
+            self._give_back(state, era, session, rw=rw)
+
+    def _lease(self, slot_id: int, state: _SlotState, *, rw: bool = False) -> tuple[int, int]:
+        """Return a session for one operation, and the era it is of."""
+        era = state.era
+        try:
+            with state.lock:
+                session = state.idle[rw].pop() if state.idle[rw] else self._open(slot_id, rw=rw)
+                return session, state.era
+        except CkrError as error:
+            self._failed(slot_id, state, era, error)
+            raise
+
+    def _give_back(self, state: _SlotState, era: int, session: int, *, rw: bool = False) -> None:
+        with state.lock:
+            if era == state.era:
+                state.idle[rw].append(session)
+
+    @contextmanager
+    def _noticing(self, slot_id: int) -> Iterator[None]:
+        """End the login if a call that needs no session says that the token is gone."""
+        state = self._state(slot_id)
+        era = state.era
+        try:
+            yield
+        except CkrError as error:
+            self._failed(slot_id, state, era, error)
+            raise
+
+    def _failed(
+        self, slot_id: int, state: _SlotState, era: int, error: BaseException, session: int | None = None
+    ) -> None:
+        """Drop what an error has spoilt: the session, or the login too. What is of a later era is left alone."""
+        with state.lock:
+            if session is not None and era == state.era:
+                self._close_quietly(session)
+        if era == state.era and isinstance(error, CkrError) and _ends_login(error):
+            self._forget(slot_id, state)
+
+    def _close_idle(self, state: _SlotState) -> None:
+        with state.lock:
+            sessions = state.idle[False] + state.idle[True]
+            state.idle[False].clear()
+            state.idle[True].clear()
+        for session in sessions:
+            self._close_quietly(session)
+
+    def _forget(self, slot_id: int, state: _SlotState) -> None:
+        """Drop the login and every session of a slot; the token may be gone, so errors say nothing new."""
+        with state.lock:
+            state.login_id, state.anchor, state.bare, state.era = None, 0, False, state.era + 1
+            state.idle[False].clear()
+            state.idle[True].clear()
+            with suppress(CkrError):
+                self._functions.call("C_CloseAllSessions", slot_id)
+        self._known.discard(slot_id)
+
+    def _close_quietly(self, session: int) -> None:
+        with suppress(CkrError):
+            self._functions.call("C_CloseSession", session)
+
+    def _c_login(self, session: int, user_type: int, pin: str | None) -> None:
+        self._functions.call("C_Login", session, user_type, *_pin(pin))
+
+
+def _ends_login(error: CkrError) -> bool:
+    """A token that is gone, and any sign that the token no longer holds us logged in, end the login here too."""
+    # Of logins only those for one signature pass here: a wrong PIN there ends the login.
+    return error.function == "C_Login" or error.among(*GONE, "USER_NOT_LOGGED_IN")
+
+
+def _pin(pin: str | None) -> tuple[bytes | None, int]:
+    data = None if pin is None else pin.encode()
+    return data, len(data or b"")

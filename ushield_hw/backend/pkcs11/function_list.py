@@ -1,0 +1,288 @@
+"""The C interface: structures, and the calls through the module's own CK_FUNCTION_LIST (PKCS#11 v2.40, section 4.6).
+
+python-pkcs11 0.10, whose names of constants are used here, makes its calls in ways that a bank token cannot bear: it
+initialises without locking, leaks a session on a wrong PIN, calls C_Sign twice (once to ask for the length, which some
+tokens answer by asking the person), finishes a failed per-signature login by signing the empty message, takes an error
+while it reads an attribute for a missing one, and fails for good when a list grows between two calls.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Mapping
+from ctypes import byref, c_char_p, c_ubyte, c_ulong, c_void_p
+from typing import Any, Final
+
+from ushield_hw.backend.pkcs11.ckr import NUMBERS, CkrError
+
+# The order of CK_FUNCTION_LIST up to C_GenerateKeyPair, the last one needed here.
+_ORDER: Final = (
+    "C_Initialize C_Finalize C_GetInfo C_GetFunctionList C_GetSlotList C_GetSlotInfo C_GetTokenInfo C_GetMechanismList "
+    "C_GetMechanismInfo C_InitToken C_InitPIN C_SetPIN C_OpenSession C_CloseSession C_CloseAllSessions "
+    "C_GetSessionInfo C_GetOperationState C_SetOperationState C_Login C_Logout C_CreateObject C_CopyObject "
+    "C_DestroyObject C_GetObjectSize C_GetAttributeValue C_SetAttributeValue C_FindObjectsInit C_FindObjects "
+    "C_FindObjectsFinal C_EncryptInit C_Encrypt C_EncryptUpdate C_EncryptFinal C_DecryptInit C_Decrypt "
+    "C_DecryptUpdate C_DecryptFinal C_DigestInit C_Digest C_DigestUpdate C_DigestKey C_DigestFinal C_SignInit C_Sign "
+    "C_SignUpdate C_SignFinal C_SignRecoverInit C_SignRecover C_VerifyInit C_Verify C_VerifyUpdate C_VerifyFinal "
+    "C_VerifyRecoverInit C_VerifyRecover C_DigestEncryptUpdate C_DecryptDigestUpdate C_SignEncryptUpdate "
+    "C_DecryptVerifyUpdate C_GenerateKey C_GenerateKeyPair"
+).split()
+
+OS_LOCKING_OK: Final = 2
+UNAVAILABLE: Final = c_ulong(-1).value
+_SIGNATURE_ROOM: Final = 1024  # RSA of 8192 bits
+_MOST_SIGNATURE: Final = 1 << 16
+_BUFFER_TOO_SMALL: Final = NUMBERS["BUFFER_TOO_SMALL"]
+_REPEATS: Final = 8  # of a question whose answer grows between its two calls
+_SPARE: Final = 16
+_MOST_NUMBERS: Final = 1 << 20  # what a module claims to have is no reason to take all memory
+
+
+class _FunctionList(ctypes.Structure):
+    _fields_ = (("version", c_ubyte * 2), ("functions", c_void_p * len(_ORDER)))
+
+
+class InitializeArgs(ctypes.Structure):
+    """CK_C_INITIALIZE_ARGS."""
+
+    _fields_ = (
+        ("CreateMutex", c_void_p),
+        ("DestroyMutex", c_void_p),
+        ("LockMutex", c_void_p),
+        ("UnlockMutex", c_void_p),
+        ("flags", c_ulong),
+        ("pReserved", c_char_p),
+    )
+
+
+class Mechanism(ctypes.Structure):
+    """CK_MECHANISM."""
+
+    _fields_ = (("mechanism", c_ulong), ("pParameter", c_void_p), ("ulParameterLen", c_ulong))
+
+
+class PssParams(ctypes.Structure):
+    """CK_RSA_PKCS_PSS_PARAMS."""
+
+    _fields_ = (("hashAlg", c_ulong), ("mgf", c_ulong), ("sLen", c_ulong))
+
+
+class Attribute(ctypes.Structure):
+    """CK_ATTRIBUTE."""
+
+    _fields_ = (("type", c_ulong), ("pValue", c_void_p), ("ulValueLen", c_ulong))
+
+
+class InfoStruct(ctypes.Structure):
+    """CK_INFO."""
+
+    _fields_ = (
+        ("cryptokiVersion", c_ubyte * 2),
+        ("manufacturerID", c_ubyte * 32),
+        ("flags", c_ulong),
+        ("libraryDescription", c_ubyte * 32),
+        ("libraryVersion", c_ubyte * 2),
+    )
+
+
+class SlotInfoStruct(ctypes.Structure):
+    """CK_SLOT_INFO."""
+
+    _fields_ = (
+        ("slotDescription", c_ubyte * 64),
+        ("manufacturerID", c_ubyte * 32),
+        ("flags", c_ulong),
+        ("hardwareVersion", c_ubyte * 2),
+        ("firmwareVersion", c_ubyte * 2),
+    )
+
+
+class TokenInfoStruct(ctypes.Structure):
+    """CK_TOKEN_INFO."""
+
+    _fields_ = (
+        ("label", c_ubyte * 32),
+        ("manufacturerID", c_ubyte * 32),
+        ("model", c_ubyte * 16),
+        ("serialNumber", c_ubyte * 16),
+        ("flags", c_ulong),
+        ("ulMaxSessionCount", c_ulong),
+        ("ulSessionCount", c_ulong),
+        ("ulMaxRwSessionCount", c_ulong),
+        ("ulRwSessionCount", c_ulong),
+        ("ulMaxPinLen", c_ulong),
+        ("ulMinPinLen", c_ulong),
+        ("ulTotalPublicMemory", c_ulong),
+        ("ulFreePublicMemory", c_ulong),
+        ("ulTotalPrivateMemory", c_ulong),
+        ("ulFreePrivateMemory", c_ulong),
+        ("hardwareVersion", c_ubyte * 2),
+        ("firmwareVersion", c_ubyte * 2),
+        ("utcTime", c_ubyte * 16),
+    )
+
+
+class SessionInfoStruct(ctypes.Structure):
+    """CK_SESSION_INFO."""
+
+    _fields_ = (("slotID", c_ulong), ("state", c_ulong), ("flags", c_ulong), ("ulDeviceError", c_ulong))
+
+
+_PROTOTYPES: Final[dict[str, tuple[Any, ...]]] = {
+    "C_Initialize": (c_void_p,),
+    "C_Finalize": (c_void_p,),
+    "C_GetInfo": (c_void_p,),
+    "C_GetSlotList": (c_ubyte, c_void_p, c_void_p),
+    "C_GetSlotInfo": (c_ulong, c_void_p),
+    "C_GetTokenInfo": (c_ulong, c_void_p),
+    "C_GetMechanismList": (c_ulong, c_void_p, c_void_p),
+    "C_InitToken": (c_ulong, c_char_p, c_ulong, c_char_p),
+    "C_InitPIN": (c_ulong, c_char_p, c_ulong),
+    "C_SetPIN": (c_ulong, c_char_p, c_ulong, c_char_p, c_ulong),
+    "C_OpenSession": (c_ulong, c_ulong, c_void_p, c_void_p, c_void_p),
+    "C_CloseSession": (c_ulong,),
+    "C_CloseAllSessions": (c_ulong,),
+    "C_GetSessionInfo": (c_ulong, c_void_p),
+    "C_Login": (c_ulong, c_ulong, c_char_p, c_ulong),
+    "C_Logout": (c_ulong,),
+    "C_CreateObject": (c_ulong, c_void_p, c_ulong, c_void_p),
+    "C_DestroyObject": (c_ulong, c_ulong),
+    "C_GetAttributeValue": (c_ulong, c_ulong, c_void_p, c_ulong),
+    "C_SetAttributeValue": (c_ulong, c_ulong, c_void_p, c_ulong),
+    "C_FindObjectsInit": (c_ulong, c_void_p, c_ulong),
+    "C_FindObjects": (c_ulong, c_void_p, c_ulong, c_void_p),
+    "C_FindObjectsFinal": (c_ulong,),
+    "C_GenerateKeyPair": (c_ulong, c_void_p, c_void_p, c_ulong, c_void_p, c_ulong, c_void_p, c_void_p),
+    "C_SignInit": (c_ulong, c_void_p, c_ulong),
+    "C_Sign": (c_ulong, c_char_p, c_ulong, c_void_p, c_void_p),
+}
+
+
+class Functions:
+    """The functions of one module, each callable as ``functions.call("C_Login", …)``.
+
+    Args:
+        path: the module file; the dynamic loader returns the copy that python-pkcs11 loaded.
+
+    Raises:
+        OSError: the file cannot be loaded.
+        AttributeError: it exports no C_GetFunctionList.
+        CkrError: from C_GetFunctionList and from every call that does not return CKR_OK.
+    """
+
+    def __init__(self, path: str) -> None:
+        get_list = ctypes.CDLL(path).C_GetFunctionList
+        get_list.restype = c_ulong
+        found = c_void_p()
+        rv = get_list(byref(found))
+        if rv or not found.value:
+            raise CkrError("C_GetFunctionList", rv)
+        addresses = _FunctionList.from_address(found.value).functions
+        # CFUNCTYPE releases the interpreter lock while the module works.
+        self._functions = {
+            name: ctypes.CFUNCTYPE(c_ulong, *types)(addresses[_ORDER.index(name)])
+            for name, types in _PROTOTYPES.items()
+            if addresses[_ORDER.index(name)]
+        }
+
+    def raw(self, name: str) -> Any:
+        """Return the function itself, for the one path where a call's cost counts; it returns the CK_RV."""
+        try:
+            return self._functions[name]
+        except KeyError:
+            raise CkrError(name, 0x54) from None  # CKR_FUNCTION_NOT_SUPPORTED
+
+    def call(self, name: str, *arguments: object) -> None:
+        """Call a function and raise what it returns unless that is CKR_OK."""
+        rv = self.raw(name)(*arguments)
+        if rv:
+            raise CkrError(name, rv)
+
+
+def template(values: Mapping[int, bytes]) -> ctypes.Array[Attribute]:
+    """Return the CK_ATTRIBUTEs for values as C has them; it keeps them alive."""
+    rooms = [ctypes.create_string_buffer(value, len(value)) for value in values.values()]
+    made = (Attribute * len(rooms))(
+        *(Attribute(name, ctypes.addressof(room), len(room)) for name, room in zip(values, rooms, strict=True))
+    )
+    made.rooms = rooms  # type: ignore[attr-defined]  # C holds only the addresses
+    return made
+
+
+def values(answered: ctypes.Array[Attribute]) -> dict[int, bytes] | None:
+    """Return what a module has put into a template made by :func:`template`; None if it claims more than fits."""
+    found = {}
+    for one, room in zip(answered, answered.rooms, strict=True):  # type: ignore[attr-defined]
+        if one.ulValueLen == UNAVAILABLE:
+            continue
+        if one.ulValueLen > len(room):
+            return None
+        found[int(one.type)] = room.raw[: one.ulValueLen]
+    return found
+
+
+def numbers(name: str, call: Callable[[Any, Any], None]) -> list[int]:
+    """Return a list of CK_ULONGs that a module gives in two calls: how many, then which.
+
+    It may grow between them, or the module may count wrongly: there is room for some more than it said, and the
+    question is repeated with more room where that is not enough.
+
+    Args:
+        name: the function, for the error.
+        call: calls it with a buffer (None: only count) and a pointer to the count.
+
+    Raises:
+        CkrError: from ``call``; CKR_BUFFER_TOO_SMALL if there never was room enough.
+    """
+    count, room = c_ulong(0), 0
+    for _ in range(_REPEATS):
+        call(None, byref(count))
+        room = min(max(count.value + _SPARE, 2 * room), _MOST_NUMBERS)
+        found, count.value = (c_ulong * room)(), room
+        try:
+            call(found, byref(count))
+        except CkrError as error:
+            if error.rv != _BUFFER_TOO_SMALL:
+                raise
+        else:
+            return list(found[: min(count.value, room)])
+    raise CkrError(name, _BUFFER_TOO_SMALL)
+
+
+class Signer:
+    """C_SignInit and C_Sign of one module: the path where a call's cost counts.
+
+    Args:
+        functions: the module's.
+    """
+
+    def __init__(self, functions: Functions) -> None:
+        self._functions = functions
+        self._buffers = _Buffers()
+
+    def begin(self, session: int, handle: int, mechanism: Mechanism) -> None:
+        """C_SignInit."""
+        self._functions.call("C_SignInit", session, byref(mechanism), handle)
+
+    def finish(self, session: int, data: bytes) -> bytes:
+        """C_Sign, once; a further call only tells a module that signed nothing how much room there is."""
+        out, length, sign = self._buffers.out, self._buffers.length, self._functions.raw("C_Sign")
+        length.value = _SIGNATURE_ROOM
+        rv = sign(session, data, len(data), out, byref(length))
+        room = _SIGNATURE_ROOM
+        while rv == _BUFFER_TOO_SMALL and room < _MOST_SIGNATURE:  # still active, unsigned
+            room = min(max(2 * room, length.value), _MOST_SIGNATURE)
+            out, length.value = ctypes.create_string_buffer(room), room
+            rv = sign(session, data, len(data), out, byref(length))
+        if rv:
+            raise CkrError("C_Sign", rv)
+        return out.raw[: length.value]
+
+
+class _Buffers(threading.local):
+    """Where C_Sign of one thread puts its signature; made once."""
+
+    def __init__(self) -> None:
+        self.out = ctypes.create_string_buffer(_SIGNATURE_ROOM)
+        self.length = c_ulong(_SIGNATURE_ROOM)

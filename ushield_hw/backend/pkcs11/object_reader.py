@@ -1,0 +1,259 @@
+"""Objects of one session, found and read: one that cannot be read never hides the others.
+
+A module may answer for one object with any error, give lengths that grow before they are used, or lose an object
+between finding and reading it because another program has removed it. What fails is noted and left out. What ends all
+reading, a token that was pulled out or a session that was closed, is raised.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from pkcs11 import Attribute
+
+from ushield_hw.backend.model import ObjectClass, ObjectProblem
+from ushield_hw.backend.pkcs11 import function_list, slots, text
+from ushield_hw.backend.pkcs11.ckr import GONE, NUMBERS, CkrError
+
+T = TypeVar("T")
+
+_CLASSES: Final = {ObjectClass.CERTIFICATE: 1, ObjectClass.PUBLIC_KEY: 2, ObjectClass.PRIVATE_KEY: 3}  # CKO_*
+_BATCH: Final = 512
+_MOST_OBJECTS: Final = 1 << 17
+_MOST_FOUND: Final = 4 * _MOST_OBJECTS  # a module may find each of them several times
+_MOST_OCTETS: Final = 32 << 20  # of all that is read in one look
+_LONGEST_VALUE: Final = 1 << 16
+_REPEATS: Final = 8  # of a question whose answer grows between its two calls
+_ROUNDS: Final = 5  # of searches while another program adds and removes objects
+_PAUSE_S: Final = 0.025
+_ALL_PAUSES: Final = 20
+# Nothing more can be read once a module has answered this.
+_ENDS_ALL: Final = (*GONE, "CRYPTOKI_NOT_INITIALIZED", "HOST_MEMORY", "TOKEN_NOT_RECOGNIZED")
+# What a token answers of an attribute that an object does not have or does not show.
+_NOT_SHOWN: Final = ("ATTRIBUTE_TYPE_INVALID", "ATTRIBUTE_SENSITIVE", "INFORMATION_SENSITIVE", "FUNCTION_FAILED")
+# Something went wrong, and it may be the token: asked once more, and the token is looked at.
+_VAGUE: Final = ("GENERAL_ERROR", "FUNCTION_FAILED", "DEVICE_ERROR")
+_READ: Final = "C_GetAttributeValue"
+_TOO_SMALL: Final = NUMBERS["BUFFER_TOO_SMALL"]
+
+
+class Unusable(Exception):
+    """An object gives no error, and nothing that can be used."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        super().__init__(label)
+
+
+class _NoValue(Exception):
+    """An attribute has a length that nothing can have, or none at all."""
+
+
+@dataclass
+class Reader:
+    """Reads the objects that a session shows.
+
+    Args:
+        functions: the module's.
+        session: its handle.
+        slot_id: the token's slot.
+        logged_in: a login stands: that an object wants one then means that it has ended.
+
+    Attributes:
+        problems: what could not be read.
+    """
+
+    functions: function_list.Functions
+    session: int
+    slot_id: int
+    logged_in: bool
+    problems: list[ObjectProblem] = field(default_factory=list)
+    _octets: int = 0
+    _pauses: int = _ALL_PAUSES
+    _suspect: CkrError | None = None  # a failure of the device after which nothing was read
+
+    def each(self, kind: ObjectClass, read: Callable[[int], T]) -> list[T]:
+        """Return what ``read`` makes of every object of a class, except of those that cannot be read.
+
+        What another program removes or writes meanwhile is no problem: the search is repeated after a moment, and finds
+        what came instead.
+
+        Raises:
+            CkrError: the token cannot be read any more.
+        """
+        made: dict[int, T] = {}
+        failed: dict[int, list[Unusable | CkrError]] = {}
+        for number in range(_ROUNDS):
+            todo = [handle for handle in self.find(kind) if handle not in made and not _final(failed.get(handle))]
+            if number and todo:
+                self._pause(2 ** (number - 1))
+            for read_already, handle in enumerate(todo):
+                if self._octets > _MOST_OCTETS:
+                    self.problems.append(ObjectProblem(kind, 0, "", _READ, 0, count=len(todo) - read_already))
+                    return list(made.values())
+                try:
+                    made[handle] = read(handle)
+                except (Unusable, CkrError) as error:
+                    self._raise_what_ends(error)
+                    failed.setdefault(handle, []).append(error)
+            if all(handle in made or _final(failed[handle]) for handle in todo):
+                break
+        there = set(self.find(kind)) if failed else set()
+        for handle in failed.keys() - made.keys():
+            if handle in there and (_final(failed[handle]) or len(failed[handle]) == _ROUNDS):  # not one that is new
+                self._note(kind, handle, failed[handle][-1])
+        return list(made.values())
+
+    def find(self, kind: ObjectClass) -> list[int]:
+        """Return the handles of the objects of a class, each once."""
+        wanted = function_list.template({Attribute.CLASS: bytes(ctypes.c_ulong(_CLASSES[kind]))})
+        self.functions.call("C_FindObjectsInit", self.session, wanted, len(wanted))
+        batch, count = (ctypes.c_ulong * _BATCH)(), ctypes.c_ulong(1)
+        found: dict[int, None] = {}
+        seen = 0
+        while count.value and seen < _MOST_FOUND and len(found) < _MOST_OBJECTS:
+            self.functions.call("C_FindObjects", self.session, batch, _BATCH, ctypes.byref(count))
+            fresh = batch[: min(count.value, _BATCH)]
+            seen += len(fresh)
+            found.update(dict.fromkeys(fresh))
+        if count.value:  # how many there are cannot be known
+            self.problems.append(ObjectProblem(kind, 0, "", "C_FindObjects", 0, count=0))
+        self.functions.call("C_FindObjectsFinal", self.session)
+        return list(found)
+
+    def read(self, kind: ObjectClass, handle: int, wanted: Sequence[int]) -> dict[int, bytes]:
+        """Return attributes of an object; those that it does not have or does not show are left out.
+
+        One that fails alone is no reason to give up the others, and some modules fail for all when one is missing: so
+        what was refused together is asked for one by one. What cannot be read of an object is noted.
+
+        Raises:
+            CkrError: nothing of the object can be read, or nothing of the token any more.
+        """
+        try:
+            return self._together(handle, wanted)
+        except _NoValue:
+            pass
+        except CkrError as error:
+            self._raise_what_ends(error)
+            if error.among("OBJECT_HANDLE_INVALID"):
+                raise
+        said: dict[int, bytes] = {}
+        failed: list[CkrError] = []
+        for one in wanted:
+            try:
+                said |= self._alone(handle, one)
+            except CkrError as error:
+                self._raise_what_ends(error)
+                failed.append(error)
+        if failed and len(failed) == len(wanted):
+            raise failed[0]
+        if failed:
+            label = text.label(said.get(Attribute.LABEL, b""))
+            self.problems.append(ObjectProblem(kind, handle, label, failed[0].function, failed[0].rv, left_out=False))
+        return said
+
+    def read_if_shown(self, kind: ObjectClass, handle: int, wanted: Sequence[int]) -> dict[int, bytes]:
+        """As :meth:`read`, for what few tokens have: whatever else they answer to it says nothing of the object.
+
+        Raises:
+            CkrError: nothing of the token can be read any more, or the object is gone.
+        """
+        try:
+            return self.read(kind, handle, wanted)
+        except CkrError as error:
+            self._raise_what_ends(error)
+            if error.among("OBJECT_HANDLE_INVALID"):
+                raise
+            return {}
+
+    def check(self) -> None:
+        """See whether what failed may be the token's end.
+
+        Raises:
+            CkrError: it is.
+        """
+        if self._suspect is not None:
+            raise self._suspect
+        vague = {NUMBERS[name] for name in _VAGUE}
+        if any(problem.rv in vague for problem in self.problems):
+            slots.token(self.functions, self.slot_id)
+
+    def _alone(self, handle: int, one: int) -> dict[int, bytes]:
+        """Return one attribute; empty where the object does not have or does not show it."""
+        for last in (False, True):
+            try:
+                return self._together(handle, [one])
+            except _NoValue:
+                raise CkrError(_READ, NUMBERS["ATTRIBUTE_VALUE_INVALID"]) from None
+            except CkrError as error:
+                if error.among(*_NOT_SHOWN):
+                    return {}
+                if last or not error.among(*_VAGUE) or not self._pauses:
+                    raise
+            self._pause()
+        raise AssertionError("not reached")
+
+    def _together(self, handle: int, wanted: Sequence[int]) -> dict[int, bytes]:
+        """Return attributes in two calls: how long, then what; again if one has grown meanwhile."""
+        for _ in range(_REPEATS):
+            try:
+                said = self._asked_and_read(handle, wanted)
+            except CkrError as error:
+                if error.rv != _TOO_SMALL:
+                    raise
+            else:
+                self._suspect = None
+                self._octets += sum(map(len, said.values()))
+                return said
+        raise CkrError(_READ, _TOO_SMALL)
+
+    def _asked_and_read(self, handle: int, wanted: Sequence[int]) -> dict[int, bytes]:
+        lengths = (function_list.Attribute * len(wanted))(*(function_list.Attribute(name, None, 0) for name in wanted))
+        self.functions.call(_READ, self.session, handle, lengths, len(wanted))
+        asked = {name: one.ulValueLen for name, one in zip(wanted, lengths, strict=True)}
+        if any(_LONGEST_VALUE < length < function_list.UNAVAILABLE for length in asked.values()):
+            raise _NoValue
+        room = function_list.template(
+            {name: bytes(length) for name, length in asked.items() if 0 < length < function_list.UNAVAILABLE}
+        )
+        if not len(room):
+            return {}
+        self.functions.call(_READ, self.session, handle, room, len(room))
+        said = function_list.values(room)
+        if said is None:
+            raise _NoValue
+        return said
+
+    def _raise_what_ends(self, error: Unusable | CkrError) -> None:
+        if not isinstance(error, CkrError):
+            return
+        if error.among(*_ENDS_ALL) or (self.logged_in and error.among("USER_NOT_LOGGED_IN")):
+            raise error
+        if error.among("DEVICE_ERROR"):
+            self._suspect = error
+
+    def _note(self, kind: ObjectClass, handle: int, error: Unusable | CkrError) -> None:
+        """Note an object that is left out.
+
+        One that has not even a class any more was removed: SoftHSM2 goes on finding it, and shows no attribute of it.
+        """
+        if isinstance(error, CkrError):
+            self.problems.append(ObjectProblem(kind, handle, "", error.function, error.rv))
+        elif not any(problem.handle == handle for problem in self.problems) and self._alone(handle, Attribute.CLASS):
+            self.problems.append(ObjectProblem(kind, handle, error.label, _READ, 0))
+
+    def _pause(self, times: int = 1) -> None:
+        if self._pauses:
+            self._pauses -= 1
+            time.sleep(times * _PAUSE_S)
+
+
+def _final(failures: Sequence[Unusable | CkrError] | None) -> bool:
+    """Tell whether an object need not be looked at again: one that comes or goes would answer otherwise."""
+    last = failures[-1] if failures else None
+    return isinstance(last, CkrError) and not last.among("OBJECT_HANDLE_INVALID")

@@ -1,0 +1,310 @@
+"""Keys and certificates on a token.
+
+What a token says is bounded and never trusted: an unknown key type or a missing attribute makes a field empty, not an
+exception, and what cannot be read is told beside what can (see ``reading``).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import sys
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Final, TypeVar
+
+import pkcs11
+from pkcs11 import Attribute, KeyType
+
+from ushield_hw.backend.model import CertificateRecord, Contents, KeyRecord, ObjectClass, PublicKey
+from ushield_hw.backend.pkcs11 import function_list, text
+from ushield_hw.backend.pkcs11.ckr import NUMBERS, CkrError
+from ushield_hw.backend.pkcs11.object_reader import Reader, Unusable
+from ushield_hw.crypto.algorithms import POINT_OCTETS, KeyKind, ec_point
+
+T = TypeVar("T")
+
+_TRUE: Final = b"\x01"
+_FALSE: Final = b"\x00"
+_CERTIFICATE, _PUBLIC_KEY, _PRIVATE_KEY = (
+    pkcs11.ObjectClass.CERTIFICATE,
+    pkcs11.ObjectClass.PUBLIC_KEY,
+    pkcs11.ObjectClass.PRIVATE_KEY,
+)
+_OF_KEYS: Final = (Attribute.KEY_TYPE, Attribute.ID, Attribute.LABEL)
+_OF_PRIVATE_KEYS: Final = (Attribute.SIGN, Attribute.ALWAYS_AUTHENTICATE)
+_OF_TYPE: Final[dict[int, tuple[Attribute, ...]]] = {
+    KeyType.RSA: (Attribute.MODULUS,),
+    KeyType.EC: (Attribute.EC_PARAMS, Attribute.EC_POINT),
+}
+_CURVES: Final = {
+    bytes.fromhex("06082a8648ce3d030107"): KeyKind.EC_P256,
+    bytes.fromhex("06052b81040022"): KeyKind.EC_P384,
+}
+# SHA-256 of the same curves' parameters when every number is spelt out, as OpenSSL does: ykcs11 2.2 shows them so.
+_SPELT_OUT: Final = {
+    "40c3c405abfc62e096cb6491f85f967d6d75ede716604629654910c475d4b846": KeyKind.EC_P256,
+    "19a03321b63c6490867791325fc61a4df548ffaf40b94e499793a6267e5a72dd": KeyKind.EC_P384,
+}
+_PARAMETERS: Final = {kind: parameters for parameters, kind in _CURVES.items()}
+_PUBLIC_KEY_INFO: Final = 0x129  # CKA_PUBLIC_KEY_INFO (PKCS#11 v2.40, section 4.9): python-pkcs11 does not name it
+# digest -> (CKM_SHA*, CKG_MGF1_SHA*, salt length in bytes), PKCS#11 v2.40 mechanisms, section 2.1
+_PSS: Final = {"sha256": (0x250, 2, 32), "sha384": (0x260, 3, 48), "sha512": (0x270, 4, 64)}
+
+
+def contents(reader: Reader, wanted: Collection[ObjectClass]) -> Contents:
+    """Return the objects of some classes that a session shows, and what could not be read of them."""
+    certificates = _of_class(reader, wanted, ObjectClass.CERTIFICATE, _certificate)
+    private = _of_class(reader, wanted, ObjectClass.PRIVATE_KEY, _key)
+    public = _of_class(reader, wanted, ObjectClass.PUBLIC_KEY, _key)
+    reader.check()
+    return Contents(certificates, private + public, tuple(reader.problems))
+
+
+def _of_class(
+    reader: Reader,
+    wanted: Collection[ObjectClass],
+    kind: ObjectClass,
+    read: Callable[[Reader, ObjectClass, int], T],
+) -> tuple[T, ...]:
+    return tuple(reader.each(kind, lambda handle: read(reader, kind, handle))) if kind in wanted else ()
+
+
+def _certificate(reader: Reader, kind: ObjectClass, handle: int) -> CertificateRecord:
+    said = reader.read(kind, handle, (Attribute.ID, Attribute.LABEL, Attribute.VALUE))
+    label, der = _label(said), said.get(Attribute.VALUE)
+    if not der:
+        raise Unusable(label)
+    return CertificateRecord(handle, said.get(Attribute.ID, b""), label, der)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTemplate:
+    """What the template of a new pair says beside its kind and name.
+
+    Attributes:
+        always_authenticate: the token will want the PIN for every signature.
+        says_false: it names what the key is not for; some modules refuse that.
+    """
+
+    always_authenticate: bool
+    says_false: bool = True
+
+
+def generate(
+    functions: function_list.Functions,
+    session: int,
+    kind: KeyKind,
+    bits: int,
+    key_id: bytes,
+    label: str,
+    says: KeyTemplate,
+) -> tuple[int, int]:
+    """Make a pair for signing: private half sensitive, not extractable, for C_Sign only.
+
+    Returns:
+        The handles of the public and of the private half.
+
+    Raises:
+        CkrError: no pair was made, or not one that stays on the token.
+    """
+    mechanism, public = _wanted(kind, bits)
+    common: dict[int, bytes] = {Attribute.TOKEN: _TRUE, Attribute.ID: key_id, Attribute.LABEL: label.encode()}
+    public = {Attribute.CLASS: _number(_PUBLIC_KEY), **common, Attribute.VERIFY: _TRUE, **public}
+    if says.says_false:
+        public.update(dict.fromkeys((Attribute.ENCRYPT, Attribute.WRAP), _FALSE))
+    private: dict[int, bytes] = {Attribute.CLASS: _number(_PRIVATE_KEY), **common}
+    private.update(dict.fromkeys((Attribute.PRIVATE, Attribute.SENSITIVE, Attribute.SIGN), _TRUE))
+    private[Attribute.EXTRACTABLE] = _FALSE
+    if says.says_false:
+        private.update(dict.fromkeys((Attribute.DECRYPT, Attribute.UNWRAP, Attribute.DERIVE), _FALSE))
+    if says.always_authenticate:
+        private[Attribute.ALWAYS_AUTHENTICATE] = _TRUE
+    try:
+        return _pair(functions, session, mechanism, public, private)
+    except CkrError as error:  # ykcs11 will not be told that a key stays; it says so itself
+        if not error.among("ATTRIBUTE_TYPE_INVALID"):
+            raise
+        del private[Attribute.EXTRACTABLE]
+        made = _pair(functions, session, mechanism, public, private)
+        if _extractable(functions, session, made[1]):
+            functions.call("C_DestroyObject", session, made[1])
+            raise
+        return made
+
+
+def public_half(reader: Reader, handle: int, kind: KeyKind) -> PublicKey:
+    """Return the public half of a pair that was just made.
+
+    Raises:
+        CkrError: the token does not show it.
+    """
+    wanted = (Attribute.MODULUS, Attribute.PUBLIC_EXPONENT) if kind is KeyKind.RSA else (Attribute.EC_POINT,)
+    said = reader.read(ObjectClass.PUBLIC_KEY, handle, wanted)
+    if not all(said.get(name) for name in wanted):
+        raise CkrError("C_GetAttributeValue", NUMBERS["ATTRIBUTE_TYPE_INVALID"])
+    if kind is KeyKind.RSA:
+        return PublicKey(kind, modulus=said[Attribute.MODULUS], exponent=said[Attribute.PUBLIC_EXPONENT])
+    if (point := _point(said[Attribute.EC_POINT], kind)) is None:
+        raise CkrError("C_GetAttributeValue", NUMBERS["ATTRIBUTE_VALUE_INVALID"])
+    return PublicKey(kind, point=point)
+
+
+def _wanted(kind: KeyKind, bits: int) -> tuple[function_list.Mechanism, dict[int, bytes]]:
+    """Return the mechanism that makes a key, and what the public half must say of it."""
+    if kind is KeyKind.RSA:
+        size: dict[int, bytes] = {Attribute.MODULUS_BITS: _number(bits), Attribute.PUBLIC_EXPONENT: b"\x01\x00\x01"}
+        return function_list.Mechanism(pkcs11.Mechanism.RSA_PKCS_KEY_PAIR_GEN, None, 0), size
+    return function_list.Mechanism(pkcs11.Mechanism.EC_KEY_PAIR_GEN, None, 0), {Attribute.EC_PARAMS: _PARAMETERS[kind]}
+
+
+def _pair(
+    functions: function_list.Functions,
+    session: int,
+    mechanism: function_list.Mechanism,
+    public: Mapping[int, bytes],
+    private: Mapping[int, bytes],
+) -> tuple[int, int]:
+    """Return the handles of a new pair, the public half first."""
+    ours, theirs = function_list.template(public), function_list.template(private)
+    made = ctypes.c_ulong(), ctypes.c_ulong()
+    functions.call(
+        "C_GenerateKeyPair",
+        session,
+        ctypes.byref(mechanism),
+        *(ours, len(ours), theirs, len(theirs)),
+        *map(ctypes.byref, made),
+    )
+    return made[0].value, made[1].value
+
+
+def _extractable(functions: function_list.Functions, session: int, handle: int) -> bool:
+    answer = function_list.template({Attribute.EXTRACTABLE: _FALSE})
+    functions.call("C_GetAttributeValue", session, handle, answer, 1)
+    return any((function_list.values(answer) or {}).get(Attribute.EXTRACTABLE, _TRUE))
+
+
+def write_certificate(
+    functions: function_list.Functions,
+    session: int,
+    der: bytes,
+    key_id: bytes,
+    label: str,
+    names: tuple[bytes, bytes, bytes],
+) -> int:
+    """Write a certificate object; return its handle. ``names``: subject, issuer and serial number, DER."""
+    subject, issuer, serial = names
+    wanted = function_list.template(
+        {
+            Attribute.CLASS: _number(_CERTIFICATE),
+            Attribute.CERTIFICATE_TYPE: _number(pkcs11.CertificateType.X_509),
+            Attribute.TOKEN: _TRUE,
+            Attribute.PRIVATE: _FALSE,
+            Attribute.ID: key_id,
+            Attribute.LABEL: label.encode(),
+            Attribute.SUBJECT: subject,
+            Attribute.ISSUER: issuer,
+            Attribute.SERIAL_NUMBER: serial,
+            Attribute.VALUE: der,
+        }
+    )
+    made = ctypes.c_ulong()
+    functions.call("C_CreateObject", session, wanted, len(wanted), ctypes.byref(made))
+    return made.value
+
+
+def relabel(functions: function_list.Functions, session: int, handle: int, label: str) -> None:
+    """Give an object another label."""
+    wanted = function_list.template({Attribute.LABEL: label.encode()})
+    functions.call("C_SetAttributeValue", session, handle, wanted, 1)
+
+
+@cache
+def mechanism(name: str, digest: str | None) -> function_list.Mechanism:
+    """Return the CK_MECHANISM for a name (without CKM_), with the PSS parameters for ``digest``."""
+    try:
+        number = int(pkcs11.Mechanism[name])
+    except KeyError:
+        raise CkrError("C_SignInit", NUMBERS["MECHANISM_INVALID"]) from None
+    if "PSS" not in name:
+        return function_list.Mechanism(number, None, 0)
+    parameters = function_list.PssParams(*_PSS[digest or "sha256"])
+    made = function_list.Mechanism(
+        number, ctypes.cast(ctypes.pointer(parameters), ctypes.c_void_p), ctypes.sizeof(parameters)
+    )
+    made.parameters = parameters  # C holds only the address: keep the structure alive as long as the mechanism
+    return made
+
+
+def _key(reader: Reader, of: ObjectClass, handle: int) -> KeyRecord:
+    private = of is ObjectClass.PRIVATE_KEY
+    said = reader.read(of, handle, _OF_KEYS + (_OF_PRIVATE_KEYS if private else ()))
+    key_type = int.from_bytes(said[Attribute.KEY_TYPE], sys.byteorder) if Attribute.KEY_TYPE in said else None
+    said |= reader.read(of, handle, _OF_TYPE[key_type]) if key_type in _OF_TYPE else {}
+    kind, public = _shown_half(said, key_type)
+    if private and public is None and kind is not None:
+        said |= reader.read_if_shown(of, handle, (_PUBLIC_KEY_INFO,))
+        public = _of_info(said.get(_PUBLIC_KEY_INFO, b""), kind)
+    return KeyRecord(
+        handle,
+        private,
+        said.get(Attribute.ID, b""),
+        _label(said),
+        kind,
+        public,
+        _flag(said.get(Attribute.SIGN)) if private else False,
+        private and bool(_flag(said.get(Attribute.ALWAYS_AUTHENTICATE))),
+        key_type is not None and (key_type != KeyType.EC or Attribute.EC_PARAMS in said),
+    )
+
+
+def _shown_half(said: Mapping[int, bytes], key_type: int | None) -> tuple[KeyKind | None, bytes | None]:
+    """Return what kind of key an object is, and the public half that it shows itself."""
+    if key_type == KeyType.RSA:
+        return KeyKind.RSA, said.get(Attribute.MODULUS, b"").lstrip(b"\0") or None
+    kind = _curve(said.get(Attribute.EC_PARAMS, b"")) if key_type == KeyType.EC else None
+    return kind, _point(said.get(Attribute.EC_POINT, b""), kind) if kind else None
+
+
+def _of_info(info: bytes, kind: KeyKind) -> bytes | None:
+    """Return the public half that a SubjectPublicKeyInfo, DER, holds; None where it is none of this kind."""
+    from asn1crypto.keys import PublicKeyInfo
+
+    if not info:
+        return None
+    try:
+        key = PublicKeyInfo.load(info, strict=True)["public_key"]
+        if kind is not KeyKind.RSA:
+            return ec_point(bytes(key.native), kind)
+        modulus = int(key.parsed["modulus"].native)
+    except (ValueError, TypeError, KeyError):
+        return None
+    return modulus.to_bytes((modulus.bit_length() + 7) // 8) if modulus > 0 else None
+
+
+def _flag(value: bytes | None) -> bool | None:
+    """Return a CK_BBOOL; None: the token does not say."""
+    return any(value) if value else None
+
+
+def _label(said: Mapping[int, bytes]) -> str:
+    return text.label(said.get(Attribute.LABEL, b""))
+
+
+def _number(value: int) -> bytes:
+    return bytes(ctypes.c_ulong(value))
+
+
+def _curve(parameters: bytes) -> KeyKind | None:
+    return _CURVES.get(parameters) or _SPELT_OUT.get(hashlib.sha256(parameters).hexdigest())
+
+
+def _point(value: bytes, kind: KeyKind) -> bytes | None:
+    """Return the uncompressed point: CKA_EC_POINT is a DER OCTET STRING, though some tokens store the point as it is.
+
+    Others wrap it in a BIT STRING or something longer: an uncompressed point at the very end is taken from there.
+    """
+    wrapped = value[:1] == b"\x04" and value[1:2] == bytes((len(value) - 2 & 0xFF,))
+    forms = (value, value[2:] if wrapped else b"", value[-POINT_OCTETS[kind] :])
+    return next((point for form in forms if (point := ec_point(form, kind)) is not None), None)

@@ -1,0 +1,125 @@
+"""What the CA's work needs: the register, the key, the clock, and what the bank has decided."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from cryptography import x509
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from ushield_hw.bank.ca import certificates
+from ushield_hw.bank.ca.authority import Authority, Wanted
+from ushield_hw.bank.ca.certificates import Certificate, State
+from ushield_hw.bank.ca.codes import Strangers
+from ushield_hw.bank.ca.profiles import PROFILES
+from ushield_hw.bank.database import Database
+from ushield_hw.errors import RequestRefused
+from ushield_hw.order import Rules
+from ushield_hw.system.fork_safe import cached_property
+from ushield_hw.verifier import TrustStore
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a bank has decided.
+
+    Attributes:
+        bank_id: its short name.
+        origin: its web origin.
+        allow_same_key: a certificate may be renewed for the key it has.
+    """
+
+    bank_id: str
+    origin: str
+    allow_same_key: bool = False
+
+    @property
+    def rules(self) -> Rules:
+        """The rules for this bank's documents: on loopback it is a demo."""
+        return Rules(demo=self.origin.startswith("http://"))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Desk:
+    """One CA at work; for any thread. Several processes may serve one CA.
+
+    Attributes:
+        database: migrated.
+        authority: the CA's certificate and key.
+        policy: what the bank has decided.
+        now: the clock, aware.
+        strangers: wrong codes for numbers that no customer has.
+    """
+
+    database: Database
+    authority: Authority
+    policy: Policy
+    now: Callable[[], datetime] = _now
+    strangers: Strangers = field(default_factory=Strangers, repr=False)
+    making_crl: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @cached_property
+    def trust(self) -> TrustStore:
+        """The CA as the verifier trusts it; what is revoked, the register knows."""
+        return TrustStore([self.authority.certificate])
+
+    def issue(self, reserve: Callable[[Connection], Certificate]) -> Certificate:
+        """Return the one certificate that answers a request.
+
+        Args:
+            reserve: finds it in the register, or adds it; run in a transaction, and once more if another process has
+                added one for the same key meanwhile.
+
+        Raises:
+            RequestRefused: as ``reserve`` says, or it was revoked before it was signed.
+            UShieldError: as the CA's key says; asked again, the same certificate comes of it.
+        """
+        try:
+            with self.database.writing() as connection:
+                found = reserve(connection)
+        except IntegrityError:
+            with self.database.writing() as connection:
+                found = reserve(connection)
+        if found.der is None and found.state is State.RESERVED:
+            found = self._signed(found)
+        if found.state is State.REVOKED:
+            raise RequestRefused("RENEWAL_CERTIFICATE_REVOKED", serial=found.serial)
+        return found
+
+    def _signed(self, reserved: Certificate) -> Certificate:
+        wanted = Wanted(
+            int(reserved.serial, 16),
+            self._name(reserved),
+            reserved.spki,
+            PROFILES[reserved.profile],
+            reserved.not_before,
+            reserved.not_after,
+        )
+        der = self.authority.issue(wanted)
+        with self.database.writing() as connection:
+            certificates.sign(connection, reserved, der, hashlib.sha256(der).hexdigest())
+            state = State.ISSUED if reserved.replaces else State.ACTIVE
+            certificates.move(connection, reserved, state, self.now())
+            found = certificates.by_serial(connection, reserved.serial)
+        if found is None:
+            raise AssertionError(f"{reserved.serial} has gone from the register")
+        return found
+
+    def _name(self, reserved: Certificate) -> x509.Name:
+        """Return the subject: byte for byte that of the certificate before it, if there is one."""
+        if reserved.replaces is None:
+            return x509.Name.from_rfc4514_string(reserved.subject)
+        with self.database.reading() as connection:
+            old = certificates.by_serial(connection, reserved.replaces)
+        if old is None:
+            raise AssertionError(f"{reserved.replaces} has gone from the register")
+        return x509.load_der_x509_certificate(old.signed).subject

@@ -1,0 +1,1 @@
+"""Certificates on a token: list, request, install, export and renew."""

@@ -1,0 +1,122 @@
+"""Certificate requests (PKCS#10, RFC 2986): made with a key on a token, and read as a screen shows them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from ushield_hw import messages
+from ushield_hw.backend.model import PublicKey
+from ushield_hw.crypto.algorithms import KeyKind, Suite
+from ushield_hw.crypto.parsing import Unreadable, reading
+from ushield_hw.errors import KeyMismatch
+from ushield_hw.order.lines import Line
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+    from ushield_hw.crypto.private_key import CertifiedKey
+
+_FINGERPRINT: Final = 16  # hex digits a person is shown: 64 bits
+
+
+def build(subject: x509.Name, public: PublicKey, suite: Suite, sign: Callable[[bytes], bytes]) -> bytes:
+    """Return a request, DER, signed by the key that it is for.
+
+    Args:
+        subject: whom the certificate will name.
+        public: the key.
+        suite: what ``sign`` makes.
+        sign: signs a message with the private half; ECDSA gives r||s.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from ushield_hw.crypto.private_key import builder_arguments, token_private_key
+
+    private: Any = token_private_key(key_of(public), suite, sign)
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    return builder.sign(private, **builder_arguments(suite)).public_bytes(Encoding.DER)
+
+
+def is_genuine(request: bytes, spki: bytes) -> bool:
+    """Tell whether a request, DER, is for this key (SubjectPublicKeyInfo, DER) and was signed by it."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    try:
+        with reading():
+            read = x509.load_der_x509_csr(request)
+            said = read.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            return said == spki and read.is_signature_valid
+    except Unreadable:
+        return False
+
+
+def key_of(public: PublicKey) -> CertifiedKey:
+    """Return a token's key as cryptography knows it.
+
+    Raises:
+        KeyMismatch: ``KEY_UNREADABLE``: the token shows something that is no key.
+    """
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+    try:
+        with reading():
+            if public.kind is KeyKind.RSA:
+                numbers = rsa.RSAPublicNumbers(int.from_bytes(public.exponent), int.from_bytes(public.modulus))
+                return numbers.public_key()
+            curve = ec.SECP256R1() if public.kind is KeyKind.EC_P256 else ec.SECP384R1()
+            return ec.EllipticCurvePublicKey.from_encoded_point(curve, public.point)
+    except Unreadable as error:
+        raise KeyMismatch("KEY_UNREADABLE", kind=public.kind.value) from error
+
+
+def spki_of(public: PublicKey) -> bytes:
+    """Return a key's SubjectPublicKeyInfo, DER."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return key_of(public).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def public_of(spki: bytes) -> PublicKey:
+    """Return the key of a SubjectPublicKeyInfo, DER.
+
+    Raises:
+        ValueError: it is none that signs orders.
+    """
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+
+    try:
+        with reading():
+            key = load_der_public_key(spki)
+    except Unreadable as error:
+        raise ValueError("no key") from error
+    if isinstance(key, rsa.RSAPublicKey):
+        numbers = key.public_numbers()
+        octets = [value.to_bytes((value.bit_length() + 7) // 8) for value in (numbers.n, numbers.e)]
+        return PublicKey(KeyKind.RSA, modulus=octets[0], exponent=octets[1])
+    kinds = {"secp256r1": KeyKind.EC_P256, "secp384r1": KeyKind.EC_P384}
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in kinds:
+        raise ValueError("another kind of key")
+    return PublicKey(kinds[key.curve.name], point=key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
+
+
+def request_lines(subject: str, lang: messages.Language) -> tuple[Line, ...]:
+    """Return what a screen shows of a request that the key it is for signs."""
+    return (Line(messages.text("screen.certificate_request", lang), subject),)
+
+
+def renewal_lines(subject: str, spki: bytes, lang: messages.Language) -> tuple[Line, ...]:
+    """Return what a screen shows of a request for a new key that the old one vouches for."""
+    fingerprint = hashlib.sha256(spki).hexdigest()[:_FINGERPRINT]
+    return (
+        Line(messages.text("screen.operation", lang), messages.text("screen.renewal_request", lang)),
+        Line(messages.text("screen.certificate_subject", lang), subject),
+        Line(
+            messages.text("screen.new_key", lang),
+            " ".join(fingerprint[at : at + 4] for at in range(0, _FINGERPRINT, 4)),
+        ),
+    )

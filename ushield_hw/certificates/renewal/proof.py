@@ -1,0 +1,112 @@
+"""The signatures of a renewal: the request by the new key, the old key around it, and the proof that the pair works."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from ushield_hw import messages
+from ushield_hw.certificates.certificate import signed_request
+from ushield_hw.certificates.csr import is_genuine, public_of, renewal_lines, request_lines
+from ushield_hw.certificates.renewal.record import Record
+from ushield_hw.cms import CertificateFacts, Profile, Template
+from ushield_hw.cms.attributes import Confirmation
+from ushield_hw.crypto.parsing import Unreadable, reading
+from ushield_hw.drivers.catalogue import ConfirmText
+from ushield_hw.errors import CertificateError, KeyMismatch, OutcomeUnknown, TokenError
+from ushield_hw.interaction import ConfirmRequest
+from ushield_hw.order import Line, Order, Rules, message_format, screen_lines
+from ushield_hw.signing.order import own_confirmation, profile_of
+from ushield_hw.token.key_pairs import private_key_of
+from ushield_hw.token.session import Session
+from ushield_hw.token.signature import plan, signature
+
+_TYPE = "ushield.renewal/1"
+_PKCS10 = "pkcs10"
+
+
+def request_by(session: Session, record: Record) -> bytes:
+    """Return the request for the record's key, signed by that key: PKCS#10, DER.
+
+    Raises:
+        PinError, TokenError, ConfirmationError: as the token says; nothing came of it.
+    """
+    from cryptography import x509
+
+    try:
+        with reading():
+            subject = x509.load_der_x509_certificate(record.old).subject
+    except Unreadable as error:  # a name that only its own CA can write
+        raise CertificateError("RENEWAL_NAME_ENCODING", serial=CertificateFacts.read(record.old).serial_hex) from error
+    _compare(session, _PKCS10, request_lines(subject.rfc4514_string(), messages.language()))
+    with _nothing_lost(session):
+        return signed_request(session, subject, public_of(record.spki), record.key_id)
+
+
+def requested_by(session: Session, old: CertificateFacts, record: Record) -> bytes:
+    """Return the request signed by the old key: CMS SignedData, DER.
+
+    Raises:
+        PinError, TokenError, ConfirmationError: as the token says; nothing came of it.
+    """
+    _compare(session, _PKCS10, renewal_lines(old.subject_text(), record.spki, messages.language()))
+    return _signed(session, old, record.old_key_id, record.pkcs10)
+
+
+def proved_here(session: Session, record: Record) -> None:
+    """Have the new key sign, and check that with the new certificate.
+
+    Raises:
+        KeyMismatch: ``RENEWAL_NOT_PROVED``: the signature is not the certificate's key's.
+    """
+    new = CertificateFacts.read(record.certificate)
+    if not is_genuine(request_by(session, record), new.spki):
+        raise KeyMismatch("RENEWAL_NOT_PROVED", subject=new.subject_text(), serial=new.serial_hex)
+
+
+def activation(session: Session, new: CertificateFacts, record: Record, document: bytes, *, rules: Rules) -> bytes:
+    """Return the bank's document signed by the new key: CMS SignedData, DER.
+
+    Raises:
+        CertificateError: ``RENEWAL_DOCUMENT_WRONG``: it is not about this certificate.
+        InputError: it is no order, or its time is over.
+        PinError, TokenError, ConfirmationError: as the token says.
+    """
+    order = Order.parse(document, rules=rules)
+    if order.type != _TYPE or order["certificate.sha256"] != new.sha256.hex():
+        raise CertificateError("RENEWAL_DOCUMENT_WRONG", type=order.type, serial=new.serial_hex)
+    order.check_live(datetime.now(UTC))
+    lang = messages.language()
+    content = message_format(session.link.driver.display.format).encode(order, lang)
+    _compare(session, _TYPE, screen_lines(content, lang, rules=rules))
+    return _signed(session, new, record.key_id, content)
+
+
+def _signed(session: Session, signer: CertificateFacts, key_id: bytes, content: bytes) -> bytes:
+    """Return a CMS by one of the token's keys."""
+    driver = session.link.driver
+    profile = profile_of(driver)
+    confirmation = None if profile is Profile.PLAIN else own_confirmation(driver) or Confirmation.NONE
+    how = plan(session, signer.key)
+    draft = Template(signer.der, how.suite, profile, confirmation).draft(content, datetime.now(UTC))
+    key = private_key_of(session, signer.key, signer.spki, key_id)
+    if key is None:
+        raise KeyMismatch("RENEWAL_KEY_GONE", serial=session.serial, key_id=key_id.hex())
+    with _nothing_lost(session):
+        return draft.assemble(signature(session, key, how, draft.message, spki=signer.spki, purpose="renew"))
+
+
+def _compare(session: Session, kind: str, lines: tuple[Line, ...]) -> None:
+    """Tell the person what must stand on a screen that shows what it signs."""
+    if session.link.driver.confirm.text is ConfirmText.MESSAGE:
+        session.interaction.compare_on_token(ConfirmRequest(kind, lines))
+
+
+@contextmanager
+def _nothing_lost(session: Session) -> Iterator[None]:
+    """Say that a signature whose answer is lost may be made again: unlike a payment's, it has gone nowhere."""
+    try:
+        yield
+    except OutcomeUnknown as error:
+        raise TokenError("RENEWAL_SIGNATURE_LOST", serial=session.serial, **error.details) from error

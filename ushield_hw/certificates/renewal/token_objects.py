@@ -1,0 +1,199 @@
+"""The token's objects during a renewal. Each method may be called again after a crash in the middle of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from ushield_hw.backend.model import CertificateRecord
+from ushield_hw.certificates.certificate import make_key, remove, remove_key, write
+from ushield_hw.certificates.csr import spki_of
+from ushield_hw.certificates.renewal.record import Record
+from ushield_hw.cms import CertificateFacts
+from ushield_hw.errors import CertificateError, KeyMismatch, TokenBusy, TokenError, TokenRemoved
+from ushield_hw.token.key_pairs import PENDING, REPLACED, Pair, session_pairs
+from ushield_hw.token.session import Session
+
+# What tokens answer that do not let a label be changed.
+_NOT_CHANGED: Final = frozenset(
+    "CKR_ACTION_PROHIBITED CKR_ARGUMENTS_BAD CKR_ATTRIBUTE_READ_ONLY CKR_ATTRIBUTE_TYPE_INVALID "
+    "CKR_ATTRIBUTE_VALUE_INVALID CKR_FUNCTION_FAILED CKR_FUNCTION_NOT_SUPPORTED CKR_OBJECT_HANDLE_INVALID "
+    "CKR_TEMPLATE_INCONSISTENT".split()
+)
+
+
+class NotWritten(TokenError):
+    """The token takes no certificate for this key, and will not."""
+
+
+class Workbench:
+    """What one renewal does on the token.
+
+    Args:
+        session: an open token.
+        record: the renewal's.
+
+    Attributes:
+        swapped: the new certificate was written in the old one's place.
+    """
+
+    def __init__(self, session: Session, record: Record) -> None:
+        self.swapped = False
+        self._session = session
+        self._record = record
+
+    def make_key(self) -> bytes:
+        """Make the new pair and return its public half (SubjectPublicKeyInfo, DER).
+
+        What an earlier try left under the same CKA_ID goes first: nobody has heard of it.
+        """
+        record = self._record
+        remove(self._session, record.key_id)
+        label = record.label + PENDING
+        return spki_of(make_key(self._session, record.kind, record.bits, record.key_id, label, each=record.each))
+
+    def has_key(self) -> bool:
+        """Tell whether the private half of the key is on the token."""
+        return any(key.private and key.key_id == self._record.key_id for key in self._session.keys())
+
+    def write(self) -> None:
+        """Write the new certificate and compare what the token gives back.
+
+        Raises:
+            KeyMismatch: ``RENEWAL_KEY_GONE``: its key is not on the token any more.
+            TokenFull: there is no room for it.
+            NotWritten: ``RENEWAL_NOT_WRITTEN``.
+        """
+        record = self._record
+        if not self.has_key():
+            raise KeyMismatch("RENEWAL_KEY_GONE", serial=self._session.serial, key_id=record.key_id.hex())
+        if self._written():
+            return
+        if record.same_key:
+            self._write_beside()
+        else:
+            self._write_anew()
+
+    def put_into_use(self) -> None:
+        """Take the mark off the new pair: this is what makes it the one that signs."""
+        record = self._record
+        if CertificateFacts.read(record.old).issuer != self._facts.issuer:
+            self._relabel_pair(record.old_key_id, record.old, record.label + REPLACED)  # or both would be in use
+        self._relabel_pair(record.key_id, record.certificate, record.label)
+        if any(certificate.label.endswith(PENDING) for certificate in self._written()):
+            self._destroy(lambda one: one.der == record.certificate)
+            write(self._session, self._facts, record.key_id, record.label)
+
+    def check_in_use(self) -> None:
+        """Make sure that the new pair is what signs, before the old one goes.
+
+        Raises:
+            CertificateError: ``RENEWAL_NOT_IN_USE``.
+        """
+        new = self._new_pair()
+        if new is None or new.key is None or not new.activated:
+            raise CertificateError("RENEWAL_NOT_IN_USE", serial=self._session.serial)
+
+    def remove_old(self) -> None:
+        """Remove the old certificate, then its key, unless another certificate needs that."""
+        record = self._record
+        self._destroy(lambda one: one.der == record.old)
+        others = {one.key_id for one in self._session.certificates()}
+        if not record.same_key and record.old_key_id not in others:
+            remove_key(self._session, CertificateFacts.read(record.old), record.old_key_id)
+
+    def clear(self) -> None:
+        """Remove what this renewal has made, and nothing else."""
+        record = self._record
+        if record.same_key:
+            self._destroy(lambda one: one.der == record.certificate != b"")
+            self._restore()
+        else:
+            self._destroy(lambda one: one.key_id == record.key_id)
+            remove(self._session, record.key_id)
+
+    @property
+    def _facts(self) -> CertificateFacts:
+        return CertificateFacts.read(self._record.certificate)
+
+    def _written(self) -> list[CertificateRecord]:
+        return [one for one in self._session.certificates() if one.der == self._record.certificate]
+
+    def _new_pair(self) -> Pair | None:
+        pairs = session_pairs(self._session)
+        return next((pair for pair in pairs if pair.facts.der == self._record.certificate), None)
+
+    def _destroy(self, chosen: Callable[[CertificateRecord], bool]) -> None:
+        for one in self._session.certificates():
+            if chosen(one):
+                self._session.link.module.destroy(self._session.login_id, one.handle)
+        self._session.forget()
+
+    def _relabel_pair(self, key_id: bytes, der: bytes, label: str) -> None:
+        """Give a key and its certificate another label. On some tokens the key's is the one that lasts."""
+        kind = CertificateFacts.read(der).key
+        for key in self._session.keys():
+            if key.key_id == key_id and key.kind in {kind, None} and key.label != label:  # None: not told
+                self._relabel(key.handle, label)
+        for certificate in self._session.certificates():
+            if certificate.der == der and certificate.label != label:
+                self._relabel(certificate.handle, label)
+        self._session.forget()
+
+    def _relabel(self, handle: int, label: str) -> None:
+        """Give an object another label, if the token lets us."""
+        try:
+            self._session.link.module.relabel(self._session.login_id, handle, label)
+        except (TokenRemoved, TokenBusy):
+            raise
+        except TokenError as error:
+            if error.details.get("ckr") not in _NOT_CHANGED:
+                raise
+
+    def _write_anew(self) -> None:
+        """Write the certificate; a token that does not say plainly that it is full is believed the second time.
+
+        Half a certificate, from when the token was pulled out, is in the way too: OpenSC neither shows nor replaces it.
+        """
+        unclear = self._session.link.driver.capabilities.full
+        for last in (False, True):
+            self._destroy(lambda one: one.key_id == self._record.key_id)  # half of one, perhaps
+            try:
+                return write(self._session, self._facts, self._record.key_id, self._record.label + PENDING)
+            except TokenError as error:
+                if error.details.get("ckr") not in unclear or self._session.link.is_gone_after(error):
+                    raise
+                if last:
+                    raise NotWritten("RENEWAL_NOT_WRITTEN", serial=self._session.serial, **error.details) from error
+        return None
+
+    def _write_beside(self) -> None:
+        """Write the certificate beside the old one of the same key, or in its place."""
+        try:
+            write(self._session, self._facts, self._record.key_id, self._record.label + PENDING)
+        except (TokenRemoved, TokenBusy):
+            raise
+        except TokenError as error:
+            if self._session.link.is_gone_after(error):
+                raise
+            self._swap()
+
+    def _swap(self) -> None:
+        """Write the new certificate in the place of the old one of the same key; the record has both.
+
+        For that moment the token has none: there is no other way for one that takes but one certificate for a key, or
+        has no room for two. OpenSC does not sign with such a key before it was loaded again.
+        """
+        self.swapped = True
+        self._destroy(lambda one: one.der == self._record.old)
+        try:
+            write(self._session, self._facts, self._record.key_id, self._record.label)
+        except TokenError:
+            self._restore()
+            raise
+
+    def _restore(self) -> None:
+        """Put the old certificate back where it went to make room."""
+        old = CertificateFacts.read(self._record.old)
+        if not any(one.der == old.der for one in self._session.certificates()):
+            write(self._session, old, self._record.old_key_id, self._record.label)

@@ -1,0 +1,298 @@
+"""What a certificate says, read without a library: the fields that signing and strict reading need."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Final
+
+from ushield_hw.cms import names
+from ushield_hw.cms.der import (
+    BIT_STRING,
+    GENERALIZED_TIME,
+    INTEGER,
+    OCTET_STRING,
+    OID,
+    SEQUENCE,
+    UTC_TIME,
+    DerError,
+    Reader,
+    integer,
+    oid,
+    tlv,
+)
+from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.errors import InputError
+
+_MALFORMED: Final = "malformed"
+_BOOLEAN: Final = 0x01
+_VERSION: Final = 0xA0
+_ISSUER_UNIQUE_ID, _SUBJECT_UNIQUE_ID = 0x81, 0x82
+_EXTENSIONS: Final = 0xA3
+_MOST_SERIAL_OCTETS: Final = 20
+
+_V1, _V3 = 0, 2
+
+_KEY_USAGE: Final = oid("2.5.29.15")[2:]
+_BASIC_CONSTRAINTS: Final = oid("2.5.29.19")[2:]
+
+_USES: Final = (
+    "digitalSignature",
+    "nonRepudiation",
+    "keyEncipherment",
+    "dataEncipherment",
+    "keyAgreement",
+    "keyCertSign",
+    "cRLSign",
+    "encipherOnly",
+    "decipherOnly",
+)
+
+_EC_PUBLIC_KEY: Final = oid("1.2.840.10045.2.1")
+_P256: Final = tlv(SEQUENCE, _EC_PUBLIC_KEY, oid("1.2.840.10045.3.1.7"))
+_P384: Final = tlv(SEQUENCE, _EC_PUBLIC_KEY, oid("1.3.132.0.34"))
+_RSA: Final = tlv(SEQUENCE, oid("1.2.840.113549.1.1.1"), b"\x05\x00")
+_UNCOMPRESSED: Final = b"\x00\x04"  # no unused bits, an uncompressed point
+_POINT: Final[dict[bytes, tuple[KeyKind, int]]] = {_P256: (KeyKind.EC_P256, 256), _P384: (KeyKind.EC_P384, 384)}
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFacts:
+    """The outer fields of an X.509 certificate. Who signed it, and whether it may be trusted, is not looked at.
+
+    Attributes:
+        der: the certificate.
+        issuer: the issuer's name, DER.
+        subject: the subject's name, DER.
+        serial: the serial number.
+        issuer_and_serial: both as the CMS IssuerAndSerialNumber, DER.
+        not_before: first moment of validity, aware.
+        not_after: last moment of validity, aware.
+        spki: the SubjectPublicKeyInfo, DER.
+        key: what kind of key, or None for one that no signed order may use.
+        key_bits: the size of the curve or of the RSA modulus; 0 without ``key``.
+        key_usage: names as in RFC 5280 (``nonRepudiation``), or None without the extension.
+        is_ca: whether basicConstraints says so.
+        sha256: the digest of ``der``.
+        version: 1 or 3; one of version 1 has no extensions and cannot state what its key is for.
+    """
+
+    der: bytes = field(repr=False)
+    issuer: bytes
+    subject: bytes
+    serial: int
+    issuer_and_serial: bytes = field(repr=False)
+    not_before: datetime
+    not_after: datetime
+    spki: bytes = field(repr=False)
+    key: KeyKind | None
+    key_bits: int
+    key_usage: frozenset[str] | None
+    is_ca: bool
+    sha256: bytes
+    version: int
+
+    @classmethod
+    def read(cls, der: bytes) -> CertificateFacts:
+        """Read a certificate.
+
+        Raises:
+            InputError: ``CERTIFICATE_MALFORMED``: it is not a certificate in DER with one of every field.
+        """
+        try:
+            return _read(der)
+        except DerError as broken:
+            raise InputError("CERTIFICATE_MALFORMED") from broken
+
+    @property
+    def serial_hex(self) -> str:
+        """The serial number in lower-case hex, without leading zeros."""
+        return f"{self.serial:x}"
+
+    def subject_text(self) -> str:
+        """Return the subject as RFC 4514 writes it.
+
+        Raises:
+            InputError: ``CERTIFICATE_MALFORMED``: it is no name.
+        """
+        return _name_text(self.subject)
+
+    def issuer_text(self) -> str:
+        """Return the issuer as RFC 4514 writes it.
+
+        Raises:
+            InputError: ``CERTIFICATE_MALFORMED``: it is no name.
+        """
+        return _name_text(self.issuer)
+
+
+def _name_text(name: bytes) -> str:
+    try:
+        return names.text(name)
+    except DerError as broken:
+        raise InputError("CERTIFICATE_MALFORMED") from broken
+
+
+@lru_cache(maxsize=256)  # tokens show the same ones at every look
+def _read(der: bytes) -> CertificateFacts:
+    outer = Reader(der)
+    certificate = outer.enter(SEQUENCE, _MALFORMED)
+    outer.close(_MALFORMED)
+    tbs = certificate.enter(SEQUENCE, _MALFORMED)
+    signed_with = certificate.element(SEQUENCE, _MALFORMED)
+    _octets(certificate.content(BIT_STRING, _MALFORMED))
+    certificate.close(_MALFORMED)
+    return _read_fields(der, tbs, signed_with)
+
+
+def _read_fields(der: bytes, tbs: Reader, signed_with: bytes) -> CertificateFacts:
+    version = _version(tbs)
+    serial = tbs.integer(_MALFORMED)
+    if serial.bit_length() > 8 * _MOST_SERIAL_OCTETS:
+        raise DerError(_MALFORMED)
+    tbs.constant(signed_with, _MALFORMED)
+    issuer = tbs.element(SEQUENCE, _MALFORMED)
+    not_before, not_after = _validity(tbs.enter(SEQUENCE, _MALFORMED))
+    subject = tbs.element(SEQUENCE, _MALFORMED)
+    spki = tbs.element(SEQUENCE, _MALFORMED)
+    key, key_bits = _key(spki)
+    extensions = _extensions(tbs, version)
+    return CertificateFacts(
+        der=der,
+        issuer=issuer,
+        subject=subject,
+        serial=serial,
+        issuer_and_serial=tlv(SEQUENCE, issuer, integer(serial)),
+        not_before=not_before,
+        not_after=not_after,
+        spki=spki,
+        key=key,
+        key_bits=key_bits,
+        key_usage=_key_usage(extensions.get(_KEY_USAGE)),
+        is_ca=_is_ca(extensions.get(_BASIC_CONSTRAINTS)),
+        sha256=hashlib.sha256(der).digest(),
+        version=version + 1,
+    )
+
+
+def _version(tbs: Reader) -> int:
+    if not tbs.sees(_VERSION):
+        return _V1
+    inner = tbs.enter(_VERSION, _MALFORMED)
+    version = inner.integer(_MALFORMED)
+    inner.close(_MALFORMED)
+    if version != _V3:  # version 1 is the default, which DER leaves out; 2 is out of use, and cryptography refuses it
+        raise DerError(_MALFORMED)
+    return version
+
+
+def _validity(times: Reader) -> tuple[datetime, datetime]:
+    not_before, not_after = read_time(times), read_time(times)
+    times.close(_MALFORMED)
+    return not_before, not_after
+
+
+def read_time(times: Reader) -> datetime:
+    """Return the next Time (RFC 5280 section 4.1.2.5), aware, and step over it.
+
+    Raises:
+        DerError: ``malformed``: it is none.
+    """
+    if times.sees(UTC_TIME):
+        digits = times.content(UTC_TIME, _MALFORMED)
+        digits = (b"19" if digits >= b"50" else b"20") + digits
+    else:
+        digits = times.content(GENERALIZED_TIME, _MALFORMED)
+    if len(digits) != len(b"YYYYMMDDHHMMSSZ") or not digits[:-1].isdigit() or not digits.endswith(b"Z"):
+        raise DerError(_MALFORMED)
+    month, day, hour, minute, second = (int(digits[at : at + 2]) for at in range(4, 14, 2))
+    try:
+        return datetime(int(digits[:4]), month, day, hour, minute, second, tzinfo=UTC)
+    except ValueError as broken:
+        raise DerError(_MALFORMED) from broken
+
+
+def _key(spki: bytes) -> tuple[KeyKind | None, int]:
+    info = Reader(spki).enter(SEQUENCE, _MALFORMED)
+    algorithm = info.element(SEQUENCE, _MALFORMED)
+    bits = info.content(BIT_STRING, _MALFORMED)
+    info.close(_MALFORMED)
+    if algorithm == _RSA:
+        return KeyKind.RSA, _modulus_bits(_octets(bits))
+    kind, size = _POINT.get(algorithm, (None, 0))
+    whole = bits.startswith(_UNCOMPRESSED) and len(bits) == len(_UNCOMPRESSED) + 2 * size // 8
+    return (kind, size) if whole else (None, 0)
+
+
+def _modulus_bits(key: bytes) -> int:
+    outer = Reader(key)
+    numbers = outer.enter(SEQUENCE, _MALFORMED)
+    outer.close(_MALFORMED)
+    modulus = numbers.integer(_MALFORMED)
+    numbers.integer(_MALFORMED)
+    numbers.close(_MALFORMED)
+    return modulus.bit_length()
+
+
+def _octets(bits: bytes) -> bytes:
+    """Return the content of a BIT STRING that holds whole octets."""
+    if bits[:1] != b"\x00":
+        raise DerError(_MALFORMED)
+    return bits[1:]
+
+
+def _extensions(tbs: Reader, version: int) -> dict[bytes, bytes]:
+    """Return the extensions' values by OID content; each may be there once (RFC 5280)."""
+    for unique_id in (_ISSUER_UNIQUE_ID, _SUBJECT_UNIQUE_ID):
+        if version > _V1 and tbs.sees(unique_id):
+            tbs.content(unique_id, _MALFORMED)
+    found: dict[bytes, bytes] = {}
+    if version > _V1 and tbs.sees(_EXTENSIONS):
+        wrapper = tbs.enter(_EXTENSIONS, _MALFORMED)
+        listed = wrapper.enter(SEQUENCE, _MALFORMED)
+        wrapper.close(_MALFORMED)
+        while listed.rest():
+            _extension(listed.enter(SEQUENCE, _MALFORMED), found)
+    tbs.close(_MALFORMED)
+    return found
+
+
+def _extension(extension: Reader, found: dict[bytes, bytes]) -> None:
+    name = extension.content(OID, _MALFORMED)
+    if extension.sees(_BOOLEAN):  # critical; false is the default, which DER leaves out
+        extension.constant(b"\x01\x01\xff", _MALFORMED)
+    value = extension.content(OCTET_STRING, _MALFORMED)
+    extension.close(_MALFORMED)
+    if name in found:
+        raise DerError(_MALFORMED)
+    found[name] = value
+
+
+def _key_usage(value: bytes | None) -> frozenset[str] | None:
+    if value is None:
+        return None
+    outer = Reader(value)
+    bits = outer.content(BIT_STRING, _MALFORMED)
+    outer.close(_MALFORMED)
+    unused, octets = bits[:1], bits[1:]
+    if not octets or unused > b"\x07" or octets[-1] & ((1 << unused[0]) - 1):
+        raise DerError(_MALFORMED)
+    is_set = f"{int.from_bytes(octets, 'big'):0{8 * len(octets)}b}"
+    return frozenset(name for name, bit in zip(_USES, is_set, strict=False) if bit == "1")
+
+
+def _is_ca(value: bytes | None) -> bool:
+    if value is None:
+        return False
+    outer = Reader(value)
+    constraints = outer.enter(SEQUENCE, _MALFORMED)
+    outer.close(_MALFORMED)
+    is_ca = constraints.sees(_BOOLEAN)
+    if is_ca:  # false is the default, which DER leaves out
+        constraints.constant(b"\x01\x01\xff", _MALFORMED)
+    if constraints.sees(INTEGER) and constraints.integer(_MALFORMED) and not is_ca:  # how long the path below may be
+        raise DerError(_MALFORMED)
+    constraints.close(_MALFORMED)
+    return is_ca

@@ -1,0 +1,1 @@
+"""What the doctor reads without asking a module: files, processes, sockets, pcscd."""

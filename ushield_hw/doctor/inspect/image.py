@@ -1,0 +1,268 @@
+"""What a file says of itself, read without loading it: loading a library runs it, and a damaged one ends who loads it.
+
+Any bytes give an answer, and only so many of them are read. ELF is read by pyelftools, from the tables that the
+system's loader uses (sections are for debuggers and may be gone). Of PE and Mach-O only the header is read; the names
+that such a file exports are guessed from its bytes, which is a hint and said to be one.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import BinaryIO, Final
+
+_HEAD: Final = 4096
+_MOST_SEARCHED: Final = 64 << 20
+_CHUNK: Final = 1 << 20
+_LINE_SHOWN: Final = 80
+
+
+class Format(Enum):
+    """What kind of file it is."""
+
+    ELF = "elf"
+    PE = "pe"
+    MACH_O = "mach-o"
+    SCRIPT = "script"
+    TEXT = "text"
+    LFS_POINTER = "lfs-pointer"
+    ARCHIVE = "archive"
+    EMPTY = "empty"
+    NOT_A_FILE = "not-a-file"
+    UNKNOWN = "unknown"
+
+
+PKCS11: Final = frozenset({"C_GetFunctionList", "C_GetInterface"})
+SKF: Final = frozenset({"SKF_EnumDev", "SKF_ConnectDev", "SKF_OpenApplication"})  # GM/T 0016
+CSP: Final = frozenset({"CPAcquireContext", "CardAcquireContext"})  # Windows' CSP and minidriver
+NAMES: Final = PKCS11 | SKF | CSP
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What a file says of itself.
+
+    Attributes:
+        format: what kind of file it is.
+        size: in bytes.
+        architectures: the processors it is for, named as :func:`processor` does; several in a fat Mach-O.
+        shared: it is a library, not a program or an object file.
+        needed: the libraries it wants loaded first (DT_NEEDED).
+        rpath: where they are looked for first (DT_RPATH), for what they need too.
+        runpath: where its own are looked for (DT_RUNPATH); rpath does not count then.
+        exports: those of ``NAMES`` that it offers; None: not known.
+        guessed: ``exports`` was found by searching the bytes.
+        missing: how many bytes its loader wants beyond the end of the file.
+        missing_tail: how many bytes only debuggers want beyond the end.
+        damage: why its tables could not be read; None: they could.
+        wants: (library, symbol version) that it needs, such as ("libc.so.6", "GLIBC_2.38").
+        versions: the symbol versions it has to offer.
+        first_line: of a text.
+    """
+
+    format: Format
+    size: int = 0
+    architectures: tuple[str, ...] = ()
+    shared: bool = True
+    needed: tuple[str, ...] = ()
+    rpath: tuple[str, ...] = ()
+    runpath: tuple[str, ...] = ()
+    exports: frozenset[str] | None = None
+    guessed: bool = False
+    missing: int = 0
+    missing_tail: int = 0
+    damage: str | None = None
+    wants: tuple[tuple[str, str], ...] = ()
+    versions: frozenset[str] = frozenset()
+    first_line: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether its tables are there and can be read."""
+        return not self.missing and self.damage is None
+
+
+def read_image(path: Path) -> Image | None:
+    """Return what a file says of itself; None: it is not there or may not be read."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # a pipe must not make us wait
+    try:
+        with open(os.open(path, flags), "rb") as file:
+            about = os.fstat(file.fileno())
+            return _read(file, about.st_size) if stat.S_ISREG(about.st_mode) else Image(Format.NOT_A_FILE)
+    except IsADirectoryError:
+        return Image(Format.NOT_A_FILE)
+    except (OSError, ValueError):  # ValueError: a NUL in the path
+        return None
+
+
+def glance(path: Path) -> Image | None:
+    """Return what the header of a file says that looks like a PKCS#11 module in ELF; None: it needs a closer look."""
+    from ushield_hw.doctor.inspect.elf import is_sound, read_header
+
+    try:
+        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            about = os.fstat(file.fileno())
+            head = file.read(_HEAD) if stat.S_ISREG(about.st_mode) else b""
+            if not head.startswith(b"\x7fELF"):
+                return None
+            image, length, bits = read_header(head, about.st_size)
+            sound = length and image.shared and not image.missing_tail and is_sound(file, head, about.st_size, bits)
+    except (OSError, ValueError):
+        return None
+    return replace(image, exports=frozenset({"C_GetFunctionList"})) if sound else None
+
+
+def _read(file: BinaryIO, size: int) -> Image:
+    head = file.read(_HEAD)
+    found = _by_magic(head)
+    if found is Format.ELF:
+        from ushield_hw.doctor.inspect.elf_tables import read_elf
+
+        return read_elf(file, size, head)
+    if found is Format.PE:
+        return _hinted(_read_pe(file, size, head), file)
+    if found is Format.MACH_O:
+        return _hinted(_read_mach_o(size, head), file)
+    line = head.split(b"\n")[0][:_LINE_SHOWN].decode("utf-8", "replace").strip()
+    return Image(found, size, first_line="" if found in {Format.ARCHIVE, Format.UNKNOWN} else line)
+
+
+_MACH_O: Final = {
+    b"\xcf\xfa\xed\xfe": "<",
+    b"\xce\xfa\xed\xfe": "<",
+    b"\xfe\xed\xfa\xcf": ">",
+    b"\xfe\xed\xfa\xce": ">",
+}
+_FAT: Final = {b"\xca\xfe\xba\xbe": (20, ">8x2I"), b"\xca\xfe\xba\xbf": (32, ">8x2Q")}
+_MAGICS: Final = (
+    (b"\x7fELF", Format.ELF),
+    (b"MZ", Format.PE),
+    *((magic, Format.MACH_O) for magic in (*_MACH_O, *_FAT)),
+    (b"version https://git-lfs", Format.LFS_POINTER),
+    (b"#!", Format.SCRIPT),
+    # ar (static libraries, .deb), zip, gzip, bzip2, xz, zstd, 7z, rpm, rar, OLE (.msi)
+    *(
+        (magic, Format.ARCHIVE)
+        for magic in (
+            b"!<arch>\n",
+            b"PK\3\4",
+            b"\x1f\x8b",
+            b"BZh",
+            b"\xfd7zXZ\0",
+            b"\x28\xb5\x2f\xfd",
+            b"7z\xbc\xaf\x27\x1c",
+            b"\xed\xab\xee\xdb",
+            b"Rar!",
+            b"\xd0\xcf\x11\xe0",
+        )
+    ),
+)
+_MOST_SLICES: Final = 20  # the magic of a fat Mach-O is that of a Java class too, whose next word is 45 or more
+
+
+def _by_magic(head: bytes) -> Format:
+    if not head:
+        return Format.EMPTY
+    found = next((kind for magic, kind in _MAGICS if head.startswith(magic)), None)
+    if found is Format.MACH_O and head[:4] in _FAT and not 0 < _number(head, ">I", 4) <= _MOST_SLICES:
+        return Format.UNKNOWN
+    return found or (Format.TEXT if _is_text(head) else Format.UNKNOWN)
+
+
+def _is_text(head: bytes) -> bool:
+    """Tell whether these are characters: no controls but white space. Encodings are not told apart: GBK is text too."""
+    return not any(octet < 0x20 and octet not in b"\t\n\v\f\r\x1b" for octet in head)  # noqa: PLR2004 - a space
+
+
+def _number(data: bytes, form: str, at: int) -> int:
+    """Return one number of a header; 0 beyond its end."""
+    if at < 0 or len(data) < at + struct.calcsize(form):
+        return 0
+    return int(struct.unpack_from(form, data, at)[0])
+
+
+# --- processors -------------------------------------------------------------------------------------------------------
+
+_SAME: Final = {
+    "amd64": "x86_64",
+    "amd64-32": "x86",
+    "x86_64-32": "x86",
+    "i386": "x86",
+    "i486": "x86",
+    "i586": "x86",
+    "i686": "x86",
+    "arm64": "aarch64",
+    "arm64-32": "arm",
+    "aarch64-32": "arm",
+    "loong64": "loongarch64",
+}
+
+
+def processor(name: str) -> str:
+    """Return one name for a processor that every system calls differently (``AMD64``, ``arm64``, ``i686``)."""
+    name = name.lower()
+    return "arm" if name.startswith(("armv", "armhf")) else _SAME.get(name, name)
+
+
+# --- PE and Mach-O: the header ----------------------------------------------------------------------------------------
+
+_PE_MACHINES: Final = {0x14C: "x86", 0x8664: "x86_64", 0xAA64: "aarch64", 0x1C4: "arm", 0x200: "ia64"}
+_PE_DLL: Final = 0x2000
+_PE_SECTION: Final = 40
+
+
+def _read_pe(file: BinaryIO, size: int, head: bytes) -> Image:
+    """Read the PE/COFF header: machine, "is a DLL", and how far the sections reach."""
+    at = _number(head, "<I", 0x3C)
+    file.seek(at)
+    header = file.read(_HEAD)
+    if header[:4] != b"PE\0\0":
+        return Image(Format.PE, size, shared=False, missing=max(0, at + 4 - size))
+    machine = _number(header, "<H", 4)
+    table = 24 + _number(header, "<H", 20)
+    sections = (table + number * _PE_SECTION for number in range(_number(header, "<H", 6)))
+    end = max((_number(header, "<I", at + 16) + _number(header, "<I", at + 20) for at in sections), default=0)
+    dll = bool(_number(header, "<H", 22) & _PE_DLL)
+    name = _PE_MACHINES.get(machine, f"pe-{machine:#x}")
+    return Image(Format.PE, size, (name,), shared=dll, missing=max(0, end - size))
+
+
+_MACH_CPUS: Final = {7: "x86", 0x01000007: "x86_64", 12: "arm", 0x0100000C: "aarch64", 18: "ppc", 0x01000012: "ppc64"}
+_MACH_LIBRARIES: Final = {6, 8}  # MH_DYLIB, MH_BUNDLE
+
+
+def _read_mach_o(size: int, head: bytes) -> Image:
+    """Read the Mach-O header: processors, and of one for a single processor whether it is a library."""
+    if head[:4] in _MACH_O:
+        order = _MACH_O[head[:4]]
+        cpu, kind = _number(head, f"{order}I", 4), _number(head, f"{order}I", 12)
+        return Image(Format.MACH_O, size, (_mach_cpu(cpu),), shared=kind in _MACH_LIBRARIES)
+    step, form = _FAT[head[:4]]
+    slices = [head[8 + number * step :][:step] for number in range(_number(head, ">I", 4))]
+    ends = [sum(struct.unpack_from(form, part)) for part in slices if len(part) == step]
+    names = tuple(_mach_cpu(_number(part, ">I", 0)) for part in slices)
+    return Image(Format.MACH_O, size, names, missing=max(0, max(ends, default=0) - size))
+
+
+def _mach_cpu(number: int) -> str:
+    return _MACH_CPUS.get(number, f"mach-{number:#x}")
+
+
+def _hinted(image: Image, file: BinaryIO) -> Image:
+    """Add the names that occur among the file's bytes."""
+    file.seek(0)
+    wanted = {name: name.encode() + b"\0" for name in NAMES}
+    found: set[str] = set()
+    kept = b""
+    for _ in range(_MOST_SEARCHED // _CHUNK):
+        chunk = file.read(_CHUNK)
+        if not chunk:
+            break
+        window = kept + chunk
+        found |= {name for name, octets in wanted.items() if octets in window}
+        kept = window[-64:]  # longer than any of the names
+    return replace(image, exports=frozenset(found), guessed=True)

@@ -1,0 +1,1 @@
+"""The questions of the doctor, one module a layer."""

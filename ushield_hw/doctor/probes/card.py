@@ -1,0 +1,290 @@
+"""D: the card in a reader. Does it answer, does another program have it, and is its family known?
+
+A connection is made beside whoever else uses the card, held for a moment and given up without a reset; no command is
+sent.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from ushield_hw.doctor.finding import Priority, Rule, Said, Way, causes, fail, ok, probe, skip, unchecked, warn
+from ushield_hw.doctor.inspect.machine import Machine
+from ushield_hw.doctor.inspect.processes import Holders, users_of_node, users_of_pcsc
+from ushield_hw.doctor.probes.bus import ccid_devices, modules_of
+from ushield_hw.drivers.catalogue import Driver
+from ushield_hw.errors import UShieldError
+from ushield_hw.system import pcsc
+from ushield_hw.system.fork_safe import cached_property
+from ushield_hw.system.pcsc import Contact, Reader, Slot
+from ushield_hw.uri import TokenUri
+
+_PCSC: Final = Rule(way=Way.PCSC)
+_ANSWER_S: Final = 2.0
+_HOLD_S: Final = 0.3
+_MUTE: Final = {"SCARD_W_UNRESPONSIVE_CARD", "SCARD_W_UNSUPPORTED_CARD", "SCARD_E_PROTO_MISMATCH"}
+_NO_ANSWER: Final = "NO_ANSWER"
+_BUSY: Final = {"SCARD_E_SHARING_VIOLATION", _NO_ANSWER}  # in another's transaction PC/SC only waits
+_RESET: Final = "SCARD_W_RESET_CARD"
+_REMOVED: Final = {"SCARD_W_REMOVED_CARD", "SCARD_E_NO_SMARTCARD", "SCARD_E_READER_UNAVAILABLE"}
+_OPENSC_CONF: Final = ("/etc/opensc/opensc.conf", "/etc/opensc.conf", "/usr/local/etc/opensc.conf")
+_CARD_DRIVERS: Final = re.compile(r"^\s*card_drivers\s*=\s*([^;#]*);", re.MULTILINE)
+_EVERY_DRIVER: Final = {"internal", "default"}
+_CTK_SETTINGS: Final = "/Library/Preferences/com.apple.security.smartcard.plist"
+
+
+@dataclass
+class InReader:
+    """A reader and what is in it.
+
+    Attributes:
+        machine: whose reader.
+        reader: as PC/SC shows it.
+        hold_s: how long to stay connected to the card, to see whether somebody resets it or pulls it out.
+        enough: is set when the rest of the walk has ended well: there is no reason to stay any longer.
+        shown: a module shows a token in it.
+    """
+
+    machine: Machine
+    reader: Reader
+    hold_s: float = _HOLD_S
+    enough: threading.Event = field(default_factory=threading.Event)
+    shown: bool = False
+
+    @cached_property
+    def contact(self) -> Contact | UShieldError | None:
+        """What connecting to the card gave; None: there is no card that answers."""
+        if self.reader.slot is not Slot.CARD:
+            return None
+        try:
+            return pcsc.contact(self.reader.name, _ANSWER_S, self.hold_s, self.enough)
+        except UShieldError as error:
+            return error
+
+    @property
+    def trouble(self) -> str:
+        """PC/SC's name of what went wrong in that; empty: nothing."""
+        return str(self.contact.details.get("name", "")) if isinstance(self.contact, UShieldError) else ""
+
+    @cached_property
+    def families(self) -> tuple[Driver, ...]:
+        """The families that have its ATR."""
+        return tuple(self.machine.catalogue.for_atr(self.reader.atr)) if self.reader.atr else ()
+
+    def evidence(self, **more: Any) -> dict[str, Any]:
+        """Return what every finding about it says, and more."""
+        return {"reader": self.reader.name, **more}
+
+    def failed(self, **more: Any) -> dict[str, Any]:
+        """Return what PC/SC said, and more."""
+        details = self.contact.details if isinstance(self.contact, UShieldError) else {}
+        return self.evidence(**{name: details.get(name, "-") for name in ("function", "name", "number")}, **more)
+
+
+def readers(machine: Machine, enough: threading.Event | None = None) -> tuple[InReader, ...]:
+    """Return every reader, with or without a card."""
+    ends = enough or threading.Event()
+    return tuple(InReader(machine, reader, enough=ends) for reader in machine.scene.readers)
+
+
+# --- is there a card that answers -------------------------------------------------------------------------------------
+
+
+@probe("D29", "card.present", Rule(warned=Priority.ABSENT, way=Way.PCSC, after=causes("C26 C28 D33")))
+def no_card(here: InReader) -> Said:
+    """No card in any reader, which is told once; beside one that has a card, an empty one is nothing to look at."""
+    all_of_them = here.machine.scene.readers
+    if here.reader.slot is not Slot.EMPTY:
+        return ok(**here.evidence())
+    if any(reader.slot is not Slot.EMPTY for reader in all_of_them):
+        return skip("another_has_one", **here.evidence())
+    if here.reader.name != all_of_them[0].name:
+        return skip("told_at_the_first", **here.evidence())
+    return warn(**here.evidence(readers=[reader.name for reader in all_of_them]))
+
+
+@probe("D30", "card.answers", _PCSC)
+def mute(here: InReader) -> Said:
+    """The card does not answer as a smart card does: upside down, dirty, broken, or no smart card."""
+    if here.reader.slot is Slot.MUTE:
+        return fail(**here.evidence(atr=here.reader.atr.hex() or "-", name="SCARD_STATE_MUTE"))
+    if here.reader.slot is not Slot.CARD:
+        return skip("no_card", **here.evidence())
+    evidence = here.evidence(atr=here.reader.atr.hex() or "-")
+    return fail(**evidence, name=here.trouble) if here.trouble in _MUTE else ok(**evidence)
+
+
+@probe("D31", "card.powered", _PCSC)
+def unpowered(here: InReader) -> Said:
+    """The reader cannot give the card its power."""
+    if here.reader.slot is not Slot.CARD:
+        return skip("no_card", **here.evidence())
+    return fail(**here.failed()) if here.trouble == "SCARD_W_UNPOWERED_CARD" else ok(**here.evidence())
+
+
+# --- is it free -------------------------------------------------------------------------------------------------------
+
+
+@probe("D32", "card.free", Rule(way=Way.PCSC, after=causes("D36")))
+def held(here: InReader) -> Said:
+    """Another program keeps the card to itself, or is in the middle of a transaction that does not end."""
+    if here.reader.slot is not Slot.CARD:
+        return skip("no_card", **here.evidence())
+    if here.trouble not in _BUSY:
+        return ok(**here.evidence())
+    holders = users_of_pcsc(here.machine)
+    if here.trouble == _NO_ANSWER and holders.ourselves and not holders.programs and not holders.unexplained:
+        return unchecked("our_own_look", **here.failed())  # a slow card, that our own modules are looking at
+    return fail(**here.failed(**_held_by(holders)))
+
+
+def _held_by(holders: Holders) -> dict[str, Any]:
+    found: dict[str, Any] = {"holders": list(holders.programs), "hidden": holders.hidden, "complete": holders.complete}
+    if not holders.programs:
+        return {**found, "kind": "unseen"}
+    if holders.foreign:
+        pids = [name.rpartition("(")[2].removesuffix(")") for name in holders.foreign]
+        return {**found, "kind": "foreign", "foreign": list(holders.foreign), "pids": " ".join(pids)}
+    return found
+
+
+@probe("D33", "card.usb_taken", _PCSC)
+def usb_taken(machine: Machine) -> Said:
+    """A program, most often GnuPG's scdaemon, drives the device past pcscd, which cannot have it then."""
+    devices = ccid_devices(machine)
+    if not devices:
+        return skip("no_ccid_device")
+    for device in devices:
+        holders = users_of_node(machine, device.node)
+        if holders.programs:
+            return fail(usb=device.id, name=device.name or device.id, **_held_by(holders))
+    return ok(devices=[device.id for device in devices])
+
+
+@probe("D34", "card.left_alone", _PCSC)
+def reset_by_another(here: InReader) -> Said:
+    """Another program resets the card while we are connected: logins end and signatures fail in the middle."""
+    if here.reader.slot is not Slot.CARD:
+        return skip("no_card", **here.evidence())
+    if here.trouble != _RESET:
+        return ok(**here.evidence())
+    return warn(**here.failed(**_held_by(users_of_pcsc(here.machine))))
+
+
+@probe("D35", "card.stays", Rule(way=Way.PCSC, after=causes("A9")))
+def taken_out(here: InReader) -> Said:
+    """The card was pulled out or put in again while we looked: a loose contact, or a hand."""
+    if here.reader.slot is not Slot.CARD:
+        return skip("no_card", **here.evidence())
+    if here.trouble in _REMOVED:
+        return warn(**here.failed(times=1))
+    times = _changes(here)
+    return warn(**here.evidence(function="SCardGetStatusChange", name="-", number="-", times=times)) if times else ok()
+
+
+def _changes(here: InReader) -> int:
+    """Return how often something came or went in this reader since the look at the machine; PC/SC counts."""
+    try:
+        now = {reader.name: reader.changes for reader in pcsc.readers(_ANSWER_S)}
+    except UShieldError:
+        return 0
+    return max(0, now.get(here.reader.name, here.reader.changes) - here.reader.changes)
+
+
+@probe("D36", "card.cryptotokenkit", _PCSC)
+def owned_by_macos(here: InReader) -> Said:
+    """The token extension that macOS brings drives the card itself. Seen on recorded data only."""
+    if here.machine.system != "darwin":
+        return skip("not_on_this_system")
+    switched_off = "pivtoken" in (here.machine.text(_CTK_SETTINGS) or "")
+    if here.trouble not in _BUSY or switched_off:
+        return ok(**here.evidence(disabled=switched_off))
+    return warn(**here.failed(disabled=switched_off))
+
+
+# --- which family is it -----------------------------------------------------------------------------------------------
+
+
+@probe("D37", "card.known", Rule(warned=Priority.STRANGE, way=Way.PCSC))
+def unknown_card(here: InReader) -> Said:
+    """No descriptor has this card's ATR. A module may know the card all the same."""
+    if here.reader.slot is not Slot.CARD:
+        return skip("no_card", **here.evidence())
+    evidence = here.evidence(atr=here.reader.atr.hex())
+    if not here.families:
+        return ok(**evidence, shown=True) if here.shown else warn(**evidence)
+    return ok(**evidence, families=_ids(here.families), ambiguous=len(here.families) > 1)
+
+
+@probe("D38", "card.module", _PCSC)
+def wrong_module(here: InReader) -> Said:
+    """The module that was named is another family's, or none of the card's family is installed."""
+    if not here.families:
+        return skip("no_known_card", **here.evidence())
+    evidence = here.evidence(atr=here.reader.atr.hex(), families=_ids(here.families), ambiguous=len(here.families) > 1)
+    if (asked := _asked(here.machine)) is not None:
+        driver = here.machine.catalogue.for_module(asked)
+        right = driver is None or driver.module.general or driver.id in drivable_by(here.families)
+        return ok(**evidence) if right else fail(**evidence, module=str(asked), searched=["-"])
+    return _installed(here, evidence)
+
+
+def _installed(here: InReader, evidence: dict[str, Any]) -> Said:
+    """Look for a module of the card's families; a general one may do where there is none."""
+    machine, known = here.machine, here.machine.catalogue.ids()
+    drivers = [machine.catalogue.get(name) for name in drivable_by(here.families) if name in known]
+    searched = [path for driver in drivers for path in driver.module.paths]
+    if not searched:
+        return skip("no_module_known", **evidence)
+    if any(modules_of(machine, driver) for driver in drivers):
+        return ok(**evidence)
+    stopgap = any(modules_of(machine, driver) for driver in machine.catalogue if driver.module.general)
+    evidence.update(module="-", searched=searched)
+    return warn(**evidence) if stopgap else fail(**evidence)
+
+
+def _asked(machine: Machine) -> Path | None:
+    """Return the module file that the asked-for URI names."""
+    if machine.selector is None or not TokenUri.names(machine.selector):
+        return None
+    try:
+        return TokenUri.parse(machine.selector).module_path
+    except UShieldError:
+        return None
+
+
+def drivable_by(families: tuple[Driver, ...]) -> list[str]:
+    """Return the ids of the descriptors whose modules drive these families."""
+    found = [name for one in families for name in (one.id, one.module.via, *one.module.also_via) if name is not None]
+    return list(dict.fromkeys(found))
+
+
+def _ids(families: tuple[Driver, ...]) -> list[str]:
+    return [driver.id for driver in families]
+
+
+@probe("D39", "card.opensc_drivers", _PCSC)
+def driver_switched_off(here: InReader) -> Said:
+    """OpenSC is configured with a list of card drivers of its own, so that others are switched off.
+
+    Which of OpenSC's drivers a card needs is not in the descriptors: a list that leaves out the built-in ones is told.
+    """
+    if not any("opensc" in drivable_by((family,)) for family in here.families):
+        return skip("not_by_opensc", **here.evidence())
+    named = here.machine.environ.get("OPENSC_CONF")
+    for file in (named,) if named else _OPENSC_CONF:
+        chosen = _CARD_DRIVERS.search(here.machine.text(file) or "")
+        drivers = [name.strip(" \"'") for name in chosen.group(1).split(",")] if chosen else []
+        if drivers and not _EVERY_DRIVER.intersection(drivers):
+            return warn(**here.evidence(file=file, drivers=drivers, families=_ids(here.families)))
+    return ok(**here.evidence())
+
+
+MACHINE_PROBES: Final = (usb_taken,)
+CONTACT_PROBES: Final = (no_card, mute, unpowered, held, reset_by_another, taken_out, owned_by_macos)
+FAMILY_PROBES: Final = (unknown_card, wrong_module, driver_switched_off)  # asked when the modules have been looked at
+PROBES: Final = (*CONTACT_PROBES, *FAMILY_PROBES)

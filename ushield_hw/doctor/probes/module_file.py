@@ -1,0 +1,345 @@
+"""Layer E: the module's file, judged before it is loaded, and what becomes of it when a worker process loads it.
+
+E40 to E46 look at the file alone, E47 to E49 at the worker that has loaded it, E50 at all of them together. The
+evidence's ``kind`` picks the words where one cause has several faces.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from ushield_hw.doctor.finding import Probe, Rule, Said, causes, fail, ok, probe, skip, unchecked, warn
+from ushield_hw.doctor.inspect.image import CSP, SKF, Format, Image, processor
+from ushield_hw.doctor.inspect.linker import Linked, linked
+from ushield_hw.doctor.inspect.machine import Machine
+from ushield_hw.doctor.inspect.packages import GONE, LIBRARIES, module_package
+from ushield_hw.doctor.probes.module_search import driver_not_installed, named_modules, similar
+from ushield_hw.doctor.subjects import Loaded, ModuleFile
+from ushield_hw.errors import DriverLoadError, DriverUntrusted, UShieldError
+from ushield_hw.system.trust import trusted_module
+
+_FORMATS: Final = {"linux": Format.ELF, "darwin": Format.MACH_O, "win32": Format.PE}
+_SYSTEMS: Final = {Format.ELF: "Linux", Format.MACH_O: "macOS", Format.PE: "Windows"}
+_OLDEST: Final = (2, 20)
+_NOT_SUPPORTED: Final = "CKR_FUNCTION_NOT_SUPPORTED"
+_BITS: Final = ({"x86", "x86_64"}, {"arm", "aarch64"}, {"mips", "mips64"}, {"ppc", "ppc64"}, {"riscv32", "riscv64"})
+
+
+def module_files(machine: Machine, asked: Path | None = None) -> list[ModuleFile]:
+    """Return the files to look at: the one that was asked for, or every one that is installed or should be.
+
+    One that should be: the configuration names it, or a token of its family is plugged in.
+    """
+    if asked is not None:
+        return [named_modules(machine, [asked.absolute()], asked=True)[0]]
+    return [*named_modules(machine), *driver_not_installed(machine)]
+
+
+# --- is it there, may it be read --------------------------------------------------------------------------------------
+
+
+@probe("E40", "module.exists")
+def exists(file: ModuleFile) -> Said:
+    """The path is wrong, or the package that has the file is not installed."""
+    try:
+        size = file.path.stat().st_size
+    except PermissionError:
+        return unchecked("not_searchable")
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+            return fail(kind="unreadable", path=str(file.path), reason=error.strerror or "")
+        return _not_there(file)
+    return ok(path=str(file.path), size=size)
+
+
+def _not_there(file: ModuleFile) -> Said:
+    facts: dict[str, Any] = {"path": str(file.path), "found": [str(path) for path in similar(file)]}
+    package = module_package(file.path.name)
+    if package is not None:
+        facts["package"] = package
+    if file.path.is_symlink():
+        return fail(kind="link", target=str(file.path.resolve()), **facts)
+    if not file.asked and file.driver.usb and not facts["found"]:
+        places = list(file.driver.module.paths)
+        return fail(kind="driver", product=f"{file.driver.vendor} {file.driver.product}", places=places, **facts)
+    if facts["found"] or package:
+        return fail(kind="found" if facts["found"] else "package", **facts)
+    installed = [str(other.path) for other in named_modules(file.machine) if other.path.is_file()]
+    return fail(kind="others" if installed else "nothing", installed=installed, **facts)
+
+
+@probe("E41", "module.permission")
+def permission(file: ModuleFile) -> Said:
+    """A folder on the way cannot be searched, the file cannot be read, or others could change it: it is not loaded."""
+    closed = _closed(file.path)
+    if closed is not None:
+        place, missing = closed
+        return fail(kind=missing, path=str(file.path), **_about(place))
+    if not file.path.is_file():
+        return skip("not_there")
+    if hasattr(os, "ST_NOEXEC") and os.statvfs(file.path).f_flag & os.ST_NOEXEC:
+        return fail(kind="noexec", path=str(file.path), place=_mount(file.path))
+    try:
+        trusted_module(file.path)
+    except DriverUntrusted as error:
+        return fail(kind=f"untrusted_{error.reason}", path=str(file.path), **_about(Path(str(error.place))))
+    return ok(path=str(file.path), **_about(file.path.resolve()))
+
+
+def _closed(path: Path) -> tuple[Path, str] | None:
+    """Return the first folder on the way that we may not search, or the file if we may not read it."""
+    for way in dict.fromkeys((path, Path(os.path.realpath(path)))):
+        for folder in reversed(way.parents):
+            if os.path.isdir(folder) and not os.access(folder, os.X_OK):
+                return folder, "folder"
+        if os.path.isfile(way) and not os.access(way, os.R_OK):
+            return way, "file"
+    return None
+
+
+def _about(place: Path) -> dict[str, Any]:
+    """Return what ``ls -l`` says of a place, and who asks."""
+    about = place.stat()
+    facts: dict[str, Any] = {"place": str(place), "mode": stat.filemode(about.st_mode), "uid": about.st_uid}
+    if hasattr(os, "geteuid"):
+        facts["asked_by"] = os.geteuid()
+    return facts
+
+
+def _mount(path: Path) -> str:
+    return str(next(folder for folder in path.resolve().parents if folder.is_mount()))
+
+
+# --- is it a library for this machine ---------------------------------------------------------------------------------
+
+
+@probe("E42", "module.format")
+def library(file: ModuleFile) -> Said:
+    """It is no shared library of this system: a text, an archive, another system's library, a program."""
+    image = file.image
+    if image is None or image.format is Format.EMPTY:
+        return skip("not_readable" if image is None else "empty")
+    facts = {"path": str(file.path), "format": image.format.value}
+    if image.format is not _FORMATS.get(file.machine.system, Format.ELF):
+        made_for = _SYSTEMS.get(image.format)
+        kind = "foreign" if made_for else image.format.value
+        return fail(kind=kind, made_for=made_for or "", first_line=image.first_line, **facts)
+    return ok(**facts) if image.shared or not image.whole else fail(kind="program", **facts)
+
+
+@probe("E43", "module.whole")
+def whole(file: ModuleFile) -> Said:
+    """It ends too early, or its tables are damaged: a broken download, a full disk."""
+    image = file.image
+    if image is not None and image.format is Format.EMPTY:
+        return fail(kind="empty", path=str(file.path), size=0)
+    image = _native(file)
+    if image is None:
+        return skip("not_a_library")
+    facts: dict[str, Any] = {"path": str(file.path), "size": image.size}
+    if image.missing:
+        return fail(kind="truncated", missing=image.missing, **facts)
+    if image.damage is not None:
+        return fail(kind="damaged", damage=image.damage, **facts)
+    return warn(kind="tail", missing=image.missing_tail, **facts) if image.missing_tail else ok(**facts)
+
+
+@probe("E44", "module.architecture")
+def architecture(file: ModuleFile) -> Said:
+    """It is made for another processor, or for 32 bits where this Python has 64."""
+    image = _native(file)
+    if image is None or not image.architectures:
+        return skip("not_a_library")
+    python = processor(file.machine.architecture)
+    facts = {"path": str(file.path), "module": list(image.architectures), "python": python}
+    if python in image.architectures:
+        return ok(**facts)
+    near = any({python, *image.architectures} <= family for family in _BITS)
+    return fail(kind="bits" if near else "processor", **facts)
+
+
+def _native(file: ModuleFile) -> Image | None:
+    """Return the image if it is in this system's own format; None: other probes say what is wrong."""
+    image = file.image
+    return image if image is not None and image.format is _FORMATS.get(file.machine.system) else None
+
+
+def _fit(file: ModuleFile) -> Image | None:
+    """Return the image if it is a whole library for this very machine."""
+    image = _native(file)
+    fits = image is not None and image.whole and image.shared
+    return image if image and fits and processor(file.machine.architecture) in image.architectures else None
+
+
+# --- what it needs and what it offers ---------------------------------------------------------------------------------
+
+
+@probe("E45", "module.dependencies")
+def dependencies(file: ModuleFile) -> Said:
+    """A library that it needs is not on this system, or is too old."""
+    image = _fit(file)
+    if image is None or image.format is not Format.ELF:
+        return skip("not_a_library" if image is None else "not_on_this_system")
+    under = linked(file.machine, file.path.resolve(), image)
+    if under.missing:
+        return fail(**_missing(file, under))
+    if under.too_old:
+        wanted = sorted({f"{one.version} ({one.library})" for one in under.too_old})
+        return fail(kind="version", path=str(file.path), versions=wanted, needed_by=_needed_by(under.too_old))
+    return ok(path=str(file.path), needed=list(image.needed))
+
+
+def _missing(file: ModuleFile, under: Linked) -> dict[str, Any]:
+    names = [one.name for one in under.missing]
+    facts = {
+        "path": str(file.path),
+        "missing": names,
+        "needed_by": _needed_by(under.missing),
+        "packages": sorted({LIBRARIES[name] for name in names if name in LIBRARIES}),
+        "gone": [name for name in names if name in GONE],
+        "found": [str(path) for path in _lying_about(file, names)],
+    }
+    kind = next((kind for kind in ("found", "gone", "packages") if facts[kind]), "unknown")
+    return {"kind": kind, **facts}
+
+
+def _needed_by(needs: Iterable[Any]) -> list[str]:
+    return sorted({need.needed_by for need in needs})
+
+
+def _lying_about(file: ModuleFile, names: Iterable[str]) -> Iterator[Path]:
+    """Yield missing libraries that lie where vendors put them and the loader does not look."""
+    here = file.path.resolve().parent
+    folders = (here, here.parent / "lib", here.parent / "lib64", *map(file.machine.path, ("/usr/local/lib",)))
+    for name in names:
+        yield from (folder / name for folder in dict.fromkeys(folders) if (folder / name).is_file())
+
+
+@probe("E46", "module.is_pkcs11")
+def is_pkcs11(file: ModuleFile) -> Said:
+    """It offers no C_GetFunctionList: a library for something else, such as SKF or a Windows CSP."""
+    image = _fit(file)
+    if image is None:
+        return skip("not_a_library")
+    if image.exports is None:
+        return skip("names_not_known")
+    offered = set(image.exports)
+    if image.format is Format.ELF and "C_GetFunctionList" not in offered:  # the loader looks below it, too
+        offered |= linked(file.machine, file.path.resolve(), image).exports
+    facts = {"path": str(file.path), "exports": sorted(offered), "guessed": image.guessed}
+    if "C_GetFunctionList" in offered:
+        return ok(**facts)
+    kinds = (("skf", SKF), ("csp", CSP), ("interface", {"C_GetInterface"}))
+    kind = next((kind for kind, names in kinds if offered & names), "other")
+    return (warn if image.guessed else fail)(kind=kind, **facts)
+
+
+# --- what becomes of it when it is loaded -----------------------------------------------------------------------------
+
+
+@probe("E47", "module.loads", Rule(after=causes("E45")))
+def loads(loaded: Loaded) -> Said:
+    """It crashes while it is loaded or initialised, or the system's loader refuses it after all."""
+    error, facts = loaded.error, {"path": str(loaded.file.path)}
+    problem = _problem(error)
+    if problem == "load_crashed" or (error is not None and error.code == "MODULE_CRASHED"):
+        reason = str(error.details.get("reason") or error.details.get("detail"))  # type: ignore[union-attr]
+        return fail(kind="crashed", reason=_signal_name(reason), **facts)
+    if problem == "load_refused" and not _reason(error).startswith("CKR_"):
+        return fail(kind="refused", reason=_reason(error), **facts)
+    return ok(**facts) if loaded.info is not None else unchecked("not_loaded")
+
+
+@probe("E48", "module.answers", Rule(after=causes("B12 D31 D32 D34")))
+def answers(loaded: Loaded) -> Said:
+    """It does not come back from being loaded, initialised or asked for its slots."""
+    error, facts = loaded.error, {"path": str(loaded.file.path), "seconds": round(loaded.module.deadline_s)}
+    if _problem(error) == "load_hung":
+        return fail(kind="load", function="C_Initialize", **facts)
+    if error is not None and error.code == "MODULE_HUNG":
+        return fail(kind="call", function=str(error.details.get("function")), **facts)
+    return ok(**facts) if loaded.info is not None else unchecked("not_loaded")
+
+
+@probe("E49", "module.version")
+def version(loaded: Loaded) -> Said:
+    """It speaks a PKCS#11 that is too old, or lacks functions that are needed."""
+    lacking = [*_lacking(loaded)]
+    facts: dict[str, Any] = {"path": str(loaded.file.path)}
+    if loaded.info is not None:
+        facts["version"] = ".".join(map(str, loaded.info.cryptoki_version))
+        facts["module"] = f"{loaded.info.manufacturer} {loaded.info.description}".strip()
+    if lacking:
+        return fail(kind="functions", functions=lacking, **facts)
+    if loaded.info is None:
+        return unchecked("not_loaded")
+    return warn(kind="old", **facts) if loaded.info.cryptoki_version < _OLDEST else ok(**facts)
+
+
+def _lacking(loaded: Loaded) -> Iterator[str]:
+    """Yield the functions that answered CKR_FUNCTION_NOT_SUPPORTED."""
+    error = loaded.error
+    if isinstance(error, DriverLoadError) and _reason(error) == _NOT_SUPPORTED:
+        yield "C_Initialize / C_GetInfo"
+    if error is not None and error.details.get("ckr") == _NOT_SUPPORTED:
+        yield str(error.details.get("function"))
+    if any(slot.problem == _NOT_SUPPORTED for slot in loaded.slots):
+        yield "C_GetSlotInfo / C_GetTokenInfo"
+
+
+def _problem(error: UShieldError | None) -> str:
+    return str(error.details.get("problem", "")) if isinstance(error, DriverLoadError) else ""
+
+
+def _reason(error: UShieldError | None) -> str:
+    return str(error.details.get("reason", "")) if error is not None else ""
+
+
+def _signal_name(reason: str) -> str:
+    """Return ``signal 11`` as ``SIGSEGV (signal 11)``."""
+    word, _, number = reason.partition(" ")
+    known = word == "signal" and number.isdigit() and int(number) in {one.value for one in signal.Signals}
+    return f"{signal.Signals(int(number)).name} ({reason})" if known else reason
+
+
+# --- all of them together ---------------------------------------------------------------------------------------------
+
+
+@probe("E50", "module.once")
+def once(modules: tuple[Loaded, ...]) -> Said:
+    """One token shows through two modules, as p11-kit's aggregators make it."""
+    proxies = [loaded for loaded in modules if _problem(loaded.error) == "load_proxy"]
+    if proxies:
+        asked = any(loaded.file.asked for loaded in proxies)
+        return (fail if asked else warn)(kind="proxy", modules=[str(loaded.file.path) for loaded in proxies])
+    seen: dict[tuple[str, str, str], dict[Path, str]] = {}
+    for loaded in modules:
+        for token in (slot.token for slot in loaded.slots if slot.token is not None and slot.token.serial):
+            shown = seen.setdefault((token.manufacturer, token.model, token.serial), {})
+            shown[loaded.file.path.resolve()] = token.label
+    twice = {serial: paths for (_, _, serial), paths in seen.items() if len(paths) > 1}
+    if not twice:
+        return ok(modules=len(modules)) if modules else skip("no_module")
+    paths = sorted({str(path) for shown in twice.values() for path in shown})
+    labels = sorted({next(iter(shown.values())) for shown in twice.values()})
+    return warn(kind="twice", serials=sorted(twice), labels=labels, modules=paths)
+
+
+FILE_PROBES: Final[tuple[Probe[ModuleFile], ...]] = (
+    exists,
+    permission,
+    library,
+    whole,
+    architecture,
+    dependencies,
+    is_pkcs11,
+)
+LOADED_PROBES: Final[tuple[Probe[Loaded], ...]] = (loads, answers, version)
+TOGETHER_PROBES: Final[tuple[Probe[tuple[Loaded, ...]], ...]] = (once,)
+PROBES: Final[tuple[Probe[Any], ...]] = (*FILE_PROBES, *LOADED_PROBES, *TOGETHER_PROBES)

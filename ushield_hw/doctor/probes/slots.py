@@ -1,0 +1,411 @@
+"""F: a module's start, its slots, and which token is meant.
+
+A software module that nobody asked for and nobody has configured keeps no token from being used: what is wrong with it
+is a warning at most. Whoever names its file, sets its variable or selects a token through it means it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ushield_hw.backend.model import SlotInfo, TokenFlag
+from ushield_hw.doctor.finding import Priority, Probe, Rule, Said, causes, fail, ok, probe, skip, unchecked, warn
+from ushield_hw.doctor.inspect.machine import Machine
+from ushield_hw.doctor.inspect.processes import named
+from ushield_hw.doctor.probes.bus import plugged
+from ushield_hw.doctor.subjects import Loaded, TokenSeen, load
+from ushield_hw.drivers.catalogue import GENERIC, Driver, Kind
+from ushield_hw.drivers.installed import Installed
+from ushield_hw.errors import InputError
+from ushield_hw.system.fork_safe import cached_property
+from ushield_hw.token.discovery import Token, alike, certificates_on, names, tokens_in
+from ushield_hw.uri import TokenUri
+
+# Where a module looks for its configuration if its descriptor's variable is not set; the first that exists counts.
+_CONFIGURATIONS: Final = {
+    "SOFTHSM2_CONF": ("{home}/.config/softhsm2/softhsm2.conf", "/etc/softhsm/softhsm2.conf", "/etc/softhsm2.conf")
+}
+_LINE: Final = re.compile(r"^\s*([\w.]+)\s*=\s*([^#]*?)\s*(?:#.*)?$")  # SoftHSM2 drops what follows a #
+_VERSION_1: Final = re.compile(r"(?m)^\s*\d+\s*:\s*\S")  # SLOT:FILE
+_USUAL_FOLDER: Final = "/var/lib/softhsm/tokens"
+_NAME_IN_PROC: Final = 15  # as long as the kernel keeps a program's name
+
+_STARTED_TWICE: Final = {"CKR_CRYPTOKI_ALREADY_INITIALIZED", "CKR_CRYPTOKI_NOT_INITIALIZED"}
+_NO_LOCKS: Final = {"CKR_CANT_LOCK", "CKR_NEED_TO_CREATE_THREADS"}
+_ANOTHER_CAUSE: Final = {*_STARTED_TWICE, *_NO_LOCKS, "CKR_FUNCTION_NOT_SUPPORTED"}
+_UNKNOWN_CARD: Final = "CKR_TOKEN_NOT_RECOGNIZED"
+_GONE_MEANWHILE: Final = "CKR_TOKEN_NOT_PRESENT"
+
+_SLOT_ASKED: Final = re.compile(r"(?i)^pkcs11:.*\bslot-id=(\d{1,20})\b")
+_SUFFIX: Final = re.compile(r"\s*\([^()]*\)$")  # OpenSC's "(UserPIN)"
+_ALIKE: Final = 3  # letters: a shorter beginning is like everything
+
+
+@dataclass
+class Choice:
+    """What was asked for, and all that there is.
+
+    Attributes:
+        machine: holds the selector.
+        modules: every module that was loaded.
+        tokens: every token that was seen; through two modules: twice.
+    """
+
+    machine: Machine
+    modules: Sequence[Loaded]
+    tokens: Sequence[TokenSeen]
+
+    @cached_property
+    def each(self) -> tuple[Token, ...]:
+        """Every token once."""
+        return tuple(group[0] for group in alike([seen.token for seen in self.tokens], certificates_on))
+
+
+def tokens_of(loaded: Loaded) -> tuple[TokenSeen, ...]:
+    """Return the tokens in a module's slots."""
+    file = loaded.file
+    entry = Installed(file.path, file.driver, file.driver.id)
+    machine = file.machine
+    found = tokens_in(entry, loaded.module, loaded.slots, machine.catalogue, machine.settings)
+    return tuple(TokenSeen(token, loaded) for token in found)
+
+
+# --- the module's start -----------------------------------------------------------------------------------------------
+
+
+@probe("F51", "module.configuration", Rule(failed=Priority.EMPTY))
+def configuration(loaded: Loaded) -> Said:
+    """Its configuration or the folder of its tokens is missing, or closed to this user."""
+    found = _configured(loaded)
+    if found is None:
+        return skip("needs_no_configuration")
+    kind, facts = found
+    if kind is None:
+        return ok(**facts) if loaded.error is None else skip("nothing_wrong_with_it", **facts)
+    return _judged(loaded, kind=kind, **facts) if loaded.error else warn(kind=kind, **facts)
+
+
+@probe("F52", "module.service", Rule(after=causes("F51 B11 B12 B16 B17 B18 B19 B20 B21 B22"), quiet=True))
+def service(loaded: Loaded) -> Said:
+    """The program behind the module does not run, or the module refuses to start without saying why."""
+    machine, code = loaded.file.machine, _code(loaded)
+    services = loaded.file.driver.module.services if machine.system == "linux" else ()  # elsewhere there is no /proc
+    running = [name for name in services if named(machine, name[:_NAME_IN_PROC])]
+    facts = {"path": str(loaded.file.path), "services": list(services), "running": running, "code": code}
+    if loaded.error is None and (loaded.slots or set(running) == set(services)):
+        return ok(**facts)
+    missing = [name for name in services if name not in running]
+    if missing:
+        return _judged(loaded, kind="down", missing=missing, **facts)
+    configured = _configured(loaded)
+    if code is None or code in _ANOTHER_CAUSE or (configured is not None and configured[0]):
+        return skip("another_cause", **facts)
+    if not _wanted(loaded) and loaded.file.driver.kind is not Kind.SOFTWARE:
+        return skip("nothing_of_its_family", **facts)  # it came with a package, and nothing that it drives is here
+    return (fail if _wanted(loaded) else warn)(kind="unexplained", **facts)
+
+
+@probe("F53", "module.started_once")
+def started_once(loaded: Loaded) -> Said:
+    """It was started twice, or is used in a process that did not start it."""
+    error, code = loaded.error, _code(loaded)
+    facts = {"path": str(loaded.file.path), "code": code}
+    if error is not None and error.code == "USED_AFTER_FORK":
+        return fail(**{**facts, "kind": "fork", "code": error.code})
+    if error is not None and error.details.get("problem") == "load_proxy":
+        return fail(kind="proxy", **facts)
+    if code in _STARTED_TWICE:
+        return fail(**facts)
+    return ok(**facts) if error is None else skip("another_cause", **facts)
+
+
+@probe("F54", "module.locking")
+def locking(loaded: Loaded) -> Said:
+    """It takes none of the ways in which threads may be kept apart; we offer the system's locks, then none."""
+    code = _code(loaded)
+    facts = {"path": str(loaded.file.path), "code": code}
+    if code in _NO_LOCKS:
+        return fail(**facts)
+    return ok(**facts) if loaded.error is None else skip("another_cause", **facts)
+
+
+# --- its slots --------------------------------------------------------------------------------------------------------
+
+
+@probe("F56", "token.initialised", Rule(kinds={"soft": Priority.EMPTY}))
+def initialised(loaded: Loaded) -> Said:
+    """There is a token, and nobody has set it up."""
+    present = [slot.token for slot in loaded.slots if slot.token is not None]
+    blank = [token for token in present if not token.has(TokenFlag.TOKEN_INITIALIZED)]
+    facts = {"path": str(loaded.file.path), "slots": [token.slot_id for token in blank]}
+    if not present:
+        return skip("no_token")
+    if loaded.file.driver.kind is not Kind.SOFTWARE:
+        if not blank:
+            return ok(tokens=len(present), **facts)
+        where = [slot.description for slot in loaded.slots if slot.slot_id in facts["slots"]]
+        return (fail if blank == present else warn)(kind="card", where=where, **facts)
+    if blank != present:  # a software module always shows a slot for one more
+        return ok(tokens=len(present) - len(blank), **facts)
+    return fail(kind="soft", **facts) if _meant(loaded) else skip("no_token_made", **facts)
+
+
+@probe("F59", "slots.fresh")
+def fresh(loaded: Loaded) -> Said:
+    """Tokens have come or gone, and the module shows that only to a program that loads it now."""
+    if loaded.error is not None:
+        return unchecked("not_loaded")
+    if not loaded.file.closely:
+        return skip("looks_well")
+    before, after = _shown(loaded.slots), _shown(_slots_now(loaded))
+    facts = {"path": str(loaded.file.path), "appeared": sorted(after - before), "gone": sorted(before - after)}
+    if facts["appeared"] or facts["gone"]:
+        return warn(kind="appeared" if facts["appeared"] else "gone", **facts)
+    return ok(**facts)
+
+
+@probe("F60", "slots.readable", Rule(after=causes("D30 D31 D32 D34 D35 D37 D38")))
+def readable(loaded: Loaded) -> Said:
+    """A slot cannot be read; others of the module may be well."""
+    if loaded.error is not None:
+        return unchecked("not_loaded")
+    broken = [slot for slot in loaded.slots if slot.problem not in {None, _GONE_MEANWHILE}]
+    unknown = [slot for slot in broken if slot.problem == _UNKNOWN_CARD]
+    facts = {"path": str(loaded.file.path), "slots": len(loaded.slots)}
+    if not broken:
+        return ok(**facts)
+    file = loaded.file
+    if broken == unknown and file.driver.module.general and not file.asked:
+        return skip("another_module_may_know_it", where=[slot.description for slot in unknown], **facts)
+    shows_a_token = any(slot.token is not None for slot in loaded.slots)
+    facts["codes"] = [slot.problem for slot in broken]
+    facts["where"] = [slot.description or str(slot.slot_id) for slot in broken]
+    return (warn if shows_a_token else fail)(kind="unknown" if broken == unknown else "broken", **facts)
+
+
+# --- what was asked for -----------------------------------------------------------------------------------------------
+
+
+@probe("F55", "choice.slot", Rule(failed=Priority.CHOICE, headline="doctor.not_there"))
+def slot_number(choice: Choice) -> Said:
+    """The token was asked for by the number of a slot, and such numbers move."""
+    asked = _SLOT_ASKED.search(choice.machine.selector or "")
+    if asked is None:
+        return skip("no_slot_asked")
+    slots = {slot.slot_id: slot for loaded in choice.modules for slot in loaded.slots}
+    number = int(asked[1])
+    facts = {"slot": number, "slots": sorted(slots), "tokens": [token.uri for token in choice.each]}
+    if number in slots and slots[number].token is not None:
+        return warn(kind="there", **facts)
+    return fail(**facts)
+
+
+@probe(
+    "F57",
+    "choice.exists",
+    Rule(failed=Priority.CHOICE, kinds={"none": Priority.NOT_NAMED}, headline="doctor.not_there"),
+)
+def exists(choice: Choice) -> Said:
+    """No token bears the name that was asked for, though one may nearly do so."""
+    wanted = choice.machine.selector
+    if wanted is None or _SLOT_ASKED.search(wanted):
+        return skip("none_asked")
+    try:
+        found = [token for token in choice.each if names(wanted, token)]
+    except InputError as error:
+        return fail(kind="uri", wanted=wanted, code=error.code, attribute=str(error.details.get("attribute", "")))
+    if not choice.each:
+        return skip("no_token")
+    if found:
+        return ok(wanted=wanted, tokens=[token.uri for token in found])
+    near = [token for token in choice.each if _nearly(wanted, token)]
+    facts = {"wanted": wanted, "labels": [token.label for token in choice.each]}
+    uris = [token.uri for token in near or choice.each]
+    return fail(kind="near" if near else "none", near=[token.label for token in near], tokens=uris, **facts)
+
+
+@probe("F58", "choice.one", Rule(failed=Priority.CHOICE, headline="doctor.undecided"))
+def one(choice: Choice) -> Said:
+    """Several tokens bear the name that was asked for."""
+    wanted = choice.machine.selector
+    if wanted is None or _SLOT_ASKED.search(wanted):
+        return skip("none_asked")
+    try:
+        uris = [token.uri for token in choice.each if names(wanted, token)]
+    except InputError as error:
+        return skip("not_a_uri", code=error.code)
+    return (fail if len(uris) > 1 else ok)(wanted=wanted, count=len(uris), tokens=uris)
+
+
+# --- one token --------------------------------------------------------------------------------------------------------
+
+
+@probe("F61", "token.format", Rule(failed=Priority.TOKEN))
+def formatted_for_us(seen: TokenSeen) -> Said:
+    """It looks empty through a general module because its maker's own tools have set it up."""
+    driver, file = seen.token.driver, seen.loaded.file
+    if not file.driver.module.general or driver.id != file.driver.id:
+        return skip("its_own_module")
+    if seen.pairs or seen.keys:
+        return ok(certificates=len(seen.pairs), keys=len(seen.keys))
+    atr = _atr(seen)
+    families = [family for family in file.machine.catalogue.for_atr(atr) if _has_its_own(family, file.driver)]
+    if not families:
+        return skip("no_other_family_known", atr=atr.hex())
+    modules = [str(path) for family in families for path in family.module_files()]
+    facts = {"atr": atr.hex(), "families": [family.product for family in families], "modules": modules}
+    return fail(kind="installed" if modules else "missing", through=str(file.path), label=seen.token.label, **facts)
+
+
+def _code(loaded: Loaded) -> str | None:
+    """Return the PKCS#11 code that kept a module from starting or from listing its slots."""
+    details = loaded.error.details if loaded.error else {}
+    said = details.get("ckr") or details.get("reason")
+    return said if isinstance(said, str) and said.startswith("CKR_") else None
+
+
+def _meant(loaded: Loaded) -> bool:
+    """Tell whether somebody wants this very module; what drives hardware is wanted by whoever installed it."""
+    file = loaded.file
+    if file.asked or file.driver.kind not in {Kind.SOFTWARE, Kind.PLATFORM}:
+        return True
+    variable = file.driver.module.config_env
+    if variable is not None and variable in file.machine.environ:
+        return True
+    return _selected(loaded)
+
+
+def _wanted(loaded: Loaded) -> bool:
+    """Tell whether somebody wants this module, or something that it drives is here."""
+    file, machine = loaded.file, loaded.file.machine
+    if file.asked or file.driver is GENERIC or file.driver.kind in {Kind.SOFTWARE, Kind.PLATFORM, Kind.HSM}:
+        return _meant(loaded)
+    drives = {file.driver.id, *(family.id for family in machine.catalogue.driven_by(file.driver))}
+    there = [driver.id for one in plugged(machine) for driver in one.drivers]
+    atrs = [reader.atr for reader in machine.scene.readers if reader.atr]
+    there += [driver.id for atr in atrs for driver in machine.catalogue.for_atr(atr)]
+    return not drives.isdisjoint(there) or (file.driver.module.general and bool(atrs)) or _selected(loaded)
+
+
+def _selected(loaded: Loaded) -> bool:
+    """Tell whether a URI names this module."""
+    selector = loaded.file.machine.selector
+    try:
+        path = TokenUri.parse(selector).module_path if selector and TokenUri.names(selector) else None
+    except InputError:
+        return False
+    return path is not None and path.resolve() == loaded.file.path.resolve()
+
+
+def _judged(loaded: Loaded, **evidence: Any) -> Said:
+    return fail(**evidence) if _meant(loaded) else warn(**evidence)
+
+
+def _configured(loaded: Loaded) -> tuple[str | None, dict[str, Any]] | None:
+    """Return what is wrong with a module's configuration, and the facts; None: it needs none that is known here."""
+    variable, machine = loaded.file.driver.module.config_env, loaded.file.machine
+    if variable not in _CONFIGURATIONS:
+        return None
+    path = _configuration_file(machine, variable)
+    text = machine.text(path)
+    facts = {"path": path, "variable": variable, "set": variable in machine.environ, "folder": ""}
+    if text is None:
+        behind = _closed(machine.path(path).parent) in {"above_closed", "folder_closed"}
+        return ("closed" if behind or os.path.lexists(machine.path(path)) else "missing"), facts
+    rows = (_LINE.match(line) for line in text.splitlines())
+    said = {row[1]: row[2] for row in rows if row}
+    facts["folder"] = said.get("directories.tokendir") or _USUAL_FOLDER
+    facts["store"] = said.get("objectstore.backend") or "file"
+    if not said and _VERSION_1.search(text):
+        return "version_1", facts
+    if loaded.error is not None and facts["store"] != "file":
+        return "store", facts  # the only other one is a database, which may not be built in
+    return _closed(machine.path(str(facts["folder"]))), facts
+
+
+def _configuration_file(machine: Machine, variable: str) -> str:
+    if variable in machine.environ:
+        return machine.environ[variable]
+    places = [place.format(home=machine.environ.get("HOME", "")) for place in _CONFIGURATIONS[variable]]
+    return next((place for place in places if os.path.lexists(machine.path(place))), places[1])
+
+
+def _closed(folder: Path) -> str | None:
+    """Return what is wrong with a folder; one behind a closed folder may be there."""
+    for above in reversed(folder.parents):
+        if os.path.isdir(above) and not os.access(above, os.X_OK):
+            return "above_closed"
+    if not os.path.isdir(folder):
+        return "no_folder"
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return "folder_closed"
+    return None if os.access(folder, os.W_OK) else "folder_read_only"
+
+
+def _slots_now(loaded: Loaded) -> Sequence[SlotInfo]:
+    """Return the slots as a program sees them that starts now; a software module may not look again by itself."""
+    driver = loaded.file.driver
+    if driver.kind is not Kind.SOFTWARE or driver.module.relist:  # which looks anew by C_Finalize and C_Initialize
+        return loaded.module.slots()
+    again = load(loaded.file)
+    try:
+        return loaded.slots if again.error else again.slots
+    finally:
+        again.module.close()
+
+
+def _shown(slots: Sequence[SlotInfo]) -> set[str]:
+    tokens = (slot.token for slot in slots if slot.token is not None)
+    return {f"{token.label} ({token.serial})" for token in tokens if token.has(TokenFlag.TOKEN_INITIALIZED)}
+
+
+def _nearly(wanted: str, token: Token) -> bool:
+    """Tell whether a token's label or serial number is the one wanted but for case, spaces, a suffix or the end."""
+    said = {_plain(token.label), _plain(token.serial)} - {""}
+    return any(
+        word == name or (min(len(word), len(name)) >= _ALIKE and (name.startswith(word) or word.startswith(name)))
+        for word in _words(wanted)
+        for name in said
+    )
+
+
+def _words(wanted: str) -> Iterator[str]:
+    if not TokenUri.names(wanted):
+        yield _plain(wanted)
+        return
+    uri = TokenUri.parse(wanted)
+    yield from (_plain(word) for word in (uri.token, uri.serial) if word)
+
+
+def _plain(name: str) -> str:
+    return "".join(_SUFFIX.sub("", name.strip()).split()).casefold()
+
+
+def _atr(seen: TokenSeen) -> bytes:
+    """Return the ATR of the card in the reader that the module's slot is named for; empty if that cannot be told."""
+    readers = seen.loaded.file.machine.scene.readers
+    return next((reader.atr for reader in readers if reader.name == seen.reader), b"")
+
+
+def _has_its_own(family: Driver, general: Driver) -> bool:
+    """Tell whether a family is not one of those that a general module drives."""
+    return general.id not in {family.id, family.module.via, *family.module.also_via}
+
+
+LOADED_PROBES: Final[tuple[Probe[Loaded], ...]] = (
+    configuration,
+    service,
+    started_once,
+    locking,
+    initialised,
+    fresh,
+    readable,
+)
+CHOICE_PROBES: Final[tuple[Probe[Choice], ...]] = (slot_number, exists, one)
+TOKEN_PROBES: Final[tuple[Probe[TokenSeen], ...]] = (formatted_for_us,)
+PROBES: Final = (*LOADED_PROBES, *CHOICE_PROBES, *TOKEN_PROBES)

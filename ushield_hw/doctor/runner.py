@@ -1,0 +1,350 @@
+"""The walk from the plug to a key that can sign: which questions are put to what, and what the answers come to.
+
+Layers that do not need each other are asked side by side, every module in a worker of its own: modules that hang cost
+one deadline together.
+"""
+
+from __future__ import annotations
+
+import platform
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+from ushield_hw import __version__
+from ushield_hw.backend.module import Module
+from ushield_hw.doctor.codes import unexplained
+from ushield_hw.doctor.descriptor_draft import skeleton
+from ushield_hw.doctor.finding import NO_SERVICE, Finding, Status, ask_all, fail, ok, skip, unchecked
+from ushield_hw.doctor.inspect.machine import Machine
+from ushield_hw.doctor.probes import bus, card, compare, module_file, objects, pin, reader, service, slots
+from ushield_hw.doctor.ranking import Case, first, weighed
+from ushield_hw.doctor.report import Report, UsableToken
+from ushield_hw.doctor.subjects import LOAD_DEADLINE_S, Loaded, ModuleFile, TokenSeen, load
+from ushield_hw.drivers.catalogue import Discover
+from ushield_hw.errors import InputError, TokenNotInitialized, UShieldError
+from ushield_hw.messages import shown
+from ushield_hw.token.discovery import alike, certificates_on, names
+from ushield_hw.uri import TokenUri
+
+# What a file needs is no reason not to load it: the loader itself knows best.
+_DEPENDENCIES_AT: Final = module_file.FILE_PROBES.index(module_file.dependencies)
+
+_OF_A_TOKEN: Final = (slots.TOKEN_PROBES, pin.PROBES, objects.TOKEN_PROBES)
+
+
+@dataclass
+class _Seen:
+    """What came of one module file."""
+
+    file: ModuleFile
+    findings: list[Finding] = field(default_factory=list)
+    loaded: Loaded | None = None
+    tokens: tuple[TokenSeen, ...] = ()
+
+    def ask_of_file(self) -> None:
+        """Ask what the file itself can be asked."""
+        name = str(self.file.path)
+        others = [ask for ask in module_file.FILE_PROBES if ask is not module_file.dependencies]
+        asked = ask_all(others, self.file, name, self.file.way)
+        asked.insert(_DEPENDENCIES_AT, _dependencies(self.file, self.loaded))
+        self.findings = [*asked, *self.findings[len(asked) :]]
+
+
+def examine(
+    machine: Machine, module: Path | None = None, deadline_s: float = LOAD_DEADLINE_S, *, closely: bool = False
+) -> Report:
+    """Look at everything and say what is wrong, naming one cause first. Spends no PIN try and changes nothing.
+
+    Args:
+        machine: this one, or a recorded one; its ``selector`` says which token was meant.
+        module: look at this module file only; what lies before it is still told.
+        deadline_s: how long a module may take to load.
+        closely: read the tables of every module's file, also where all is well.
+
+    Raises:
+        DescriptorError: a descriptor is wrong.
+    """
+    files = module_file.module_files(machine, module)
+    enough = threading.Event()
+    with ThreadPoolExecutor(len(files) + 6) as pool:
+        looks = [pool.submit(_look, file, deadline_s, closely=closely) for file in files]  # they take longest
+        outer = [pool.submit(part, machine) for part in (_usb, _service, _readers)]
+        readers = pool.submit(card.readers, machine, enough)
+        outer.append(pool.submit(lambda: _cards(machine, readers.result())))
+        pool.submit(import_module, "cryptography.x509")  # certificates will be read; the modules are waited for anyway
+        seen = [look.result() for look in looks]
+        if any(_is_meant(token, machine.selector) and _can_sign(token) for one in seen for token in one.tokens):
+            enough.set()
+        else:
+            list(pool.map(_look_closely, seen))
+        findings = [finding for part in outer for finding in part.result()]
+    try:
+        return _concluded(machine, findings, readers.result(), seen, module)
+    finally:
+        loaded = [one.loaded.module for one in seen if one.loaded is not None]
+        with ThreadPoolExecutor(len(loaded) or 1) as pool:
+            list(pool.map(Module.close, loaded))
+
+
+# --- the layers -------------------------------------------------------------------------------------------------------
+
+
+def _usb(machine: Machine) -> list[Finding]:
+    found = ask_all(bus.PROBES, machine)
+    for device in bus.plugged(machine):
+        found += ask_all(bus.DEVICE_PROBES, device, device.label, device.way)
+    return found
+
+
+def _service(machine: Machine) -> list[Finding]:
+    return ask_all(service.PROBES, machine)
+
+
+def _readers(machine: Machine) -> list[Finding]:
+    return ask_all(reader.PROBES, machine)
+
+
+def _cards(machine: Machine, there: Sequence[card.InReader]) -> list[Finding]:
+    found = ask_all(card.MACHINE_PROBES, machine)
+    with ThreadPoolExecutor(len(there) or 1) as pool:  # each card is watched for a moment
+        for part in pool.map(lambda here: ask_all(card.CONTACT_PROBES, here, here.reader.name), there):
+            found += part
+    return found
+
+
+def _compared(machine: Machine, there: Sequence[card.InReader], loaded: Sequence[Loaded]) -> Iterator[Finding]:
+    """Ask what can be said only when the modules have been looked at."""
+    if machine.scene.failure is not None:
+        yield from (ask.found(unchecked(NO_SERVICE)) for ask in card.PROBES)
+    for here in there:
+        here.shown = compare.shows_a_token(here, loaded)
+        yield from ask_all(card.FAMILY_PROBES, here, here.reader.name)
+    for one in compare.expected(machine, there, loaded):
+        yield from ask_all(compare.PROBES, one, one.subject, one.way)
+
+
+def _look(file: ModuleFile, deadline_s: float, *, closely: bool) -> _Seen:
+    """Look at a file, and load it if nothing speaks against that."""
+    seen, name = _Seen(file), str(file.path)
+    file.closely = closely
+    seen.ask_of_file()
+    broken = any(finding.status is Status.FAIL for finding in seen.findings)
+    if not broken and (file.asked or file.driver.module.discover is Discover.ALWAYS):
+        seen.loaded = load(file, deadline_s)
+        file.closely = closely or seen.loaded.info is None
+        seen.ask_of_file()
+    if seen.loaded is None:
+        return seen
+    for probes in (module_file.LOADED_PROBES, slots.LOADED_PROBES, objects.LOADED_PROBES):
+        seen.findings += ask_all(probes, seen.loaded, name, file.way)
+    _look_into(seen, _tokens(seen.loaded))
+    return seen
+
+
+def _look_closely(seen: _Seen) -> None:
+    """Read the tables of a file that is not loaded, and load another once more: nothing else has helped so far."""
+    if seen.file.closely:
+        return
+    seen.file.closely = True
+    if seen.loaded is None:
+        seen.ask_of_file()
+    else:
+        anew = slots.fresh(seen.loaded, str(seen.file.path), seen.file.way)
+        seen.findings = [anew if one.id == anew.id else one for one in seen.findings]
+
+
+def _look_into(seen: _Seen, tokens: Sequence[TokenSeen]) -> None:
+    """Keep the tokens that answer; a module that hangs or crashes over one of them is not asked again."""
+    answering: list[TokenSeen] = []
+    for token in tokens:
+        error = _trouble(token)
+        if error is None:
+            answering.append(token)
+            continue
+        troubled = replace(token.loaded, error=error)
+        of_module = ask_all((module_file.loads, module_file.answers), troubled, str(seen.file.path), seen.file.way)
+        failed = [finding for finding in of_module if finding.status is Status.FAIL]
+        seen.findings += failed or [_unreadable(token, error)]
+        if failed:
+            return
+    seen.tokens = tuple(answering)
+
+
+def _trouble(seen: TokenSeen) -> UShieldError | None:
+    """Return why what shows on a token without a login cannot be read."""
+    try:
+        _ = seen.keys, seen.certificates, seen.pairs, seen.mechanisms
+    except TokenNotInitialized:
+        return None  # F56 says so
+    except UShieldError as error:
+        return error
+    return None
+
+
+def _unreadable(seen: TokenSeen, error: UShieldError) -> Finding:
+    facts = {"path": str(seen.loaded.file.path), "slots": len(seen.loaded.slots)}
+    code = str(error.details.get("ckr") or error.code)
+    evidence = {"kind": "broken", **facts, "codes": [code], "where": [seen.token.label]}
+    return slots.readable.found(fail(**evidence), seen.name)
+
+
+def _dependencies(file: ModuleFile, loaded: Loaded | None) -> Finding:
+    """Ask what a file is missing, unless it has shown that it misses nothing: following all it needs takes long."""
+    ask, name = module_file.dependencies, str(file.path)
+    if loaded is not None and loaded.info is not None:
+        return ask.found(ok(path=name), name, file.way)
+    if not file.closely and file.glance is not None:
+        return ask.found(skip("looks_well", path=name), name, file.way)
+    return ask(file, name, file.way)
+
+
+def _tokens(loaded: Loaded) -> tuple[TokenSeen, ...]:
+    try:
+        return slots.tokens_of(loaded)
+    except UShieldError:
+        return ()
+
+
+def _of_tokens(tokens: Iterable[TokenSeen]) -> Iterator[Finding]:
+    for seen in tokens:
+        yield from findings_of(seen)
+
+
+def findings_of(seen: TokenSeen) -> list[Finding]:
+    """Return all that is found on one token: it fails where a signature would fail, and only there."""
+    asked = [one for probes in _OF_A_TOKEN for one in ask_all(probes, seen, seen.name)]
+    return list(_as_a_signature_sees_it(seen, asked))
+
+
+def _as_a_signature_sees_it(seen: TokenSeen, asked: Sequence[Finding]) -> Iterator[Finding]:
+    """Yield findings about a token so that they fail where a signature would, and only there."""
+    try:
+        able, error = seen.able, seen.decision.error
+    except UShieldError:  # it cannot be read, or is not set up: other findings say so
+        able, error = False, None
+    for one in asked:
+        yield replace(one, status=Status.WARN) if able and one.status is Status.FAIL else one
+    if not able and error is not None and all(one.status is not Status.FAIL for one in asked):
+        yield unexplained(error, seen.name)
+
+
+# --- what it comes to -------------------------------------------------------------------------------------------------
+
+
+def _concluded(
+    machine: Machine,
+    outer: list[Finding],
+    there: Sequence[card.InReader],
+    seen: Sequence[_Seen],
+    module: Path | None,
+) -> Report:
+    loaded = tuple(one.loaded for one in seen if one.loaded is not None)
+    every = [token for one in seen for token in one.tokens]
+    case = _case(machine, seen, module, _each(every))
+    asked = [
+        *outer,
+        *_compared(machine, there, loaded),
+        *(finding for one in seen for finding in one.findings),
+        *ask_all(module_file.TOGETHER_PROBES, loaded),
+        *ask_all(slots.CHOICE_PROBES, slots.Choice(machine, loaded, every)),
+        *_of_tokens(case.tokens),
+    ]
+    findings = weighed(asked, case)
+    return Report(
+        findings,
+        tuple(_usable(token) for token in case.usable),
+        first(findings, case),
+        skeleton=None if module is not None else _beginning(machine, findings, case.tokens),
+        environment=_environment(machine, loaded),
+        named=case.named,
+        private=partial(_private, machine, every),
+    )
+
+
+def _case(machine: Machine, seen: Sequence[_Seen], module: Path | None, tokens: Sequence[TokenSeen]) -> Case:
+    meant = [token for token in tokens if _is_meant(token, machine.selector)]
+    able = [token for token in tokens if _can_sign(token)]
+    return Case(
+        machine,
+        None if module is None else seen[0].file,
+        [one.file for one in seen],
+        tokens,
+        meant,
+        [token for token in able if token in meant],
+        others_can_sign=any(token not in meant for token in able),
+    )
+
+
+def _beginning(machine: Machine, findings: Sequence[Finding], tokens: Sequence[TokenSeen]) -> str | None:
+    """Return a descriptor to begin with, where no token shows or a card is left that nothing here knows."""
+    strange = any(finding.probe == card.unknown_card.name and finding.matters for finding in findings)
+    return skeleton(machine) if strange or not tokens else None
+
+
+def _is_meant(seen: TokenSeen, selector: str | None) -> bool:
+    try:
+        return selector is None or names(selector, seen.token)
+    except InputError:  # F55 and F57 say what is wrong with it
+        return False
+
+
+def _each(tokens: Sequence[TokenSeen]) -> list[TokenSeen]:
+    """Return every token once, through the module that is its family's own if there is one."""
+    by_token = {id(seen.token): seen for seen in tokens}
+    return [by_token[id(group[0])] for group in alike([seen.token for seen in tokens], certificates_on)]
+
+
+def _can_sign(seen: TokenSeen) -> bool:
+    try:
+        return seen.able
+    except UShieldError:
+        return False
+
+
+def _usable(seen: TokenSeen) -> UsableToken:
+    pair = seen.decision.pair
+    subject = pair.subject if pair is not None else ""
+    return UsableToken(seen.token.uri, seen.token.label, seen.token.serial, subject, not seen.uncertain)
+
+
+def _private(machine: Machine, tokens: Sequence[TokenSeen]) -> Iterator[tuple[str, str]]:
+    """Yield what names a person or a token, and its kind, for the bundle to mask."""
+    for seen in tokens:
+        yield "serial", seen.token.serial
+        yield "label", seen.token.label
+        with suppress(UShieldError):
+            yield from (("label", key.label) for key in seen.keys)
+        with suppress(UShieldError):
+            for pair in seen.pairs:
+                yield "label", pair.certificate.label
+                yield "name", pair.facts.subject_text()
+                yield "name", pair.facts.issuer_text()
+    yield from (("serial", device.serial) for device in machine.usb or ())
+    if machine.selector is not None and not TokenUri.names(machine.selector):
+        yield "asked", machine.selector
+
+
+def _environment(machine: Machine, loaded: Sequence[Loaded]) -> dict[str, Any]:
+    modules = {
+        str(one.file.path): f"{shown(one.info.description)} {'.'.join(map(str, one.info.library_version))}"
+        for one in loaded
+        if one.info is not None
+    }
+    return {
+        "ushield": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "architecture": machine.architecture,
+        "kind": machine.kind,
+        "pcsc": "ok" if machine.scene.failure is None else machine.scene.failure.name,
+        "readers": [shown(one.name) for one in machine.scene.readers],
+        "families": len(machine.catalogue.ids()),
+        "modules": modules,
+    }

@@ -1,0 +1,1 @@
+"""Sign orders: confirmation, journal, signature."""

@@ -1,0 +1,329 @@
+"""The journal's rules: when an order may be signed, when its signed order is given again, and when neither."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from ushield_hw.config import Settings
+from ushield_hw.errors import AlreadySigned, InputError, OutcomeUnknown, UShieldError
+from ushield_hw.order import Order, Rules, decode
+from ushield_hw.signing.journal.entry import (
+    JournalEntry,
+    Signatory,
+    State,
+    entries,
+    first_record,
+    next_record,
+    signed_record,
+)
+from ushield_hw.signing.journal.lines import unusable
+from ushield_hw.signing.journal.log import Log
+from ushield_hw.system import storage
+
+_log: Final = logging.getLogger("ushield_hw")
+
+_SAFE_FOR_S: Final = 5.0
+_A_DAY_S: Final = 86400.0
+_ANY_ORIGIN: Final = Rules(demo=True)  # the order it is compared with was held to the rules in force
+
+
+class Journal:
+    """The journal of one user on this host, in one folder.
+
+    Args:
+        folder: returns the folder, made when first needed, and what it is like.
+        masked: payee and amount are neither recorded beside the signed order nor shown.
+        keep_days: how long an order is kept after its last record; None: for ever. One that is unknown is kept.
+        is_new: tells whether there is no folder yet: then nothing is recorded, and reading makes none.
+
+    Raises:
+        StorageError: from every method: ``JOURNAL_UNUSABLE`` when it cannot be read, verified or written.
+        TokenBusy: from every method: another process holds what is asked for and does not finish in time.
+    """
+
+    def __init__(
+        self,
+        folder: Callable[[], tuple[Path, os.stat_result]],
+        *,
+        masked: bool = False,
+        keep_days: int | None = None,
+        is_new: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._folder = folder
+        self._is_new = is_new
+        self._masked = masked
+        self._keep_days = keep_days
+
+    @classmethod
+    def of(cls, settings: Settings) -> Journal:
+        """Return the journal in the state folder."""
+        folder = partial(_state_folder, settings)
+        is_new = partial(_is_new, settings)
+        return cls(folder, masked=settings.journal_masked, keep_days=settings.journal_keep_days, is_new=is_new)
+
+    # --- signing ------------------------------------------------------------------------------------------------------
+
+    def signed(self, order: Order, signatory: Signatory) -> bytes | None:
+        """Return the signed order that this person has made of this order, DER, verified; None: there is none.
+
+        Waits while another process signs it.
+
+        Raises:
+            InputError: ``TX_ID_REUSED``: the journal has this transaction number with another order.
+            AlreadySigned: the person has signed it with another token, or the bank has booked it.
+            OutcomeUnknown: it may have been signed.
+        """
+        if self._is_new():
+            return None
+        log, key = self._log(), _key(order.bank_id, order.tx_id)
+        if not log.lines(key):
+            return None
+        with log.holding(key):
+            return _judged(log, _entries(log, key), order, signatory)
+
+    @contextmanager
+    def signing(self, order: Order, signatory: Signatory) -> Iterator[Attempt]:
+        """Hold an order while it is signed; no other thread or process signs it meanwhile.
+
+        Raises:
+            InputError, AlreadySigned, OutcomeUnknown: as :meth:`signed`.
+        """
+        log, key = self._log(), _key(order.bank_id, order.tx_id)
+        with log.holding(key):
+            known = _entries(log, key)
+            signed = _judged(log, known, order, signatory)
+            yield Attempt(log, key, first_record(order, signatory, len(known), masked=self._masked), signed)
+
+    # --- for people ---------------------------------------------------------------------------------------------------
+
+    def entries(self) -> list[JournalEntry]:
+        """Return every entry, oldest first. One left at ``sign-called`` by a process that has ended is ``unknown``."""
+        if self._is_new():
+            return []
+        log = self._log()
+        return [entry for key in log.keys() for entry in self._shown(log, key)]
+
+    def find(self, tx_id: str, bank_id: str | None = None) -> list[JournalEntry]:
+        """Return the entries of one order.
+
+        Args:
+            tx_id: its transaction number.
+            bank_id: its bank; needed where several banks have used the number.
+
+        Raises:
+            InputError: ``JOURNAL_TX_ID_UNKNOWN``, ``JOURNAL_TX_ID_MULTIPLE``.
+        """
+        found = [one for one in self.entries() if one.tx_id == tx_id and bank_id in {None, one.bank_id}]
+        banks = sorted({entry.bank_id for entry in found})
+        if not found:
+            raise InputError("JOURNAL_TX_ID_UNKNOWN", tx_id=tx_id, bank_id=bank_id)
+        if len(banks) > 1:
+            raise InputError("JOURNAL_TX_ID_MULTIPLE", tx_id=tx_id, banks=banks)
+        return found
+
+    def resolve(self, tx_id: str, *, booked: bool, by: str, bank_id: str | None = None) -> list[JournalEntry]:
+        """Record the bank's answer about an order that may have been signed.
+
+        Args:
+            tx_id: its transaction number.
+            booked: True: the bank has booked it; it is never signed again. False: the bank has not and will not;
+                it may be signed again while it is valid.
+            by: the operating system's user who records it.
+            bank_id: its bank; needed where several banks have used the number.
+
+        Returns:
+            The order's entries as they are now.
+
+        Raises:
+            InputError: ``JOURNAL_TX_ID_UNKNOWN``, ``JOURNAL_TX_ID_MULTIPLE``; ``JOURNAL_NOT_OPEN``: none of its
+                entries is unknown.
+        """
+        bank_id = self.find(tx_id, bank_id)[0].bank_id
+        log, key = self._log(), _key(bank_id, tx_id)
+        with log.holding(key):
+            known = _entries(log, key)
+            unknown = [number for number, entry in enumerate(known) if entry.is_open]
+            if not unknown:
+                raise InputError("JOURNAL_NOT_OPEN", tx_id=tx_id, state=known[-1].state.value)
+            for number in unknown:
+                log.append(key, {"n": number, **next_record(State.RESOLVED, booked=booked, by=by)})
+            log.sync()
+            _log.info("%s: resolved by %s, %s", tx_id, by, "booked" if booked else "not booked")
+        return self._shown(log, key)
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _log(self) -> Log:
+        log = Log.of(*self._folder())
+        if self._keep_days is not None and (log.pruned_at is None or time.monotonic() - log.pruned_at > _A_DAY_S):
+            log.pruned_at = time.monotonic()
+            if gone := log.prune(partial(_expendable, datetime.now(UTC) - timedelta(days=self._keep_days))):
+                _log.info("%d orders have left the signing journal", gone)
+        return log
+
+    def _shown(self, log: Log, key: str) -> list[JournalEntry]:
+        return [_as_seen(log, key, entry, masked=self._masked) for entry in _entries(log, key)]
+
+
+class Attempt:
+    """One order in the hands of the one who signs it.
+
+    Attributes:
+        signed: the signed order that exists already, DER, verified; None: there is none.
+    """
+
+    def __init__(self, log: Log, key: str, first: dict[str, object], signed: bytes | None) -> None:
+        self._log = log
+        self._key = key
+        self._first = first
+        self._begun = False
+        self.signed = signed
+
+    @property
+    def path(self) -> str:
+        """The journal's file."""
+        return str(self._log.path)
+
+    def move(self, to: State, signed: bytes | None = None) -> None:
+        """Record a new state; on the disk when this returns, but for ``PREPARED``, on which nothing depends yet.
+
+        Raises:
+            StorageError: ``JOURNAL_UNUSABLE``.
+        """
+        first = () if self._begun else (self._first,)
+        if to is State.PREPARED:
+            self._log.append(self._key, *first)
+        else:
+            record = next_record(to) if signed is None else signed_record(signed)
+            self._log.append(self._key, *first, {"n": self._first["n"], **record})
+            self._log.sync()
+        self._begun = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A folder that others could not change, nor the way to it, a moment ago."""
+
+    folder: Path
+    name: str
+    at: float
+    owner_and_mode: tuple[int, int]
+
+    def holds(self, about: os.stat_result) -> bool:
+        return self.owner_and_mode == (about.st_uid, about.st_mode) and time.monotonic() - self.at < _SAFE_FOR_S
+
+
+_checked: Final[dict[Path | None, _Checked]] = {}  # by state folder: each order would look at the whole path again
+
+
+def _is_new(settings: Settings) -> bool:
+    return storage.existing_folder(settings, "journal") is None
+
+
+def _state_folder(settings: Settings) -> tuple[Path, os.stat_result]:
+    known = _checked.get(settings.state_dir)
+    if known is not None:
+        with suppress(OSError):
+            about = os.stat(known.name)
+            if known.holds(about):
+                return known.folder, about
+    folder = storage.state_folder(settings, "journal")
+    about = os.stat(folder)
+    checked = _Checked(folder, str(folder), time.monotonic(), (about.st_uid, about.st_mode))
+    _checked[settings.state_dir] = checked
+    return folder, about
+
+
+def _expendable(before: datetime, records: list[dict[str, Any]]) -> bool:
+    """Tell whether an order may leave the journal: known how it ended, expired, and unchanged since a moment."""
+    try:
+        known = entries(records)
+        times = [datetime.fromisoformat(moment) for entry in known for moment in (entry.at, entry.expires)]
+        return not any(entry.is_open for entry in known) and max(times) < before
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return False  # it is refused when it is asked for
+
+
+def _key(bank_id: str, tx_id: str) -> str:
+    return hashlib.sha256(f"{bank_id}\0{tx_id}".encode()).hexdigest()[:32]
+
+
+def _entries(log: Log, key: str) -> list[JournalEntry]:
+    try:
+        return entries(log.lines(key))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise unusable(log.path, "entry", tx_id=None) from error
+
+
+def _as_seen(log: Log, key: str, entry: JournalEntry, *, masked: bool) -> JournalEntry:
+    if masked:
+        entry = replace(entry, payee=None, amount=None)
+    if entry.state is State.SIGN_CALLED and not log.is_held(key):
+        last = replace(entry.steps[-1], state=State.UNKNOWN)
+        entry = replace(entry, steps=(*entry.steps[:-1], last))
+    return entry
+
+
+def _judged(log: Log, known: Sequence[JournalEntry], order: Order, signatory: Signatory) -> bytes | None:
+    """Return the signed order that exists; None: it may be signed. The order is held."""
+    if any(entry.order_sha256 != order.canonical_sha256 for entry in known):
+        raise InputError("TX_ID_REUSED", tx_id=order.tx_id, place="tx_id")
+    mine = [entry for entry in known if entry.is_of(signatory.certificate.subject)]
+    for entry in mine:
+        if entry.signed is not None:
+            if not _on_same_token(entry, signatory):
+                raise _already(None, entry)
+            return _verified(log, entry, order)
+    for entry in mine:
+        if entry.booked:
+            raise _already("ALREADY_BOOKED", entry)
+        if entry.is_open:
+            raise OutcomeUnknown("OUTCOME_STILL_UNKNOWN", tx_id=order.tx_id, since=entry.at)
+    return None
+
+
+def _on_same_token(entry: JournalEntry, signatory: Signatory) -> bool:
+    """Tell whether a signature was made by this token; a label that has changed with the certificate is no other."""
+    if not entry.token.same_device(signatory.token):
+        return False
+    if entry.token.label == signatory.token.label:
+        return True
+    return entry.certificate_sha256 in {hashlib.sha256(der).hexdigest() for der in signatory.certificates()}
+
+
+def _already(code: str | None, entry: JournalEntry) -> AlreadySigned:
+    return AlreadySigned(
+        code,
+        tx_id=entry.tx_id,
+        subject=entry.subject_text,
+        certificate=entry.certificate_serial,
+        token=entry.token.label,
+        serial=entry.token.serial,
+        at=entry.at,
+    )
+
+
+def _verified(log: Log, entry: JournalEntry, order: Order) -> bytes:
+    """Return an entry's signed order if it is this person's signature of this order: files can be changed."""
+    from ushield_hw.verifier import check_signature
+
+    assert entry.signed is not None  # noqa: S101 - as the caller has seen
+    try:
+        parts = check_signature(entry.signed)
+        same = parts.signer.sha256.hex() == entry.certificate_sha256 and entry.is_of(parts.signer.subject)
+        genuine = same and (parts.content == order.canonical or decode(parts.content, rules=_ANY_ORIGIN)[1] == order)
+    except (UShieldError, ValueError, RecursionError) as error:
+        raise unusable(log.path, "not_genuine", tx_id=order.tx_id) from error
+    if not genuine:
+        raise unusable(log.path, "not_genuine", tx_id=order.tx_id)
+    return entry.signed

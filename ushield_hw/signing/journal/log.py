@@ -1,0 +1,360 @@
+"""The journal's file, shared by threads and processes: appended to under a lock, synced together, pruned."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import re
+import stat
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from ushield_hw.errors import TokenBusy, UShieldError
+from ushield_hw.signing.journal.lines import HEADER, ID, JournalFile, failed, unusable
+from ushield_hw.system import storage
+
+_log: Final = logging.getLogger("ushield_hw")
+
+_NAME: Final = "journal.log"
+_NOTED: Final = re.compile(rb"([0-9]{20}) ([0-9a-f]{8})\n")
+_WRITER: Final = "another process that writes the journal"
+_SIGNER: Final = "another process that signs this order"
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class _Sync:
+    """One sync of the disk, for every thread that waited for it to begin."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.error: UShieldError | None = None
+
+
+class _Locked:
+    """Holds the file against every thread and process, and knows what others have appended."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def _take(self) -> bool:
+        return storage.flocked(self._log.lock)
+
+    def __enter__(self) -> None:
+        log = self._log
+        if not log.mutex.acquire(timeout=storage.LOCK_WAIT_S):
+            raise TokenBusy(holder=_WRITER)
+        try:
+            storage.patiently(self._take, _WRITER)
+            try:
+                log.catch_up()
+            except BaseException:
+                storage.unlocked(log.lock)
+                raise
+        except OSError as error:
+            log.mutex.release()
+            raise failed(log.path, error) from error
+        except BaseException:
+            log.mutex.release()
+            raise
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        storage.unlocked(self._log.lock)
+        self._log.mutex.release()
+        if isinstance(error, OSError):
+            raise failed(self._log.path, error) from error
+
+
+class Log:
+    """The journal's file in one folder, shared by every thread of this process. Make it with :meth:`of`.
+
+    Raises:
+        StorageError: from every method: ``JOURNAL_UNUSABLE``.
+        TokenBusy: another process keeps the file locked and does not go on.
+    """
+
+    _known: Final[dict[tuple[int, int], Log]] = {}  # by folder, however it is spelt
+    _known_lock = threading.Lock()
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / _NAME
+        self._folder = folder
+        self._name, self._lock_name = str(self.path), str(folder / "journal.lock")
+        self.mutex = threading.Lock()
+        self._turn = threading.Condition()
+        self._next = _Sync()
+        self._syncing = False
+        self._held: set[str] = set()
+        self._held_lock = threading.Lock()
+        self._file: JournalFile | None = None
+        self.pruned_at: float | None = None  # monotonic
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        self.lock = _private(self._lock_name, flags)
+        self._orders = _private(str(folder / "orders.lock"), flags)
+        self._locked = _Locked(self)
+        about = os.fstat(self.lock)
+        self._identity = about.st_dev, about.st_ino
+
+    @classmethod
+    def of(cls, folder: Path, about: os.stat_result | None = None) -> Log:
+        """Return the log in a folder, which exists; ``about``: what is known of the folder."""
+        with cls._known_lock:
+            try:
+                about = about or os.stat(folder)
+                known = cls._known.get((about.st_dev, about.st_ino))
+                if known is None or not known._is_there():
+                    cls._drop_removed()
+                    known = cls._known[about.st_dev, about.st_ino] = cls(folder)
+            except OSError as error:
+                raise failed(folder / _NAME, error) from error
+            return known
+
+    @classmethod
+    def _drop_removed(cls) -> None:
+        """Let go of folders that were removed: their files are closed with the last thread that uses them."""
+        for place, log in list(cls._known.items()):
+            if not log._is_there():
+                del cls._known[place]
+
+    def __del__(self) -> None:
+        for name in ("lock", "_orders"):
+            with suppress(OSError, AttributeError):
+                os.close(getattr(self, name))
+
+    def _is_there(self) -> bool:
+        try:
+            about = os.lstat(self._lock_name)
+        except OSError:
+            return False
+        return (about.st_dev, about.st_ino) == self._identity
+
+    @classmethod
+    def forget(cls) -> None:
+        """Close everything: after a fork a child has its own files, and its parent's locks end with the parent."""
+        for log in cls._known.values():
+            for descriptor in (log.lock, log._orders):
+                with suppress(OSError):
+                    os.close(descriptor)
+            log.lock = log._orders = -1
+            log._file = None
+        cls._known.clear()
+        cls._known_lock = threading.Lock()
+
+    # --- reading and appending ----------------------------------------------------------------------------------------
+
+    def lines(self, key: str) -> list[dict[str, Any]]:
+        """Return what was recorded of one order, oldest first."""
+        with self._locked:
+            return self._file.lines(key.encode()) if self._file else []
+
+    def keys(self) -> list[str]:
+        """Return every order there is a record of, in the order of their first records."""
+        with self._locked:
+            return [key.decode("ascii", "replace") for key in self._file.spans] if self._file else []
+
+    def append(self, key: str, *records: Mapping[str, object]) -> None:
+        """Add records of one order; they are on the disk after the next :meth:`sync`."""
+        begin = ID + key.encode() + b'",'
+        bodies = [begin + _encode(record)[1:].encode() for record in records]
+        with self._locked:
+            file = self._file or self._created()
+            file.append(bodies if file.end else [HEADER, *bodies])
+
+    def catch_up(self) -> None:
+        """Read what others have appended; the file is locked."""
+        try:
+            about = os.lstat(self._name)
+        except FileNotFoundError:
+            about = None
+        if self._file is not None and (about is None or (about.st_dev, about.st_ino) != self._file.identity):
+            self._file = None
+        if about is None:
+            if self._noted() != (0, 0):
+                raise unusable(self.path, "missing")
+            self._refuse_other_format()
+            return
+        if self._file is None:
+            opened = self._opened(about)
+            opened.read(about.st_size)  # also an empty one: it may have been cut
+            self._file = opened
+        elif about.st_size != self._file.end:
+            self._file.read(about.st_size)
+
+    def _opened(self, about: os.stat_result) -> JournalFile:
+        if not stat.S_ISREG(about.st_mode):
+            raise unusable(self.path, "no_file")
+        flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        return JournalFile(self.path, os.open(self.path, flags), self._noted())
+
+    def _created(self) -> JournalFile:
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._file = JournalFile(self.path, _private(self._name, flags), (0, 0))
+        return self._file
+
+    def _refuse_other_format(self) -> None:
+        """Refuse a folder with records of the format before this one: it is no empty journal."""
+        with os.scandir(self._folder) as found:
+            if any(entry.name.endswith(".json") for entry in found):
+                raise unusable(self._folder, "version")
+
+    def prune(self, expendable: Callable[[list[dict[str, Any]]], bool]) -> int:
+        """Write the file anew without the orders whose records are expendable; return how many there were.
+
+        A crash leaves the old file or the new one.
+        """
+        with self._locked:
+            file = self._file
+            if file is None:
+                return 0
+            gone = {key for key in file.spans if not self.is_held(key.decode()) and expendable(file.lines(key))}
+            if gone:
+                self._replace(file, gone)
+            return len(gone)
+
+    def _replace(self, file: JournalFile, gone: set[bytes]) -> None:
+        draft = str(self._folder / "journal.new")
+        with suppress(FileNotFoundError):
+            os.unlink(draft)  # of a process that has ended
+        made = JournalFile(
+            self.path, _private(draft, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC), (0, 0)
+        )
+        made.append([HEADER])
+        for span in sorted(span for key, spans in file.spans.items() if key not in gone for span in spans):
+            made.append([file.body(*span)])
+        os.fsync(made.descriptor)
+        os.ftruncate(self.lock, 0)  # what is noted there is of the old file
+        os.replace(draft, self._name)
+        _sync_folder(self._folder)
+        made.named, self._file = True, made
+        os.pwrite(self.lock, b"%020d %08x\n" % (made.end, made.crc), 0)
+
+    # --- syncing ------------------------------------------------------------------------------------------------------
+
+    def sync(self) -> None:
+        """Return when all that was appended before the call is on the disk. Threads that wait together share a sync."""
+        with self._turn:
+            mine = self._next
+            while self._syncing and not mine.done:
+                self._turn.wait()
+            leads = not mine.done
+            if leads:
+                self._syncing, self._next = True, _Sync()
+        if leads:
+            self._run(mine)
+        if mine.error is not None:
+            raise mine.error
+
+    def _run(self, sync: _Sync) -> None:
+        try:
+            self._sync()
+        except OSError as error:
+            sync.error = failed(self.path, error)
+        except UShieldError as error:
+            sync.error = error
+        except BaseException:
+            sync.error = unusable(self.path, "io", reason=os.strerror(errno.EINTR))
+            raise
+        finally:
+            with self._turn:
+                sync.done, self._syncing = True, False
+                self._turn.notify_all()
+
+    def _sync(self) -> None:
+        with self.mutex:
+            file = self._file
+            if file is None:
+                raise unusable(self.path, "missing")
+            mark = file.end, file.crc
+        os.fdatasync(file.descriptor)
+        if not file.named:
+            _sync_folder(self._folder)
+            file.named = True
+        try:
+            with self._locked:
+                if self._file is file:
+                    os.pwrite(self.lock, b"%020d %08x\n" % mark, 0)
+        except UShieldError as error:  # a safeguard; what was to be synced is
+            _log.warning("how long the journal is could not be noted: %s", error.code)
+
+    def _noted(self) -> tuple[int, int]:
+        """Return how long the file was when it was last synced, and its CRC there; zeros where that is not known."""
+        found = _NOTED.fullmatch(os.pread(self.lock, 64, 0))
+        return (int(found[1]), int(found[2], 16)) if found else (0, 0)
+
+    # --- one order at a time ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def holding(self, key: str) -> Iterator[None]:
+        """Hold one order against every other thread and process; the lock ends with the process.
+
+        Raises:
+            TokenBusy: another one signs it and did not finish in time.
+        """
+        try:
+            storage.patiently(partial(self._hold, key), _SIGNER)
+        except OSError as error:
+            raise failed(self.path, error) from error
+        try:
+            yield
+        finally:
+            self._let_go(key)
+
+    def is_held(self, key: str) -> bool:
+        """Tell whether an order is being signed at this moment, by this process or another."""
+        try:
+            if not self._hold(key):
+                return True
+        except OSError as error:
+            raise failed(self.path, error) from error
+        self._let_go(key)
+        return False
+
+    def _hold(self, key: str) -> bool:
+        # A POSIX record lock: one byte of the file stands for one order. It is not inherited by a child, and this
+        # process never closes the file while it lives: closing it would end the locks.
+        with self._held_lock:
+            if key in self._held:
+                return False
+            try:
+                fcntl.lockf(self._orders, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _offset(key))
+            except OSError as error:
+                if error.errno in {errno.EACCES, errno.EAGAIN, errno.EINTR}:
+                    return False
+                raise
+            self._held.add(key)
+        return True
+
+    def _let_go(self, key: str) -> None:
+        with self._held_lock:
+            self._held.discard(key)
+            try:
+                fcntl.lockf(self._orders, fcntl.LOCK_UN, 1, _offset(key))
+            except OSError as error:
+                _log.warning("the lock of an order could not be released: %s", error.strerror)
+
+
+def _private(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags, 0o600)
+    os.fchmod(descriptor, 0o600)  # whatever the umask is
+    return descriptor
+
+
+def _offset(key: str) -> int:
+    return int(key[:15], 16)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+os.register_at_fork(after_in_child=Log.forget)

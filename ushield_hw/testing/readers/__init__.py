@@ -1,0 +1,200 @@
+"""A desk with card readers: real pcscd, real PC/SC clients, cards of our own making. Needs Linux.
+
+pcscd runs in namespaces of its own with a reader driver of this package (``testing/reader.c``): it sees no other reader
+and several of them do not meet; no root is needed where the kernel lets users make namespaces. Programs outside reach
+this pcscd by ``PCSCLITE_CSOCK_NAME``, which :attr:`Desk.env` holds.
+
+::
+
+    with Desk() as desk:
+        card = desk.insert(some_card)
+        subprocess.run(["pcsc_scan", "-r"], env={**os.environ, **desk.env})
+        card.eject()
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Self
+
+from ushield_hw.errors import InputError
+from ushield_hw.testing.compiled import Part, built
+from ushield_hw.testing.readers.namespace import DEADLINE_S, MESSAGE
+from ushield_hw.testing.readers.reader import Card, Insertion
+
+__all__ = ["Card", "Desk", "Insertion"]
+
+_DOOR: Final = Path(__file__).with_name("door.py")
+
+
+class Desk:
+    """pcscd with virtual readers.
+
+    Args:
+        readers: a name for each; programs see it with two numbers behind it.
+
+    Raises:
+        InputError: ``PCSCD_MISSING``: pcscd is not installed. ``COMPILER_MISSING``, ``COMPILER_FAILED``: the reader's
+            driver cannot be built. ``DESK_REFUSED``: the namespace or the daemon could not be made; says why.
+        StorageError: as :func:`~ushield_hw.testing.compiled.built`.
+    """
+
+    def __init__(self, readers: Sequence[str] = ("Virtual U-shield",)) -> None:
+        self._readers = tuple(readers)
+        self._inserted: dict[int, Insertion] = {}
+        self._lock = threading.RLock()
+        pcscd = _found("pcscd", "/usr/sbin/pcscd", "/usr/local/sbin/pcscd")
+        driver = built(Part.READER)
+        self.folder = Path(tempfile.mkdtemp(prefix="ushield-desk-", dir="/tmp"))  # a socket's path is short
+        self._configure(driver)
+        self._outside, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._outside.settimeout(DEADLINE_S * 2)
+        with inside:
+            self._process = self._start(inside, pcscd)
+        try:
+            self._expect(self._answer(), "ready")
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What a program needs in its environment to find this desk's pcscd."""
+        return {"PCSCLITE_CSOCK_NAME": str(self.folder / "run" / "pcscd.comm")}
+
+    @property
+    def log(self) -> str:
+        """What pcscd has said so far."""
+        return (self.folder / "pcscd.log").read_text(encoding="utf-8", errors="replace")
+
+    def insert(self, card: Card, reader: int = 0, deadline_s: float = DEADLINE_S) -> Insertion:
+        """Put a card into a reader and wait until pcscd has seen it.
+
+        Args:
+            card: the card.
+            reader: the number of the reader, from 0.
+            deadline_s: how long to wait.
+
+        Raises:
+            InputError: ``DESK_REFUSED``: there is no such reader, it is taken, or pcscd does not answer.
+        """
+        with self._lock:
+            if (there := self._inserted.get(reader)) is not None and there.present:
+                raise InputError("DESK_REFUSED", reason=f"reader {reader} has a card in it")
+            if not 0 <= reader < len(self._readers):
+                raise InputError("DESK_REFUSED", reason=f"there is no reader {reader}")
+            if there is not None:
+                there.rest()
+            there = self._inserted[reader] = Insertion(card, self._connect(reader))
+            if not there.noticed(deadline_s):
+                there.eject()
+                raise InputError("DESK_REFUSED", reason=f"pcscd did not see the card within {deadline_s} s")
+            return there
+
+    def restart(self) -> None:
+        """End pcscd and start it again. Cards are out afterwards."""
+        self._eject_all()
+        self._expect(self._ask("restart"), "ready")
+
+    def stop(self) -> None:
+        """End pcscd; :meth:`restart` brings it back. Cards are out afterwards."""
+        self._eject_all()
+        self._expect(self._ask("stop"), "stopped")
+
+    def close(self) -> None:
+        """Pull the cards out, end the daemon and remove the folder. May be called twice."""
+        self._eject_all()
+        self._outside.close()
+        try:
+            self._process.wait(DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _eject_all(self) -> None:
+        with self._lock:
+            for insertion in self._inserted.values():
+                insertion.eject()
+            self._inserted.clear()
+
+    def _configure(self, driver: Path) -> None:
+        (self.folder / "run").mkdir()
+        entries = (
+            f'FRIENDLYNAME "{name}"\nDEVICENAME ushield:{self._slot(number)}\nLIBPATH {driver}\nCHANNELID {number}\n'
+            for number, name in enumerate(self._readers)
+        )
+        (self.folder / "readers").write_text("\n".join(entries), encoding="utf-8")
+
+    def _slot(self, reader: int) -> Path:
+        """Return the socket on which a reader's driver takes its card."""
+        return self.folder / f"slot{reader}"
+
+    def _start(self, inside: socket.socket, pcscd: str) -> subprocess.Popen[bytes]:
+        as_whom = () if os.geteuid() == 0 else ("--map-root-user",)
+        unshare = _found("unshare", "/usr/bin/unshare")
+        door = [sys.executable, "-I", "-S", str(_DOOR), str(inside.fileno()), str(self.folder), pcscd]
+        with (self.folder / "door.log").open("wb") as log:
+            return subprocess.Popen(  # noqa: S603 - programs found on the system's own paths
+                [unshare, *as_whom, "--net", "--mount", *door],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[inside.fileno()],
+            )
+
+    def _connect(self, reader: int) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.settimeout(DEADLINE_S)
+            connection.connect(str(self._slot(reader)))
+        except OSError as error:
+            connection.close()
+            raise InputError("DESK_REFUSED", reason=f"reader {reader}: {error}") from error
+        return connection
+
+    def _ask(self, question: str) -> str:
+        with self._lock:
+            try:
+                self._outside.send(question.encode())
+            except OSError as error:
+                raise InputError("DESK_REFUSED", reason=f"the process of pcscd has ended: {error}") from error
+            return self._answer()
+
+    def _answer(self) -> str:
+        try:
+            return self._outside.recv(MESSAGE).decode()
+        except OSError as error:
+            raise InputError("DESK_REFUSED", reason=str(error)) from error
+
+    def _expect(self, text: str, wanted: str) -> None:
+        if text != wanted:
+            raise InputError("DESK_REFUSED", reason=text or self._last_words())
+
+    def _last_words(self) -> str:
+        with suppress(OSError):
+            return (self.folder / "door.log").read_text(encoding="utf-8", errors="replace").strip()[-500:]
+        return "?"
+
+
+def _found(name: str, *places: str) -> str:
+    """Return a system program; /usr/sbin is not on everybody's path."""
+    for place in (*places, shutil.which(name)):
+        if place and os.access(place, os.X_OK):
+            return place
+    raise InputError("PCSCD_MISSING", program=name, path=places[0])

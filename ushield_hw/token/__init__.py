@@ -1,0 +1,1 @@
+"""Tokens: discovery, sessions, PIN, key pairs, signatures, insertion and removal."""

@@ -1,0 +1,204 @@
+"""One module, looked at again whenever there may be something new to see."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ushield_hw.backend.model import SlotInfo
+from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.config import Settings
+from ushield_hw.drivers.catalogue import GENERIC, Catalogue, Driver, Kind
+from ushield_hw.drivers.installed import Installed
+from ushield_hw.errors import UShieldError
+from ushield_hw.system.pcsc import Monitor, Reader, Scene, Slot
+from ushield_hw.token.discovery import Token, certificates_on, tokens_in
+from ushield_hw.token.file_poller import Files
+
+_log: Final = logging.getLogger("ushield_hw")
+
+_POLL_S: Final = 0.5
+_FIRST_ANSWER_S: Final = 2.0
+_RETRIES: Final = 5
+_GIVEN_UP_S: Final = 60.0  # a module that cannot even be loaded costs a process each time
+# A look waits behind a signature that waits for a person. One that is given up too early leaves its call waiting in the
+# worker, and the next look another.
+_MARGIN_S: Final = 60.0
+_DESCRIPTION_BYTES: Final = 64  # of CK_SLOT_INFO, where modules put the reader's name
+_ABSENT: Final = {"CKR_TOKEN_NOT_PRESENT", "TOKEN_NOT_PRESENT"}
+_FOREIGN: Final = {"CKR_TOKEN_NOT_RECOGNIZED", "TOKEN_NOT_RECOGNIZED"}  # another module's: asking again disturbs it
+
+
+@dataclass(frozen=True, slots=True)
+class Insertion:
+    """Which time a card was put into a reader, as PC/SC counts."""
+
+    era: int
+    reader: str
+    changes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A token that one module shows. ``insertion``: None where no reader is known."""
+
+    token: Token
+    insertion: Insertion | None
+    certificates: frozenset[bytes] = frozenset()
+
+    def stays(self, scene: Scene | None) -> bool:
+        """Tell whether it can still be there, as far as PC/SC knows."""
+        if scene is None or self.insertion is None:
+            return True
+        return any(_insertion(scene, reader) == self.insertion for reader in scene.readers if reader.slot is Slot.CARD)
+
+
+class Eye:
+    """Looks at one module's tokens.
+
+    Attributes:
+        seen: what it showed last.
+        scene: the readers as they were just before that; None: a module without readers.
+        reported: it was looked at.
+        late: the others do not wait for it: it was slow.
+    """
+
+    def __init__(
+        self, entry: Installed, catalogue: Catalogue, settings: Settings, monitor: Monitor | None, *, several: bool
+    ) -> None:
+        driver = entry.driver
+        self.name = driver.id
+        self.seen: tuple[Seen, ...] = ()
+        self.scene: Scene | None = None
+        self.reported = self.late = False
+        self._entry, self._catalogue, self._settings = entry, catalogue, settings
+        self._monitor = monitor if reads_cards(driver) else None
+        self._compares = several and driver.kind is not Kind.SOFTWARE
+        self._files = Files.of(driver)
+        self._module = entry.module(settings)
+        # To see what is new this module has to be initialised again, which ends the logins of its process.
+        self._own = _worker(entry) if driver.module.relist else None
+        self._problems: frozenset[str] = frozenset()
+        self._tries = 0
+        self._behind = False
+
+    def settled(self) -> bool:
+        """Tell whether it has shown everything that is there now, or need not be waited for."""
+        return self.late or (self.reported and (self._monitor is None or self.scene == self._monitor.scene))
+
+    def scene_now(self) -> Scene | None:
+        """Return the readers as they are now; None where they do not matter."""
+        if self._monitor is None:
+            return None
+        return self._monitor.scene if self.reported else self._monitor.wait(None, _FIRST_ANSWER_S)
+
+    def look(self, scene: Scene | None) -> tuple[Seen, ...]:
+        """Return the tokens that the module shows. One that cannot be read now stays, if PC/SC does not know better."""
+        try:
+            return self._look(scene)
+        except UShieldError as error:
+            self._note({error.code})
+        except Exception:  # whatever it is, it must not end the watch without a word
+            _log.exception("module %s", self._entry.path)
+            self._note({"INTERNAL"})
+        return tuple(one for one in self.seen if one.stays(scene))
+
+    def rest(self, scene: Scene | None, closed: threading.Event) -> None:
+        """Wait until there may be something new to see."""
+        pause_s = _POLL_S * 2 ** (self._tries - 1) if 0 < self._tries <= _RETRIES else None
+        if self._monitor is not None:
+            if _has_other_ways(self._entry.driver):
+                pause_s = pause_s or (_GIVEN_UP_S if self._tries else _POLL_S)
+            if self._monitor.wait(scene, pause_s) != scene:
+                self._tries = 0
+        elif self._files is not None:
+            self._files.wait(closed, pause_s or (_POLL_S if self._behind else None))
+        else:
+            closed.wait(pause_s or (_GIVEN_UP_S if self._tries else _POLL_S))
+
+    def close(self) -> None:
+        """Let the module go, if nobody else has it."""
+        if self._own is not None:
+            self._own.close()
+
+    def _look(self, scene: Scene | None) -> tuple[Seen, ...]:
+        slots = (self._own or self._module).slots(deadline_s=self._deadline_s())
+        unread = {slot.slot_id: slot.problem for slot in slots if slot.problem and slot.problem not in _ABSENT}
+        kept = [one for one in self.seen if one.token.link.slot_id in unread]
+        found = [self._one(token, slots, scene) for token in self._tokens(slots)]
+        self._refresh(found)
+        self._note(set(unread.values()))
+        return tuple(one for one in (*kept, *found) if one.stays(scene))
+
+    def _deadline_s(self) -> float:
+        drivers = (self._entry.driver, *(one.token.driver for one in self.seen))
+        return self._entry.driver.module.deadline_s + max(driver.confirm.timeout_s for driver in drivers) + _MARGIN_S
+
+    def _tokens(self, slots: Sequence[SlotInfo]) -> tuple[Token, ...]:
+        return tokens_in(self._entry, self._module, slots, self._catalogue, self._settings)
+
+    def _one(self, token: Token, slots: Sequence[SlotInfo], scene: Scene | None) -> Seen:
+        insertion = _inserted(scene, slots, token.link.slot_id) if scene else None
+        before = next((one for one in self.seen if one.token.link.key == token.link.key), None)
+        if before is not None and before.insertion == insertion:
+            return before
+        return Seen(token, insertion, certificates_on(token) if self._compares else frozenset())
+
+    def _refresh(self, found: Sequence[Seen]) -> None:
+        """Let the module that sessions are opened with see what is new; while a login stands there, it does not."""
+        there = {one.token.info.identity for one in found}
+        if self._own is None or not (self._behind or there - {one.token.info.identity for one in self.seen}):
+            return
+        self._behind = False
+        try:
+            if self._module.loaded:
+                self._behind = bool(there - {slot.token.identity for slot in self._module.slots() if slot.token})
+        except UShieldError as error:
+            _log.warning("module %s: %s", self._entry.path, error.code)
+
+    def _note(self, problems: set[str]) -> None:
+        if problems != self._problems:
+            for problem in problems - self._problems:
+                _log.warning("module %s: %s", self._entry.path, problem)
+            self._problems = frozenset(problems)
+        self._tries = self._tries + 1 if problems - _FOREIGN else 0
+
+
+def _worker(entry: Installed) -> Module:
+    spec = entry.driver.module
+    return Module(entry.path, Isolation.PROCESS, spec.options, spec.deadline_s)
+
+
+def reads_cards(driver: Driver) -> bool:
+    """Tell whether PC/SC knows when a module may have something new to show."""
+    return driver.kind is Kind.TOKEN
+
+
+def _has_other_ways(driver: Driver) -> bool:
+    """Tell whether tokens may come to a module past PC/SC: over a USB class of their own, or who knows how."""
+    return driver == GENERIC or any(usb.binding.past_pcsc for usb in driver.usb)
+
+
+def _inserted(scene: Scene, slots: Sequence[SlotInfo], slot_id: int) -> Insertion | None:
+    """Return the insertion in the reader that a slot is named for.
+
+    Names that are longer than a description are alike in their beginning: the n-th slot of a name is the n-th reader's.
+    """
+    description = next(slot.description for slot in slots if slot.slot_id == slot_id)
+    alike = [slot.slot_id for slot in slots if slot.description == description]
+    readers = [reader for reader in scene.readers if _names(description, reader)]
+    several = len(readers) == len(alike)
+    return _insertion(scene, readers[alike.index(slot_id) if several else 0]) if readers else None
+
+
+def _insertion(scene: Scene, reader: Reader) -> Insertion:
+    return Insertion(scene.era, reader.name, reader.changes)
+
+
+def _names(description: str, reader: Reader) -> bool:
+    """Tell whether a slot's description is the name of a reader, as far as it fits."""
+    cut = reader.name.encode()[:_DESCRIPTION_BYTES].decode("utf-8", "replace").rstrip(" \0")
+    return description in {reader.name, cut} - {""}

@@ -1,0 +1,414 @@
+"""PINs: what is known of one, and no try ever wasted.
+
+A PIN's length is checked before the token is asked. A wrong PIN is sent once. The last try needs somebody's consent. A
+token that never locks (SoftHSM2) gets a counter on this host: other programs can bypass it, since it guards this
+program's tries and not the token.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, TypeVar
+
+from ushield_hw.backend.model import Identity, TokenFlag, TokenInfo
+from ushield_hw.config import Settings
+from ushield_hw.drivers.catalogue import Driver, PinEncoding, PinFlags
+from ushield_hw.errors import (
+    DriverError,
+    InputError,
+    LastTryNotConfirmed,
+    PinCancelled,
+    PinChangeRequired,
+    PinError,
+    PinFormatError,
+    PinIncorrect,
+    PinLocked,
+    StorageError,
+    TokenError,
+    TokenNotInitialized,
+    TokenRemoved,
+    UShieldError,
+)
+from ushield_hw.interaction import CountSource, Interaction, Pin, PinKind, PinRequest, PinState
+from ushield_hw.system import storage as kept
+
+T = TypeVar("T")
+
+_log: Final = logging.getLogger("ushield_hw")
+_MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+
+_UNUSABLE: Final = "PIN_COUNTER_UNUSABLE"
+_FOLDER: Final = "pin"
+_LONGEST: Final = 255  # bytes; no token takes more
+_SENDING: Final = frozenset({"C_Login", "C_SetPIN"})
+NO_LOGIN: Final = frozenset({"CKR_USER_PIN_NOT_INITIALIZED", "CKR_USER_TYPE_INVALID", "CKR_FUNCTION_NOT_SUPPORTED"})
+"""What C_Login answers where there is no login: no PIN was judged."""
+
+_PROTECTED: Final = TokenFlag.PROTECTED_AUTHENTICATION_PATH
+
+
+class PinGuard:
+    """The PIN of one token: its state, its format, and the way to use it.
+
+    Args:
+        info: reads the token's information as it is now (its flags change with every try).
+        identity: what the token says of itself; None: whatever it says when it is first asked.
+        driver: says how far the flags can be believed and whether this host counts.
+        settings: where the counter is kept.
+        module: names the counter together with all that the token says of itself.
+    """
+
+    def __init__(
+        self, info: Callable[[], TokenInfo], identity: Identity | None, driver: Driver, settings: Settings, module: Path
+    ) -> None:
+        self._info = info
+        self._identity = identity
+        self._driver = driver
+        self._settings = settings
+        self._module = module
+
+    @property
+    def counter(self) -> TryCounter | None:
+        """The counter of this host, for a token that never locks."""
+        tries = self._driver.pin.policy_tries
+        if tries is None:
+            return None
+        name = self._name()
+        return TryCounter(lambda: kept.state_folder(self._settings, _FOLDER) / f"{name}.json", tries)
+
+    def state(self, info: TokenInfo | None = None) -> PinState:
+        """Return what is known, without spending a try.
+
+        Args:
+            info: what the token has just said; None: it is asked.
+
+        Raises:
+            StorageError: the host's counter cannot be read.
+        """
+        info = info or self._info()
+        self._identity = self._identity or info.identity
+        counter = self.counter
+        return replace(self._state(counter.failures() if counter else None, info), changed_at=self._changed_at())
+
+    def note_changed(self) -> None:
+        """Remember on this host that the PIN was changed now; no token says when that was."""
+        moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        try:
+            file = kept.state_folder(self._settings, _FOLDER) / self._changed_name()
+            kept.write_atomically(file, json.dumps({"version": 1, "changed_at": moment}).encode())
+        except (OSError, StorageError) as error:  # the PIN is changed all the same
+            _log.warning("when the PIN was changed cannot be kept: %s", error)
+
+    def _changed_at(self) -> str | None:
+        try:
+            folder = kept.existing_folder(self._settings, _FOLDER)
+            said = json.loads((folder / self._changed_name()).read_bytes())["changed_at"] if folder else None
+        except (OSError, StorageError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        return said if isinstance(said, str) and _MOMENT.fullmatch(said) else None
+
+    def _changed_name(self) -> str:
+        return f"{self._name()}.changed"
+
+    def _name(self) -> str:
+        """Return what names this token's files: its serial number alone may be of many."""
+        self._identity = self._identity or self._info().identity
+        said = [str(self._module.resolve()), *self._identity]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
+
+    def use(
+        self,
+        interaction: Interaction,
+        kind: PinKind,
+        purpose: str,
+        send: Callable[[str | None], T],
+        info: TokenInfo | None = None,
+    ) -> T:
+        """Get a PIN from the person and send it once.
+
+        Args:
+            interaction: asked for the PIN, and for consent to a last try.
+            kind: ``USER`` or ``CONTEXT``.
+            purpose: said in the prompt.
+            send: hands the PIN to the token: one C_Login. Gets None when the token has its own PIN entry.
+            info: what the token has just said; None: it is asked.
+
+        Raises:
+            PinIncorrect: it was wrong; ``.state`` is what is left now.
+            PinLocked: it is locked, or this try locked it.
+            LastTryNotConfirmed, PinCancelled, PinFormatError: nothing was sent.
+            StorageError: the count cannot be kept; nothing was sent.
+        """
+        info = info or self._info()
+        ask = self.request(kind, purpose, info)
+        pin = None if info.has(_PROTECTED) else self._ask(interaction, ask, info)
+        if ask.state.final_try and not interaction.confirm_last_try(ask):
+            raise LastTryNotConfirmed(state=ask.state, serial=ask.serial)
+        return self._send(ask, pin, send, info)
+
+    def request(self, kind: PinKind, purpose: str, info: TokenInfo) -> PinRequest:
+        """Return what a person must know who is asked for the PIN, if it can be used at all.
+
+        That a token says that it has no PIN forbids nothing: some say so though one is set (tpm2-pkcs11#235). The
+        token decides when it gets one.
+
+        Raises:
+            PinLocked: it is locked.
+            PinChangeRequired: it must be changed before it signs.
+            StorageError: the host's counter cannot be read.
+        """
+        state = self.state(info)
+        error = refusal(info, state, self._driver, self._settings, purpose)
+        if error is not None:
+            raise error
+        return PinRequest(kind, info.serial, info.label, state, purpose)
+
+    def limits(self, info: TokenInfo | None = None) -> PinState:
+        """Return the lengths that a PIN may have and nothing else: all there is to know of one that is to be set."""
+        return self._blank(info or self._info())
+
+    def check_characters(self, pin: str, info: TokenInfo) -> None:
+        """Refuse a PIN, SO PIN or PUK with characters that it cannot have, before the token is asked.
+
+        Raises:
+            PinFormatError: ``PIN_CHARACTERS``; ``PIN_NOT_ASCII``: an input method in full-width mode writes such digits
+                and spaces, which look like the right ones and would cost a try.
+        """
+        limits = self._bounds(info)
+        if any(unicodedata.category(character) in {"Cc", "Cs"} for character in pin):  # controls, and what is no UTF-8
+            raise PinFormatError("PIN_CHARACTERS", **limits)
+        if self._driver.pin.encoding is PinEncoding.ASCII and not pin.isascii():
+            raise PinFormatError("PIN_NOT_ASCII", **limits)
+
+    def check_format(self, pin: str, info: TokenInfo) -> None:
+        """Refuse a PIN that cannot be right, before the token is asked.
+
+        Raises:
+            PinFormatError: as :meth:`check_characters`, or it is too short or too long.
+        """
+        limits = self._bounds(info)
+        fits = limits["min"] <= len(pin.encode("utf-8", "replace")) <= limits["max"]
+        wrong_width = not (pin.isprintable() and unicodedata.is_normalized("NFKC", pin))
+        if fits or wrong_width:  # which is what there is to say of a PIN that is too long because of it
+            self.check_characters(pin, info)
+        if not fits:
+            raise PinFormatError(**limits)
+
+    @contextlib.contextmanager
+    def naming_limits(self) -> Iterator[None]:
+        """Add to the token's own refusal of a PIN what lengths it takes."""
+        try:
+            yield
+        except PinFormatError as error:
+            raise PinFormatError(error.code, **self._bounds(self._info()), **_facts(error)) from error
+
+    def _ask(self, interaction: Interaction, ask: PinRequest, info: TokenInfo) -> str:
+        pin = interaction.request_pin(ask)
+        if pin is None:
+            raise PinCancelled(serial=ask.serial)
+        self.check_format(pin, info)
+        return Pin(pin)
+
+    def _send(self, ask: PinRequest, pin: str | None, send: Callable[[str | None], T], info: TokenInfo) -> T:
+        counter = self.counter
+        trying = counter.trying(consented=bool(ask.state.final_try)) if counter else contextlib.nullcontext()
+        done: list[T] = []
+        try:
+            with trying, self.naming_limits():
+                done.append(send(pin))
+            return done[0]
+        except StorageError as error:
+            if not done or not (ask.kind is PinKind.CONTEXT or ask.purpose == "change"):
+                raise
+            _log.warning("the try was not given back: %s", error.code)  # a signature or a new PIN is there all the same
+            return done[0]
+        except LastTryNotConfirmed as error:
+            raise LastTryNotConfirmed(state=self.state(), serial=ask.serial) from error
+        except PinIncorrect as error:
+            state = self._state_after(info)
+            if state.locked:
+                raise self._locked(state, error.details) from error
+            raise PinIncorrect(state=state, n=state.retries_left, **_facts(error)) from error
+        except PinLocked as error:
+            raise self._locked(self._state_after(info), error.details) from error
+        except PinChangeRequired as error:
+            raise PinChangeRequired(**_facts(error)) from error
+        except TokenNotInitialized as error:
+            raise TokenNotInitialized("PIN_NOT_SET", serial=ask.serial, **error.details) from error
+
+    def _state_after(self, before: TokenInfo) -> PinState:
+        """Return what is known of the PIN after the token's no, which stands though it may not say more."""
+        try:
+            return self.state()
+        except TokenRemoved:
+            raise
+        except TokenError as error:
+            _log.warning("the token cannot be read after the PIN was refused: %s", error.code)
+            return self.state(before)
+
+    def _locked(self, state: PinState, details: dict[str, object]) -> PinLocked:
+        return _locked(self._driver, state, details)
+
+    def _state(self, failures: int | None, info: TokenInfo) -> PinState:
+        blank = self._blank(info)
+        if failures is not None:
+            left = max(0, (self._driver.pin.policy_tries or 0) - failures)
+            return replace(
+                blank,
+                retries_left=left,
+                source=CountSource.POLICY,
+                locked=left == 0,
+                final_try=left == 1,
+                low=failures > 0,
+            )
+        return self._from_flags(blank, info)
+
+    def _from_flags(self, blank: PinState, info: TokenInfo) -> PinState:
+        belief = self._driver.pin.flags
+        if belief is PinFlags.NONE:
+            return blank
+        locked = info.has(TokenFlag.USER_PIN_LOCKED)
+        final = info.has(TokenFlag.USER_PIN_FINAL_TRY) and not locked
+        low = info.has(TokenFlag.USER_PIN_COUNT_LOW) or final or locked
+        if belief is PinFlags.PARTIAL and not low:  # a clear flag says nothing here
+            return replace(blank, source=CountSource.FLAGS)
+        trusted = belief is PinFlags.TRUSTED
+        # The flags' own meaning (PKCS#11 v2.40, CK_TOKEN_INFO): final try is one left, locked is none.
+        left = 0 if locked else 1 if final else None
+        return replace(
+            blank,
+            retries_left=left,
+            source=CountSource.FLAGS,
+            locked=locked or (False if trusted or final else None),
+            final_try=final or (False if trusted or locked else None),
+            low=low,
+        )
+
+    def _blank(self, info: TokenInfo) -> PinState:
+        least, most = self._lengths(info)
+        return PinState(min_length=least or None, max_length=most or None)
+
+    def _bounds(self, info: TokenInfo) -> dict[str, int]:
+        least, most = self._lengths(info)
+        return {"min": least or 1, "max": most or _LONGEST}
+
+    def _lengths(self, info: TokenInfo) -> tuple[int, int]:
+        """Return the shortest and the longest PIN in bytes; 0 where neither the token nor its driver says.
+
+        A token whose shortest is longer than its longest says nothing that could hold.
+        """
+        pin, least, most = self._driver.pin, info.min_pin, info.max_pin
+        if most and least > most:
+            least = most = 0
+        longest = [length for length in (most, pin.max_length) if length]
+        return max(least, pin.min_length or 0), min(longest, default=0)
+
+
+def refusal(
+    info: TokenInfo, state: PinState, driver: Driver, settings: Settings, purpose: str
+) -> PinLocked | PinChangeRequired | None:
+    """Return why a PIN is not even asked for; None: it is.
+
+    Args:
+        info: the token, as it is now.
+        state: the state of its PIN.
+        driver: the family it belongs to.
+        settings: those in force.
+        purpose: what the PIN is wanted for; a first PIN, which came with the token, signs nothing.
+    """
+    if state.locked:
+        return _locked(driver, state, {})
+    if purpose != "sign":
+        return None
+    if info.has(TokenFlag.USER_PIN_TO_BE_CHANGED):
+        return PinChangeRequired(serial=info.serial)
+    if settings.change_first_pin and state.changed_at is None:
+        return PinChangeRequired("PIN_FIRST_USE", serial=info.serial)
+    return None
+
+
+def _locked(driver: Driver, state: PinState, details: dict[str, object]) -> PinLocked:
+    ckr = {name: details[name] for name in ("ckr", "function") if name in details}
+    return PinLocked(state=replace(state, locked=True), unblock=driver.pin.unblock.value, **ckr)
+
+
+def _facts(error: PinError) -> dict[str, object]:
+    return {name: value for name, value in error.details.items() if name in {"ckr", "function"}}
+
+
+def _unsent(error: UShieldError) -> bool:
+    """Tell whether no PIN was judged: refused here, the module not loaded, or answered before it was asked for one."""
+    if isinstance(error, (DriverError, InputError)) or error.details.get("ckr") in NO_LOGIN:
+        return True
+    return "ckr" in error.details and error.details.get("function") not in _SENDING
+
+
+class TryCounter:
+    """Failed tries of one PIN, kept on this host across processes and crashes.
+
+    The count goes up before the PIN is sent, under a lock, and goes to zero only when the token said yes. If something
+    failed before the PIN was sent, the try was none. A crash in between costs a try and never gives one.
+
+    Raises:
+        StorageError: from every method, when the count cannot be read or kept.
+    """
+
+    def __init__(self, file: Callable[[], Path], tries: int) -> None:
+        self._file = file
+        self._tries = tries
+
+    def failures(self) -> int:
+        """Return how many tries have failed since the last success."""
+        return self._read(self._file())
+
+    @contextlib.contextmanager
+    def trying(self, *, consented: bool) -> Iterator[None]:
+        """Count a try for the time of the block, forget all when it ends well; one that was never made is no try."""
+        file = self._file()
+        with kept.exclusive(file, _UNUSABLE, "another ushield process"):
+            failed = self._read(file)
+            if failed >= self._tries:
+                raise PinLocked
+            if failed == self._tries - 1 and not consented:  # another process used a try meanwhile
+                raise LastTryNotConfirmed
+            self._write(file, failed + 1)
+            try:
+                yield
+            except UShieldError as error:
+                if _unsent(error):
+                    with contextlib.suppress(StorageError):  # the first error is the one to see
+                        self._write(file, failed)
+                raise
+            self._write(file, 0)
+
+    def reset(self) -> None:
+        """Forget all failures, also those in a file that cannot be read: the SO has set a new PIN."""
+        file = self._file()
+        with kept.exclusive(file, _UNUSABLE, "another ushield process"):
+            self._write(file, 0)
+
+    def _read(self, file: Path) -> int:
+        try:
+            count = json.loads(file.read_bytes())["failures"]
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise StorageError(_UNUSABLE, path=str(file), reason=str(error)) from error
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise StorageError(_UNUSABLE, path=str(file), reason="not a count")
+        return count
+
+    def _write(self, file: Path, failures: int) -> None:
+        try:
+            kept.write_atomically(file, json.dumps({"version": 1, "failures": failures}).encode())
+        except OSError as error:
+            raise StorageError(_UNUSABLE, path=str(file), reason=error.strerror) from error

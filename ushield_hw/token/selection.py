@@ -1,0 +1,167 @@
+"""Which pair does a job: the newest that fits, or the one that is named; and of every other, why it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from ushield_hw import messages
+from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.errors import CertificateExpired, CertificateMultiple, CertificateNotFound, UShieldError
+from ushield_hw.order import KeyUse
+from ushield_hw.order.values import time_text
+from ushield_hw.token.key_pairs import ANY, KeyChoice, Pair, Why, not_told_apart
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A pair that does not do a job, and why. As text: both, in the language in force."""
+
+    pair: Pair
+    why: Why
+
+    def __str__(self) -> str:
+        return f"{self.pair.brief()}: {messages.text(f'left_out.{self.why.value}')}"
+
+    def to_json(self) -> dict[str, object]:
+        """Return it for documents."""
+        facts = self.pair.facts
+        return {"key_id": self.pair.key_id, "sha256": facts.sha256.hex(), "why": self.why.value}
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a job is done with.
+
+    Attributes:
+        pair: the pair; None: none does.
+        error: why none does.
+        left_out: every other pair that was not even considered for the last step, with the reason.
+    """
+
+    pair: Pair | None
+    error: UShieldError | None
+    left_out: tuple[LeftOut, ...]
+
+
+Refuses = Callable[[KeyKind], UShieldError | None]
+"""Returns why a token cannot sign with a kind of key; None: it can."""
+
+
+def _takes_all(kind: KeyKind) -> None:
+    """Refuse no kind of key."""
+
+
+def choose(
+    found: Sequence[Pair],
+    use: KeyUse,
+    choice: KeyChoice = ANY,
+    now: datetime | None = None,
+    refuses: Refuses = _takes_all,
+) -> Pair:
+    """Return the newest activated pair that fits a job.
+
+    Raises:
+        CertificateNotFound: none; says of each that there is why it was left out.
+        CertificateExpired: the only ones that would fit are out of their time.
+        CertificateMultiple: pairs of different subjects or issuers fit, the certificate that was named is two, or
+            several private keys cannot be told apart: a person must choose.
+        TokenError: ``MECHANISM_MISSING``.
+    """
+    selection = select(found, use, choice, now, refuses)
+    if selection.pair is None:
+        assert selection.error is not None  # noqa: S101 - one of the two is there
+        raise selection.error
+    return selection.pair
+
+
+def select(
+    found: Sequence[Pair],
+    use: KeyUse,
+    choice: KeyChoice = ANY,
+    now: datetime | None = None,
+    refuses: Refuses = _takes_all,
+) -> Selection:
+    """As :func:`choose`, but return the error, and always why the others were left out."""
+    moment = now or datetime.now(UTC)
+    named = [pair for pair in found if choice.takes(pair)]
+    if choice.certificate is not None and len(named) > 1:
+        return Selection(None, CertificateMultiple("CERTIFICATE_SEVERAL_MATCH", candidates=_briefs(named)), ())
+    judged = [(pair := choice.told(one), _why_not(pair, use, choice, moment, refuses)) for one in found]
+    left_out = [LeftOut(pair, why) for pair, why in judged if why is not None]
+    usable = [pair for pair, why in judged if why is None]
+    living = [pair for pair in usable if pair.activated]
+    if living:
+        left_out += [LeftOut(pair, Why.SUPERSEDED) for pair in usable if not pair.activated]
+    else:
+        living = usable  # a superseded one may be asked for by its id
+    if not living:
+        return Selection(None, _nothing(left_out, use, choice, refuses), tuple(left_out))
+    if len({(pair.facts.subject, pair.facts.issuer) for pair in living}) > 1:
+        return Selection(None, CertificateMultiple(candidates=_briefs(living)), tuple(left_out))
+    best = max(living, key=lambda pair: pair.age)
+    return Selection(best, None, tuple(left_out))
+
+
+def _why_not(pair: Pair, use: KeyUse, choice: KeyChoice, moment: datetime, refuses: Refuses) -> Why | None:
+    """Return the first reason why a pair does not do a job; None: it does."""
+    if not choice.takes(pair):
+        return Why.NOT_ASKED
+    if pair.pending:
+        return Why.PENDING
+    return _no_key(pair) or pair.unfit(use) or _no_time(pair, moment) or _no_way(pair, refuses)
+
+
+def _no_key(pair: Pair) -> Why | None:
+    if pair.key is not None:
+        return Why.NO_SIGN if pair.key.can_sign is False else None
+    if pair.rivals:
+        return Why.NOT_TOLD_APART
+    if pair.of_another:
+        return Why.OTHER_KEY
+    return Why.NO_KEY if pair.has_key is False else Why.KEY_HIDDEN
+
+
+def _no_time(pair: Pair, moment: datetime) -> Why | None:
+    if pair.facts.not_before > moment:
+        return Why.NOT_YET_VALID
+    return Why.EXPIRED if pair.facts.not_after < moment else None
+
+
+def _no_way(pair: Pair, refuses: Refuses) -> Why | None:
+    return Why.NO_MECHANISM if pair.facts.key is not None and refuses(pair.facts.key) is not None else None
+
+
+def _nothing(left_out: Sequence[LeftOut], use: KeyUse, choice: KeyChoice, refuses: Refuses) -> UShieldError:
+    """Return why no pair does the job: what comes nearest to doing it counts."""
+    found: dict[Why, list[Pair]] = {}
+    for one in left_out:
+        found.setdefault(one.why, []).append(one.pair)
+    if over := found.get(Why.NOT_YET_VALID, []) + found.get(Why.EXPIRED, []):
+        last = max(over, key=lambda pair: pair.facts.not_after)
+        return _out_of_time(last, early=last in found.get(Why.NOT_YET_VALID, ()))
+    if rivals := found.get(Why.NOT_TOLD_APART):
+        return not_told_apart(rivals[0].rivals, rivals[0].subject)
+    for pair in found.get(Why.NO_MECHANISM, ()):
+        if pair.facts.key is not None and (error := refuses(pair.facts.key)) is not None:
+            return error
+    code = "KEY_USE_NOT_ALLOWED" if Why.USAGE in found else None
+    if choice.certificate is not None and found.keys() <= {Why.NOT_ASKED}:
+        code = "CERTIFICATE_NONE_MATCHES"
+    candidates = _briefs(one.pair for one in left_out)
+    return CertificateNotFound(code, use=use.value, candidates=candidates, left_out=list(left_out))
+
+
+def _out_of_time(pair: Pair, *, early: bool) -> CertificateExpired:
+    return CertificateExpired(
+        "CERTIFICATE_NOT_YET_VALID" if early else None,
+        not_before=time_text(pair.facts.not_before),
+        not_after=time_text(pair.facts.not_after),
+        subject=pair.subject,
+        key_id=pair.key_id,
+    )
+
+
+def _briefs(found: Iterable[Pair]) -> list[str]:
+    return [pair.brief() for pair in found]

@@ -1,0 +1,214 @@
+"""Tokens as they come and go.
+
+Modules that read cards are looked at again when PC/SC says that something changed; those whose tokens are files, when
+the files change; the others twice a second. Each module has a thread, so that a slow one keeps no other waiting, and
+what several modules show of one token is one token here too.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Final, Self
+
+from ushield_hw.config import Settings, load
+from ushield_hw.drivers.catalogue import Catalogue, Kind
+from ushield_hw.drivers.installed import Installed, discoverable, installed
+from ushield_hw.system.pcsc import Monitor, Scene
+from ushield_hw.token.discovery import Token, alike
+from ushield_hw.token.module_watcher import Eye, Insertion, Seen, reads_cards
+
+__all__ = ["EventKind", "TokenEvent", "TokenWatch", "watch_tokens"]
+
+_STOP_S: Final = 0.1
+_GRACE_S: Final = 1.0  # how long the modules that are quick wait for one that is slow
+
+
+class EventKind(Enum):
+    """What happened to a token."""
+
+    INSERTED = "inserted"
+    REMOVED = "removed"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """A token came or went.
+
+    Attributes:
+        kind: which.
+        token: the token; for a removal the very object of its insertion.
+        at: when that was noticed, UTC.
+    """
+
+    kind: EventKind
+    token: Token
+    at: datetime
+
+
+def watch_tokens(settings: Settings | None = None, *, stop: threading.Event | None = None) -> TokenWatch:
+    """Watch tokens come and go::
+
+        with us.watch_tokens() as watch:
+            for event in watch:
+                print(event.kind.value, event.token.serial)
+
+    What is plugged in at the start comes first, as insertions; so what was inserted and not removed is there now. A
+    token that was pulled out and put back in gives both events, also when it was too quick for anybody to look in
+    between: a login on it has ended. A module that cannot be read is logged, and takes no token away that PC/SC still
+    sees. Modules that are installed later are not seen.
+
+    Args:
+        settings: default: the ones in force.
+        stop: ends the iteration when it is set.
+
+    Raises:
+        DescriptorError: a descriptor is wrong.
+    """
+    settings = settings or load()
+    catalogue = Catalogue.of(settings)
+    return TokenWatch(discoverable(installed(catalogue, settings)), catalogue, settings, stop)
+
+
+class TokenWatch(Iterator[TokenEvent]):
+    """The events, as an iterator that waits for them. Made by :func:`watch_tokens`.
+
+    Close it, or use it as a context manager; safe to use from several threads. Each event goes to one of them.
+    """
+
+    def __init__(
+        self, entries: Sequence[Installed], catalogue: Catalogue, settings: Settings, stop: threading.Event | None
+    ) -> None:
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+        self._stop = stop
+        self._events: deque[TokenEvent] = deque()
+        self._there: list[_Known] = []
+        self._due: float | None = None
+        self._monitor = Monitor() if any(reads_cards(entry.driver) for entry in entries) else None
+        several = sum(entry.driver.kind is not Kind.SOFTWARE for entry in entries) > 1
+        self._eyes = [Eye(entry, catalogue, settings, self._monitor, several=several) for entry in entries]
+        for eye in self._eyes:
+            threading.Thread(target=self._follow, args=(eye,), name=f"tokens of {eye.name}", daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __next__(self) -> TokenEvent:
+        event = self.get()
+        if event is None:
+            raise StopIteration
+        return event
+
+    @property
+    def closed(self) -> bool:
+        """Whether no event will come any more."""
+        return self._closed.is_set()
+
+    def get(self, timeout_s: float | None = None) -> TokenEvent | None:
+        """Return the next event; None when none came in time, or the watch was closed.
+
+        Args:
+            timeout_s: how long to wait; None: until there is one.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._changed:
+            while not self._ended():
+                if self._due is not None and time.monotonic() >= self._due:
+                    self._tell()
+                if self._events:
+                    return self._events.popleft()
+                if deadline is not None and time.monotonic() >= deadline:
+                    break
+                self._changed.wait(self._wait_s(deadline))
+        return None
+
+    def close(self) -> None:
+        """End the watch: whoever waits for an event gets none, at once. May be called twice, and from any thread."""
+        self._closed.set()
+        if self._monitor is not None:
+            self._monitor.close()
+        with self._changed:
+            self._changed.notify_all()
+
+    def _ended(self) -> bool:
+        if self._stop is not None and self._stop.is_set():
+            self.close()
+        return self._closed.is_set()
+
+    def _wait_s(self, deadline: float | None) -> float | None:
+        ends = [end - time.monotonic() for end in (deadline, self._due) if end is not None]
+        if self._stop is not None:
+            ends.append(_STOP_S)
+        return max(0.0, min(ends)) if ends else None
+
+    def _follow(self, eye: Eye) -> None:
+        """Look at one module again and again; a thread does nothing else."""
+        try:
+            while not self._closed.is_set():
+                scene = eye.scene_now()
+                seen = eye.look(scene)
+                self._report(eye, seen, scene)
+                eye.rest(scene, self._closed)
+        finally:
+            eye.close()
+
+    def _report(self, eye: Eye, seen: tuple[Seen, ...], scene: Scene | None) -> None:
+        with self._changed:
+            eye.seen, eye.scene, eye.reported, eye.late = seen, scene, True, False
+            if all(other.settled() for other in self._eyes):
+                self._tell()
+            elif self._due is None:
+                self._due = time.monotonic() + _GRACE_S
+            self._changed.notify_all()
+
+    def _tell(self) -> None:
+        """Turn what is different from before into events."""
+        self._due = None
+        for eye in self._eyes:
+            eye.late = not eye.settled()
+        now, at = self._groups(), datetime.now(UTC)
+        gone = [old for old in self._there if not any(old.stays_as(new) for new in now)]
+        there = []
+        for new in now:
+            old = next((old for old in self._there if old.stays_as(new)), None)
+            there.append(replace(new, token=old.token) if old else new)
+        fresh = [known for known in there if not any(known.token is old.token for old in self._there)]
+        self._there = there
+        self._events += [TokenEvent(EventKind.REMOVED, known.token, at) for known in gone]
+        self._events += [TokenEvent(EventKind.INSERTED, known.token, at) for known in fresh]
+
+    def _groups(self) -> list[_Known]:
+        seen = {one.token.link.key: one for eye in self._eyes for one in eye.seen}
+        groups = alike([one.token for one in seen.values()], lambda token: seen[token.link.key].certificates)
+        return [_Known.of([seen[token.link.key] for token in group]) for group in groups]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A token, and the places where modules show it."""
+
+    token: Token
+    keys: frozenset[object]
+    insertion: Insertion | None
+
+    @classmethod
+    def of(cls, group: Sequence[Seen]) -> _Known:
+        first, *others = group
+        token = replace(first.token, also_in=tuple(other.token.module for other in others))
+        insertions = [one.insertion for one in group if one.insertion is not None]
+        # A module that has not looked again yet shows the insertion before.
+        latest = max(insertions, key=lambda insertion: (insertion.era, insertion.changes), default=None)
+        return cls(token, frozenset(one.token.link.key for one in group), latest)
+
+    def stays_as(self, other: _Known) -> bool:
+        again = None not in (self.insertion, other.insertion) and self.insertion != other.insertion
+        return not again and bool(self.keys & other.keys)
