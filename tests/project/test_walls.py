@@ -16,28 +16,23 @@ from tests.project.tree import ROOT
 pytestmark = pytest.mark.unit
 
 DOWN = "Imports point down"
+BACKEND = "Imports point down inside backend"
+TOKEN = "Imports point down inside token"
+DOCTOR = "Imports point down inside doctor"
 AWAY = "What a bank runs never reaches the token"
-PKCS11 = "Only cryptoki speaks PKCS#11"
+PKCS11 = "Only backend.pkcs11 speaks PKCS#11"
 PCSC = "Only pcsc speaks PC/SC"
 BANK = "Only bank needs the packages of its extra"
 
-ROOMS = (
-    "cli testing doctor softhsm watch discovery renewal signing certificate readiness inventory selection keys pairing "
-    "signature pkcs10 token_key session "
-    "pin installed drivers descriptor marks cryptoki bank verifier journal cms interaction uri order state config "
-    "schema trust crypto files hardening suites errors messages pcsc usb limits lazy"
-).split()
-
 
 def broken(folder: Path, files: dict[str, str]) -> set[str]:
-    """Return the names of the walls that ``files`` break, put into a package that has every room, empty."""
-    package = folder / "ushield_hw"
-    for room in ROOMS:
-        (package / room).mkdir(parents=True)
-        (package / room / "__init__.py").touch()
-    (package / "__init__.py").touch()
+    """Return the names of the walls that ``files`` break, put into a package of the same modules, all empty."""
+    for module in (ROOT / "ushield_hw").rglob("*.py"):
+        empty = folder / module.relative_to(ROOT)
+        empty.parent.mkdir(parents=True, exist_ok=True)
+        empty.touch()
     for name, source in files.items():
-        (package / name).write_text(source)
+        (folder / "ushield_hw" / name).write_text(source)
     shutil.copy(ROOT / "pyproject.toml", folder)
     ended = subprocess.run(
         [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"],
@@ -55,25 +50,32 @@ def broken(folder: Path, files: dict[str, str]) -> set[str]:
 @pytest.mark.parametrize(
     ("files", "walls"),
     [
-        ({"cryptoki/engine.py": "import pkcs11", "cryptoki/__init__.py": "from pkcs11 import lib"}, set()),
-        ({"signing/__init__.py": "import pkcs11"}, {PKCS11}),
-        ({"softhsm/__init__.py": "def late():\n    from pkcs11.types import Session"}, {PKCS11}),
-        ({"pcsc/__init__.py": "import smartcard.System"}, set()),
-        ({"discovery/__init__.py": "from smartcard.System import readers"}, {PCSC}),
-        ({"discovery/__init__.py": "from ushield_hw import cryptoki, pcsc, usb"}, set()),
-        ({"signing/__init__.py": "from ushield_hw.token import discovery"}, {DOWN}),
-        ({"signing/__init__.py": "from ushield_hw.certificates import certificate"}, {DOWN}),
-        ({"verifier/__init__.py": "from ushield_hw import cms, order"}, set()),
-        ({"verifier/__init__.py": "from ushield_hw.system import usb"}, {AWAY}),
-        ({"bank/web.py": "import starlette.routing\nfrom ushield_hw import verifier, token_key"}, set()),
+        ({"backend/pkcs11/engine.py": "import pkcs11"}, set()),
+        ({"backend/module.py": "import pkcs11"}, {PKCS11}),
+        ({"signing/order.py": "import pkcs11"}, {PKCS11}),
+        ({"testing/softhsm.py": "def late():\n    from pkcs11.types import Session"}, {PKCS11}),
+        ({"system/pcsc.py": "import smartcard.System"}, set()),
+        ({"token/discovery.py": "from smartcard.System import readers"}, {PCSC}),
+        ({"token/discovery.py": "from ushield_hw.backend import module\nfrom ushield_hw.system import pcsc"}, set()),
+        ({"token/session.py": "from ushield_hw.token import discovery"}, {TOKEN}),
+        ({"token/session.py": "from ushield_hw.signing import order"}, {DOWN}),
+        ({"signing/order.py": "from ushield_hw.certificates import certificate"}, {DOWN}),
+        ({"backend/pkcs11/slots.py": "from ushield_hw.backend.pkcs11 import engine"}, {BACKEND}),
+        ({"backend/pkcs11/engine.py": "from ushield_hw.backend import module"}, {BACKEND}),
+        ({"doctor/finding.py": "from ushield_hw.doctor.probes import bus"}, {DOCTOR}),
+        ({"doctor/inspect/machine.py": "from ushield_hw.doctor import runner"}, {DOCTOR}),
+        ({"verifier/trust.py": "from ushield_hw import cms, order"}, set()),
+        ({"verifier/trust.py": "from ushield_hw.system import usb"}, {AWAY}),
+        ({"bank/web.py": "import starlette.routing\nfrom ushield_hw import verifier, crypto"}, set()),
         ({"bank/web.py": "from ushield_hw.token import session"}, {AWAY, DOWN}),
         ({"bank/web.py": "from ushield_hw.system import pcsc"}, {AWAY}),
-        ({"bank/web.py": "import ushield_hw.by", "by.py": "import ushield_hw.system.usb"}, {AWAY}),
+        ({"bank/web.py": "import ushield_hw.uri", "uri.py": "import ushield_hw.system.usb"}, {AWAY}),
+        ({"bank/web.py": "import ushield_hw.by", "by.py": ""}, {DOWN}),
         ({"cli/bank.py": "def late():\n    from sqlalchemy import select"}, {BANK}),
-        ({"order/text.py": "import ushield_hw.system.pcsc"}, {AWAY, DOWN}),
-        ({"cms/__init__.py": "from ushield_hw.backend.pkcs11 import engine"}, {AWAY, DOWN}),
-        ({"cms/__init__.py": "import ushield_hw.by", "by.py": "import ushield_hw.token.session"}, {AWAY, DOWN}),
+        ({"order/text.py": "import ushield_hw.system.pcsc"}, {AWAY}),
+        ({"cms/read.py": "from ushield_hw.backend.pkcs11 import engine"}, {AWAY, DOWN}),
+        ({"crypto/pem.py": "from ushield_hw.system import files"}, {DOWN}),
     ],
 )
 def test_walls(tmp_path: Path, files: dict[str, str], walls: set[str]) -> None:
-    assert broken(tmp_path, {"cryptoki/engine.py": "", **files}) == walls
+    assert broken(tmp_path, files) == walls

@@ -16,7 +16,7 @@ import pytest
 from tests.project.tree import ROOT
 from tests.soft import OPTIONS, SOFTHSM, Soft
 from tests.stack.bench import ends
-from ushield_hw.backend import forkserver
+from ushield_hw.backend import spawn
 from ushield_hw.backend.module import Isolation, Module
 from ushield_hw.errors import TokenError
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.stack
 SHOW = """
 import os, sys
 from pathlib import Path
-from ushield_hw.backend import forkserver as nursery
+from ushield_hw.backend import spawn
 from ushield_hw.backend.model import ModuleOptions
 from ushield_hw.backend.module import Isolation, Module
 
@@ -71,7 +71,7 @@ def kill(module: Module) -> None:
 def test_each_module_has_a_process_of_its_own_and_all_have_one_parent(modules: list[Module]) -> None:
     one, other = map(worker, modules)
     assert one != other
-    assert parent(one) == parent(other) == forkserver.warm()._process.pid
+    assert parent(one) == parent(other) == spawn.warm()._process.pid
 
 
 def test_a_worker_that_is_killed_takes_no_other_with_it(modules: list[Module]) -> None:
@@ -80,14 +80,14 @@ def test_a_worker_that_is_killed_takes_no_other_with_it(modules: list[Module]) -
     assert modules[0].slots(), "a new one"
 
 
-def test_workers_live_on_when_the_nursery_is_killed_and_new_ones_come_from_another(modules: list[Module]) -> None:
-    gone = forkserver.warm()._process
+def test_workers_live_on_when_the_fork_server_is_killed_and_new_ones_come_from_another(modules: list[Module]) -> None:
+    gone = spawn.warm()._process
     gone.kill()
     gone.wait()
     assert modules[0].slots()
     kill(modules[1])
     assert modules[1].slots()
-    assert parent(worker(modules[1])) == forkserver.warm()._process.pid != gone.pid
+    assert parent(worker(modules[1])) == spawn.warm()._process.pid != gone.pid
     with closing(modules[0]):
         assert modules[0].slots()
 
@@ -103,7 +103,7 @@ module = Module(Path(sys.argv[1]), Isolation.PROCESS, ModuleOptions(), 20)
 try:
     module.info()
 except Exception as error:
-    print(error.code, len(nursery._nurseries))
+    print(error.code, len(spawn._servers))
 os.environ["SOFTHSM2_CONF"] = {os.environ["SOFTHSM2_CONF"]!r}
 module = Module(Path(sys.argv[1]), Isolation.PROCESS, ModuleOptions(), 20)
 module.info()
@@ -116,8 +116,8 @@ print(status["Gid"].split(), os.readlink(f"/proc/{{process}}/cwd"))
     assert said == ["DRIVER_LOAD_FAILED 2", f"{['65534'] * 4} {tmp_path}"]
 
 
-def test_the_nursery_goes_with_its_program(soft: Soft) -> None:
-    with program("seen()\nprint(nursery.warm()._process.pid, flush=True)\nsys.stdin.read()") as process:
+def test_the_fork_server_goes_with_its_program(soft: Soft) -> None:
+    with program("seen()\nprint(spawn.warm()._process.pid, flush=True)\nsys.stdin.read()") as process:
         assert process.stdout is not None
         with ends(int(process.stdout.readline())):
             process.kill()

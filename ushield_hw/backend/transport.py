@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Protocol
 from weakref import WeakSet
 
-from ushield_hw.backend import forkserver, protocol
+from ushield_hw.backend import protocol, spawn
 from ushield_hw.backend.model import ModuleInfo, ModuleOptions
 from ushield_hw.backend.pkcs11.ckr import CkrError, LoadFailed, StaleLogin
 from ushield_hw.errors import DriverError, UShieldError
@@ -190,7 +190,7 @@ class Worker:
             undo.callback(self._control.close)
             with theirs, _shared_file() as shared:
                 self._marks = mmap.mmap(shared.fileno(), protocol.SHARED)
-                self._process = forkserver.fork((self._control, theirs), shared.fileno(), own | {**environment})
+                self._process = spawn.fork((self._control, theirs), shared.fileno(), own | {**environment})
             undo.pop_all()
         self._idle: list[_Leased] = []
         self._until: dict[int, float] = {}  # by channel: how long a call under way may take

@@ -63,7 +63,7 @@ def _end(code: int) -> NoReturn:
     if modules := sys.modules.get("ushield_hw.backend.module"):
         with suppress(Exception):  # it is over, and its result stands
             modules.close_modules()
-    if forks := sys.modules.get("ushield_hw.backend.forkserver"):
+    if forks := sys.modules.get("ushield_hw.backend.spawn"):
         with suppress(Exception):
             forks.close_all()
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed by whoever started us

@@ -82,7 +82,7 @@ class _Root(Group):
         if cmd_name not in _COMMANDS:
             return None
         if cmd_name in _IN_WORKERS:  # it gets ready while the command is imported
-            from ushield_hw.backend.forkserver import warm
+            from ushield_hw.backend.spawn import warm
 
             with suppress(UShieldError):  # a command that needs a worker says it again
                 warm()

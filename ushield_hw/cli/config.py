@@ -39,7 +39,7 @@ def left_out(settings: Settings) -> list[UShieldError]:
     """Return why files of the configuration were left out, and why the state folder cannot be used."""
     found: list[UShieldError] = [*settings.left_out, *Catalogue.of(settings).left_out]
     try:
-        existing_folder(settings, ".")
+        existing_folder(settings.state_dir, ".")
     except UShieldError as error:
         found.append(error)
     return found

@@ -130,7 +130,7 @@ def _printed(content: Mapping[str, object]) -> bool:
 
 def _pin_known(error: UShieldError) -> str:
     """Return what is left of the PIN's tries, where the error says."""
-    from ushield_hw.cli.terminal import pin_state_text
+    from ushield_hw.cli.pin_text import pin_state_text
     from ushield_hw.interaction import PinState
 
     state = error.details.get("state")

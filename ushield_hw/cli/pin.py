@@ -9,7 +9,7 @@ import click
 from ushield_hw import messages
 from ushield_hw.cli import options, output
 from ushield_hw.cli.help import Group
-from ushield_hw.cli.terminal import pin_state_text
+from ushield_hw.cli.pin_text import pin_state_text
 from ushield_hw.drivers.catalogue import Unblock
 from ushield_hw.errors import InputError
 from ushield_hw.interaction import CountSource, PinKind, PinState

@@ -24,7 +24,7 @@ def softhsm_command() -> None:
 @options.as_json()
 def _init(folder: Path | None, as_json: bool) -> None:
     settings = options.settings()
-    made = provision(folder or state_folder(settings, "softhsm"), settings)
+    made = provision(folder or state_folder(settings.state_dir, "softhsm"), settings)
     output.achieved()
     if as_json:
         output.document({"softhsm2_conf": str(made.conf), "tokens": made.tokens, "test_only": True})

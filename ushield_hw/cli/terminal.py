@@ -18,8 +18,9 @@ from typing import Final
 
 from ushield_hw import messages
 from ushield_hw.cli import output, signals
+from ushield_hw.cli.pin_text import pin_state_text
 from ushield_hw.errors import ConfirmationTimedOut, PinFormatError
-from ushield_hw.interaction import ConfirmRequest, CountSource, PinKind, PinRequest, PinState, TokenAction
+from ushield_hw.interaction import ConfirmRequest, PinKind, PinRequest, TokenAction
 
 _LONGEST: Final = 1024
 _SLICE_S: Final = 0.2
@@ -103,19 +104,6 @@ class Terminal:
             return answer.decode() if answer else None
         except UnicodeDecodeError as error:  # sent in another encoding, it could only be wrong
             raise PinFormatError("PIN_CHARACTERS", min=None, max=None) from error
-
-
-def pin_state_text(state: PinState) -> str:
-    """Return a PIN's state in words, empty where nothing is known."""
-    if state.locked:
-        return messages.text("pin.locked")
-    if state.final_try:
-        return messages.text("pin.final_try")
-    if state.retries_left is not None:
-        return messages.text("pin.tries_left", n=state.retries_left)
-    if state.low:
-        return messages.text("pin.low")
-    return messages.text("pin.fine") if state.locked is False and state.source is CountSource.FLAGS else ""
 
 
 @contextmanager

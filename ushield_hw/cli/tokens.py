@@ -14,7 +14,7 @@ from ushield_hw.backend.model import Contents
 from ushield_hw.cli import options, output
 from ushield_hw.cli.expiry import days_left, warn_of
 from ushield_hw.cli.help import Command
-from ushield_hw.cli.terminal import pin_state_text
+from ushield_hw.cli.pin_text import pin_state_text
 from ushield_hw.errors import UShieldError
 from ushield_hw.interaction import PinState
 from ushield_hw.token.discovery import Problem, Token, survey

@@ -73,7 +73,7 @@ def _start(
     from ushield_hw.testing.shield import VirtualShield
 
     signal.signal(signal.SIGTERM, _end)
-    keep = (folder or state_folder(options.settings(), "virtual") / model).absolute()
+    keep = (folder or state_folder(options.settings().state_dir, "virtual") / model).absolute()
     with VirtualShield(model=model, keep=keep, patience_s=patience_s, lang=messages.language()) as shield:
         if shield.card.model.value != model:
             raise InputError("VIRTUAL_OTHER_MODEL", path=str(keep), model=shield.card.model.value)

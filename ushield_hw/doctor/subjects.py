@@ -11,7 +11,8 @@ from typing import Final
 from ushield_hw.backend.model import CertificateRecord, KeyRecord, ModuleInfo, SlotInfo
 from ushield_hw.backend.module import Isolation, Module
 from ushield_hw.doctor.finding import Way
-from ushield_hw.doctor.inspect.image import Image, glance, processor, read_image
+from ushield_hw.doctor.inspect.image import glance, processor, read_image
+from ushield_hw.doctor.inspect.image_model import Image
 from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.drivers.catalogue import GENERIC, Driver, Kind
 from ushield_hw.drivers.installed import module_environment

@@ -118,7 +118,7 @@ def module_environment(driver: Driver, settings: Settings, left_out: Sequence[st
     try:
         wanted = own + spec.config_adds.replace(_LEFT_OUT, _leaves_out(spec, left_out))
         name = f"{driver.id}-{sha256(wanted.encode()).hexdigest()[:8]}" if left_out else driver.id
-        kept = storage.state_folder(settings, "modules") / f"{name}.conf"
+        kept = storage.state_folder(settings.state_dir, "modules") / f"{name}.conf"
         if _text(kept) != wanted:
             storage.write_atomically(kept, wanted.encode())
     except (StorageError, OSError) as error:

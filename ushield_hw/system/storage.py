@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from ushield_hw.config import Settings
 from ushield_hw.errors import StorageError, TokenBusy
 from ushield_hw.system import trust
 
@@ -22,16 +21,16 @@ _log: Final = logging.getLogger("ushield_hw")
 LOCK_WAIT_S: Final = 10.0
 
 
-def state_folder(settings: Settings, name: str) -> Path:
+def state_folder(state_dir: Path | None, name: str) -> Path:
     """Return a folder of our own under the state folder, made if missing, for this user only.
 
     Raises:
         StorageError: there is no state folder, or it cannot be made; ``STATE_UNSAFE``: others may write to it or to a
             folder above it.
     """
-    if settings.state_dir is None:
+    if state_dir is None:
         raise StorageError("STATE_FOLDER_UNKNOWN", path=None)
-    folder = settings.state_dir / name
+    folder = state_dir / name
     try:
         trust.make_folder(folder.absolute())
     except trust.Unsafe as error:
@@ -41,14 +40,14 @@ def state_folder(settings: Settings, name: str) -> Path:
     return folder
 
 
-def existing_folder(settings: Settings, name: str) -> Path | None:
+def existing_folder(state_dir: Path | None, name: str) -> Path | None:
     """Return that folder if there is one: who only wants to know makes none.
 
     Raises:
         StorageError: as :func:`state_folder`.
     """
-    there = settings.state_dir is not None and (settings.state_dir / name).exists()
-    return state_folder(settings, name) if there else None
+    there = state_dir is not None and (state_dir / name).exists()
+    return state_folder(state_dir, name) if there else None
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:

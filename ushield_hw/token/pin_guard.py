@@ -83,7 +83,7 @@ class PinGuard:
         if tries is None:
             return None
         name = self._name()
-        return TryCounter(lambda: kept.state_folder(self._settings, _FOLDER) / f"{name}.json", tries)
+        return TryCounter(lambda: kept.state_folder(self._settings.state_dir, _FOLDER) / f"{name}.json", tries)
 
     def state(self, info: TokenInfo | None = None) -> PinState:
         """Return what is known, without spending a try.
@@ -103,14 +103,14 @@ class PinGuard:
         """Remember on this host that the PIN was changed now; no token says when that was."""
         moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         try:
-            file = kept.state_folder(self._settings, _FOLDER) / self._changed_name()
+            file = kept.state_folder(self._settings.state_dir, _FOLDER) / self._changed_name()
             kept.write_atomically(file, json.dumps({"version": 1, "changed_at": moment}).encode())
         except (OSError, StorageError) as error:  # the PIN is changed all the same
             _log.warning("when the PIN was changed cannot be kept: %s", error)
 
     def _changed_at(self) -> str | None:
         try:
-            folder = kept.existing_folder(self._settings, _FOLDER)
+            folder = kept.existing_folder(self._settings.state_dir, _FOLDER)
             said = json.loads((folder / self._changed_name()).read_bytes())["changed_at"] if folder else None
         except (OSError, StorageError, ValueError, KeyError, TypeError, RecursionError):
             return None

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from tests.project.tree import ROOT
 from tests.unit.doctor.recorded import texts
-from ushield_hw.backend import forkserver
+from ushield_hw.backend import spawn
 from ushield_hw.config import Settings, data_dir
 from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.doctor.runner import examine
@@ -142,7 +142,7 @@ def _left(pid: int | str = "self") -> list[int]:
     """Return every process below one, but for the one that workers are forked from, which stays as long as we do."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     below = [int(child) for task in tasks for child in task.read_text().split()]
-    stays = forkserver.warm()._process.pid
+    stays = spawn.warm()._process.pid
     return [*(child for child in below if child != stays), *(one for child in below for one in _left(child))]
 
 

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ushield_hw.config import Settings
-from ushield_hw.doctor.inspect.image import Format, Image, processor, read_image
+from ushield_hw.doctor.inspect.image import processor, read_image
+from ushield_hw.doctor.inspect.image_model import Format, Image
 from ushield_hw.doctor.inspect.linker import linked, read_cache
 from ushield_hw.doctor.inspect.machine import Machine
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from ushield_hw.config import Settings
 from ushield_hw.errors import StorageError, TokenBusy
 from ushield_hw.system import storage
 from ushield_hw.system.storage import exclusive, state_folder, write_atomically
@@ -151,10 +150,10 @@ def test_a_lock_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_made_for_its_owner(tmp_path: Path) -> None:
-    folder = state_folder(Settings(state_dir=tmp_path / "a/b"), "journal")
+    folder = state_folder(tmp_path / "a/b", "journal")
     assert folder == tmp_path / "a/b/journal"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert state_folder(Settings(state_dir=tmp_path / "a/b"), "journal") == folder
+    assert state_folder(tmp_path / "a/b", "journal") == folder
 
 
 @pytest.mark.parametrize("mode", [0o702, 0o777])
@@ -162,7 +161,7 @@ def test_a_folder_that_others_may_write_to(tmp_path: Path, mode: int) -> None:
     (tmp_path / "journal").mkdir()
     (tmp_path / "journal").chmod(mode)
     with pytest.raises(StorageError) as caught:
-        state_folder(Settings(state_dir=tmp_path), "journal")
+        state_folder(tmp_path, "journal")
     assert (caught.value.code, caught.value.details["path"]) == ("STATE_UNSAFE", str(tmp_path / "journal"))
 
 
@@ -170,7 +169,7 @@ def test_a_folder_that_others_may_write_to(tmp_path: Path, mode: int) -> None:
 def test_what_is_made_is_for_its_owner_whatever_the_umask_is(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
-        folder = state_folder(Settings(state_dir=tmp_path / "a/b"), "journal")
+        folder = state_folder(tmp_path / "a/b", "journal")
         write_atomically(folder / "f.json", b"{}")
         with exclusive(folder / "f.json", "JOURNAL_UNUSABLE", "x"):
             pass
@@ -186,7 +185,7 @@ def test_a_folder_under_one_that_others_may_write_to(tmp_path: Path) -> None:
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared").chmod(0o777)
     with pytest.raises(StorageError) as caught:
-        state_folder(Settings(state_dir=tmp_path / "shared/mine"), "journal")
+        state_folder(tmp_path / "shared/mine", "journal")
     assert (caught.value.code, caught.value.details["place"]) == ("STATE_UNSAFE", str(tmp_path / "shared"))
     assert list((tmp_path / "shared").iterdir()) == []
 
@@ -194,18 +193,18 @@ def test_a_folder_under_one_that_others_may_write_to(tmp_path: Path) -> None:
 def test_a_folder_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
     with pytest.raises(StorageError) as caught:
-        state_folder(Settings(state_dir=tmp_path), "journal")
+        state_folder(tmp_path, "journal")
     assert caught.value.code == "STATE_UNSAFE"
 
 
 def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "journal").touch()
     with pytest.raises(StorageError) as caught:
-        state_folder(Settings(state_dir=tmp_path), "journal")
+        state_folder(tmp_path, "journal")
     assert caught.value.code == "STATE_FOLDER_UNUSABLE"
 
 
 def test_no_folder_can_be_named() -> None:
     with pytest.raises(StorageError) as caught:
-        state_folder(Settings(), "journal")
+        state_folder(None, "journal")
     assert caught.value.code == "STATE_FOLDER_UNKNOWN"

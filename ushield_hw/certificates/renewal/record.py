@@ -146,7 +146,7 @@ class Records:
 
     def of_token(self, token: Identity) -> list[Record]:
         """Return the renewals of a token, the latest first."""
-        folder = storage.existing_folder(self._settings, _FOLDER)
+        folder = storage.existing_folder(self._settings.state_dir, _FOLDER)
         files = folder.glob("*.json") if folder else ()
         found = (self._read(file) for file in sorted(files))
         return sorted((one for one in found if one.token == token), key=lambda one: one.at, reverse=True)
@@ -164,7 +164,7 @@ class Records:
             yield Held(file, self._read(file) if file.exists() else None)
 
     def _folder(self) -> Path:
-        return storage.state_folder(self._settings, _FOLDER)
+        return storage.state_folder(self._settings.state_dir, _FOLDER)
 
     def _read(self, file: Path) -> Record:
         try:

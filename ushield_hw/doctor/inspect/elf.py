@@ -6,7 +6,7 @@ import mmap
 import struct
 from typing import BinaryIO, Final
 
-from ushield_hw.doctor.inspect.image import Format, Image
+from ushield_hw.doctor.inspect.image_model import Format, Image
 
 _SHARED: Final = 3  # ET_DYN
 _LEAST: Final = 6  # up to EI_DATA

@@ -16,7 +16,7 @@ from elftools.elf.hash import ELFHashTable, GNUHashTable
 from elftools.elf.sections import Symbol
 
 from ushield_hw.doctor.inspect.elf import read_header
-from ushield_hw.doctor.inspect.image import NAMES, Image
+from ushield_hw.doctor.inspect.image_model import NAMES, Image
 
 _MOST_READ: Final = 1 << 20  # one with thirty thousand symbols takes 180 kB
 _PIE: Final = 0x08000000  # DF_1_PIE

@@ -14,7 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from ushield_hw.doctor.inspect.image import Format, Image, read_image
+from ushield_hw.doctor.inspect.image import read_image
+from ushield_hw.doctor.inspect.image_model import Format, Image
 from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.system.fork_safe import cached_property
 

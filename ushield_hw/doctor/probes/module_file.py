@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from ushield_hw.doctor.finding import Probe, Rule, Said, causes, fail, ok, probe, skip, unchecked, warn
-from ushield_hw.doctor.inspect.image import CSP, SKF, Format, Image, processor
+from ushield_hw.doctor.inspect.image import processor
+from ushield_hw.doctor.inspect.image_model import CSP, SKF, Format, Image
 from ushield_hw.doctor.inspect.linker import Linked, linked
 from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.doctor.inspect.packages import GONE, LIBRARIES, module_package

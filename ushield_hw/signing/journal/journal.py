@@ -227,7 +227,7 @@ _checked: Final[dict[Path | None, _Checked]] = {}  # by state folder: each order
 
 
 def _is_new(settings: Settings) -> bool:
-    return storage.existing_folder(settings, "journal") is None
+    return storage.existing_folder(settings.state_dir, "journal") is None
 
 
 def _state_folder(settings: Settings) -> tuple[Path, os.stat_result]:
@@ -237,7 +237,7 @@ def _state_folder(settings: Settings) -> tuple[Path, os.stat_result]:
             about = os.stat(known.name)
             if known.holds(about):
                 return known.folder, about
-    folder = storage.state_folder(settings, "journal")
+    folder = storage.state_folder(settings.state_dir, "journal")
     about = os.stat(folder)
     checked = _Checked(folder, str(folder), time.monotonic(), (about.st_uid, about.st_mode))
     _checked[settings.state_dir] = checked

@@ -1,0 +1,19 @@
+"""The state of a PIN in words."""
+
+from __future__ import annotations
+
+from ushield_hw import messages
+from ushield_hw.interaction import CountSource, PinState
+
+
+def pin_state_text(state: PinState) -> str:
+    """Return a PIN's state in words, empty where nothing is known."""
+    if state.locked:
+        return messages.text("pin.locked")
+    if state.final_try:
+        return messages.text("pin.final_try")
+    if state.retries_left is not None:
+        return messages.text("pin.tries_left", n=state.retries_left)
+    if state.low:
+        return messages.text("pin.low")
+    return messages.text("pin.fine") if state.locked is False and state.source is CountSource.FLAGS else ""
