@@ -23,7 +23,7 @@ from ushield_hw.config import Settings, data_dir
 from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.drivers.catalogue import Catalogue, Driver
 from ushield_hw.testing.softhsm import CONF_VARIABLE, Provisioned, provision
-from ushield_hw.token.session import Link
+from ushield_hw.token.link import Link
 
 T = TypeVar("T")
 

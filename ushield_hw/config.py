@@ -103,7 +103,7 @@ class Settings:
         ]
 
 
-def load(
+def load_settings(
     environment: Mapping[str, str] = os.environ,
     system_file: Path = SYSTEM_FILE,
     tolerated: Callable[[InputError], bool] = lambda error: False,

@@ -1,53 +1,56 @@
-"""Every exception of the library. Each knows its code, its sentence in zh and en, and what to do about it.
+"""Every exception of the library. Each knows its code, its sentence in zh and en, and a remedy.
 
 ::
 
-    UShieldError             .code .message .remedy .details
-      InputError             an order, certificate, config or other file is wrong; names the place
-      DriverError
+    UShieldError             .code .message .remedy .details .failure
+      InputError             an order, certificate, config or other file is wrong; .file .argument .place .key
+      DriverError            .path .reason
         DriverNotFound       .searched
-        DriverLoadError      .path .reason
-        DriverUntrusted      .path .reason
+        DriverLoadError      .how
+        DriverUntrusted
         DescriptorError      .file .key
-      TokenError             the token answered with an error (.ckr), or:
-        TokenNotFound        .findings
+      TokenError             the token answered with an error (.ckr .function .serial), or:
+        TokenNotFound        .wanted .findings
         TokenMultiple        .candidates
         TokenRemoved
         TokenNotInitialized
-        TokenBusy            .holder
+        TokenBusy            .holder .readers
+        LoginEnded
         KeyGone
         TokenFull
+        ModuleLost           .path .detail
+          ModuleHung
         ModuleMisbehaves     .key_id
-      PinError
+      PinError               .ckr .function .serial
         PinIncorrect         .state
-        PinLocked            .unblock
+        PinLocked            .state .unblock
         PinFormatError       .min .max
         PinChangeRequired
         LastTryNotConfirmed  .state
-        PinCancelled         nobody gave a PIN
-      CertificateError
-        CertificateNotFound
+        PinCancelled         no PIN was given
+      CertificateError       .serial .key_id .subject
+        CertificateNotFound  .candidates .left_out
         CertificateMultiple  .candidates
-        CertificateExpired   .not_after
+        CertificateExpired   .not_before .not_after
         KeyMismatch
         AlreadySigned        .tx_id .certificate .token
         RenewalRejected
         KeyGenerationUnavailable
-      ConfirmationError
+      ConfirmationError      .tx_id
         ConfirmationRejected
         ConfirmationCancelled
         ConfirmationTimedOut .waited_s
-        OutcomeUnknown       .tx_id
-      VerificationError      could not be checked
+        OutcomeUnknown       .reason
+      VerificationError      could not be checked; .problem
         InvalidError         checked, and wrong
           BadSignature
-          Mismatch
-          UntrustedSigner
-          Revoked
+          Mismatch           .fields
+          UntrustedSigner    .reason .serial
+          Revoked            .at .reason .serial
           Replayed
-      NetworkError           the bank's server could not be reached, or gave no answer to be used
-      RequestRefused         what the reference bank answers to a request that it will not grant
-      StorageError           journal, state or output; says what was kept where
+      NetworkError           the bank's server could not be reached, or gave no answer that can be used; .url .reason
+      RequestRefused         what the reference bank answers to a request that it does not grant; .serial .wait_s
+      StorageError           journal, state or output; says what was kept where; .path .reason
         SignedNotKept        .signed_order
 
 None of them is a ``ValueError``: what a token or a person did is not a programming mistake.
@@ -55,9 +58,75 @@ None of them is a ``ValueError``: what a token or a person did is not a programm
 
 from __future__ import annotations
 
-from enum import Enum
+from collections.abc import Sequence
+from enum import Enum, Flag, auto
+from typing import Any, Generic, NamedTuple, TypeVar, cast, overload
 
 from ushield_hw import messages
+from ushield_hw.pin_state import PinState
+
+T = TypeVar("T")
+E = TypeVar("E", bound="UShieldError")
+
+
+class Detail(Generic[T]):
+    """An attribute of an error that is kept among its details. One that was not given reads as ``default``."""
+
+    def __init__(self, default: T) -> None:
+        self._default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, error: None, owner: type) -> Detail[T]: ...
+
+    @overload
+    def __get__(self, error: UShieldError, owner: type) -> T: ...
+
+    def __get__(self, error: UShieldError | None, owner: type) -> T | Detail[T]:
+        return self if error is None else cast("T", error.details.get(self._name, self._default))
+
+    def __set__(self, error: UShieldError, value: T) -> None:
+        error.details[self._name] = value
+
+
+class Step(Enum):
+    """What a vendor module was doing when it failed."""
+
+    LOGIN = "login"
+    SET_PIN = "set-pin"
+    SIGN = "sign"
+    OTHER = "other"
+
+
+class Trait(Flag):
+    """What a vendor module's failure code means for the caller. A code may have several traits, or none."""
+
+    NONE = 0
+    VAGUE = auto()  # something failed; some modules answer so too until they have noticed that a token was removed
+    NOTHING_DONE = auto()  # refused as a whole: nothing was changed
+    NO_LOGIN = auto()  # the token takes no login: no PIN was judged
+    LOGGED_IN = auto()  # there is a login already: no PIN was judged
+    ATTRIBUTE_FIXED = auto()  # this attribute of an object cannot be changed
+    UNSUPPORTED = auto()  # the module has no such function
+    LENGTH_UNSETTLED = auto()  # the length of the answer is never the one that was announced
+
+
+class ModuleFailure(NamedTuple):
+    """A vendor module's answer other than "done".
+
+    Attributes:
+        function: the function of its interface, such as ``C_Login``.
+        code: what it answered, by the interface's name, such as ``CKR_PIN_INCORRECT``.
+        step: what it was doing.
+        traits: what the code means.
+    """
+
+    function: str
+    code: str
+    step: Step
+    traits: Trait
 
 
 class UShieldError(Exception):
@@ -66,21 +135,36 @@ class UShieldError(Exception):
     Args:
         code: what happened, in capitals: the key of the sentence and the remedy in ``messages``. A class that stands
             for one thing has its own.
-        **details: facts for a program, each also an attribute. Never a PIN.
+        **details: facts for a program and for the sentence. Those that a class declares are attributes too. Never a
+            PIN.
+
+    Attributes:
+        failure: the vendor module's answer that this error stands for, if there was one.
+        problem: a short id of what is wrong, where one code stands for several problems.
     """
 
     code: str = "INTERNAL"
+    failure: ModuleFailure | None = None
+    problem = Detail[str | None](None)
 
     def __init__(self, code: str | None = None, /, **details: object) -> None:
         self.code = code or type(self).code
         self.details = details
         super().__init__(self.code)
 
-    def __getattr__(self, name: str) -> object:
-        try:
-            return self.__dict__["details"][name]
-        except KeyError:
-            raise AttributeError(f"{type(self).__name__} has no {name!r}") from None
+    def failed_as(self, trait: Trait) -> bool:
+        """Tell whether a vendor module has failed in one of these ways."""
+        return self.failure is not None and bool(trait & self.failure.traits)
+
+    def failed_at(self, step: Step) -> bool:
+        """Tell whether a vendor module has failed at this step."""
+        return self.failure is not None and self.failure.step is step
+
+    def restated(self, kind: type[E], code: str | None = None, /, **details: object) -> E:
+        """Return the same failure as another error, with its details and more."""
+        error = kind(code, **{**self.details, **details})
+        error.failure = self.failure
+        return error
 
     @property
     def message(self) -> str:
@@ -137,54 +221,86 @@ class InputError(UShieldError):
     """An order, descriptor, certificate or config file is wrong. ``details`` names the place."""
 
     code = "INPUT_INVALID"
+    file = Detail[str | None](None)
+    argument = Detail[str | None](None)
+    attribute = Detail[str | None](None)
+    place = Detail[str | None](None)
+    key = Detail[str | None](None)
+    reason = Detail[str | None](None)
 
 
 class DriverError(UShieldError):
     """The PKCS#11 module or its descriptor."""
 
     code = "DRIVER_FAILED"
+    path = Detail[str | None](None)
+    reason = Detail[str | None](None)
 
 
 class DriverNotFound(DriverError):
-    """No module file to load. ``.searched``: the paths that were looked at."""
+    """No module file to load. ``searched``: the paths that were looked at."""
 
     code = "DRIVER_NOT_FOUND"
+    searched = Detail[Sequence[str]](())
+
+
+class LoadOutcome(Enum):
+    """What became of a module that was not loaded. The values are ids of texts."""
+
+    REFUSED = "load_refused"  # by the system's loader, or by its own initialisation
+    CRASHED = "load_crashed"
+    HUNG = "load_hung"
+    PROXY = "load_proxy"  # it is no module of its own: it loads others
 
 
 class DriverLoadError(DriverError):
-    """The module cannot be loaded or initialised. ``.path``, ``.reason``."""
+    """The module cannot be loaded or initialised."""
 
     code = "DRIVER_LOAD_FAILED"
 
+    @property
+    def how(self) -> LoadOutcome:
+        """What became of the module."""
+        return LoadOutcome(self.details.get("problem", LoadOutcome.REFUSED))
+
 
 class DriverUntrusted(DriverError):
-    """Somebody else could change the module file. ``.path``, ``.reason``."""
+    """Another user could change the module file. ``place``: the file or folder that lets them."""
 
     code = "DRIVER_UNTRUSTED"
+    place = Detail[str | None](None)
 
 
 class DescriptorError(DriverError):
-    """A driver descriptor is wrong. ``.file``, ``.key``, ``.problem``."""
+    """A driver descriptor is wrong."""
 
     code = "DESCRIPTOR_INVALID"
+    file = Detail[str | None](None)
+    key = Detail[str | None](None)
 
 
 class TokenError(UShieldError):
-    """The token or its module answered with an error. ``.ckr``: the return value's name, ``.function``."""
+    """The token or its module answered with an error. ``ckr``: the return value's name."""
 
     code = "TOKEN_FAILED"
+    ckr = Detail[str | None](None)
+    function = Detail[str | None](None)
+    serial = Detail[str | None](None)
 
 
 class TokenNotFound(TokenError):
-    """No token matches. ``.findings``: what was found instead."""
+    """No token matches. ``findings``: what was found instead."""
 
     code = "TOKEN_NOT_FOUND"
+    wanted = Detail[str | None](None)
+    findings = Detail[Sequence[str]](())
 
 
 class TokenMultiple(TokenError):
-    """Several tokens match. ``.candidates``: their URIs."""
+    """Several tokens match. ``candidates``: their URIs."""
 
     code = "TOKEN_MULTIPLE"
+    candidates = Detail[Sequence[str]](())
 
 
 class TokenRemoved(TokenError):
@@ -200,9 +316,11 @@ class TokenNotInitialized(TokenError):
 
 
 class TokenBusy(TokenError):
-    """Somebody else holds the token. ``.holder``."""
+    """Another program, or this one, holds the token. ``readers``: those whose card is held."""
 
     code = "TOKEN_BUSY"
+    holder = Detail[str | None](None)
+    readers = Detail[Sequence[str]](())
 
 
 class KeyGone(TokenError):
@@ -218,33 +336,62 @@ class TokenFull(TokenError):
 
 
 class ModuleMisbehaves(TokenError):
-    """The token returned a signature that is not by the key it was asked of; it was thrown away. ``.key_id``."""
+    """The token returned a signature that is not by the key it was asked of; it was discarded."""
 
     code = "MODULE_MISBEHAVES"
+    key_id = Detail[str | None](None)
+
+
+class LoginEnded(TokenError):
+    """The login that this session stands on has ended: the token was removed, or another program has logged out."""
+
+    code = "LOGIN_ENDED"
+
+
+class ModuleLost(TokenError):
+    """The module's process ended during a call. ``detail``: how."""
+
+    code = "MODULE_CRASHED"
+    path = Detail[str | None](None)
+    detail = Detail[str | None](None)
+
+
+class ModuleHung(ModuleLost):
+    """The module gave no answer in time, and its process was ended."""
+
+    code = "MODULE_HUNG"
 
 
 class PinError(UShieldError):
     """The PIN."""
 
     code = "PIN_FAILED"
+    ckr = Detail[str | None](None)
+    function = Detail[str | None](None)
+    serial = Detail[str | None](None)
 
 
 class PinIncorrect(PinError):
-    """The PIN was wrong, and the try is spent. ``.state``: what is left."""
+    """The PIN was wrong, and the attempt is spent. ``state``: what is left."""
 
     code = "PIN_INCORRECT"
+    state = Detail[PinState](PinState())
 
 
 class PinLocked(PinError):
-    """No try is left. ``.unblock``: how this token is unblocked."""
+    """No attempt is left. ``unblock``: how this token is unblocked."""
 
     code = "PIN_LOCKED"
+    state = Detail[PinState](PinState(locked=True))
+    unblock = Detail[str | None](None)
 
 
 class PinFormatError(PinError):
-    """The PIN cannot be right: its length or characters. No try was spent. ``.min``, ``.max``."""
+    """The PIN cannot be right: its length in bytes or its characters. No attempt was spent."""
 
     code = "PIN_FORMAT"
+    min = Detail[int | None](None)
+    max = Detail[int | None](None)
 
 
 class PinChangeRequired(PinError):
@@ -254,9 +401,10 @@ class PinChangeRequired(PinError):
 
 
 class LastTryNotConfirmed(PinError):
-    """One try is left and nobody agreed to use it. No try was spent. ``.state``."""
+    """One attempt is left and nobody agreed to use it. No attempt was spent."""
 
     code = "LAST_TRY_NOT_CONFIRMED"
+    state = Detail[PinState](PinState())
 
 
 class PinCancelled(PinError):
@@ -269,24 +417,32 @@ class CertificateError(UShieldError):
     """A certificate or its key."""
 
     code = "CERTIFICATE_FAILED"
+    serial = Detail[str | None](None)
+    key_id = Detail[str | None](None)
+    subject = Detail[str | None](None)
 
 
 class CertificateNotFound(CertificateError):
     """No key with a certificate that fits the job."""
 
     code = "CERTIFICATE_NOT_FOUND"
+    candidates = Detail[Sequence[str]](())
+    left_out = Detail[Sequence[Any]](())
 
 
 class CertificateMultiple(CertificateError):
-    """Several keys fit the job. ``.candidates``."""
+    """Several keys fit the job. ``candidates``: what tells them apart."""
 
     code = "CERTIFICATE_MULTIPLE"
+    candidates = Detail[Sequence[str]](())
 
 
 class CertificateExpired(CertificateError):
-    """The certificate's time is over or has not begun. ``.not_after``."""
+    """The certificate is not valid any more, or not yet. ``not_after``: RFC 3339."""
 
     code = "CERTIFICATE_EXPIRED"
+    not_before = Detail[str | None](None)
+    not_after = Detail[str | None](None)
 
 
 class KeyMismatch(CertificateError):
@@ -296,9 +452,12 @@ class KeyMismatch(CertificateError):
 
 
 class AlreadySigned(CertificateError):
-    """This person has signed the order before, with another token or certificate. ``.tx_id``, ``.certificate``."""
+    """The same person has signed the order before, with another token or certificate."""
 
     code = "ALREADY_SIGNED"
+    tx_id = Detail[str | None](None)
+    certificate = Detail[str | None](None)
+    token = Detail[str | None](None)
 
 
 class RenewalRejected(CertificateError):
@@ -314,9 +473,12 @@ class KeyGenerationUnavailable(CertificateError):
 
 
 class ConfirmationError(UShieldError):
-    """The person's yes to an order did not come."""
+    """The order was not confirmed."""
 
     code = "CONFIRMATION_FAILED"
+    tx_id = Detail[str | None](None)
+    ckr = Detail[str | None](None)
+    function = Detail[str | None](None)
 
 
 class ConfirmationRejected(ConfirmationError):
@@ -332,15 +494,17 @@ class ConfirmationCancelled(ConfirmationError):
 
 
 class ConfirmationTimedOut(ConfirmationError):
-    """Nobody answered in time. Nothing was signed. ``.waited_s``: seconds."""
+    """The order was not confirmed in time. Nothing was signed. ``waited_s``: seconds."""
 
     code = "CONFIRMATION_TIMED_OUT"
+    waited_s = Detail[float](0.0)
 
 
 class OutcomeUnknown(ConfirmationError):
-    """The token may have signed. Ask the bank; do not sign again. ``.tx_id``."""
+    """The token may have signed. Ask the bank; do not sign again."""
 
     code = "OUTCOME_UNKNOWN"
+    reason = Detail[str | None](None)
 
 
 class VerificationError(UShieldError):
@@ -362,21 +526,27 @@ class BadSignature(InvalidError):
 
 
 class Mismatch(InvalidError):
-    """A genuine signature over another order. ``.fields``: what differs."""
+    """A genuine signature over another order. ``fields``: what differs."""
 
     code = "ORDER_MISMATCH"
+    fields = Detail[Sequence[str]](())
 
 
 class UntrustedSigner(InvalidError):
-    """No valid path from the signer's certificate to a trusted CA. ``.reason``."""
+    """No valid path from the signer's certificate to a trusted CA."""
 
     code = "SIGNER_UNTRUSTED"
+    reason = Detail[str | None](None)
+    serial = Detail[str | None](None)
 
 
 class Revoked(InvalidError):
-    """The signer's certificate was revoked. ``.at``."""
+    """The signer's certificate was revoked."""
 
     code = "SIGNER_REVOKED"
+    at = Detail[str | None](None)
+    reason = Detail[str | None](None)
+    serial = Detail[str | None](None)
 
 
 class Replayed(InvalidError):
@@ -389,18 +559,24 @@ class NetworkError(UShieldError):
     """The bank's server could not be reached, or gave no answer that can be used. ``.url``."""
 
     code = "BANK_UNREACHABLE"
+    url = Detail[str | None](None)
+    reason = Detail[str | None](None)
 
 
 class RequestRefused(UShieldError):
     """The reference bank will not do what was asked; the code says why."""
 
     code = "REQUEST_REFUSED"
+    serial = Detail[str | None](None)
+    wait_s = Detail[int | None](None)
 
 
 class StorageError(UShieldError):
-    """The journal, the state folder or the output file. ``.path``; says what was kept where."""
+    """The journal, the state folder or the output file. It says what was kept where."""
 
     code = "STORAGE_FAILED"
+    path = Detail[str | None](None)
+    reason = Detail[str | None](None)
 
 
 class SignedNotKept(StorageError):

@@ -14,7 +14,8 @@ from ushield_hw.backend.module import Isolation
 from ushield_hw.config import Settings
 from ushield_hw.errors import PinIncorrect
 from ushield_hw.testing.scripted import Scripted
-from ushield_hw.token.session import Link, change_pin
+from ushield_hw.token.link import Link
+from ushield_hw.token.pin_operations import change_pin
 
 pytestmark = pytest.mark.contract
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 from typing import Any, Final
 
 from hatch_build import read_language, singular
@@ -124,8 +124,8 @@ What [other tools say of ten of these](side-by-side.md) is on a page of its own.
 def probes() -> dict[str, list[Probe[Any]]]:
     """Return everything that the doctor asks, by the cause's id, in the order of the numbers."""
     found: dict[str, list[Probe[Any]]] = {}
-    for module in iter_modules(doctor.__path__):
-        for name, value in vars(import_module(f"{doctor.__name__}.{module.name}")).items():
+    for module in walk_packages(doctor.__path__, "ushield_hw.doctor."):
+        for name, value in vars(import_module(module.name)).items():
             for one in value if name.endswith("PROBES") else ():
                 known = found.setdefault(one.id, [])
                 if one not in known:

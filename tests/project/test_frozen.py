@@ -33,12 +33,12 @@ if os.environ["ENTRY"] == "yes":
 from dataclasses import replace
 from pathlib import Path
 from ushield_hw.certificates.certificate import KeySpec, install, request
-from ushield_hw.config import load
+from ushield_hw.config import load_settings
 from ushield_hw.testing.authority import Authority
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.verifier import TrustStore
 
-settings = replace(load(), drivers=(Path(os.environ["DRIVERS"]), *load().drivers))
+settings = replace(load_settings(), drivers=(Path(os.environ["DRIVERS"]), *load_settings().drivers))
 try:
     token = us.find_token(f"pkcs11:serial={os.environ['SERIAL']}?module-path={os.environ['MODULE']}", settings=settings)
     authority = Authority()

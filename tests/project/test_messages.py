@@ -7,7 +7,7 @@ from gettext import GNUTranslations
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 from string import Formatter
 
 import pytest
@@ -59,8 +59,8 @@ def test_both_languages_agree_on_what_is_counted() -> None:
 
 def probes() -> Iterator[str]:
     """Yield the id of everything that the doctor asks."""
-    for module in iter_modules(doctor.__path__):
-        for name, found in vars(import_module(f"{doctor.__name__}.{module.name}")).items():
+    for module in walk_packages(doctor.__path__, "ushield_hw.doctor."):
+        for name, found in vars(import_module(module.name)).items():
             if name.endswith("PROBES"):
                 yield from (probe.id for probe in found)
 

@@ -20,7 +20,9 @@ from ushield_hw.backend.module import PATIENCE, Module, Patience
 from ushield_hw.errors import PinIncorrect, PinLocked
 from ushield_hw.testing.faulty import Action, Call, Fault, FaultyModule
 from ushield_hw.testing.scripted import Scripted
-from ushield_hw.token.session import Link, Session, change_pin, open_session, verify_pin
+from ushield_hw.token.link import Link
+from ushield_hw.token.pin_operations import change_pin, verify_pin
+from ushield_hw.token.session import Session, open_session
 
 DIGEST: Final = hashlib.sha256(b"CNY 128.50").digest()
 USER, CONTEXT = 1, 2  # CK_USER_TYPE

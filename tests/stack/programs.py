@@ -19,7 +19,8 @@ from ushield_hw.backend.model import SignCall, User
 from ushield_hw.backend.module import Isolation, Module, open_module
 from ushield_hw.errors import UShieldError
 from ushield_hw.testing.scripted import Scripted
-from ushield_hw.token.session import Link, verify_pin
+from ushield_hw.token.link import Link
+from ushield_hw.token.pin_operations import verify_pin
 
 
 def outcome(work: Callable[[], object]) -> str:

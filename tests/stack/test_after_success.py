@@ -23,7 +23,8 @@ from ushield_hw.system import storage
 from ushield_hw.testing.faulty import Fault, faulty_module, returns
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.token.key_pairs import KeyChoice
-from ushield_hw.token.session import change_pin, open_session, unblock_pin, verify_pin
+from ushield_hw.token.pin_operations import change_pin, unblock_pin, verify_pin
+from ushield_hw.token.session import open_session
 from ushield_hw.verifier import verify
 
 __all__ = ["bank", "desk"]

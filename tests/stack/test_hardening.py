@@ -20,7 +20,8 @@ from ushield_hw.errors import PinIncorrect
 from ushield_hw.system.hardening import forgetting
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.testing.softhsm import CONF_VARIABLE
-from ushield_hw.token.session import change_pin, open_session, verify_pin
+from ushield_hw.token.pin_operations import change_pin, verify_pin
+from ushield_hw.token.session import open_session
 
 pytestmark = pytest.mark.stack
 

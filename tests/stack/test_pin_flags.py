@@ -19,7 +19,7 @@ from ushield_hw.errors import (
 from ushield_hw.interaction import CountSource, PinState
 from ushield_hw.testing.faulty import Fault, returns, token_info
 from ushield_hw.testing.scripted import Scripted
-from ushield_hw.token.session import verify_pin
+from ushield_hw.token.pin_operations import verify_pin
 
 pytestmark = pytest.mark.stack
 

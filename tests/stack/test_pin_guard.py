@@ -22,7 +22,8 @@ from ushield_hw.interaction import CountSource, PinKind, PinState
 from ushield_hw.system import storage as state
 from ushield_hw.testing.faulty import Fault, hangs, token_info
 from ushield_hw.testing.scripted import Scripted
-from ushield_hw.token.session import change_pin, open_session, verify_pin
+from ushield_hw.token.pin_operations import change_pin, verify_pin
+from ushield_hw.token.session import open_session
 
 pytestmark = pytest.mark.stack
 

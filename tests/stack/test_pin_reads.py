@@ -11,7 +11,9 @@ from tests.stack.bench import EACH_JOB, Bench, Job
 from ushield_hw.drivers.catalogue import PinEncoding
 from ushield_hw.errors import PinFormatError, PinIncorrect
 from ushield_hw.testing.scripted import Scripted
-from ushield_hw.token.session import Link, change_pin, open_session, unblock_pin, verify_pin
+from ushield_hw.token.link import Link
+from ushield_hw.token.pin_operations import change_pin, unblock_pin, verify_pin
+from ushield_hw.token.session import open_session
 
 pytestmark = pytest.mark.stack
 

@@ -22,7 +22,8 @@ from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.errors import CertificateNotFound, PinFormatError, PinIncorrect, TokenBusy, TokenError, UShieldError
 from ushield_hw.testing.faulty import Fault, cant_lock, faulty_module, late, mechanisms, pinpad, returns, token_info
 from ushield_hw.testing.scripted import Scripted
-from ushield_hw.token.session import change_pin, open_session, unblock_pin, verify_pin
+from ushield_hw.token.pin_operations import change_pin, unblock_pin, verify_pin
+from ushield_hw.token.session import open_session
 
 pytestmark = pytest.mark.stack
 
@@ -355,7 +356,7 @@ def test_a_code_nobody_knows_keeps_its_number(bench: Bench, function: str, rv: i
 
 def assert_told(error: UShieldError, name: str) -> None:
     """Assert that an error names the code, and that its sentences are whole."""
-    assert error.ckr == f"CKR_{name}"
+    assert error.details["ckr"] == f"CKR_{name}"
     assert "{" not in error.message + error.remedy
 
 

@@ -13,7 +13,8 @@ from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.errors import ConfirmationRejected, PinIncorrect, TokenError, TokenRemoved
 from ushield_hw.testing.faulty import Fault, returns, token_info
 from ushield_hw.testing.scripted import Scripted
-from ushield_hw.token.session import open_session, verify_pin
+from ushield_hw.token.pin_operations import verify_pin
+from ushield_hw.token.session import open_session
 
 pytestmark = pytest.mark.stack
 

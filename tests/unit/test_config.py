@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ushield_hw.config import Settings, data_dir, load
+from ushield_hw.config import Settings, data_dir, load_settings
 from ushield_hw.errors import InputError
 
 pytestmark = pytest.mark.unit
@@ -35,7 +35,7 @@ def roots(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settings(home: Path, system_file: Path, **environment: str) -> Settings:
-    return load({"HOME": str(home), **environment}, system_file)
+    return load_settings({"HOME": str(home), **environment}, system_file)
 
 
 def own(home: Path, content: str) -> Path:
@@ -82,7 +82,7 @@ def test_nothing_set(tmp_path: Path, system_file: Path) -> None:
     ],
 )
 def test_the_state_folder(environment: dict[str, str], state_dir: str | None, system_file: Path) -> None:
-    assert load(environment, system_file).state_dir == (Path(state_dir) if state_dir else None)
+    assert load_settings(environment, system_file).state_dir == (Path(state_dir) if state_dir else None)
 
 
 def test_the_checkouts_data_is_used_and_no_stale_copy() -> None:
@@ -197,12 +197,12 @@ def test_a_persons_file_is_a_pipe(tmp_path: Path, system_file: Path) -> None:
 def test_what_is_left_out_is_listed(tmp_path: Path, system_file: Path) -> None:
     file = own(tmp_path, "warn_days = 3\n")
     file.chmod(0o666)
-    found = load({"HOME": str(tmp_path)}, system_file, lambda error: error.code == "CONFIG_UNSAFE")
+    found = load_settings({"HOME": str(tmp_path)}, system_file, lambda error: error.code == "CONFIG_UNSAFE")
     assert (found.warn_days, [error.details["file"] for error in found.left_out]) == (30, [str(file)])
     file.chmod(0o600)
     file.write_text("[")
     with pytest.raises(InputError):
-        load({"HOME": str(tmp_path)}, system_file, lambda error: error.code == "CONFIG_UNSAFE")
+        load_settings({"HOME": str(tmp_path)}, system_file, lambda error: error.code == "CONFIG_UNSAFE")
 
 
 @pytest.mark.usefixtures("roots")

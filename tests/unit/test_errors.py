@@ -97,7 +97,7 @@ USES = list(uses())
 
 def test_the_walk_finds_them() -> None:
     found = {use.code for use in USES}
-    assert {"TX_ID_REUSED", "PIN_FILE_MODE", "JOURNAL_UNUSABLE", "ORDER_EXPIRED", "MODULE_HUNG"} <= found
+    assert {"TX_ID_REUSED", "PIN_FILE_MODE", "JOURNAL_UNUSABLE", "ORDER_EXPIRED", "READER_BUSY"} <= found
     assert len(found) > 60
 
 
@@ -192,8 +192,11 @@ def test_every_class_has_an_exit_code(kind: type[UShieldError]) -> None:
 def test_details_are_attributes() -> None:
     error = errors.DriverLoadError(path="/lib/x.so", reason="hung")
     assert (error.path, error.reason, error.details) == ("/lib/x.so", "hung", {"path": "/lib/x.so", "reason": "hung"})
-    with pytest.raises(AttributeError, match="DriverLoadError has no 'nonsense'"):
-        _ = error.nonsense
+    assert (errors.TokenNotFound().findings, errors.PinIncorrect().state.locked) == ((), None)
+    error.path = "/lib/y.so"
+    assert error.details["path"] == "/lib/y.so"
+    with pytest.raises(AttributeError):
+        _ = error.nonsense  # type: ignore[attr-defined]
 
 
 def test_an_error_says_what_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -68,7 +69,8 @@ def test_the_command_loads_no_more_than_it_needs(words: tuple[str, ...]) -> None
 
 def test_every_public_name_is_there() -> None:
     for name in ushield_hw.__all__:
-        assert getattr(ushield_hw, name).__module__.startswith("ushield_hw.")
+        found = getattr(ushield_hw, name)
+        assert (found.__name__ if isinstance(found, ModuleType) else found.__module__).startswith("ushield_hw.")
     assert dir(ushield_hw) == sorted(ushield_hw.__all__)
     with pytest.raises(AttributeError, match="nonsense"):
-        _ = ushield_hw.nonsense
+        _ = ushield_hw.nonsense  # type: ignore[attr-defined]

@@ -109,7 +109,17 @@ class TokenInfo:
 
 @dataclass(frozen=True, slots=True)
 class SlotInfo:
-    """CK_SLOT_INFO. ``problem`` is the CKR name when the slot or its token could not be read, or ``LEFT_OUT``."""
+    """CK_SLOT_INFO.
+
+    Attributes:
+        slot_id: the slot.
+        description: what it is called; of a reader, its name.
+        removable: whether the token can be removed.
+        token: the token in it; None: there is none, or it cannot be read.
+        problem: the code, by name, when the slot or its token could not be read; ``TOKEN_BUSY``, ``LEFT_OUT``.
+        manufacturer: who made the slot or reader.
+        absent: the problem says that there is no token.
+    """
 
     slot_id: int
     description: str
@@ -117,6 +127,7 @@ class SlotInfo:
     token: TokenInfo | None
     problem: str | None = None
     manufacturer: str = ""
+    absent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +184,8 @@ class ObjectProblem:
         handle: the object; 0 where several are meant.
         label: its label, where that could be read.
         function: what failed.
-        rv: the return value; 0: there was no error, but nothing that can be used.
+        rv: what it answered; 0: there was no error, but nothing that can be used.
+        code: that by name; empty for 0.
         left_out: the object is left out; False: only something of it could not be read.
         count: how many objects are meant.
     """
@@ -183,6 +195,7 @@ class ObjectProblem:
     label: str
     function: str
     rv: int
+    code: str
     left_out: bool = True
     count: int = 1
 

@@ -28,7 +28,7 @@ from ushield_hw.backend.model import (
     TokenInfo,
     User,
 )
-from ushield_hw.backend.pkcs11.ckr import CkrError, Doing, LoadFailed, StaleLogin, name_of, to_error
+from ushield_hw.backend.pkcs11.ckr import CkrError, Doing, LoadFailed, StaleLogin, to_error
 from ushield_hw.backend.sharing import SHORT_S, Sharing, descriptions
 from ushield_hw.backend.signatures import SIGNATURES
 from ushield_hw.backend.transport import InProcess, Lost, Stopped, Transport, Watch, Worker, leave_workers
@@ -155,8 +155,8 @@ class Module:
             limit_s = min(limit_s, SHORT_S)
         try:
             return sharing.listed(self._call(Doing.READING, "slots", descriptions(held), deadline_s=limit_s))
-        except errors.TokenError as error:
-            if blocking and error.code == "MODULE_HUNG":
+        except errors.ModuleHung as error:
+            if blocking:
                 raise _busy(blocking) from error
             raise
 
@@ -177,7 +177,7 @@ class Module:
         """
         found: Contents = self._call(Doing.READING, "contents", slot_id, wanted or tuple(ObjectClass), slot=slot_id)
         for problem in found.problems:
-            _log.warning("%s: %s %d: %s", self.path.name, problem.kind.value, problem.handle, name_of(problem.rv))
+            _log.warning("%s: %s %d: %s", self.path.name, problem.kind.value, problem.handle, problem.code)
         return found
 
     def certificates(self, slot_id: int) -> tuple[CertificateRecord, ...]:
@@ -202,7 +202,7 @@ class Module:
 
     def _refuse_nothing(self, readable: Sequence[object], found: Contents) -> None:
         """Say that nothing could be read where that is why there is nothing."""
-        failed = [problem for problem in found.problems if problem.rv]
+        failed = [problem for problem in found.problems if problem.code]
         if failed and not readable:
             raise to_error(CkrError(failed[0].function, failed[0].rv), Doing.READING)
 
@@ -221,7 +221,7 @@ class Module:
         """End a login and every session under it."""
         transport = self._transport
         if transport is None or not self._alive():  # it ended with its worker: no reason to start another
-            raise errors.TokenError("LOGIN_ENDED", ckr=None, function="logout")
+            raise errors.LoginEnded(ckr=None, function="logout")
         if self.sharing is not None:
             self.sharing.logged_out(login_id)
         if transport.engaged:  # the token may still be asking for a signature that nobody waits for
@@ -325,7 +325,7 @@ class Module:
             if error.kind == "hung" and self._blocking:
                 raise _busy(self._blocking) from error
             raise errors.DriverLoadError(
-                path=str(self.path), reason=error.reason, problem=f"load_{error.kind}"
+                path=str(self.path), reason=error.reason, problem=errors.LoadOutcome(f"load_{error.kind}").value
             ) from error
 
     def _prepare(
@@ -387,7 +387,7 @@ class Module:
             raise to_error(error, doing, codes=codes, waited_s=waited_s, asks=asks, in_files=in_files) from error
         except StaleLogin as error:
             said = "login ended"
-            raise errors.TokenError("LOGIN_ENDED", ckr=None, function=operation) from error
+            raise errors.LoginEnded(ckr=None, function=operation) from error
         except Stopped as error:
             said = "cancelled"
             raise errors.ConfirmationCancelled from error
@@ -406,8 +406,8 @@ class Module:
             return errors.TokenBusy(holder="this process", function=operation)
         if error.kind == "cancelled":
             return errors.ConfirmationCancelled()
-        code = "MODULE_HUNG" if error.kind == "hung" else "MODULE_CRASHED"
-        return errors.TokenError(code, path=str(self.path), function=operation, detail=error.detail)
+        kind = errors.ModuleHung if error.kind == "hung" else errors.ModuleLost
+        return kind(path=str(self.path), function=operation, detail=error.detail)
 
 
 def _busy(readers: Sequence[str]) -> errors.TokenBusy:

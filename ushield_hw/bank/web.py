@@ -244,7 +244,7 @@ def _refusal(error: UShieldError) -> Response:
     if error.code == "CODE_WRONG":
         headers["WWW-Authenticate"] = 'Basic realm="customer number and one-time code", charset="UTF-8"'
     if status == STATUS["CODES_TOO_MANY"]:
-        headers["Retry-After"] = str(error.details.get("wait_s", LATER_S))
+        headers["Retry-After"] = str(error.wait_s or LATER_S)
     if status in {STATUS["REQUEST_TOO_LARGE"], STATUS["REQUEST_TIMED_OUT"]}:
         headers["Connection"] = "close"
     return _error(status, error, headers)

@@ -1,1 +1,17 @@
 """Certificates on a token: list, request, install, export and renew."""
+
+from __future__ import annotations
+
+from ushield_hw.certificates.certificate import (
+    KeySpec,
+    PinPolicy,
+    Request,
+    expiring,
+    export,
+    install,
+    matches,
+    request,
+)
+from ushield_hw.token.key_pairs import session_pairs as pairs
+
+__all__ = ["KeySpec", "PinPolicy", "Request", "expiring", "export", "install", "matches", "pairs", "request"]

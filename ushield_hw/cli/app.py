@@ -278,7 +278,7 @@ def _version(context: click.Context, parameter: click.Parameter, asked: bool) ->
 
 def _start(lang: str | None, drivers: Path | None, verbose: int, log_file: Path | None, version: bool) -> None:
     lenient = _LENIENT.get(click.get_current_context().invoked_subcommand or "", _no_error)
-    settings = config.load(tolerated=lenient).with_flags(lang=lang, log_file=log_file)
+    settings = config.load_settings(tolerated=lenient).with_flags(lang=lang, log_file=log_file)
     settings = replace(settings, lenient=lenient is not _no_error)
     if drivers is not None:
         settings = settings.with_flags(drivers=(drivers.absolute(), *settings.drivers))

@@ -10,7 +10,18 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from ushield_hw import messages
-from ushield_hw.errors import StorageError, UShieldError, jsonable
+from ushield_hw.cli.pin_text import pin_state_text
+from ushield_hw.errors import (
+    DescriptorError,
+    InputError,
+    LastTryNotConfirmed,
+    PinIncorrect,
+    PinLocked,
+    StorageError,
+    UShieldError,
+    jsonable,
+)
+from ushield_hw.pin_state import PinState
 
 _PATIENCE_S: Final = 1.0
 
@@ -114,7 +125,7 @@ def failure(error: UShieldError, *, as_json: bool) -> None:
 
 def _file(error: UShieldError) -> str:
     """Return the file that the error is about, where its sentence does not name it."""
-    file = messages.shown(error.details.get("file") or "")
+    file = messages.shown(error.file or "") if isinstance(error, InputError | DescriptorError) else ""
     return messages.text("cli.in_file", file=file) if file and file not in error.message else ""
 
 
@@ -130,11 +141,8 @@ def _printed(content: Mapping[str, object]) -> bool:
 
 def _pin_known(error: UShieldError) -> str:
     """Return what is left of the PIN's tries, where the error says."""
-    from ushield_hw.cli.pin_text import pin_state_text
-    from ushield_hw.interaction import PinState
-
-    state = error.details.get("state")
-    return pin_state_text(state) if isinstance(state, PinState) and not state.locked else ""
+    state = error.state if isinstance(error, PinIncorrect | PinLocked | LastTryNotConfirmed) else PinState()
+    return "" if state.locked else pin_state_text(state)
 
 
 @contextmanager

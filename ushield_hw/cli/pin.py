@@ -13,7 +13,7 @@ from ushield_hw.cli.pin_text import pin_state_text
 from ushield_hw.drivers.catalogue import Unblock
 from ushield_hw.errors import InputError
 from ushield_hw.interaction import CountSource, PinKind, PinState
-from ushield_hw.token.session import change_pin, unblock_pin, verify_pin
+from ushield_hw.token.pin_operations import change_pin, unblock_pin, verify_pin
 
 
 def age_days(changed_at: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ushield_hw import messages
-from ushield_hw.interaction import CountSource, PinState
+from ushield_hw.pin_state import CountSource, PinState
 
 
 def pin_state_text(state: PinState) -> str:

@@ -190,7 +190,7 @@ def _trouble(seen: TokenSeen) -> UShieldError | None:
 
 def _unreadable(seen: TokenSeen, error: UShieldError) -> Finding:
     facts = {"path": str(seen.loaded.file.path), "slots": len(seen.loaded.slots)}
-    code = str(error.details.get("ckr") or error.code)
+    code = error.failure.code if error.failure is not None else error.code
     evidence = {"kind": "broken", **facts, "codes": [code], "where": [seen.token.label]}
     return slots.readable.found(fail(**evidence), seen.name)
 

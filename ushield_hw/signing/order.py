@@ -34,8 +34,9 @@ from ushield_hw.interaction import ConfirmRequest
 from ushield_hw.order import KeyUse, Order, Rules, check_fits, message_format, screen_lines
 from ushield_hw.signing.journal import Attempt, Journal, Signatory, State, TokenName
 from ushield_hw.token.key_pairs import ANY, KeyChoice, Pair
+from ushield_hw.token.link import Link
 from ushield_hw.token.readiness import Seen, Verdict, decide
-from ushield_hw.token.session import Link, Session
+from ushield_hw.token.session import Session
 from ushield_hw.token.signature import Plan, signature
 
 _log: Final = logging.getLogger("ushield_hw")
@@ -346,7 +347,7 @@ def _note_failure(error: UShieldError, order: Order, attempt: Attempt | None) ->
     _log.info("%s: not signed, %s", order.tx_id, error.code)
     unknown = isinstance(error, OutcomeUnknown)
     if isinstance(error, ConfirmationError):
-        error.details["tx_id"] = order.tx_id
+        error.tx_id = order.tx_id
     if attempt is not None:
         with suppress(UShieldError):  # the first error is the one to see; the record stays at sign-called: unknown
             attempt.move(State.UNKNOWN if unknown else State.REJECTED)

@@ -16,7 +16,8 @@ from ushield_hw.testing.authority import Authority
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.testing.softhsm import CONF_VARIABLE, provision
 from ushield_hw.testing.softhsm import SoftToken as Made
-from ushield_hw.token.session import Link, open_session
+from ushield_hw.token.link import Link
+from ushield_hw.token.session import open_session
 
 _SUBJECT: Final = "CN=张三,O=Demo Bank"
 

@@ -23,9 +23,8 @@ from ushield_hw.backend.model import (
     TokenInfo,
 )
 from ushield_hw.backend.module import ANOTHER, Module
-from ushield_hw.backend.pkcs11.ckr import name_of
 from ushield_hw.cms import CertificateFacts
-from ushield_hw.config import Settings, load
+from ushield_hw.config import Settings, load_settings
 from ushield_hw.drivers.catalogue import Catalogue, Driver, Kind
 from ushield_hw.drivers.installed import Installed, chosen, discoverable, installed
 from ushield_hw.errors import CertificateNotFound, InputError, TokenBusy, TokenMultiple, TokenNotFound, UShieldError
@@ -34,8 +33,9 @@ from ushield_hw.system import pcsc
 from ushield_hw.system.fork_safe import cached_property
 from ushield_hw.system.limits import side_by_side
 from ushield_hw.token.key_pairs import KeyChoice, Pair, pairs
+from ushield_hw.token.link import Link
 from ushield_hw.token.readiness import certificates_may_hide
-from ushield_hw.token.session import Link, Session, open_session
+from ushield_hw.token.session import Session, open_session
 from ushield_hw.uri import TokenUri
 
 _log: Final = logging.getLogger("ushield_hw")
@@ -168,8 +168,8 @@ class Problem:
     @classmethod
     def of(cls, module: Path, error: UShieldError) -> Problem:
         """Say what was wrong with a module or a slot."""
-        readers = error.details.get("readers", ())
-        return cls(module, error.code, error.message, tuple(readers) if isinstance(readers, list) else ())
+        readers = error.readers if isinstance(error, TokenBusy) else ()
+        return cls(module, error.code, error.message, tuple(readers))
 
     @classmethod
     def of_object(cls, module: Path, problem: ObjectProblem) -> Problem:
@@ -179,7 +179,7 @@ class Problem:
         if problem.handle == 0:
             said = "objects_left_out" if problem.count else "objects_without_end"
             return cls(module, LEFT_OUT, messages.text(f"problem.{said}", n=problem.count, **values))
-        code = name_of(problem.rv) if problem.rv else "OBJECT_UNUSABLE"
+        code = problem.code or "OBJECT_UNUSABLE"
         said = "object_unreadable" if problem.left_out else "object_in_part"
         return cls(module, code, messages.text(f"problem.{said}", ckr=code, **values))
 
@@ -207,7 +207,7 @@ def survey(settings: Settings | None = None, only: Path | None = None) -> Survey
         DriverError, TokenError: ``only`` is none of the modules that would be loaded, or cannot be read.
         DescriptorError: a descriptor is wrong.
     """
-    settings = settings or load()
+    settings = settings or load_settings()
     catalogue = Catalogue.of(settings)
     if only is not None:
         return _read(chosen(catalogue, settings, only), catalogue, settings)
@@ -393,7 +393,7 @@ def _counts(info: TokenInfo, driver: Driver) -> bool:
 
 
 def _left_out(error: InputError) -> Problem:
-    return Problem(Path(str(error.details["file"])), error.code, error.message)
+    return Problem(Path(str(error.file)), error.code, error.message)
 
 
 def _problem(entry: Installed, slot: SlotInfo) -> Problem:

@@ -26,22 +26,26 @@ from ushield_hw.errors import (
     DriverError,
     InputError,
     LastTryNotConfirmed,
+    LoginEnded,
     PinCancelled,
     PinChangeRequired,
     PinError,
     PinFormatError,
     PinIncorrect,
     PinLocked,
+    Step,
     StorageError,
     TokenError,
     TokenNotInitialized,
     TokenRemoved,
+    Trait,
     UShieldError,
 )
 from ushield_hw.interaction import CountSource, Interaction, Pin, PinKind, PinRequest, PinState
 from ushield_hw.system import storage as kept
 
 T = TypeVar("T")
+E = TypeVar("E", bound=UShieldError)
 
 _log: Final = logging.getLogger("ushield_hw")
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
@@ -49,9 +53,6 @@ _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _UNUSABLE: Final = "PIN_COUNTER_UNUSABLE"
 _FOLDER: Final = "pin"
 _LONGEST: Final = 255  # bytes; no token takes more
-_SENDING: Final = frozenset({"C_Login", "C_SetPIN"})
-NO_LOGIN: Final = frozenset({"CKR_USER_PIN_NOT_INITIALIZED", "CKR_USER_TYPE_INVALID", "CKR_FUNCTION_NOT_SUPPORTED"})
-"""What C_Login answers where there is no login: no PIN was judged."""
 
 _PROTECTED: Final = TokenFlag.PROTECTED_AUTHENTICATION_PATH
 
@@ -209,7 +210,7 @@ class PinGuard:
         try:
             yield
         except PinFormatError as error:
-            raise PinFormatError(error.code, **self._bounds(self._info()), **_facts(error)) from error
+            raise _restated(error, PinFormatError, error.code, **self._bounds(self._info())) from error
 
     def _ask(self, interaction: Interaction, ask: PinRequest, info: TokenInfo) -> str:
         pin = interaction.request_pin(ask)
@@ -236,14 +237,14 @@ class PinGuard:
         except PinIncorrect as error:
             state = self._state_after(info)
             if state.locked:
-                raise self._locked(state, error.details) from error
-            raise PinIncorrect(state=state, n=state.retries_left, **_facts(error)) from error
+                raise self._locked(state, error) from error
+            raise _restated(error, PinIncorrect, state=state, n=state.retries_left) from error
         except PinLocked as error:
-            raise self._locked(self._state_after(info), error.details) from error
+            raise self._locked(self._state_after(info), error) from error
         except PinChangeRequired as error:
-            raise PinChangeRequired(**_facts(error)) from error
+            raise _restated(error, PinChangeRequired) from error
         except TokenNotInitialized as error:
-            raise TokenNotInitialized("PIN_NOT_SET", serial=ask.serial, **error.details) from error
+            raise error.restated(TokenNotInitialized, "PIN_NOT_SET", serial=ask.serial) from error
 
     def _state_after(self, before: TokenInfo) -> PinState:
         """Return what is known of the PIN after the token's no, which stands though it may not say more."""
@@ -255,8 +256,8 @@ class PinGuard:
             _log.warning("the token cannot be read after the PIN was refused: %s", error.code)
             return self.state(before)
 
-    def _locked(self, state: PinState, details: dict[str, object]) -> PinLocked:
-        return _locked(self._driver, state, details)
+    def _locked(self, state: PinState, error: PinError) -> PinLocked:
+        return _locked(self._driver, state, error)
 
     def _state(self, failures: int | None, info: TokenInfo) -> PinState:
         blank = self._blank(info)
@@ -326,7 +327,7 @@ def refusal(
         purpose: what the PIN is wanted for; a first PIN, which came with the token, signs nothing.
     """
     if state.locked:
-        return _locked(driver, state, {})
+        return _locked(driver, state)
     if purpose != "sign":
         return None
     if info.has(TokenFlag.USER_PIN_TO_BE_CHANGED):
@@ -336,20 +337,24 @@ def refusal(
     return None
 
 
-def _locked(driver: Driver, state: PinState, details: dict[str, object]) -> PinLocked:
-    ckr = {name: details[name] for name in ("ckr", "function") if name in details}
-    return PinLocked(state=replace(state, locked=True), unblock=driver.pin.unblock.value, **ckr)
+def _locked(driver: Driver, state: PinState, error: PinError | None = None) -> PinLocked:
+    facts = {"state": replace(state, locked=True), "unblock": driver.pin.unblock.value}
+    return PinLocked(**facts) if error is None else _restated(error, PinLocked, **facts)
 
 
-def _facts(error: PinError) -> dict[str, object]:
-    return {name: value for name, value in error.details.items() if name in {"ckr", "function"}}
+def _restated(error: PinError, kind: type[E], code: str | None = None, /, **details: object) -> E:
+    """Return another error about the same answer of the token, without what the module's layer knew besides."""
+    answer = {name: value for name, value in error.details.items() if name in {"ckr", "function"}}
+    made = kind(code, **details, **answer)
+    made.failure = error.failure
+    return made
 
 
 def _unsent(error: UShieldError) -> bool:
     """Tell whether no PIN was judged: refused here, the module not loaded, or answered before it was asked for one."""
-    if isinstance(error, (DriverError, InputError)) or error.details.get("ckr") in NO_LOGIN:
+    if isinstance(error, (DriverError, InputError, LoginEnded)) or error.failed_as(Trait.NO_LOGIN):
         return True
-    return "ckr" in error.details and error.details.get("function") not in _SENDING
+    return error.failure is not None and error.failure.step not in {Step.LOGIN, Step.SET_PIN}
 
 
 class TryCounter:

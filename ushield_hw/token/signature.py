@@ -16,6 +16,7 @@ from ushield_hw.drivers.catalogue import ConfirmKind, Driver, HashOn, Kind
 from ushield_hw.errors import (
     ModuleMisbehaves,
     OutcomeUnknown,
+    Step,
     TokenError,
     TokenRemoved,
     UShieldError,
@@ -168,7 +169,7 @@ def _signed(session: Session, call: SignCall, purpose: str, patience: Patience, 
         try:
             return link.module.sign(session.login_id, replace(call, pin=pin), patience)
         except UShieldError as error:
-            if isinstance(error, OutcomeUnknown) or error.details.get("function") == "C_Sign":
+            if isinstance(error, OutcomeUnknown) or error.failed_at(Step.SIGN):
                 return error  # the PIN was right: what failed after it must not count as a failed try
             raise
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Final, Self
 
-from ushield_hw.config import Settings, load
+from ushield_hw.config import Settings, load_settings
 from ushield_hw.drivers.catalogue import Catalogue, Kind
 from ushield_hw.drivers.installed import Installed, discoverable, installed
 from ushield_hw.system.pcsc import Monitor, Scene
@@ -70,7 +70,7 @@ def watch_tokens(settings: Settings | None = None, *, stop: threading.Event | No
     Raises:
         DescriptorError: a descriptor is wrong.
     """
-    settings = settings or load()
+    settings = settings or load_settings()
     catalogue = Catalogue.of(settings)
     return TokenWatch(discoverable(installed(catalogue, settings)), catalogue, settings, stop)
 

@@ -21,7 +21,8 @@ from ushield_hw.errors import PinIncorrect
 from ushield_hw.signing.order import Attendance, SignedOrder
 from ushield_hw.testing.authority import Authority
 from ushield_hw.testing.scripted import Scripted
-from ushield_hw.token.session import Session, change_pin, open_session
+from ushield_hw.token.pin_operations import change_pin
+from ushield_hw.token.session import Session, open_session
 
 pytestmark = pytest.mark.stack
 

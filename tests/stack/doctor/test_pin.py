@@ -27,7 +27,7 @@ from ushield_hw.testing.faulty import Fault, FaultyModule, pinpad, token_info
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.testing.shield import VirtualShield
 from ushield_hw.token.discovery import find_token
-from ushield_hw.token.session import verify_pin
+from ushield_hw.token.pin_operations import verify_pin
 
 pytestmark = pytest.mark.stack
 

@@ -16,7 +16,7 @@ from ushield_hw.backend.module import Isolation, close_modules
 from ushield_hw.backend.pkcs11 import engine
 from ushield_hw.testing.softhsm import CONF_VARIABLE
 from ushield_hw.token import session
-from ushield_hw.token.session import verify_pin
+from ushield_hw.token.pin_operations import verify_pin
 
 pytest.register_assert_rewrite("tests.stack.everyfault.jobs", "tests.stack.everyfault.trial")
 

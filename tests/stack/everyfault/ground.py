@@ -23,7 +23,8 @@ from ushield_hw.config import data_dir
 from ushield_hw.testing.faulty import FaultyModule, faulty_module
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.testing.softhsm import CONF_VARIABLE, Provisioned, provision
-from ushield_hw.token.session import Link, open_session
+from ushield_hw.token.link import Link
+from ushield_hw.token.session import open_session
 
 SLOW_S: Final = 30.0
 _OTHER_PIN: Final = "654321"

@@ -21,7 +21,8 @@ from ushield_hw.signing.journal import Journal
 from ushield_hw.signing.order import SignedOrder, sign
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.token.key_pairs import Pair
-from ushield_hw.token.session import Session, change_pin, open_session, verify_pin
+from ushield_hw.token.pin_operations import change_pin, verify_pin
+from ushield_hw.token.session import Session, open_session
 from ushield_hw.verifier import TrustStore, verify
 
 

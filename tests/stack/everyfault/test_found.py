@@ -15,7 +15,8 @@ from ushield_hw.errors import TokenError, TokenRemoved, UShieldError
 from ushield_hw.interaction import PinRequest, PinState
 from ushield_hw.testing.faulty import Action, Fault, FaultyModule, crashes, faulty_module, hangs, returns
 from ushield_hw.testing.scripted import Scripted
-from ushield_hw.token.session import change_pin, open_session, unblock_pin, verify_pin
+from ushield_hw.token.pin_operations import change_pin, unblock_pin, verify_pin
+from ushield_hw.token.session import open_session
 
 pytestmark = pytest.mark.stack
 

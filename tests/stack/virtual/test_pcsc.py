@@ -112,7 +112,7 @@ def test_a_card_that_another_program_keeps_to_itself(desk: Desk) -> None:
             contact(SLOT)
         assert next(reader for reader in readers() if reader.name == SLOT).exclusive
     assert caught.value.code == "CARD_BUSY"
-    assert (caught.value.name, caught.value.number) == ("SCARD_E_SHARING_VIOLATION", "0x8010000B")
+    assert (caught.value.details["name"], caught.value.details["number"]) == ("SCARD_E_SHARING_VIOLATION", "0x8010000B")
     assert contact(SLOT).atr == ATR
 
 
@@ -120,7 +120,7 @@ def test_a_card_that_another_program_keeps_to_itself(desk: Desk) -> None:
 def test_no_card(desk: Desk, reader: str, code: str) -> None:
     with pytest.raises(TokenRemoved) as caught:
         contact(reader)
-    assert (caught.value.code, caught.value.reader) == (code, reader)
+    assert (caught.value.code, caught.value.details["reader"]) == (code, reader)
     assert reader in caught.value.message
 
 

@@ -48,7 +48,8 @@ from ushield_hw.testing.card.piv.card import (
     VERIFY,
 )
 from ushield_hw.testing.scripted import Scripted
-from ushield_hw.token.session import Link, change_pin, unblock_pin, verify_pin
+from ushield_hw.token.link import Link
+from ushield_hw.token.pin_operations import change_pin, unblock_pin, verify_pin
 
 pytestmark = pytest.mark.stack
 

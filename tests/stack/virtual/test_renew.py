@@ -21,7 +21,7 @@ from ushield_hw.certificates import renewal
 from ushield_hw.certificates.renewal import Step
 from ushield_hw.certificates.renewal.record import Records
 from ushield_hw.cms import parse
-from ushield_hw.config import load
+from ushield_hw.config import load_settings
 from ushield_hw.errors import (
     ConfirmationRejected,
     ConfirmationTimedOut,
@@ -196,7 +196,7 @@ def test_pulled_out_at_any_command(virtual_shield: VirtualShield, turn: int) -> 
         close_modules()
         if renewing.pairs() == ():
             hidden.append(number)  # behind half a certificate
-            assert renewal.is_under_way(load(), find_token(virtual_shield.uri).info.identity)
+            assert renewal.is_under_way(load_settings(), find_token(virtual_shield.uri).info.identity)
         else:
             assert renewing.in_use().has_key, number
         until_done(renewing)
@@ -211,7 +211,7 @@ CHANGING = frozenset({0x46, 0x68, 0xD7, 0xE4})  # make a key, sign, write, delet
 
 def begin_anew(renewing: Renewing) -> None:
     """Have the next renewal begin, as in another program on another host."""
-    for file in Records(load())._folder().glob("*.json"):
+    for file in Records(load_settings())._folder().glob("*.json"):
         file.unlink()
     renewing.issued = None
     close_modules()
@@ -220,7 +220,7 @@ def begin_anew(renewing: Renewing) -> None:
 def until_done(renewing: Renewing) -> None:
     """Run the same command again, as another program; where half a certificate is in the way, it begins anew."""
     for _ in range(2):
-        known = Records(load()).of_token(find_token(renewing.shield.uri).info.identity)
+        known = Records(load_settings()).of_token(find_token(renewing.shield.uri).info.identity)
         if known and known[0].step is Step.DONE:
             return
         try:

@@ -20,7 +20,7 @@ from tests.project.tree import ROOT
 from tests.stack.virtual.desks import SLOT
 from tests.unit.order.samples import live, payment
 from ushield_hw.backend.module import close_modules
-from ushield_hw.config import load
+from ushield_hw.config import load_settings
 from ushield_hw.errors import OutcomeUnknown, TokenBusy
 from ushield_hw.interaction import TokenAction
 from ushield_hw.testing.readers import Desk
@@ -118,7 +118,7 @@ def test_a_process_that_had_found_it_before_is_told_too_whatever_it_asks(shields
 
 def test_a_card_that_is_let_go_in_time_was_waited_for(shields: Shields) -> None:
     mine, _ = shields
-    token = us.find_token(mine.uri, settings=replace(load(), busy_timeout_s=60))
+    token = us.find_token(mine.uri, settings=replace(load_settings(), busy_timeout_s=60))
     with open_elsewhere(mine) as release:
         timer = threading.Timer(4.0, release)
         timer.start()

@@ -120,7 +120,8 @@ def test_this_machines_programs_are_found_and_our_own_left_out(tmp_path: Path) -
         assert any(process.pid == os.getpid() for process in processes(machine))
         assert named(machine, "no such program") == []
         outside = "import sys; from pathlib import Path; from ushield_hw.config import Settings\n"
-        outside += "from ushield_hw.doctor.inspect.machine import Machine\nfrom ushield_hw.doctor.inspect.processes import users_of_node\n"
+        outside += "from ushield_hw.doctor.inspect.machine import Machine\n"
+        outside += "from ushield_hw.doctor.inspect.processes import users_of_node\n"
         outside += "print(*users_of_node(Machine(Settings(), log=''), Path(sys.argv[1]), 60).programs, sep='\\n')"
         said = subprocess.check_output([sys.executable, "-c", outside, str(held)], text=True)
         assert f"({child.pid})" in said

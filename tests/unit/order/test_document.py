@@ -66,13 +66,13 @@ def test_what_is_not_an_order_as_a_whole(data: bytes | str, code: str) -> None:
 
 def test_where_the_json_ends_is_said() -> None:
     refusal = refused('{\n "type": x}')
-    assert (refusal.line, refusal.column) == (2, 10)
+    assert (refusal.details["line"], refusal.details["column"]) == (2, 10)
     assert isinstance(refusal.__cause__, json.JSONDecodeError)
 
 
 def test_where_utf8_ends_is_said() -> None:
     refusal = refused(b"{\xff}")
-    assert refusal.position == 2
+    assert refusal.details["position"] == 2
     assert isinstance(refusal.__cause__, UnicodeDecodeError)
 
 

@@ -292,10 +292,10 @@ def test_an_added_format_must_be_exact_too(installed: list[str]) -> None:
     installed.append("sloppy")
     refusal = refused(as_json(make_payment()))
     assert refusal.code == "ORDER_NOT_CANONICAL"
-    assert refusal.format == "jcs"  # the first refusal is the one told
+    assert refusal.details["format"] == "jcs"  # the first refusal is the one told
     installed[:] = ["upper"]
     _added.cache_clear()
-    assert refused(b"UP" + as_json(make_payment())).format == "upper"
+    assert refused(b"UP" + as_json(make_payment())).details["format"] == "upper"
 
 
 def test_an_added_format_cannot_call_itself_built_in(installed: list[str]) -> None:
@@ -311,7 +311,7 @@ def test_a_broken_package_is_named(installed: list[str], name: str) -> None:
     assert decode(order.canonical) == ("jcs", order)
     assert refused(as_json(make_payment())).code == "ORDER_NOT_CANONICAL"
     refusal = refused(b"??")
-    assert (refusal.code, refusal.format) == ("ORDER_FORMAT_BROKEN", name)
+    assert (refusal.code, refusal.details["format"]) == ("ORDER_FORMAT_BROKEN", name)
     assert isinstance(refusal.__cause__, AttributeError)
     with pytest.raises(InputError) as again:
         message_format(name).encode(order, "zh")

@@ -86,8 +86,8 @@ def test_characters_refused(character: str, described: str) -> None:
 )
 def test_other_spaces_are_refused_and_the_plain_one_proposed(character: str) -> None:
     found = refusal(f"a b{character}c")
-    assert (found.code, found.position) == ("ORDER_TEXT_CHARACTER", 4)
-    assert found.replacement == "U+0020 SPACE"
+    assert (found.code, found.details["position"]) == ("ORDER_TEXT_CHARACTER", 4)
+    assert found.details["replacement"] == "U+0020 SPACE"
 
 
 @pytest.mark.parametrize(
@@ -137,9 +137,9 @@ def test_the_short_cut_takes_nothing_that_the_long_way_refuses(monkeypatch: pyte
 
 
 def test_position_is_that_of_the_first() -> None:
-    assert refusal("\u200babc\u200b").position == 1
-    assert refusal("abc\u200b").position == 4
-    assert refusal("\U00020000\u200b").position == 2
+    assert refusal("\u200babc\u200b").details["position"] == 1
+    assert refusal("abc\u200b").details["position"] == 4
+    assert refusal("\U00020000\u200b").details["position"] == 2
 
 
 # --- normal form ------------------------------------------------------------------------------------------------------
@@ -170,7 +170,11 @@ def test_position_is_that_of_the_first() -> None:
 def test_not_nfc(value: str, position: int, character: str, replacement: str) -> None:
     found = refusal(value)
     assert found.code == "ORDER_TEXT_NOT_NFC"
-    assert (found.position, found.character, found.replacement) == (position, character, replacement)
+    assert (found.details["position"], found.details["character"], found.details["replacement"]) == (
+        position,
+        character,
+        replacement,
+    )
 
 
 @given(texts.map(lambda text: unicodedata.normalize("NFD", text)))
@@ -211,8 +215,8 @@ def test_compatibility_forms_stay(value: str) -> None:
 )
 def test_spaces_that_cannot_be_seen(value: str, position: int) -> None:
     found = refusal(value)
-    assert (found.code, found.position) == ("ORDER_TEXT_SPACES", position)
-    assert found.character in ("U+0020 SPACE", "U+3000 IDEOGRAPHIC SPACE")
+    assert (found.code, found.details["position"]) == ("ORDER_TEXT_SPACES", position)
+    assert found.details["character"] in ("U+0020 SPACE", "U+3000 IDEOGRAPHIC SPACE")
 
 
 @pytest.mark.parametrize("value", ["a b c", "张\u3000三", "é b"])
@@ -224,8 +228,8 @@ def test_two_marks_pass_and_three_do_not() -> None:
     check_text("q\u0323\u0302x\u0323\u0302", "x")
     check_text("ที่", "x")
     found = refusal("aq\u0327\u0323\u0302")
-    assert (found.code, found.position) == ("ORDER_TEXT_MARKS", 5)
-    assert found.character == "U+0302 COMBINING CIRCUMFLEX ACCENT"
+    assert (found.code, found.details["position"]) == ("ORDER_TEXT_MARKS", 5)
+    assert found.details["character"] == "U+0302 COMBINING CIRCUMFLEX ACCENT"
     assert refusal("q\u0489\u0488\u0489").code == "ORDER_TEXT_MARKS"  # enclosing ones count
 
 
@@ -271,6 +275,6 @@ def test_refusals_point_into_the_text(value: str) -> None:
         check_text(value, "x")
     except InputError as found:
         if found.code != "ORDER_TEXT_TOO_LONG":
-            position = found.position
+            position = found.details["position"]
             assert isinstance(position, int)
-            assert str(found.character).startswith(describe(value[position - 1]))
+            assert str(found.details["character"]).startswith(describe(value[position - 1]))

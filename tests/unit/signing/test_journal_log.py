@@ -70,7 +70,8 @@ def test_what_is_appended_is_there(log: Log) -> None:
 def test_another_process_sees_it(log: Log, tmp_path: Path) -> None:
     log.append(KEYS[1], record(1))
     child = (
-        "import sys; from pathlib import Path; from ushield_hw.signing.journal.log import Log; log = Log.of(Path(sys.argv[1]));"
+        "import sys; from pathlib import Path; from ushield_hw.signing.journal.log import Log;"
+        "log = Log.of(Path(sys.argv[1]));"
         f"log.append({KEYS[1]!r}, {{'n': 2}}); log.sync(); print(len(log.lines({KEYS[1]!r})))"
     )
     seen = subprocess.run([sys.executable, "-c", child, str(tmp_path)], capture_output=True, text=True, check=True)

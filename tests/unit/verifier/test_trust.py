@@ -121,7 +121,7 @@ def test_a_ca_file_without_a_certificate_is_refused(content: bytes, problem: str
 def test_a_ca_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     error = refused(lambda: TrustStore.from_files([tmp_path / "missing.pem"]), "CA_FILE_INVALID")
 
-    assert (error.problem, error.why) == ("trust_unreadable", "No such file or directory")
+    assert (error.problem, error.details["why"]) == ("trust_unreadable", "No such file or directory")
     assert refused(lambda: TrustStore.from_files([tmp_path]), "CA_FILE_INVALID").problem == "trust_unreadable"
 
 

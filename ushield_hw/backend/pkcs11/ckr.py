@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from ushield_hw import errors
 
@@ -158,6 +158,41 @@ GONE: Final = ("DEVICE_REMOVED", "TOKEN_NOT_PRESENT", "SESSION_HANDLE_INVALID", 
 """The token of this session is not there any more: nothing held for it is worth keeping."""
 
 
+_STEPS: Final = {
+    "C_Login": errors.Step.LOGIN,
+    "C_SetPIN": errors.Step.SET_PIN,
+    "C_Sign": errors.Step.SIGN,
+}
+
+# What codes mean for the caller, whatever function returned them.
+_TRAITS: Final[tuple[tuple[errors.Trait, str], ...]] = (
+    (errors.Trait.VAGUE, "GENERAL_ERROR DEVICE_ERROR FUNCTION_FAILED"),
+    (
+        errors.Trait.NOTHING_DONE,
+        "ARGUMENTS_BAD CANCEL CRYPTOKI_NOT_INITIALIZED FUNCTION_CANCELED FUNCTION_NOT_SUPPORTED FUNCTION_REJECTED "
+        "SESSION_READ_ONLY TOKEN_WRITE_PROTECTED USER_NOT_LOGGED_IN",
+    ),
+    (errors.Trait.NO_LOGIN, "USER_PIN_NOT_INITIALIZED USER_TYPE_INVALID FUNCTION_NOT_SUPPORTED"),
+    (errors.Trait.LOGGED_IN, "USER_ALREADY_LOGGED_IN"),
+    (
+        errors.Trait.ATTRIBUTE_FIXED,
+        "ACTION_PROHIBITED ARGUMENTS_BAD ATTRIBUTE_READ_ONLY ATTRIBUTE_TYPE_INVALID ATTRIBUTE_VALUE_INVALID "
+        "FUNCTION_FAILED FUNCTION_NOT_SUPPORTED OBJECT_HANDLE_INVALID TEMPLATE_INCONSISTENT",
+    ),
+    (errors.Trait.UNSUPPORTED, "FUNCTION_NOT_SUPPORTED"),
+    (errors.Trait.LENGTH_UNSETTLED, "BUFFER_TOO_SMALL"),
+)
+
+
+def failure(error: CkrError) -> errors.ModuleFailure:
+    """Return what a return value means to those who do not know PKCS#11."""
+    name, traits = error.name.removeprefix("CKR_"), errors.Trait.NONE
+    for trait, names in _TRAITS:
+        if name in names.split():
+            traits |= trait
+    return errors.ModuleFailure(error.function, error.name, _STEPS.get(error.function, errors.Step.OTHER), traits)
+
+
 class Doing(Enum):
     """What was being done when the code came: the same code means another thing in another place."""
 
@@ -242,7 +277,20 @@ _PERSON_S: Final = 8.0
 _NO_SUCH_KEY: Final = frozenset({"KEY_HANDLE_INVALID", "OBJECT_HANDLE_INVALID"})
 
 
-def to_error(
+def to_error(error: CkrError, doing: Doing, **how: Any) -> errors.UShieldError:
+    """Return the domain error for a return value, with the failure that it stands for.
+
+    Args:
+        error: what a PKCS#11 function answered.
+        doing: what it was asked for.
+        **how: as :func:`_to_error` takes it.
+    """
+    found = _to_error(error, doing, **how)
+    found.failure = failure(error)
+    return found
+
+
+def _to_error(
     error: CkrError,
     doing: Doing,
     *,
@@ -300,7 +348,7 @@ def _of_signing(
             order = {"tx_id": None} if outcome is Outcome.UNKNOWN else {}  # not known here
             return kind(code, waited_s=waited_s, **facts, **order)
     if name == "USER_NOT_LOGGED_IN":
-        return errors.TokenError("LOGIN_ENDED", **facts)
+        return errors.LoginEnded(**facts)
     if facts["function"] == "C_SignInit" and name in _NO_SUCH_KEY:
         return errors.KeyGone(**facts)
     return None

@@ -93,7 +93,7 @@ class Reader:
                 self._pause(2 ** (number - 1))
             for read_already, handle in enumerate(todo):
                 if self._octets > _MOST_OCTETS:
-                    self.problems.append(ObjectProblem(kind, 0, "", _READ, 0, count=len(todo) - read_already))
+                    self.problems.append(ObjectProblem(kind, 0, "", _READ, 0, "", count=len(todo) - read_already))
                     return list(made.values())
                 try:
                     made[handle] = read(handle)
@@ -121,7 +121,7 @@ class Reader:
             seen += len(fresh)
             found.update(dict.fromkeys(fresh))
         if count.value:  # how many there are cannot be known
-            self.problems.append(ObjectProblem(kind, 0, "", "C_FindObjects", 0, count=0))
+            self.problems.append(ObjectProblem(kind, 0, "", "C_FindObjects", 0, "", count=0))
         self.functions.call("C_FindObjectsFinal", self.session)
         return list(found)
 
@@ -154,7 +154,7 @@ class Reader:
             raise failed[0]
         if failed:
             label = text.label(said.get(Attribute.LABEL, b""))
-            self.problems.append(ObjectProblem(kind, handle, label, failed[0].function, failed[0].rv, left_out=False))
+            self.problems.append(ObjectProblem(kind, handle, label, *_answer(failed[0]), left_out=False))
         return said
 
     def read_if_shown(self, kind: ObjectClass, handle: int, wanted: Sequence[int]) -> dict[int, bytes]:
@@ -243,9 +243,9 @@ class Reader:
         One that has not even a class any more was removed: SoftHSM2 goes on finding it, and shows no attribute of it.
         """
         if isinstance(error, CkrError):
-            self.problems.append(ObjectProblem(kind, handle, "", error.function, error.rv))
+            self.problems.append(ObjectProblem(kind, handle, "", *_answer(error)))
         elif not any(problem.handle == handle for problem in self.problems) and self._alone(handle, Attribute.CLASS):
-            self.problems.append(ObjectProblem(kind, handle, error.label, _READ, 0))
+            self.problems.append(ObjectProblem(kind, handle, error.label, _READ, 0, ""))
 
     def _pause(self, times: int = 1) -> None:
         if self._pauses:
@@ -257,3 +257,8 @@ def _final(failures: Sequence[Unusable | CkrError] | None) -> bool:
     """Tell whether an object need not be looked at again: one that comes or goes would answer otherwise."""
     last = failures[-1] if failures else None
     return isinstance(last, CkrError) and not last.among("OBJECT_HANDLE_INVALID")
+
+
+def _answer(error: CkrError) -> tuple[str, int, str]:
+    """Return what failed, and the return value as number and name."""
+    return error.function, error.rv, error.name

@@ -71,7 +71,7 @@ def slot(
 ) -> SlotInfo:
     """Return a slot with its token; one that cannot be read keeps the CKR name as its problem, or ``TOKEN_BUSY``."""
     about = function_list.SlotInfoStruct()
-    present, problem = None, None
+    present, problem, absent = None, None, False
     try:
         functions.call("C_GetSlotInfo", slot_id, ctypes.byref(about))
         if text.label(bytes(about.slotDescription)) in busy:
@@ -79,7 +79,7 @@ def slot(
         elif about.flags & _TOKEN_PRESENT:
             present = token(functions, slot_id, pauses)
     except CkrError as error:
-        problem = error.name
+        problem, absent = error.name, error.among(*GONE, "TOKEN_NOT_RECOGNIZED")
     return SlotInfo(
         slot_id,
         text.label(bytes(about.slotDescription)),
@@ -87,6 +87,7 @@ def slot(
         present,
         problem,
         text.label(bytes(about.manufacturerID)),
+        absent,
     )
 
 

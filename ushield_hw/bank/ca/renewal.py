@@ -131,7 +131,7 @@ def _proof(der: bytes) -> SignedOrderParts:
 
 
 def _bad(error: BadSignature) -> RequestRefused:
-    problem = str(error.details.get("problem"))
+    problem = error.problem
     if problem == "cms_signature_wrong":
         return RequestRefused("PROOF_WRONG")
     return RequestRefused("REQUEST_MALFORMED", problem=problem)
@@ -263,14 +263,12 @@ def _verified(desk: Desk, signed: bytes, now: datetime) -> Verified:
     except InputError as error:
         raise RequestRefused("REQUEST_MALFORMED", problem=_NO_CMS) from error
     except BadSignature as error:
-        if error.details.get("problem") == "cms_not_an_order":
+        if error.problem == "cms_not_an_order":
             raise RequestRefused("DOCUMENT_MISMATCH") from error
         raise _bad(error) from error
     except UntrustedSigner as error:
-        serial = error.details.get("serial")
-        if error.details.get("reason") == "expired":
-            raise RequestRefused("RENEWAL_CERTIFICATE_EXPIRED", serial=serial) from error
-        raise RequestRefused("CERTIFICATE_UNKNOWN", serial=serial) from error
+        code = "RENEWAL_CERTIFICATE_EXPIRED" if error.reason == "expired" else "CERTIFICATE_UNKNOWN"
+        raise RequestRefused(code, serial=error.serial) from error
 
 
 def _exchanged(connection: Connection, seen: Certificate, order: Order, signed: bytes, now: datetime) -> Activated:

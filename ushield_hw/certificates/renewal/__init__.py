@@ -36,6 +36,7 @@ from ushield_hw.errors import (
     RenewalRejected,
     TokenError,
     TokenFull,
+    Trait,
 )
 from ushield_hw.order import Rules
 from ushield_hw.order.values import time_text
@@ -344,7 +345,7 @@ class _Renewal:
         try:
             yield
         except TokenError as error:
-            if error.details.get("ckr") != "CKR_BUFFER_TOO_SMALL":
+            if not error.failed_as(Trait.LENGTH_UNSETTLED):
                 raise
             raise TokenError("RENEWAL_RUN_AGAIN", serial=self._session.serial) from error
 
@@ -353,13 +354,13 @@ class _Renewal:
             return write()
         except TokenFull as error:
             self.give_up("no-room")
-            raise TokenFull("RENEWAL_NO_ROOM", serial=self._session.serial, **error.details) from error
+            raise error.restated(TokenFull, "RENEWAL_NO_ROOM", serial=self._session.serial) from error
         except NotWritten:
             self.give_up("not-written")
             raise
         except KeyGenerationUnavailable as error:
             self.give_up("no-keys")
-            raise KeyGenerationUnavailable("RENEWAL_NO_KEYS", **error.details) from error
+            raise error.restated(KeyGenerationUnavailable, "RENEWAL_NO_KEYS") from error
 
     def _check_time(self) -> None:
         if self._old.not_after <= datetime.now(UTC):

@@ -109,4 +109,4 @@ def _nothing_lost(session: Session) -> Iterator[None]:
     try:
         yield
     except OutcomeUnknown as error:
-        raise TokenError("RENEWAL_SIGNATURE_LOST", serial=session.serial, **error.details) from error
+        raise error.restated(TokenError, "RENEWAL_SIGNATURE_LOST", serial=session.serial) from error

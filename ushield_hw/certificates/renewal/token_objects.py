@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 from ushield_hw.backend.model import CertificateRecord
 from ushield_hw.certificates.certificate import make_key, remove, remove_key, write
 from ushield_hw.certificates.csr import spki_of
 from ushield_hw.certificates.renewal.record import Record
 from ushield_hw.cms import CertificateFacts
-from ushield_hw.errors import CertificateError, KeyMismatch, TokenBusy, TokenError, TokenRemoved
+from ushield_hw.errors import CertificateError, KeyMismatch, TokenBusy, TokenError, TokenRemoved, Trait
 from ushield_hw.token.key_pairs import PENDING, REPLACED, Pair, session_pairs
 from ushield_hw.token.session import Session
-
-# What tokens answer that do not let a label be changed.
-_NOT_CHANGED: Final = frozenset(
-    "CKR_ACTION_PROHIBITED CKR_ARGUMENTS_BAD CKR_ATTRIBUTE_READ_ONLY CKR_ATTRIBUTE_TYPE_INVALID "
-    "CKR_ATTRIBUTE_VALUE_INVALID CKR_FUNCTION_FAILED CKR_FUNCTION_NOT_SUPPORTED CKR_OBJECT_HANDLE_INVALID "
-    "CKR_TEMPLATE_INCONSISTENT".split()
-)
 
 
 class NotWritten(TokenError):
@@ -147,7 +139,7 @@ class Workbench:
         except (TokenRemoved, TokenBusy):
             raise
         except TokenError as error:
-            if error.details.get("ckr") not in _NOT_CHANGED:
+            if not error.failed_as(Trait.ATTRIBUTE_FIXED):
                 raise
 
     def _write_anew(self) -> None:
@@ -161,10 +153,10 @@ class Workbench:
             try:
                 return write(self._session, self._facts, self._record.key_id, self._record.label + PENDING)
             except TokenError as error:
-                if error.details.get("ckr") not in unclear or self._session.link.is_gone_after(error):
+                if error.ckr not in unclear or self._session.link.is_gone_after(error):
                     raise
                 if last:
-                    raise NotWritten("RENEWAL_NOT_WRITTEN", serial=self._session.serial, **error.details) from error
+                    raise error.restated(NotWritten, "RENEWAL_NOT_WRITTEN", serial=self._session.serial) from error
         return None
 
     def _write_beside(self) -> None:

@@ -22,7 +22,7 @@ from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.doctor.inspect.packages import GONE, LIBRARIES, module_package
 from ushield_hw.doctor.probes.module_search import driver_not_installed, named_modules, similar
 from ushield_hw.doctor.subjects import Loaded, ModuleFile
-from ushield_hw.errors import DriverLoadError, DriverUntrusted, UShieldError
+from ushield_hw.errors import DriverLoadError, DriverUntrusted, LoadOutcome, ModuleHung, ModuleLost, Trait, UShieldError
 from ushield_hw.system.trust import trusted_module
 
 _FORMATS: Final = {"linux": Format.ELF, "darwin": Format.MACH_O, "win32": Format.PE}
@@ -248,12 +248,14 @@ def is_pkcs11(file: ModuleFile) -> Said:
 def loads(loaded: Loaded) -> Said:
     """It crashes while it is loaded or initialised, or the system's loader refuses it after all."""
     error, facts = loaded.error, {"path": str(loaded.file.path)}
-    problem = _problem(error)
-    if problem == "load_crashed" or (error is not None and error.code == "MODULE_CRASHED"):
-        reason = str(error.details.get("reason") or error.details.get("detail"))  # type: ignore[union-attr]
-        return fail(kind="crashed", reason=_signal_name(reason), **facts)
-    if problem == "load_refused" and not _reason(error).startswith("CKR_"):
-        return fail(kind="refused", reason=_reason(error), **facts)
+    if isinstance(error, ModuleLost) and not isinstance(error, ModuleHung):
+        return fail(kind="crashed", reason=_signal_name(error.detail or ""), **facts)
+    if isinstance(error, DriverLoadError):
+        reason = error.reason or ""
+        if error.how is LoadOutcome.CRASHED:
+            return fail(kind="crashed", reason=_signal_name(reason), **facts)
+        if error.how is LoadOutcome.REFUSED and not reason.startswith("CKR_"):
+            return fail(kind="refused", reason=reason, **facts)
     return ok(**facts) if loaded.info is not None else unchecked("not_loaded")
 
 
@@ -261,10 +263,10 @@ def loads(loaded: Loaded) -> Said:
 def answers(loaded: Loaded) -> Said:
     """It does not come back from being loaded, initialised or asked for its slots."""
     error, facts = loaded.error, {"path": str(loaded.file.path), "seconds": round(loaded.module.deadline_s)}
-    if _problem(error) == "load_hung":
+    if isinstance(error, DriverLoadError) and error.how is LoadOutcome.HUNG:
         return fail(kind="load", function="C_Initialize", **facts)
-    if error is not None and error.code == "MODULE_HUNG":
-        return fail(kind="call", function=str(error.details.get("function")), **facts)
+    if isinstance(error, ModuleHung):
+        return fail(kind="call", function=error.function, **facts)
     return ok(**facts) if loaded.info is not None else unchecked("not_loaded")
 
 
@@ -286,20 +288,12 @@ def version(loaded: Loaded) -> Said:
 def _lacking(loaded: Loaded) -> Iterator[str]:
     """Yield the functions that answered CKR_FUNCTION_NOT_SUPPORTED."""
     error = loaded.error
-    if isinstance(error, DriverLoadError) and _reason(error) == _NOT_SUPPORTED:
+    if isinstance(error, DriverLoadError) and error.reason == _NOT_SUPPORTED:
         yield "C_Initialize / C_GetInfo"
-    if error is not None and error.details.get("ckr") == _NOT_SUPPORTED:
-        yield str(error.details.get("function"))
+    if error is not None and error.failure is not None and error.failed_as(Trait.UNSUPPORTED):
+        yield error.failure.function
     if any(slot.problem == _NOT_SUPPORTED for slot in loaded.slots):
         yield "C_GetSlotInfo / C_GetTokenInfo"
-
-
-def _problem(error: UShieldError | None) -> str:
-    return str(error.details.get("problem", "")) if isinstance(error, DriverLoadError) else ""
-
-
-def _reason(error: UShieldError | None) -> str:
-    return str(error.details.get("reason", "")) if error is not None else ""
 
 
 def _signal_name(reason: str) -> str:
@@ -315,7 +309,7 @@ def _signal_name(reason: str) -> str:
 @probe("E50", "module.once")
 def once(modules: tuple[Loaded, ...]) -> Said:
     """One token shows through two modules, as p11-kit's aggregators make it."""
-    proxies = [loaded for loaded in modules if _problem(loaded.error) == "load_proxy"]
+    proxies = [loaded for loaded in modules if _is_proxy(loaded.error)]
     if proxies:
         asked = any(loaded.file.asked for loaded in proxies)
         return (fail if asked else warn)(kind="proxy", modules=[str(loaded.file.path) for loaded in proxies])
@@ -330,6 +324,10 @@ def once(modules: tuple[Loaded, ...]) -> Said:
     paths = sorted({str(path) for shown in twice.values() for path in shown})
     labels = sorted({next(iter(shown.values())) for shown in twice.values()})
     return warn(kind="twice", serials=sorted(twice), labels=labels, modules=paths)
+
+
+def _is_proxy(error: UShieldError | None) -> bool:
+    return isinstance(error, DriverLoadError) and error.how is LoadOutcome.PROXY
 
 
 FILE_PROBES: Final[tuple[Probe[ModuleFile], ...]] = (

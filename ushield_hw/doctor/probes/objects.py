@@ -31,7 +31,7 @@ from ushield_hw.doctor.finding import (
 )
 from ushield_hw.doctor.subjects import Loaded, TokenSeen
 from ushield_hw.drivers.catalogue import ConfirmKind, HashOn
-from ushield_hw.errors import CertificateMultiple
+from ushield_hw.errors import CertificateMultiple, DriverLoadError, LoadOutcome, ModuleHung
 from ushield_hw.order import KeyUse
 from ushield_hw.token.key_pairs import ANY, Pair
 from ushield_hw.token.readiness import Verdict
@@ -158,7 +158,7 @@ def purpose(seen: TokenSeen) -> Said:
         return fail(kind="barred", owners=_owners(barred), **facts)
     error = seen.decision.error
     if usable(seen) is None and isinstance(error, CertificateMultiple):
-        return fail(kind="several", candidates=list(error.details.get("candidates", ())), **facts)  # type: ignore[call-overload]
+        return fail(kind="several", candidates=list(error.candidates), **facts)
     return ok(**facts) if people else skip("no_certificate")
 
 
@@ -207,7 +207,7 @@ def confirmation(seen: TokenSeen) -> Said:
 def waiting(loaded: Loaded) -> Said:
     """The module does not answer, and drives tokens that keep everybody waiting while their owner is asked."""
     error, file = loaded.error, loaded.file
-    hung = error is not None and (error.code == "MODULE_HUNG" or error.details.get("problem") == "load_hung")
+    hung = isinstance(error, ModuleHung) or (isinstance(error, DriverLoadError) and error.how is LoadOutcome.HUNG)
     if not hung:
         return skip("answers")
     families = [file.driver, *file.machine.catalogue.driven_by(file.driver)]

@@ -108,7 +108,7 @@ def _named(seen: TokenSeen) -> dict[str, Any]:
 
 
 def _where(error: StorageError) -> dict[str, Any]:
-    return {name: str(error.details.get(name)) for name in ("path", "reason")}
+    return {"path": str(error.path), "reason": str(error.reason)}
 
 
 def _plugged(seen: TokenSeen) -> list[UsbId]:

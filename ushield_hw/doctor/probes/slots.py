@@ -21,7 +21,7 @@ from ushield_hw.doctor.probes.bus import plugged
 from ushield_hw.doctor.subjects import Loaded, TokenSeen, load
 from ushield_hw.drivers.catalogue import GENERIC, Driver, Kind
 from ushield_hw.drivers.installed import Installed
-from ushield_hw.errors import InputError
+from ushield_hw.errors import DriverLoadError, InputError, LoadOutcome
 from ushield_hw.system.fork_safe import cached_property
 from ushield_hw.token.discovery import Token, alike, certificates_on, names, tokens_in
 from ushield_hw.uri import TokenUri
@@ -117,7 +117,7 @@ def started_once(loaded: Loaded) -> Said:
     facts = {"path": str(loaded.file.path), "code": code}
     if error is not None and error.code == "USED_AFTER_FORK":
         return fail(**{**facts, "kind": "fork", "code": error.code})
-    if error is not None and error.details.get("problem") == "load_proxy":
+    if isinstance(error, DriverLoadError) and error.how is LoadOutcome.PROXY:
         return fail(kind="proxy", **facts)
     if code in _STARTED_TWICE:
         return fail(**facts)
@@ -218,7 +218,7 @@ def exists(choice: Choice) -> Said:
     try:
         found = [token for token in choice.each if names(wanted, token)]
     except InputError as error:
-        return fail(kind="uri", wanted=wanted, code=error.code, attribute=str(error.details.get("attribute", "")))
+        return fail(kind="uri", wanted=wanted, code=error.code, attribute=error.attribute or "")
     if not choice.each:
         return skip("no_token")
     if found:
@@ -264,9 +264,11 @@ def formatted_for_us(seen: TokenSeen) -> Said:
 
 def _code(loaded: Loaded) -> str | None:
     """Return the PKCS#11 code that kept a module from starting or from listing its slots."""
-    details = loaded.error.details if loaded.error else {}
-    said = details.get("ckr") or details.get("reason")
-    return said if isinstance(said, str) and said.startswith("CKR_") else None
+    error = loaded.error
+    if error is not None and error.failure is not None:
+        return error.failure.code
+    said = error.reason if isinstance(error, DriverLoadError) else None
+    return said if said is not None and said.startswith("CKR_") else None
 
 
 def _meant(loaded: Loaded) -> bool:

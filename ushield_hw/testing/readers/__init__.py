@@ -33,7 +33,7 @@ from ushield_hw.testing.readers.reader import Card, Insertion
 
 __all__ = ["Card", "Desk", "Insertion"]
 
-_DOOR: Final = Path(__file__).with_name("door.py")
+_NAMESPACE: Final = Path(__file__).with_name("namespace.py")
 
 
 class Desk:
@@ -148,7 +148,7 @@ class Desk:
     def _start(self, inside: socket.socket, pcscd: str) -> subprocess.Popen[bytes]:
         as_whom = () if os.geteuid() == 0 else ("--map-root-user",)
         unshare = _found("unshare", "/usr/bin/unshare")
-        door = [sys.executable, "-I", "-S", str(_DOOR), str(inside.fileno()), str(self.folder), pcscd]
+        door = [sys.executable, "-I", "-S", str(_NAMESPACE), str(inside.fileno()), str(self.folder), pcscd]
         with (self.folder / "door.log").open("wb") as log:
             return subprocess.Popen(  # noqa: S603 - programs found on the system's own paths
                 [unshare, *as_whom, "--net", "--mount", *door],
