@@ -17,8 +17,9 @@ from typing import Any, Final, TypeVar
 
 import pytest
 
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import KeyRecord, ModuleOptions, TokenInfo, User
-from ushield_hw.backend.module import Isolation, Module, close_modules
+from ushield_hw.backend.module import Module, close_modules
 from ushield_hw.config import Settings, data_dir
 from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.drivers.catalogue import Catalogue, Driver

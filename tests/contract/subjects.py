@@ -17,8 +17,9 @@ from typing import Final, TypeVar
 import pytest
 
 from tests.soft import KEYS, SETTINGS, Soft
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import KeyRecord, TokenFlag, TokenInfo, User
-from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.module import Module
 from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.drivers.catalogue import Catalogue, Driver
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from tests.contract.subjects import Can, Kind
 from tests.project.tree import ROOT
-from ushield_hw.backend.module import Isolation
+from ushield_hw.backend.interface import Isolation
 
 PAGE: Final = ROOT / "docs" / "tokens.md"
 BEGIN: Final = "<!-- table: made by make table from tests/contract/rows.py -->"

@@ -19,7 +19,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from ushield_hw.backend.model import ModuleOptions, User
-from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.interface import Isolation
+from ushield_hw.backend.module import Module
 module = Module(Path(sys.argv[1]), Isolation(sys.argv[2]), ModuleOptions(), 30)
 slot = next(slot for slot in module.slots() if slot.token and slot.token.serial == sys.argv[3])
 module.login(slot.slot_id, User.USER, sys.stdin.read())

@@ -13,8 +13,9 @@ from tests.contract.checks import MESSAGE, call_of, sign_and_verify
 from tests.contract.subjects import Place, Subject
 from tests.contract.tokens.p11_kit import client, served
 from tests.stack.bench import ends
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import ModuleOptions
-from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.module import Module
 from ushield_hw.errors import DriverLoadError, TokenError
 
 pytestmark = pytest.mark.contract

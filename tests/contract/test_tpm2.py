@@ -10,7 +10,7 @@ import pytest
 from tests.contract.subjects import Place, Subject
 from tests.contract.tokens.tpm2 import DRIVER, make
 from tests.soft import SETTINGS
-from ushield_hw.backend.module import Isolation
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.config import Settings
 from ushield_hw.errors import PinIncorrect
 from ushield_hw.testing.scripted import Scripted

@@ -15,8 +15,9 @@ from typing import Any, Final
 import pytest
 
 from tests.soft import WRONG_PIN, Soft, key
+from ushield_hw.backend.interface import PATIENCE, Patience
 from ushield_hw.backend.model import SignCall, User
-from ushield_hw.backend.module import PATIENCE, Module, Patience
+from ushield_hw.backend.module import Module
 from ushield_hw.errors import PinIncorrect, PinLocked
 from ushield_hw.testing.faulty import Action, Call, Fault, FaultyModule
 from ushield_hw.testing.scripted import Scripted

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from tests.soft import DRIVER, OPTIONS, SETTINGS, key
 from tests.stack.bench import DIGEST
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import SignCall, User
-from ushield_hw.backend.module import Isolation, Module, open_module
+from ushield_hw.backend.module import Module, open_module
 from ushield_hw.errors import UShieldError
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.token.link import Link

@@ -15,8 +15,8 @@ from tests.soft import SOFTHSM
 from tests.stack.bench import Bench
 from tests.stack.test_signing import Desk, bank, desk, fresh, person
 from ushield_hw import sign
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import User
-from ushield_hw.backend.module import Isolation
 from ushield_hw.errors import OutcomeUnknown
 from ushield_hw.signing.journal import Journal, State
 from ushield_hw.system import storage

@@ -17,7 +17,8 @@ from tests.project.tree import ROOT
 from tests.soft import OPTIONS, SOFTHSM, Soft
 from tests.stack.bench import ends
 from ushield_hw.backend import spawn
-from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.interface import Isolation
+from ushield_hw.backend.module import Module
 from ushield_hw.errors import TokenError
 
 pytestmark = pytest.mark.stack
@@ -27,7 +28,8 @@ import os, sys
 from pathlib import Path
 from ushield_hw.backend import spawn
 from ushield_hw.backend.model import ModuleOptions
-from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.interface import Isolation
+from ushield_hw.backend.module import Module
 
 def seen():
     module = Module(Path(sys.argv[1]), Isolation.PROCESS, ModuleOptions(), 20)

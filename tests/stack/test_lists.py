@@ -16,8 +16,9 @@ import pytest
 from tests.project.tree import ROOT
 from tests.soft import DRIVER, OPTIONS, SETTINGS, SOFTHSM, Soft
 from tests.stack.bench import Bench
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import ObjectClass, User
-from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.module import Module
 from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.drivers.catalogue import Catalogue
 from ushield_hw.drivers.installed import Installed

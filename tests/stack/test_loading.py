@@ -14,8 +14,9 @@ from tests.project.tree import ROOT
 from tests.soft import OPTIONS, SOFTHSM, Soft
 from tests.stack.bench import Bench, ends
 from ushield_hw.backend import protocol
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import ModuleOptions
-from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.module import Module
 from ushield_hw.errors import DriverLoadError, DriverNotFound, DriverUntrusted
 from ushield_hw.testing.faulty import Fault, crashes, faulty_module, hangs, returns
 

@@ -13,8 +13,8 @@ import pytest
 from tests.project.tree import ROOT
 from tests.soft import OPTIONS, SOFTHSM, WRONG_PIN, Soft, pin_driver
 from tests.stack.bench import CONTEXT, USER, Bench, open_sessions, overlapping
+from ushield_hw.backend.interface import Isolation, Patience
 from ushield_hw.backend.model import ObjectClass, TokenFlag, User
-from ushield_hw.backend.module import Isolation, Patience
 from ushield_hw.backend.pkcs11.ckr import NUMBERS, CkrError
 from ushield_hw.backend.pkcs11.engine import Engine
 from ushield_hw.backend.pkcs11.function_list import OS_LOCKING_OK, Functions

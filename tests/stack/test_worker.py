@@ -20,10 +20,9 @@ import pytest
 from tests.project.tree import ROOT
 from tests.soft import SOFTHSM
 from tests.stack.bench import Bench, ends
+from ushield_hw.backend.interface import Isolation, Patience, Watch
 from ushield_hw.backend.model import User
-from ushield_hw.backend.module import Isolation, Patience
 from ushield_hw.backend.pkcs11.function_list import Functions
-from ushield_hw.backend.transport import Watch
 from ushield_hw.errors import ConfirmationCancelled, OutcomeUnknown, TokenError, UShieldError
 from ushield_hw.testing.faulty import Action, Fault, crashes, exits, faulty_module, hangs, late, returns
 from ushield_hw.testing.scripted import Scripted

@@ -8,13 +8,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from ushield_hw import errors
+from ushield_hw.backend.interface import ANOTHER, PATIENCE, Isolation, Patience
 from ushield_hw.backend.model import (
     CertificateRecord,
     Contents,
@@ -31,45 +30,13 @@ from ushield_hw.backend.model import (
 from ushield_hw.backend.pkcs11.ckr import CkrError, Doing, LoadFailed, StaleLogin, to_error
 from ushield_hw.backend.sharing import SHORT_S, Sharing, descriptions
 from ushield_hw.backend.signatures import SIGNATURES
-from ushield_hw.backend.transport import InProcess, Lost, Stopped, Transport, Watch, Worker, leave_workers
+from ushield_hw.backend.transport import InProcess, Lost, Stopped, Transport, Worker, leave_workers
 from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.system.limits import of_loader
 from ushield_hw.system.trust import trusted_module
 
 _log: Final = logging.getLogger("ushield_hw")
-ANOTHER: Final = "another program"
 _ASKED_S: Final = 10.0  # for PC/SC's answer, beside the patience with other programs
-
-
-class Isolation(Enum):
-    """Where a module runs.
-
-    ``IN_PROCESS`` is a permission. A module runs in a worker all the same where this process cannot have it to itself:
-    it was loaded here before a fork, or with other arguments, or it needs variables that this process does not have.
-    """
-
-    PROCESS = "process"
-    IN_PROCESS = "in-process"
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How a signature that may wait for a person is waited for.
-
-    Attributes:
-        codes: the descriptor's meaning of CKR codes from C_Sign.
-        deadline_s: how long the token may take, the person's time to confirm included; None: as any call.
-        asks: the token asks a person.
-        watch: told when C_Sign has begun, and able to end the wait for it; None: nobody watches.
-    """
-
-    codes: Mapping[str, str] = field(default_factory=dict)
-    deadline_s: float | None = None
-    asks: bool = False
-    watch: Watch | None = None
-
-
-PATIENCE: Final = Patience()
 
 
 class Module:
@@ -124,6 +91,11 @@ class Module:
         return open_module(
             self.path, isolation, self.options, deadline_s=limit_s, environment=self.environment, name=name
         )
+
+    @property
+    def needs_relist(self) -> bool:
+        """Whether it sees what other processes have changed only after C_Finalize and C_Initialize."""
+        return self.options.relist
 
     @property
     def loaded(self) -> bool:

@@ -12,12 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Protocol
 from weakref import WeakSet
 
 from ushield_hw.backend import protocol, spawn
+from ushield_hw.backend.interface import Watch
 from ushield_hw.backend.model import ModuleInfo, ModuleOptions
 from ushield_hw.backend.pkcs11.ckr import CkrError, LoadFailed, StaleLogin
 from ushield_hw.errors import DriverError, UShieldError
@@ -48,19 +48,6 @@ class Lost(Exception):
 
 class Stopped(Exception):
     """The call was cancelled before the module had begun with it; it never will."""
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """What the owner of a call wants to know of it, and do to it, while it is under way.
-
-    Attributes:
-        began: called once when C_Sign has been entered.
-        cancelled: set, from any thread, by who does not want to wait any longer.
-    """
-
-    began: Callable[[], None] = lambda: None
-    cancelled: threading.Event = field(default_factory=threading.Event)
 
 
 Prepare = Callable[[Callable[..., Any], float], tuple[Mapping[str, str], float]]

@@ -9,9 +9,8 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from ushield_hw.backend.model import KeyRecord, PublicKey
+from ushield_hw.backend.model import PublicKey
 from ushield_hw.cms import CertificateFacts
-from ushield_hw.cms.der import integer
 from ushield_hw.crypto import pem
 from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.crypto.parsing import Unreadable, reading
@@ -20,7 +19,6 @@ from ushield_hw.errors import (
     CertificateMultiple,
     CertificateNotFound,
     InputError,
-    KeyGenerationUnavailable,
     KeyMismatch,
     TokenError,
 )
@@ -87,7 +85,7 @@ def request(
         KeyGenerationUnavailable: this token's module cannot make keys.
         TokenError: as the token says; a key that was made but cannot sign its request is removed again.
     """
-    name, driver = _name(subject), session.link.driver
+    name, driver = _name(subject), session.driver
     each = pin_policy is PinPolicy.SIGNATURE or (pin_policy is None and driver.sign.always_authenticate)
     key_id = new_key_id()
     made = make_key(session, spec.kind, spec.bits, key_id, label or _common_name(name), each=each)
@@ -119,12 +117,7 @@ def make_key(session: Session, kind: KeyKind, bits: int, key_id: bytes, label: s
         KeyGenerationUnavailable: this token's module cannot make keys.
         TokenError: as the token says.
     """
-    driver = session.link.driver
-    if not driver.capabilities.generate:
-        raise KeyGenerationUnavailable(driver=driver.id)
-    made = session.link.module.generate(session.login_id, kind, bits, key_id, label, always_authenticate=each)
-    session.forget()
-    return made
+    return session.generate(kind, bits, key_id, label, always_authenticate=each)
 
 
 def signed_request(session: Session, subject: x509.Name, public: PublicKey, key_id: bytes) -> bytes:
@@ -155,7 +148,7 @@ def signed_request(session: Session, subject: x509.Name, public: PublicKey, key_
 
 def remove(session: Session, key_id: bytes) -> None:
     """Remove the key objects with a CKA_ID that this library has made up: nothing else has it."""
-    _destroy(session, [key for key in session.keys() if key.key_id == key_id])
+    session.destroy([key for key in session.keys() if key.key_id == key_id])
 
 
 def remove_key(session: Session, facts: CertificateFacts, key_id: bytes) -> None:
@@ -166,15 +159,7 @@ def remove_key(session: Session, facts: CertificateFacts, key_id: bytes) -> None
     """
     key, half = private_key_of(session, facts.key, facts.spki, key_id), public_half(facts.key, facts.spki)
     public = [one for one in session.keys() if not one.private and one.public == half and one.key_id == key_id]
-    _destroy(session, ([key] if key else []) + public)
-
-
-def _destroy(session: Session, keys: Sequence[KeyRecord]) -> None:
-    try:
-        for key in keys:
-            session.link.module.destroy(session.login_id, key.handle)
-    finally:
-        session.forget()
+    session.destroy(([key] if key else []) + public)
 
 
 def install(session: Session, data: bytes) -> Pair:
@@ -223,10 +208,7 @@ def write(session: Session, facts: CertificateFacts, key_id: bytes, label: str) 
         TokenError: as the token says; ``TokenFull``: there is no room.
         CertificateError: ``CERTIFICATE_READ_BACK``.
     """
-    module = session.link.module
-    names = {"subject": facts.subject, "issuer": facts.issuer, "serial": integer(facts.serial)}
-    module.write_certificate(session.login_id, facts.der, key_id=key_id, label=label, **names)
-    session.forget()
+    session.write_certificate(facts, key_id, label)
     if not any(record.der == facts.der for record in session.certificates()):
         raise CertificateError("CERTIFICATE_READ_BACK", subject=facts.subject_text())
 

@@ -94,5 +94,5 @@ def _rows(token: Token, entry: Entry) -> Iterator[tuple[str, object]]:
     yield messages.text("key.row_kind"), entry.kind
     for pair in (*entry.pairs, *entry.unclear):
         yield messages.text("list.certificate"), f"{pair.subject} ({pair.fingerprint})"
-    if is_under_way(token.link.settings, token.info.identity, KeyChoice(bytes.fromhex(entry.key_id))):
+    if is_under_way(token.settings, token.info.identity, KeyChoice(bytes.fromhex(entry.key_id))):
         yield messages.text("key.row_renewal"), messages.text("key.renewal_under_way")

@@ -134,11 +134,11 @@ def _signed(order: Order, token: Token, person: Sources, how: _How, out: Path) -
 
 def _kept(order: Order, token: Token, choice: KeyChoice) -> SignedOrder | None:
     """Return the signed order that exists already, or refuse to make another one; needs no PIN."""
-    journal, refusals = Journal.of(token.link.settings), []
+    journal, refusals = Journal.of(token.settings), []
     pairs = [pair for pair in token.pairs() if choice.takes(pair) and pair.fits(order.purpose_of_key)]
     for pair in pairs:
         try:
-            der = journal.signed(order, signatory(token.link, token.info, pair))
+            der = journal.signed(order, signatory(token, token.info, pair))
         except (AlreadySigned, OutcomeUnknown) as refusal:
             refusals.append(refusal)
             continue

@@ -55,7 +55,7 @@ def _status(selector: str | None, as_json: bool) -> None:
 @options.as_json()
 def _verify(selector: str | None, pin_source: str | None, allow_last_try: bool, as_json: bool) -> None:
     person = options.person({PinKind.USER: pin_source}, allow_last_try=allow_last_try)
-    _print(verify_pin(options.find(selector).link, person), as_json, "pin.correct")
+    _print(verify_pin(options.find(selector), person), as_json, "pin.correct")
 
 
 @pin_command.command("change", help=messages.text("help.pin.change"))
@@ -69,7 +69,7 @@ def _change(
 ) -> None:
     sources = {PinKind.USER: pin_source, PinKind.NEW: new_pin_source}
     person = options.person(sources, allow_last_try=allow_last_try)
-    _print(change_pin(options.find(selector).link, person), as_json, "pin.changed")
+    _print(change_pin(options.find(selector), person), as_json, "pin.changed")
 
 
 @pin_command.command("unblock", help=messages.text("help.pin.unblock"))
@@ -86,4 +86,4 @@ def _unblock(
     takes_puk = token.driver.pin.unblock is Unblock.SET_PIN_UNLOGGED
     if (so_pin_source if takes_puk else puk_source) is not None and token.driver.pin.unblock is not Unblock.NONE:
         raise InputError("PIN_UNBLOCK_OTHER", argument="--puk-source" if takes_puk else "--so-pin-source")
-    _print(unblock_pin(token.link, person), as_json, "pin.unblocked")
+    _print(unblock_pin(token, person), as_json, "pin.unblocked")

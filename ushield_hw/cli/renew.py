@@ -117,7 +117,7 @@ def _is_there(token: Token, choice: KeyChoice, out: Path) -> bool:
     if not options.is_there(out):
         options.check_folder(out)
         return False
-    known = renewal.requested(token.link.settings, token.info.identity, choice)
+    known = renewal.requested(token.settings, token.info.identity, choice)
     if known is None or options.read_file(out) != known:
         raise InputError("OUTPUT_EXISTS", file=str(out))
     return True
@@ -126,7 +126,7 @@ def _is_there(token: Token, choice: KeyChoice, out: Path) -> bool:
 def is_under_way(token: Token) -> bool:
     """Tell whether a renewal has begun on a token and not ended, as far as anybody can tell."""
     with suppress(StorageError):
-        return renewal.is_under_way(token.link.settings, token.info.identity)
+        return renewal.is_under_way(token.settings, token.info.identity)
     return False
 
 

@@ -131,15 +131,14 @@ def _is_in_the_way(problem: Problem) -> bool:
 def info_command(selector: str | None, as_json: bool) -> None:
     """Show one token in full."""
     token = options.find(selector)
-    module, about = token.link.module, token.link.module.info()
-    mechanisms = module.mechanisms(token.link.slot_id)
+    about, mechanisms = token.module_info(), token.mechanisms()
     extra = {
         "firmware_version": ".".join(map(str, token.info.firmware_version)),
         "module_description": about.description,
         "module_manufacturer": about.manufacturer,
         "module_version": ".".join(map(str, about.library_version)),
         "cryptoki_version": ".".join(map(str, about.cryptoki_version)),
-        "isolation": module.isolation,
+        "isolation": token.isolation,
         "named_by": token.named_by,
         "confirm": token.driver.confirm.kind,
         "mechanisms": mechanisms,

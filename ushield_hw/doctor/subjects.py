@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import CertificateRecord, KeyRecord, ModuleInfo, SlotInfo
-from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.module import Module
 from ushield_hw.doctor.finding import Way
 from ushield_hw.doctor.inspect.image import glance, processor, read_image
 from ushield_hw.doctor.inspect.image_model import Image
@@ -145,7 +146,7 @@ class TokenSeen:
     @property
     def slot(self) -> SlotInfo | None:
         """Its slot."""
-        return next((slot for slot in self.loaded.slots if slot.slot_id == self.token.link.slot_id), None)
+        return next((slot for slot in self.loaded.slots if slot.slot_id == self.token.info.slot_id), None)
 
     @cached_property
     def blank(self) -> bool:
@@ -181,9 +182,8 @@ class TokenSeen:
             pin: PinState | UShieldError = self.pin
         except UShieldError as error:
             pin = error
-        link = self.token.link
         shown = (self.certificates, self.keys, self.mechanisms)
-        view = Seen(self.token.info, self.token.driver, link.settings, *shown, False, pin)
+        view = Seen(self.token.info, self.token.driver, self.token.settings, *shown, False, pin)
         return decide(view, KeyUse.PAYMENT, self.choice, self.now)
 
     @property
@@ -204,7 +204,7 @@ class TokenSeen:
     @cached_property
     def certificates(self) -> Sequence[CertificateRecord]:
         """The certificate objects that show without a login."""
-        return self.token.link.module.certificates(self.token.link.slot_id)
+        return self.token.certificates()
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
@@ -214,9 +214,9 @@ class TokenSeen:
     @cached_property
     def keys(self) -> tuple[KeyRecord, ...]:
         """The key objects that show without a login."""
-        return self.token.link.module.keys(self.token.link.slot_id)
+        return self.token.keys()
 
     @cached_property
     def mechanisms(self) -> tuple[str, ...]:
         """The mechanisms it offers."""
-        return self.token.link.module.mechanisms(self.token.link.slot_id)
+        return self.token.mechanisms()

@@ -18,8 +18,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import ModuleOptions
-from ushield_hw.backend.module import Isolation
 from ushield_hw.backend.pkcs11.ckr import NUMBERS, Outcome
 from ushield_hw.drivers.match import CONFIDENCE, FAMILY_ID, Atr, TokenPattern, UsbId, read_atrs, read_tokens, read_usb
 from ushield_hw.errors import DescriptorError

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from ushield_hw import messages
 from ushield_hw.backend.model import TokenInfo
@@ -33,8 +34,8 @@ from ushield_hw.errors import (
 from ushield_hw.interaction import ConfirmRequest
 from ushield_hw.order import KeyUse, Order, Rules, check_fits, message_format, screen_lines
 from ushield_hw.signing.journal import Attempt, Journal, Signatory, State, TokenName
+from ushield_hw.token.discovery import Token
 from ushield_hw.token.key_pairs import ANY, KeyChoice, Pair
-from ushield_hw.token.link import Link
 from ushield_hw.token.readiness import Seen, Verdict, decide
 from ushield_hw.token.session import Session
 from ushield_hw.token.signature import Plan, signature
@@ -47,9 +48,6 @@ _OWN_CONFIRMATION: Final = {
     ConfirmKind.DISPLAY: Confirmation.BUTTON,
     ConfirmKind.PINPAD: Confirmation.PINPAD,
 }
-
-
-_PREPARED: Final = "prepared"  # what a session keeps these under
 
 
 class Attendance(Enum):
@@ -105,6 +103,10 @@ class _Prepared:
     signatory: Signatory
 
 
+# What was prepared for a session's orders, with the revision of its objects that it holds for.
+_prepared: WeakKeyDictionary[Session, tuple[tuple[int, str, _How, _Prepared], ...]] = WeakKeyDictionary()
+
+
 def sign(
     order: Order,
     session: Session,
@@ -137,23 +139,23 @@ def sign(
         PinError, TokenError: as the token says; nothing was signed.
         StorageError: the journal; nothing was signed. ``SignedNotKept``: it was; ``.signed_order`` holds it.
     """
-    now, settings = datetime.now(UTC), session.link.settings
+    now, settings = datetime.now(UTC), session.settings
     prepared = _prepare(order, session, (attendance, key), now)
     book = _journal(journal, settings)
     if book is None:
-        check_profile(session.link.driver, profile)
+        check_profile(session.driver, profile)
         return _confirmed(order, session, prepared, (attendance, key), None)
     with book.signing(order, prepared.signatory) as attempt:
         if attempt.signed is not None:
             return stored(attempt.signed, order)
-        check_profile(session.link.driver, profile)
+        check_profile(session.driver, profile)
         return _confirmed(order, session, prepared, (attendance, key), attempt)
 
 
-def signatory(link: Link, info: TokenInfo, pair: Pair) -> Signatory:
+def signatory(found: Session | Token, info: TokenInfo, pair: Pair) -> Signatory:
     """Return who signs with a pair of a token, as the journal records it."""
     name = TokenName(info.manufacturer, info.model, info.serial, info.label)
-    return Signatory(pair.facts, name, lambda: [one.der for one in link.module.certificates(link.slot_id)])
+    return Signatory(pair.facts, name, lambda: [one.der for one in found.certificates()])
 
 
 def stored(der: bytes, order: Order) -> SignedOrder:
@@ -188,23 +190,23 @@ def check_profile(driver: Driver, asked: Profile | None) -> None:
 def _prepare(order: Order, session: Session, how: _How, now: datetime) -> _Prepared:
     """Return what signs orders of this type in this way, from what was kept of it if its certificate still holds."""
     session.refresh()  # another process may have renewed
-    kept: list[tuple[str, _How, _Prepared]] = session.kept(_PREPARED, list)
-    for order_type, known, prepared in kept:
-        if order_type == order.type and known == how:
-            if prepared.pair.valid_at(now):
-                return prepared
-            session.forget()  # it was valid when it was chosen
+    for revision, order_type, known, prepared in _prepared.get(session, ()):
+        current = revision == session.revision and prepared.pair.valid_at(now)  # it was valid when it was chosen
+        if current and order_type == order.type and known == how:
+            return prepared
     made = _made(order, session, *how)
-    session.kept(_PREPARED, list).append((order.type, how, made))
+    entry = session.revision, order.type, how, made
+    others = [one for one in _prepared.get(session, ()) if one[0] == entry[0] and one[1:3] != entry[1:3]]
+    _prepared[session] = (*others, entry)
     return made
 
 
 def _made(order: Order, session: Session, attendance: Attendance, key: KeyChoice) -> _Prepared:
-    profile = profile_of(session.link.driver)
-    confirmation = _confirmation(session.link.driver, attendance) if profile is Profile.CADES else None
+    profile = profile_of(session.driver)
+    confirmation = _confirmation(session.driver, attendance) if profile is Profile.CADES else None
     pair, how = decided(session, order.purpose_of_key, key)
     template = Template(pair.facts.der, how.suite, profile, confirmation)
-    return _Prepared(pair, how, template, profile, confirmation, signatory(session.link, session.link.info(), pair))
+    return _Prepared(pair, how, template, profile, confirmation, signatory(session, session.info(), pair))
 
 
 def decided(session: Session, use: KeyUse, choice: KeyChoice = ANY) -> tuple[Pair, Plan]:
@@ -222,14 +224,13 @@ def decided(session: Session, use: KeyUse, choice: KeyChoice = ANY) -> tuple[Pai
 
 
 def _seen(session: Session) -> Seen:
-    link = session.link
     return Seen(
-        link.info(),
-        link.driver,
-        link.settings,
+        session.info(),
+        session.driver,
+        session.settings,
         session.certificates(),
         session.keys(),
-        link.module.mechanisms(link.slot_id),
+        session.mechanisms(),
         session.shows_all,
     )
 
@@ -245,7 +246,7 @@ def _confirmation(driver: Driver, attendance: Attendance) -> Confirmation:
 
 
 def _confirmed(order: Order, session: Session, prepared: _Prepared, how: _How, attempt: Attempt | None) -> SignedOrder:
-    driver, attendance = session.link.driver, how[0]
+    driver, attendance = session.driver, how[0]
     order.check_live(datetime.now(UTC))
     if driver.display.max_text is not None:
         check_fits(order, driver.display)
@@ -270,16 +271,16 @@ def _confirmed(order: Order, session: Session, prepared: _Prepared, how: _How, a
 
 def _renewed(order: Order, session: Session, gone: _Prepared, how: _How) -> _Prepared | None:
     """Return what signs in place of a key that is gone; None: nothing of the same person does."""
-    session.forget()
+    session.invalidate()
     found = _prepare(order, session, how, datetime.now(UTC))
     return found if found.pair.facts.subject == gone.pair.facts.subject else None
 
 
 def _confirm(order: Order, content: bytes, session: Session, lang: messages.Language) -> None:
     """Have the person agree on the host, or tell them what must stand on the token's screen."""
-    rules = Rules(demo=session.link.settings.demo)
+    rules = Rules(demo=session.settings.demo)
     ask = ConfirmRequest(order.type, screen_lines(content, lang, rules=rules))
-    if session.link.driver.confirm.text is ConfirmText.MESSAGE:
+    if session.driver.confirm.text is ConfirmText.MESSAGE:
         session.interaction.compare_on_token(ask)
     elif not session.interaction.confirm_order(ask):
         raise ConfirmationRejected("CONFIRMATION_REJECTED_ON_HOST", tx_id=order.tx_id)

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import ModuleOptions, TokenFlag, TokenInfo, User
-from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.module import Module
 from ushield_hw.config import Settings, data_dir
 from ushield_hw.drivers.catalogue import Catalogue
 from ushield_hw.errors import DriverNotFound, InputError, StorageError

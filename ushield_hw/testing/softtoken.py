@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import ModuleOptions
-from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.module import Module
 from ushield_hw.certificates.certificate import KeySpec, install, request
 from ushield_hw.config import Settings, data_dir
 from ushield_hw.drivers.catalogue import Catalogue

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from ushield_hw import messages
+from ushield_hw.backend.interface import ANOTHER, Isolation
 from ushield_hw.backend.model import (
     BUSY,
     LEFT_OUT,
@@ -22,7 +23,7 @@ from ushield_hw.backend.model import (
     TokenFlag,
     TokenInfo,
 )
-from ushield_hw.backend.module import ANOTHER, Module
+from ushield_hw.backend.module import Module
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.config import Settings, load_settings
 from ushield_hw.drivers.catalogue import Catalogue, Driver, Kind
@@ -83,6 +84,16 @@ class Token:
         return self.link.driver
 
     @property
+    def settings(self) -> Settings:
+        """Those in force when it was found."""
+        return self.link.settings
+
+    @property
+    def isolation(self) -> Isolation:
+        """Where its module runs."""
+        return self.link.module.isolation
+
+    @property
     def module(self) -> Path:
         """The module file it is driven by."""
         return self.link.module.path
@@ -123,7 +134,27 @@ class Token:
 
     def contents(self) -> Contents:
         """Return the objects that show without a login, and what could not be read of them."""
-        return self.link.module.contents(self.link.slot_id)
+        return self.link.contents()
+
+    def certificates(self) -> tuple[CertificateRecord, ...]:
+        """Return the certificate objects that show without a login."""
+        return self.link.certificates()
+
+    def keys(self) -> tuple[KeyRecord, ...]:
+        """Return the key objects that show without a login."""
+        return self.link.keys()
+
+    def mechanisms(self) -> tuple[str, ...]:
+        """Return the names of the mechanisms that it offers."""
+        return self.link.mechanisms()
+
+    def module_info(self) -> ModuleInfo:
+        """Return what its module says of itself."""
+        return self.link.module.info()
+
+    def pin_limits(self) -> PinState:
+        """Return the shortest and the longest PIN that it takes."""
+        return self.link.pin.limits()
 
     def pairs(self, contents: Contents | None = None) -> tuple[Pair, ...]:
         """Return the certificates that show without a login, with what is known of their keys.
@@ -136,8 +167,7 @@ class Token:
         """
         if contents is not None:
             return pairs(contents.certificates, contents.keys, logged_in=False)
-        module, slot_id = self.link.module, self.link.slot_id
-        return pairs(module.certificates(slot_id), module.keys(slot_id), logged_in=False)
+        return pairs(self.certificates(), self.keys(), logged_in=False)
 
     def problems(self, contents: Contents) -> tuple[Problem, ...]:
         """Return what could not be read of the token's objects, in words."""
@@ -321,7 +351,7 @@ def names(selector: str, token: Token) -> bool:
     if not (uri.wants_module(token.module) or uri.wants_module(token.module.resolve())):
         return False
     wanted = (uri.library_manufacturer, uri.library_description, uri.library_version)
-    return wanted == (None, None, None) or _is_library(uri, token.link.module.info())
+    return wanted == (None, None, None) or _is_library(uri, token.module_info())
 
 
 def _is_library(uri: TokenUri, about: ModuleInfo) -> bool:
@@ -443,7 +473,7 @@ def certificates_on(token: Token) -> frozenset[bytes]:
     A CA's certificate is on many tokens and tells none from another.
     """
     try:
-        found = token.link.module.certificates(token.link.slot_id)
+        found = token.certificates()
     except UShieldError:
         return frozenset()
     return frozenset(record.der for record in found if not _is_authority(record.der))

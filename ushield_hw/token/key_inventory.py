@@ -133,11 +133,7 @@ def delete(session: Session, entry: Entry) -> None:
         TokenError: as the token says; run again, it deletes what is left.
     """
     check_not_in_use(entry)
-    try:
-        for one in entry.objects:
-            session.link.module.destroy(session.login_id, one.handle)
-    finally:
-        session.forget()
+    session.destroy(entry.objects)
 
 
 class _Certified:

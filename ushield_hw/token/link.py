@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from ushield_hw import errors
-from ushield_hw.backend.model import Identity, SlotInfo, TokenInfo
-from ushield_hw.backend.module import Module
+from ushield_hw.backend.interface import TokenBackend
+from ushield_hw.backend.model import CertificateRecord, Contents, Identity, KeyRecord, SlotInfo, TokenInfo
 from ushield_hw.config import Settings
 from ushield_hw.drivers.catalogue import Driver
 from ushield_hw.token.pin_guard import PinGuard
 
 _NOTICED_S: Final = 0.6  # how long a module may take to notice that a token was removed
 
-Key = tuple[Module, int, Identity | str]
+Key = tuple[TokenBackend, int, Identity | str]
 """What a login is filed under."""
 
 
@@ -34,7 +34,7 @@ class Link:
         identity: what else it must say of itself, beside its serial number, to be the same token; None: nothing.
     """
 
-    found_by: Module
+    found_by: TokenBackend
     slot_id: int
     serial: str
     driver: Driver
@@ -42,7 +42,7 @@ class Link:
     identity: Identity | None = None
 
     @property
-    def module(self) -> Module:
+    def module(self) -> TokenBackend:
         """The module in this process: a token that was found before a fork can be opened after it."""
         return self.found_by.here
 
@@ -56,6 +56,22 @@ class Link:
         if not self.names(info):
             raise errors.TokenRemoved(serial=self.serial)
         return info
+
+    def certificates(self) -> tuple[CertificateRecord, ...]:
+        """Return the certificate objects that can be read."""
+        return self.module.certificates(self.slot_id)
+
+    def keys(self) -> tuple[KeyRecord, ...]:
+        """Return the key objects that can be read; private ones may show only while logged in."""
+        return self.module.keys(self.slot_id)
+
+    def contents(self) -> Contents:
+        """Return the objects that can be read, and what could not be read of them."""
+        return self.module.contents(self.slot_id)
+
+    def mechanisms(self) -> tuple[str, ...]:
+        """Return the names of the mechanisms that the token offers."""
+        return self.module.mechanisms(self.slot_id)
 
     def names(self, info: TokenInfo) -> bool:
         """Tell whether a token in the slot is this one, as far as it says: a serial number alone may be of many."""

@@ -81,7 +81,7 @@ def fresh(link: Link) -> Link:
     A module that sees only what was there when it was initialised cannot be initialised again while there is a login
     to another of its tokens. Then the token is reached through a worker of its own.
     """
-    if not link.module.options.relist or not _another_stands(link):
+    if not link.module.needs_relist or not _another_stands(link):
         return link
     return replace(link, found_by=link.module.apart(repr(link.identity or link.serial)))
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import SlotInfo
-from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.module import Module
 from ushield_hw.config import Settings
 from ushield_hw.drivers.catalogue import GENERIC, Catalogue, Driver, Kind
 from ushield_hw.drivers.installed import Installed

@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from ushield_hw import errors
-from ushield_hw.backend.model import CertificateRecord, Identity, KeyRecord
-from ushield_hw.drivers.catalogue import ConfirmText
+from ushield_hw.backend.interface import PATIENCE, Patience
+from ushield_hw.backend.model import CertificateRecord, Identity, KeyRecord, PublicKey, SignCall, TokenInfo
+from ushield_hw.cms import CertificateFacts
+from ushield_hw.cms.der import integer
+from ushield_hw.config import Settings
+from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.drivers.catalogue import ConfirmText, Driver
 from ushield_hw.interaction import Interaction, PinState
 from ushield_hw.system.hardening import forgetting
 from ushield_hw.token.link import Link
 from ushield_hw.token.login import Owner, Standing, logged_in, opened, owner_of
 
 _log: Final = logging.getLogger("ushield_hw")
-
-_NOTICED_S: Final = 0.6
-_NO_LOGIN_THERE: Final = errors.Trait.NO_LOGIN | errors.Trait.LOGGED_IN
-
 
 _LOOK_S: Final = 2.0  # how often a session that is kept open looks whether its certificates are still the same
 
@@ -49,8 +50,8 @@ class Session:
         self._closed = False
         self._seen: frozenset[tuple[bytes, str]] | None = None
         self._seen_at = 0.0
-        self._kept: dict[object, Any] = {}
-        self._kept_lock = threading.Lock()
+        self._revision = 0
+        self._checked: set[tuple[int, bytes]] = set()
         self.serial = link.serial
         self.interaction = interaction
 
@@ -132,48 +133,152 @@ class Session:
             owner, former = self._owner, self._owner.login_id
             owner.link, owner.login_id, owner.standing = logged_in(self.link, self.interaction, purpose, None)
             owner.replaced = former
-            self.forget()
+            self.invalidate()
+
+    @property
+    def driver(self) -> Driver:
+        """The family the token belongs to."""
+        return self.link.driver
+
+    @property
+    def settings(self) -> Settings:
+        """Those in force when the token was found."""
+        return self.link.settings
+
+    @property
+    def revision(self) -> int:
+        """A number that changes with the objects on the token: what was derived from them before holds no longer."""
+        return self._revision
+
+    def info(self) -> TokenInfo:
+        """Return the token's information as it is now.
+
+        Raises:
+            TokenRemoved: another token, or none, is in the slot.
+        """
+        return self.link.info()
+
+    def mechanisms(self) -> tuple[str, ...]:
+        """Return the names of the mechanisms that the token offers."""
+        return self.link.mechanisms()
 
     def pin_state(self) -> PinState:
-        """Return what is known of the PIN; spends no try."""
+        """Return what is known of the PIN; spends no attempt."""
         return self.link.pin.state()
 
     def certificates(self) -> tuple[CertificateRecord, ...]:
         """Return the certificate objects on the token."""
-        link = self.link
-        found = link.module.certificates(link.slot_id)
+        found = self.link.certificates()
         self._seen, self._seen_at = frozenset((record.der, record.label) for record in found), time.monotonic()
         return found
 
     def keys(self) -> tuple[KeyRecord, ...]:
         """Return the key objects on the token; without their secrets, which never leave it."""
-        link = self.link
-        return link.module.keys(link.slot_id)
+        return self.link.keys()
 
     def refresh(self) -> None:
-        """Forget what was kept if the token's certificates have changed: another process may have renewed one.
+        """Look whether the token's certificates have changed: another process may have renewed one.
 
-        They are listed every two seconds at most. Internal.
+        They are listed every two seconds at most; if they differ, :attr:`revision` changes.
         """
         known = self._seen
         if known is not None and time.monotonic() - self._seen_at >= _LOOK_S:
             self.certificates()
             if self._seen != known:
                 _log.info("the certificates on the token have changed")
-                self.forget()
+                self.invalidate()
 
-    def kept(self, name: object, make: Callable[[], Any]) -> Any:
-        """Return what ``make`` gave the first time; for what does not change while the token stays in. Internal."""
+    def invalidate(self) -> None:
+        """Take it that the objects on the token have changed: something was not there that was listed before."""
+        self._revision += 1
+        self._checked.clear()
+
+    def generate(self, kind: KeyKind, bits: int, key_id: bytes, label: str, *, always_authenticate: bool) -> PublicKey:
+        """Make a signature key pair on the token.
+
+        Args:
+            kind: of key.
+            bits: the length of an RSA modulus; 0 for EC.
+            key_id: its id on the token (CKA_ID).
+            label: its label.
+            always_authenticate: the token will want the PIN for every signature.
+
+        Raises:
+            KeyGenerationUnavailable: this token's module cannot make keys.
+            TokenError: as the token says.
+        """
+        if not self.driver.capabilities.generate:
+            raise errors.KeyGenerationUnavailable(driver=self.driver.id)
+        with self._changing():
+            return self.link.module.generate(
+                self.login_id, kind, bits, key_id, label, always_authenticate=always_authenticate
+            )
+
+    def write_certificate(self, facts: CertificateFacts, key_id: bytes, label: str) -> None:
+        """Write a certificate object.
+
+        Raises:
+            TokenError: as the token says; ``TokenFull``: there is no room.
+        """
+        names = {"subject": facts.subject, "issuer": facts.issuer, "serial": integer(facts.serial)}
+        with self._changing():
+            self.link.module.write_certificate(self.login_id, facts.der, key_id=key_id, label=label, **names)
+
+    def relabel(self, handle: int, label: str) -> None:
+        """Give an object another label; many tokens refuse that.
+
+        Raises:
+            TokenError: as the token says.
+        """
+        with self._changing():
+            self.link.module.relabel(self.login_id, handle, label)
+
+    def destroy(self, objects: Iterable[KeyRecord | CertificateRecord]) -> None:
+        """Remove objects from the token, one after the other.
+
+        Raises:
+            TokenError: as the token says; those before it are gone.
+        """
+        with self._changing():
+            for one in objects:
+                self.link.module.destroy(self.login_id, one.handle)
+
+    def sign(self, call: SignCall, patience: Patience = PATIENCE) -> bytes:
+        """Have the token sign once. A payment is signed by :func:`ushield_hw.sign` only; internal.
+
+        Raises:
+            PinError, TokenError, ConfirmationError, OutcomeUnknown: as :meth:`TokenBackend.sign`.
+        """
+        return self.link.module.sign(self.login_id, call, patience)
+
+    def was_checked(self, handle: int, spki: bytes) -> bool:
+        """Tell whether a signature by a key has verified under a public key since the objects were read."""
+        return (handle, spki) in self._checked
+
+    def note_checked(self, handle: int, spki: bytes) -> None:
+        """Note that it has."""
+        self._checked.add((handle, spki))
+
+    @contextmanager
+    def noticing_removal(self) -> Iterator[None]:
+        """Say that the token was removed where that is why a call in the block has failed.
+
+        Raises:
+            TokenRemoved: that, whatever the module said.
+        """
+        with self.link.noticing_removal():
+            yield
+
+    def is_removed_after(self, error: errors.UShieldError) -> bool:
+        """Tell whether a call failed because the token was removed, though its module did not say so."""
+        return self.link.is_gone_after(error)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
         try:
-            return self._kept[name]
-        except KeyError:
-            with self._kept_lock:
-                return self._kept[name] if name in self._kept else self._kept.setdefault(name, make())
-
-    def forget(self) -> None:
-        """Drop what was kept: the token's objects have changed. Internal."""
-        with self._kept_lock:
-            self._kept.clear()
+            yield
+        finally:  # a call that failed may have done something all the same
+            self.invalidate()
 
 
 @forgetting

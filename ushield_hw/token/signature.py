@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
+from ushield_hw.backend.interface import PATIENCE, Patience, Watch
 from ushield_hw.backend.model import KeyRecord, SignCall
-from ushield_hw.backend.module import PATIENCE, Patience
-from ushield_hw.backend.transport import Watch
 from ushield_hw.crypto.algorithms import DIGEST_INFO_PREFIX, Feed, KeyKind, Suite, Way, suites_for
 from ushield_hw.drivers.catalogue import ConfirmKind, Driver, HashOn, Kind
 from ushield_hw.errors import (
@@ -18,14 +17,12 @@ from ushield_hw.errors import (
     OutcomeUnknown,
     Step,
     TokenError,
-    TokenRemoved,
     UShieldError,
 )
 from ushield_hw.interaction import PinKind, TokenAction
 from ushield_hw.system.hardening import forgetting
 from ushield_hw.token.session import Session
 
-_CHECKED: Final = "checked"  # what a session keeps the keys under whose signature has verified
 _QUIET_S: Final = 0.5
 # The module's own time-out comes first; this one is for a module that hangs.
 _PATIENCE_S: Final = 30.0
@@ -52,7 +49,7 @@ def plan(session: Session, kind: KeyKind | None) -> Plan:
     Raises:
         TokenError: as :func:`plan_for`.
     """
-    return plan_for(session.link.driver, session.link.module.mechanisms(session.link.slot_id), kind)
+    return plan_for(session.driver, session.mechanisms(), kind)
 
 
 def plan_for(driver: Driver, offered: Sequence[str], kind: KeyKind | None) -> Plan:
@@ -105,11 +102,10 @@ def signature(
         PinError, TokenError, ConfirmationError, OutcomeUnknown: as :meth:`Module.sign`.
     """
     made = _made(session, key, how, message, purpose, ready)
-    checked: set[tuple[int, bytes]] = session.kept(_CHECKED, set)
-    if session.link.driver.kind is not Kind.SOFTWARE or (key.handle, spki) not in checked:
+    if session.driver.kind is not Kind.SOFTWARE or not session.was_checked(key.handle, spki):
         if not is_by(spki, how.suite, message, made):
             raise ModuleMisbehaves(serial=session.serial, key_id=key.key_id.hex())
-        checked.add((key.handle, spki))
+        session.note_checked(key.handle, spki)
     return made
 
 
@@ -145,35 +141,30 @@ def is_by(spki: bytes, suite: Suite, message: bytes, raw: bytes) -> bool:
 def _made(
     session: Session, key: KeyRecord, how: Plan, message: bytes, purpose: str, ready: Callable[[], None]
 ) -> bytes:
-    driver = session.link.driver
+    driver = session.driver
     call = SignCall(key.handle, how.way.mechanism, how.feed(message), how.suite.digest, key.always_authenticate)
     if driver.kind is Kind.SOFTWARE and driver.confirm.kind is ConfirmKind.NONE:  # nobody waits for it
         return _signed(session, call, purpose, PATIENCE, ready)
     with _waiting(session) as patience:
-        try:
+        with session.noticing_removal():
             return _signed(session, call, purpose, patience, ready)
-        except UShieldError as error:
-            if session.link.is_gone_after(error):
-                raise TokenRemoved(serial=session.serial) from error
-            raise
 
 
 def _signed(session: Session, call: SignCall, purpose: str, patience: Patience, ready: Callable[[], None]) -> bytes:
-    link = session.link
     if not call.context:
         ready()
-        return link.module.sign(session.login_id, call, patience)
+        return session.sign(call, patience)
 
     def send(pin: str | None) -> bytes | UShieldError:
         ready()
         try:
-            return link.module.sign(session.login_id, replace(call, pin=pin), patience)
+            return session.sign(replace(call, pin=pin), patience)
         except UShieldError as error:
             if isinstance(error, OutcomeUnknown) or error.failed_at(Step.SIGN):
                 return error  # the PIN was right: what failed after it must not count as a failed try
             raise
 
-    done = link.pin.use(session.interaction, PinKind.CONTEXT, purpose, send)
+    done = session.link.pin.use(session.interaction, PinKind.CONTEXT, purpose, send)
     if isinstance(done, UShieldError):
         raise done
     return done
@@ -182,7 +173,7 @@ def _signed(session: Session, call: SignCall, purpose: str, patience: Patience, 
 @contextmanager
 def _waiting(session: Session) -> Iterator[Patience]:
     """Say, once, that the token is waiting for its owner: half a second after C_Sign has begun."""
-    confirm, cancelled = session.link.driver.confirm, threading.Event()
+    confirm, cancelled = session.driver.confirm, threading.Event()
     asks = confirm.kind is not ConfirmKind.NONE
     # PKCS#11 has no call that takes a question back from a token, so cancelling never reaches it.
     action = TokenAction(confirm.kind.value, float(confirm.timeout_s) if asks else None, False, cancelled.set)

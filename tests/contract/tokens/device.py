@@ -15,8 +15,9 @@ from typing import Final
 import pytest
 
 from tests.contract.subjects import Can, Kind, Maker, Place, Row, Subject
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import KeyRecord
-from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.module import Module
 from ushield_hw.cli.pin_sources import PIN_FILE, read_secret
 from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.drivers.catalogue import PinFlags
@@ -150,6 +151,7 @@ def _maker(device: Device, keys: dict[str, KeyKind]) -> Maker:
         """Hand out the token itself: there is no other."""
         device.check(token.pin_state())
         way = token.link.module
+        assert isinstance(way, Module)
         other = Module(way.path, Isolation.PROCESS, spec.options, spec.deadline_s, way.environment)
         with ExitStack() as ending:
             ending.callback(way.close)

@@ -11,8 +11,9 @@ from typing import Final
 
 from tests.contract.subjects import Can, Kind, Place, Subject, driver, keys_of
 from tests.soft import generate_keys
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import ModuleOptions, User
-from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.module import Module
 
 DRIVER: Final = driver("nss-softokn")
 CANNOT: Final = {

@@ -24,8 +24,9 @@ import pytest
 from tests.contract.subjects import Can, Kind, Place, Subject, driver, keys_of
 from tests.contract.tokens.daemon import running
 from tests.soft import generate_keys
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import User
-from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.module import Module
 
 DRIVER: Final = driver("opencryptoki")
 _NO_EC: Final = "Debian builds it without elliptic curves: no EC mechanism is listed."

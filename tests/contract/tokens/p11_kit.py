@@ -16,7 +16,8 @@ from typing import Final
 from tests.contract.subjects import Can, Kind, Place, Subject, driver
 from tests.contract.tokens.daemon import running
 from tests.soft import KEYS, SOFTHSM
-from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.interface import Isolation
+from ushield_hw.backend.module import Module
 from ushield_hw.testing.faulty import faulty_module
 
 DRIVER: Final = driver("p11-kit")

@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.contract.subjects import Can, Kind, Place, Subject, driver
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import TokenInfo
-from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.module import Module
 from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.drivers.catalogue import Driver
 from ushield_hw.testing.authority import Authority, person

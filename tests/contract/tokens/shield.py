@@ -14,8 +14,9 @@ from typing import Final
 
 from tests.contract.subjects import Can, Kind, Place, Subject, driver
 from tests.soft import KEYS, generate_keys
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import User
-from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.module import Module
 from ushield_hw.testing.card.memory import Memory
 from ushield_hw.testing.readers import Desk
 from ushield_hw.testing.shield import Model, VirtualShield

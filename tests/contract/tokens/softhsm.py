@@ -8,7 +8,7 @@ from typing import Final
 
 from tests.contract.subjects import Can, Kind, Place, Subject
 from tests.soft import KEYS, SOFTHSM
-from ushield_hw.backend.module import Isolation
+from ushield_hw.backend.interface import Isolation
 
 CANNOT: Final = {Can.LOCK: "Never locks: twenty wrong PINs only keep CKF_USER_PIN_COUNT_LOW set."}
 

@@ -17,8 +17,9 @@ from typing import Final
 from tests.contract.subjects import Can, Kind, Place, Subject, driver, keys_of
 from tests.contract.tokens.daemon import running
 from tests.soft import generate_keys
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import User
-from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.module import Module
 
 DRIVER: Final = driver("tpm2-pkcs11")
 CANNOT: Final[Mapping[Can, str]] = {

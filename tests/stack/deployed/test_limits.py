@@ -20,7 +20,8 @@ WORKER = """
 import resource
 from pathlib import Path
 from ushield_hw.backend.model import ModuleOptions
-from ushield_hw.backend.module import Isolation, open_module
+from ushield_hw.backend.interface import Isolation
+from ushield_hw.backend.module import open_module
 
 def worker(deadline_s=20):
     return open_module(Path(os.environ["TOKEN_MODULE"]), Isolation.PROCESS, ModuleOptions(), deadline_s=deadline_s)

@@ -14,8 +14,9 @@ import pytest
 import ushield_hw as us
 from tests.soft import OPTIONS, SOFTHSM, Soft
 from tests.unit.order.samples import live, payment
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import ModuleOptions
-from ushield_hw.backend.module import Isolation, open_module
+from ushield_hw.backend.module import open_module
 from ushield_hw.certificates.certificate import KeySpec, install, request
 from ushield_hw.errors import PinIncorrect
 from ushield_hw.signing.order import Attendance, SignedOrder

@@ -9,8 +9,9 @@ import pytest
 
 from tests.stack.doctor.walking import walk
 from tests.unit.doctor.recorded import Tree, told
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import SlotInfo, TokenInfo
-from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.module import Module
 from ushield_hw.doctor.finding import Finding, Status, Way
 from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.doctor.probes import compare

@@ -20,8 +20,9 @@ from tests.stack.doctor import child
 from tests.stack.doctor.conftest import Doctor, ids
 from tests.unit.doctor.recorded import told
 from tests.unit.order.samples import live, payment
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import TokenFlag, User
-from ushield_hw.backend.module import Isolation, Module, close_modules
+from ushield_hw.backend.module import Module, close_modules
 from ushield_hw.cms.certificate import CertificateFacts
 from ushield_hw.cms.der import integer
 from ushield_hw.crypto.algorithms import KeyKind

@@ -19,8 +19,9 @@ from tests.soft import DRIVER, OPTIONS, SETTINGS, SOFTHSM, Soft
 from tests.stack.doctor import child
 from tests.stack.doctor.conftest import Doctor, ids, without_variable
 from tests.unit.doctor.recorded import Tree, told
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import TokenFlag
-from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.module import Module
 from ushield_hw.doctor.finding import Finding, Status, ask_all
 from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.doctor.probes import slots
@@ -158,7 +159,8 @@ FORK: Final = """
 import json, os, sys
 from pathlib import Path
 from tests.soft import DRIVER, OPTIONS, SETTINGS, SOFTHSM
-from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.interface import Isolation
+from ushield_hw.backend.module import Module
 from ushield_hw.doctor.probes import slots
 from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.doctor.subjects import Loaded, ModuleFile

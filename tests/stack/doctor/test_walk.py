@@ -13,7 +13,8 @@ from tests.soft import OPTIONS, SOFTHSM
 from tests.stack.doctor.modules import LIST, Compile, built
 from tests.stack.doctor.walking import walk
 from tests.stack.virtual.desks import Blank
-from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.interface import Isolation
+from ushield_hw.backend.module import Module
 from ushield_hw.drivers.catalogue import Catalogue
 from ushield_hw.drivers.descriptor import parse
 from ushield_hw.testing.faulty import Action, Fault, FaultyModule, crashes, faulty_module, hangs, returns, token_info

@@ -12,7 +12,8 @@ from typing import Final
 import pytest
 
 from tests.stack.everyfault.ground import Ground, original
-from ushield_hw.backend.module import Isolation, close_modules
+from ushield_hw.backend.interface import Isolation
+from ushield_hw.backend.module import close_modules
 from ushield_hw.backend.pkcs11 import engine
 from ushield_hw.testing.softhsm import CONF_VARIABLE
 from ushield_hw.token import session

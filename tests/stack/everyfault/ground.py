@@ -14,8 +14,9 @@ from cryptography import x509
 
 from tests.soft import SETTINGS, SOFTHSM, Soft
 from tests.unit.cms.pki import Authority, authority, der
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import ModuleOptions
-from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.module import Module
 from ushield_hw.backend.pkcs11.ckr import CkrError
 from ushield_hw.backend.pkcs11.function_list import Functions
 from ushield_hw.certificates.certificate import KeySpec, install, request

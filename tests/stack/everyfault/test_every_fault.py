@@ -13,7 +13,7 @@ import pytest
 from tests.stack.everyfault.ground import Ground
 from tests.stack.everyfault.jobs import JOBS
 from tests.stack.everyfault.trial import CRASH, CRASH_AFTER, HANG, Trouble, answers, each, recorded
-from ushield_hw.backend.module import Isolation
+from ushield_hw.backend.interface import Isolation
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]  # some hundred tries each, and a machine may be busy
 

@@ -303,6 +303,7 @@ def test_opensc_that_takes_the_puk_changes_the_pin_all_the_same(card: Plugged, t
     to = link(card, card.module(OPENSC_CONF=str(conf)), tmp_path, unblock=Unblock.SET_PIN_UNLOGGED)
     change_pin(to, Scripted(PIN, NEW_PIN))
     assert card.sent(RESET_RETRY_COUNTER) == []  # the PIN was not taken for the PUK
+    assert isinstance(to.module, Module)
     login(card, to.module, NEW_PIN)
 
 

@@ -19,7 +19,7 @@ import ushield_hw as us
 from tests.unit.order.samples import live, login, payment
 from ushield_hw import cms
 from ushield_hw.backend.model import SignCall
-from ushield_hw.backend.module import close_modules
+from ushield_hw.backend.module import Module, close_modules
 from ushield_hw.certificates.certificate import KeySpec, install, request
 from ushield_hw.cms import Profile
 from ushield_hw.errors import (
@@ -557,6 +557,7 @@ def test_somebody_who_looks_meanwhile_does_not_end_a_signature_that_waits(
     host: Host, aside: ThreadPoolExecutor
 ) -> None:
     module, order = host.token.link.module, fresh()
+    assert isinstance(module, Module)
 
     def look() -> None:
         module.deadline_s = 0.3  # as patient as a look is; the signature's own deadline is the person's

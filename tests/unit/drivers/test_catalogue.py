@@ -9,8 +9,8 @@ import pytest
 
 from tests.unit.drivers.descriptors import LEAST, USB_AGAIN, WHOLE
 from ushield_hw import messages
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import TokenInfo
-from ushield_hw.backend.module import Isolation
 from ushield_hw.config import data_dir
 from ushield_hw.drivers.catalogue import (
     GENERIC,

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import TokenInfo
-from ushield_hw.backend.module import Isolation
 from ushield_hw.config import Settings, data_dir
 from ushield_hw.drivers.catalogue import Atr, Binding, Catalogue, Discover, Driver, Interface, Kind, _places
 from ushield_hw.drivers.descriptor import candidates

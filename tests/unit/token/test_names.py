@@ -8,8 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import ModuleOptions, SlotInfo, TokenFlag, TokenInfo
-from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.module import Module
 from ushield_hw.backend.pkcs11 import text
 from ushield_hw.config import Settings, data_dir
 from ushield_hw.drivers.catalogue import GENERIC, Catalogue

@@ -384,19 +384,19 @@ def _renewing(
     if not under_way and not begin:
         raise CertificateNotFound("RENEWAL_NOT_BEGUN", serial=session.serial)
     old = under_way[0].old if under_way else _to_renew(session, choice).facts.der
-    with Records(session.link.settings).holding(session.identity, old) as held:
+    with Records(session.settings).holding(session.identity, old) as held:
         record = held.record
         if record is None or not record.step.open:
             if not begin or under_way:  # somebody else has ended it meanwhile
                 raise CertificateNotFound("RENEWAL_NOT_BEGUN", serial=session.serial)
             record = _begun(session, choice, same_key=same_key)
             held.keep(record)
-        with session.link.noticing_removal():
+        with session.noticing_removal():
             yield _Renewal(session, held, record, told)
 
 
 def _open_records(session: Session, choice: KeyChoice) -> list[Record]:
-    return _under_way(session.link.settings, session.identity, choice)
+    return _under_way(session.settings, session.identity, choice)
 
 
 def _under_way(settings: Settings, token: Identity, choice: KeyChoice) -> list[Record]:
@@ -414,7 +414,7 @@ def _is_of(record: Record, choice: KeyChoice) -> bool:
 
 def _just_done(session: Session, choice: KeyChoice) -> Renewed | None:
     """Return the renewal that was done last, if that is so short ago that this is the same command once more."""
-    records = Records(session.link.settings).of_token(session.identity)
+    records = Records(session.settings).of_token(session.identity)
     if not records or records[0].step is not Step.DONE:
         return None
     last = records[0]
@@ -429,8 +429,8 @@ def _just_done(session: Session, choice: KeyChoice) -> Renewed | None:
 def _begun(session: Session, choice: KeyChoice, *, same_key: bool) -> Record:
     pair = _to_renew(session, choice)
     assert pair.key is not None and pair.facts.key is not None  # noqa: S101 - chosen so
-    if not same_key and not session.link.driver.capabilities.generate:
-        raise KeyGenerationUnavailable("RENEWAL_NO_KEYS", driver=session.link.driver.id)
+    if not same_key and not session.driver.capabilities.generate:
+        raise KeyGenerationUnavailable("RENEWAL_NO_KEYS", driver=session.driver.id)
     return Record(
         token=session.identity,
         old=pair.facts.der,

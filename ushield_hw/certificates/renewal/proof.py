@@ -78,14 +78,14 @@ def activation(session: Session, new: CertificateFacts, record: Record, document
         raise CertificateError("RENEWAL_DOCUMENT_WRONG", type=order.type, serial=new.serial_hex)
     order.check_live(datetime.now(UTC))
     lang = messages.language()
-    content = message_format(session.link.driver.display.format).encode(order, lang)
+    content = message_format(session.driver.display.format).encode(order, lang)
     _compare(session, _TYPE, screen_lines(content, lang, rules=rules))
     return _signed(session, new, record.key_id, content)
 
 
 def _signed(session: Session, signer: CertificateFacts, key_id: bytes, content: bytes) -> bytes:
     """Return a CMS by one of the token's keys."""
-    driver = session.link.driver
+    driver = session.driver
     profile = profile_of(driver)
     confirmation = None if profile is Profile.PLAIN else own_confirmation(driver) or Confirmation.NONE
     how = plan(session, signer.key)
@@ -99,7 +99,7 @@ def _signed(session: Session, signer: CertificateFacts, key_id: bytes, content: 
 
 def _compare(session: Session, kind: str, lines: tuple[Line, ...]) -> None:
     """Tell the person what must stand on a screen that shows what it signs."""
-    if session.link.driver.confirm.text is ConfirmText.MESSAGE:
+    if session.driver.confirm.text is ConfirmText.MESSAGE:
         session.interaction.compare_on_token(ConfirmRequest(kind, lines))
 
 

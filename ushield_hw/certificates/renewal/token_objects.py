@@ -116,10 +116,7 @@ class Workbench:
         return next((pair for pair in pairs if pair.facts.der == self._record.certificate), None)
 
     def _destroy(self, chosen: Callable[[CertificateRecord], bool]) -> None:
-        for one in self._session.certificates():
-            if chosen(one):
-                self._session.link.module.destroy(self._session.login_id, one.handle)
-        self._session.forget()
+        self._session.destroy([one for one in self._session.certificates() if chosen(one)])
 
     def _relabel_pair(self, key_id: bytes, der: bytes, label: str) -> None:
         """Give a key and its certificate another label. On some tokens the key's is the one that lasts."""
@@ -130,12 +127,11 @@ class Workbench:
         for certificate in self._session.certificates():
             if certificate.der == der and certificate.label != label:
                 self._relabel(certificate.handle, label)
-        self._session.forget()
 
     def _relabel(self, handle: int, label: str) -> None:
         """Give an object another label, if the token lets us."""
         try:
-            self._session.link.module.relabel(self._session.login_id, handle, label)
+            self._session.relabel(handle, label)
         except (TokenRemoved, TokenBusy):
             raise
         except TokenError as error:
@@ -147,13 +143,13 @@ class Workbench:
 
         Half a certificate, from when the token was pulled out, is in the way too: OpenSC neither shows nor replaces it.
         """
-        unclear = self._session.link.driver.capabilities.full
+        unclear = self._session.driver.capabilities.full
         for last in (False, True):
             self._destroy(lambda one: one.key_id == self._record.key_id)  # half of one, perhaps
             try:
                 return write(self._session, self._facts, self._record.key_id, self._record.label + PENDING)
             except TokenError as error:
-                if error.ckr not in unclear or self._session.link.is_gone_after(error):
+                if error.ckr not in unclear or self._session.is_removed_after(error):
                     raise
                 if last:
                     raise error.restated(NotWritten, "RENEWAL_NOT_WRITTEN", serial=self._session.serial) from error
@@ -166,7 +162,7 @@ class Workbench:
         except (TokenRemoved, TokenBusy):
             raise
         except TokenError as error:
-            if self._session.link.is_gone_after(error):
+            if self._session.is_removed_after(error):
                 raise
             self._swap()
 

@@ -41,7 +41,7 @@ def tries(seen: TokenSeen) -> Said:
 @probe("G63", "pin.length", _TOKEN)
 def length(seen: TokenSeen) -> Said:
     """The token's limits for a PIN's length contradict each other; they are ignored."""
-    info, limits = seen.token.info, seen.token.link.pin.limits()
+    info, limits = seen.token.info, seen.token.pin_limits()
     if info.min_pin > info.max_pin > 0:
         return warn(kind="never", **_named(seen), min=info.min_pin, max=info.max_pin)
     facts = {**_named(seen), "min": limits.min_length, "max": limits.max_length}
