@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ushield_hw.config import Settings, load_settings
     from ushield_hw.errors import UShieldError
     from ushield_hw.interaction import ConfirmRequest, Interaction, PinKind, PinRequest, Silent, TokenAction
-    from ushield_hw.messages import set_language
+    from ushield_hw.messages import set_language, using_language
     from ushield_hw.order import Order, Rules
     from ushield_hw.pin_state import CountSource, PinState
     from ushield_hw.signing.journal import Journal, JournalEntry
@@ -88,6 +88,7 @@ __all__ = [
     "sign",
     "survey",
     "unblock_pin",
+    "using_language",
     "verify",
     "verify_pin",
     "watch_tokens",
@@ -133,6 +134,7 @@ _MODULES: Final = {
     "freeze_support": "backend.interpreter",
     "load_settings": "config",
     "set_language": "messages",
+    "using_language": "messages",
     "sign": "signing.order",
     "survey": "token.discovery",
     "unblock_pin": "token.pin_operations",

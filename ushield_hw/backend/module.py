@@ -33,9 +33,9 @@ from ushield_hw.backend.signatures import SIGNATURES
 from ushield_hw.backend.transport import InProcess, Lost, Stopped, Transport, Worker, leave_workers
 from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.system.limits import of_loader
+from ushield_hw.system.log import LOG
 from ushield_hw.system.trust import trusted_module
 
-_log: Final = logging.getLogger("ushield_hw")
 _ASKED_S: Final = 10.0  # for PC/SC's answer, beside the patience with other programs
 
 
@@ -149,7 +149,7 @@ class Module:
         """
         found: Contents = self._call(Doing.READING, "contents", slot_id, wanted or tuple(ObjectClass), slot=slot_id)
         for problem in found.problems:
-            _log.warning("%s: %s %d: %s", self.path.name, problem.kind.value, problem.handle, problem.code)
+            LOG.warning("%s: %s %d: %s", self.path.name, problem.kind.value, problem.handle, problem.code)
         return found
 
     def certificates(self, slot_id: int) -> tuple[CertificateRecord, ...]:
@@ -367,9 +367,9 @@ class Module:
             said = f"{error.kind}, {error.detail}"
             raise self._lost(error, operation) from error
         finally:
-            if _log.isEnabledFor(logging.DEBUG):  # the arguments stay out: a PIN may be among them
+            if LOG.isEnabledFor(logging.DEBUG):  # the arguments stay out: a PIN may be among them
                 took_ms = (time.monotonic() - started) * 1000
-                _log.debug("%s %s: %s, %.1f ms", self.path.name, operation, said, took_ms)
+                LOG.debug("%s %s: %s, %.1f ms", self.path.name, operation, said, took_ms)
 
     def _lost(self, error: Lost, operation: str) -> errors.UShieldError:
         if error.began:

@@ -10,7 +10,6 @@ import asyncio
 import base64
 import binascii
 import json
-import logging
 import re
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +30,7 @@ from ushield_hw.bank.ca.issuer import Desk
 from ushield_hw.bank.database import CONNECTIONS
 from ushield_hw.errors import RequestRefused, StorageError, UShieldError
 from ushield_hw.messages import shown
+from ushield_hw.system.log import LOG
 
 T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -40,7 +40,6 @@ MOST_BODY: Final = 128 << 10
 _MOST_DISCARDED: Final = 2 << 20
 BODY_S: Final = 10.0
 
-_log: Final = logging.getLogger("ushield_hw")
 
 _PKCS10: Final = "application/pkcs10"
 _PKCS7: Final = "application/pkcs7-mime"
@@ -221,10 +220,10 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
             return Response(status_code=400)  # nobody reads it
         except UShieldError as error:
             response = _refusal(error)
-            _log.info("%s %s: %s", *_asked(request), error.code)
+            LOG.info("%s %s: %s", *_asked(request), error.code)
         except Exception:
             response = _refusal(UShieldError())
-            _log.error("%s %s: internal error", *_asked(request), exc_info=True)
+            LOG.error("%s %s: internal error", *_asked(request), exc_info=True)
         response.headers["Cache-Control"] = response.headers.get("Cache-Control", "no-store")
         return response
 
@@ -255,7 +254,7 @@ def _not_now(error: UShieldError) -> Response:
     if type(error) is UShieldError:
         return _error(_INTERNAL, error)
     if not isinstance(error, StorageError):
-        _log.warning("the CA's key: %s", error.code)
+        LOG.warning("the CA's key: %s", error.code)
     code = "BANK_DATABASE_UNAVAILABLE" if isinstance(error, StorageError) else "BANK_KEY_UNAVAILABLE"
     return _error(_LATER, RequestRefused(code), {"Retry-After": str(LATER_S)})
 

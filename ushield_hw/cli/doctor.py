@@ -99,13 +99,10 @@ def _explain(code: str, *, as_json: bool) -> int:
 def _write_bundle(report: Report, file: Path) -> None:
     from ushield_hw.doctor.bundle import bundle
 
-    before, texts = messages.language(), {}
-    try:
-        for lang in messages.LANGUAGES:
-            messages.set_language(lang)
+    texts = {}
+    for lang in messages.LANGUAGES:
+        with messages.using_language(lang):
             texts[lang] = "\n".join(_rows(report, everything=True)) + "\n"
-    finally:
-        messages.set_language(before)
     options.write_new(file, bundle(report, texts), 0o600)
 
 

@@ -5,7 +5,6 @@ Only these are ever loaded. p11-kit's ``*.module`` files count from its root-own
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,10 +20,10 @@ from ushield_hw.config import Settings
 from ushield_hw.drivers.catalogue import GENERIC, Catalogue, Discover, Driver, Kind, ModuleSpec
 from ushield_hw.errors import DriverNotFound, StorageError
 from ushield_hw.system import storage
+from ushield_hw.system.log import LOG
 
 _LEFT_OUT: Final = "{left_out}"  # in what is added to a configuration: where readers are left out
 
-_log: Final = logging.getLogger("ushield_hw")
 
 P11_KIT_FOLDERS: Final = (Path("/etc/pkcs11/modules"), Path("/usr/share/p11-kit/modules"))
 # Where p11-kit looks for a module named without a folder (its compiled-in p11_module_path, by distribution).
@@ -113,7 +112,7 @@ def module_environment(driver: Driver, settings: Settings, left_out: Sequence[st
         return {}
     own = next((text for place in spec.config_extends if (text := _text(place)) is not None), "")
     if spec.config_unless and re.search(spec.config_unless, own):
-        _log.info("%s: its own configuration is used as it is", driver.id)
+        LOG.info("%s: its own configuration is used as it is", driver.id)
         return {}
     try:
         wanted = own + spec.config_adds.replace(_LEFT_OUT, _leaves_out(spec, left_out))
@@ -122,7 +121,7 @@ def module_environment(driver: Driver, settings: Settings, left_out: Sequence[st
         if _text(kept) != wanted:
             storage.write_atomically(kept, wanted.encode())
     except (StorageError, OSError) as error:
-        _log.warning("%s: runs without what its descriptor adds to its configuration: %s", driver.id, error)
+        LOG.warning("%s: runs without what its descriptor adds to its configuration: %s", driver.id, error)
         return {}
     return {spec.config_env: str(kept)}
 

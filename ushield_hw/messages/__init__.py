@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from gettext import GNUTranslations, NullTranslations
 from io import BytesIO
@@ -27,17 +30,31 @@ _UNSAFE: Final = re.compile(
 )
 
 _chosen: Language | None = None
+_here: ContextVar[Language | None] = ContextVar("ushield_language", default=None)
 
 
 def set_language(language: Language | None) -> None:
-    """Choose the language of every text from now on; ``None`` goes back to the environment's."""
-    global _chosen  # noqa: PLW0603 - one process, one reader
+    """Choose the language of every text of this process from now on; ``None`` goes back to the environment's."""
+    global _chosen  # noqa: PLW0603 - the process's own
     _chosen = language
 
 
+@contextmanager
+def using_language(language: Language) -> Iterator[None]:
+    """Choose the language of the texts made in a block, for this thread or task alone.
+
+    A server speaks to several customers at once. An error's ``message`` and ``remedy`` are made when they are read.
+    """
+    before = _here.set(language)
+    try:
+        yield
+    finally:
+        _here.reset(before)
+
+
 def language() -> Language:
-    """Return the language in force: the chosen one, else the locale's, else English."""
-    return _chosen or _of_environment()
+    """Return the language in force: the block's, else the process's, else the locale's, else English."""
+    return _here.get() or _chosen or _of_environment()
 
 
 @cache

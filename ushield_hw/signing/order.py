@@ -34,13 +34,12 @@ from ushield_hw.errors import (
 from ushield_hw.interaction import ConfirmRequest
 from ushield_hw.order import KeyUse, Order, Rules, check_fits, message_format, screen_lines
 from ushield_hw.signing.journal import Attempt, Journal, Signatory, State, TokenName
+from ushield_hw.system.log import LOG
 from ushield_hw.token.discovery import Token
 from ushield_hw.token.key_pairs import ANY, KeyChoice, Pair
 from ushield_hw.token.readiness import Seen, Verdict, decide
 from ushield_hw.token.session import Session
 from ushield_hw.token.signature import Plan, signature
-
-_log: Final = logging.getLogger("ushield_hw")
 
 _OWN_CONFIRMATION: Final = {
     ConfirmKind.TOUCH: Confirmation.TOUCH,
@@ -318,8 +317,8 @@ def _sign(order: Order, draft: Draft, session: Session, prepared: _Prepared, att
             with suppress(UShieldError):
                 attempt.move(State.REJECTED)
         raise
-    if _log.isEnabledFor(logging.INFO):
-        _log.info("%s: signed, %s", order.tx_id, prepared.pair.key_id)
+    if LOG.isEnabledFor(logging.INFO):
+        LOG.info("%s: signed, %s", order.tx_id, prepared.pair.key_id)
     signed = SignedOrder(der, prepared.profile, prepared.confirmation, prepared.pair.facts.der, order.tx_id)
     if attempt is not None:
         _keep(attempt, signed)
@@ -345,7 +344,7 @@ def _keep(attempt: Attempt, signed: SignedOrder) -> None:
 
 def _note_failure(error: UShieldError, order: Order, attempt: Attempt | None) -> None:
     """Close the record: unknown if the token may have signed, else rejected: it may be asked again by the person."""
-    _log.info("%s: not signed, %s", order.tx_id, error.code)
+    LOG.info("%s: not signed, %s", order.tx_id, error.code)
     unknown = isinstance(error, OutcomeUnknown)
     if isinstance(error, ConfirmationError):
         error.tx_id = order.tx_id

@@ -10,7 +10,6 @@ which ends the logins of every other program. Here cards are left as they are.
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import sys
 import threading
@@ -25,10 +24,10 @@ from typing import Any, ClassVar, Final, Self, TypeVar
 
 from ushield_hw.errors import DriverError, TokenBusy, TokenError, TokenRemoved, UShieldError
 from ushield_hw.system.limits import limit_reached
+from ushield_hw.system.log import LOG
 
 T = TypeVar("T")
 
-_log: Final = logging.getLogger("ushield_hw")
 
 DEADLINE_S: Final = 5.0
 _SERVICE_S: Final = 3.0  # a service that answers does so in milliseconds
@@ -349,7 +348,7 @@ class Monitor:
     def _show(self, scene: Scene) -> None:
         with self._changed:
             if scene.failure and scene.failure != self._scene.failure:
-                _log.info("PC/SC: %s: %s", scene.failure.function, scene.failure.name)
+                LOG.info("PC/SC: %s: %s", scene.failure.function, scene.failure.name)
             if scene != self._scene:
                 self._scene = scene
                 self._changed.notify_all()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import secrets
 import time
@@ -15,8 +14,7 @@ from typing import Final
 
 from ushield_hw.errors import StorageError, TokenBusy
 from ushield_hw.system import trust
-
-_log: Final = logging.getLogger("ushield_hw")
+from ushield_hw.system.log import LOG
 
 LOCK_WAIT_S: Final = 10.0
 
@@ -137,7 +135,7 @@ def unlocked(lock: int) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_UN)
     except OSError as error:
-        _log.warning("a lock could not be released: %s", error.strerror)
+        LOG.warning("a lock could not be released: %s", error.strerror)
 
 
 def _closed(lock: int) -> None:
@@ -145,4 +143,4 @@ def _closed(lock: int) -> None:
     try:
         os.close(lock)
     except OSError as error:
-        _log.warning("a lock file could not be closed: %s", error.strerror)
+        LOG.warning("a lock file could not be closed: %s", error.strerror)

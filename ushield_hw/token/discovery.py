@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,13 +32,12 @@ from ushield_hw.interaction import Interaction, PinState, Silent
 from ushield_hw.system import pcsc
 from ushield_hw.system.fork_safe import cached_property
 from ushield_hw.system.limits import side_by_side
+from ushield_hw.system.log import LOG
 from ushield_hw.token.key_pairs import KeyChoice, Pair, pairs
 from ushield_hw.token.link import Link
 from ushield_hw.token.readiness import certificates_may_hide
 from ushield_hw.token.session import Session, open_session
 from ushield_hw.uri import TokenUri
-
-_log: Final = logging.getLogger("ushield_hw")
 
 _OF_TOKEN: Final = ("token", "manufacturer", "serial", "model")
 # What is named beside that in a URI, one after the other, as long as it chooses more than one token.
@@ -366,7 +364,7 @@ def _look(entry: Installed, catalogue: Catalogue, settings: Settings) -> Survey:
             pcsc.answers()
         return _read(entry, catalogue, settings)
     except UShieldError as error:
-        _log.warning("module %s: %s", entry.path, error.code)
+        LOG.warning("module %s: %s", entry.path, error.code)
         return Survey((), (Problem.of(entry.path, error),))
 
 

@@ -14,9 +14,8 @@ from typing import Final
 from ushield_hw import errors
 from ushield_hw.backend.model import TokenFlag, TokenInfo, User
 from ushield_hw.interaction import Interaction, PinKind
+from ushield_hw.system.log import LOG
 from ushield_hw.token.link import Key, Link
-
-_log: Final = logging.getLogger("ushield_hw")
 
 _NO_LOGIN_THERE: Final = errors.Trait.NO_LOGIN | errors.Trait.LOGGED_IN
 
@@ -112,7 +111,7 @@ def logged_in(link: Link, interaction: Interaction, purpose: str, info: TokenInf
     except (errors.TokenError, errors.PinError) as error:
         if not error.failed_as(_NO_LOGIN_THERE):
             raise
-        _log.info("no login: %s", error.ckr)
+        LOG.info("no login: %s", error.ckr)
         return link, link.module.attend(link.slot_id), Standing.REFUSED
 
 
@@ -159,7 +158,7 @@ def _after(place: Link, before: TokenInfo) -> TokenInfo:
     except errors.TokenError as error:
         if not error.failed_as(errors.Trait.VAGUE) or place.is_gone_after(error):
             raise
-        _log.warning("the token cannot be read after the login: %s", error.ckr)
+        LOG.warning("the token cannot be read after the login: %s", error.ckr)
         return before
 
 
@@ -174,7 +173,7 @@ def logout(link: Link, login_id: int | None) -> None:
         link.module.logout(login_id)
     except errors.UShieldError as error:
         expected = isinstance(error, errors.TokenRemoved | errors.LoginEnded | errors.ModuleLost)
-        _log.log(logging.INFO if expected else logging.WARNING, "no logout: %s", error.code)
+        LOG.log(logging.INFO if expected else logging.WARNING, "no logout: %s", error.code)
     finally:
         if link.module.name:
             link.module.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +14,10 @@ from ushield_hw.config import Settings
 from ushield_hw.drivers.catalogue import GENERIC, Catalogue, Driver, Kind
 from ushield_hw.drivers.installed import Installed
 from ushield_hw.errors import UShieldError
+from ushield_hw.system.log import LOG
 from ushield_hw.system.pcsc import Monitor, Reader, Scene, Slot
 from ushield_hw.token.discovery import Token, certificates_on, tokens_in
 from ushield_hw.token.file_poller import Files
-
-_log: Final = logging.getLogger("ushield_hw")
 
 _POLL_S: Final = 0.5
 _FIRST_ANSWER_S: Final = 2.0
@@ -103,7 +101,7 @@ class Eye:
         except UShieldError as error:
             self._note({error.code})
         except Exception:  # whatever it is, it must not end the watch without a word
-            _log.exception("module %s", self._entry.path)
+            LOG.exception("module %s", self._entry.path)
             self._note({"INTERNAL"})
         return tuple(one for one in self.seen if one.stays(scene))
 
@@ -158,12 +156,12 @@ class Eye:
             if self._module.loaded:
                 self._behind = bool(there - {slot.token.identity for slot in self._module.slots() if slot.token})
         except UShieldError as error:
-            _log.warning("module %s: %s", self._entry.path, error.code)
+            LOG.warning("module %s: %s", self._entry.path, error.code)
 
     def _note(self, problems: set[str]) -> None:
         if problems != self._problems:
             for problem in problems - self._problems:
-                _log.warning("module %s: %s", self._entry.path, problem)
+                LOG.warning("module %s: %s", self._entry.path, problem)
             self._problems = frozenset(problems)
         self._tries = self._tries + 1 if problems - _FOREIGN else 0
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -43,11 +42,11 @@ from ushield_hw.errors import (
 )
 from ushield_hw.interaction import CountSource, Interaction, Pin, PinKind, PinRequest, PinState
 from ushield_hw.system import storage as kept
+from ushield_hw.system.log import LOG
 
 T = TypeVar("T")
 E = TypeVar("E", bound=UShieldError)
 
-_log: Final = logging.getLogger("ushield_hw")
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 _UNUSABLE: Final = "PIN_COUNTER_UNUSABLE"
@@ -107,7 +106,7 @@ class PinGuard:
             file = kept.state_folder(self._settings.state_dir, _FOLDER) / self._changed_name()
             kept.write_atomically(file, json.dumps({"version": 1, "changed_at": moment}).encode())
         except (OSError, StorageError) as error:  # the PIN is changed all the same
-            _log.warning("when the PIN was changed cannot be kept: %s", error)
+            LOG.warning("when the PIN was changed cannot be kept: %s", error)
 
     def _changed_at(self) -> str | None:
         try:
@@ -230,7 +229,7 @@ class PinGuard:
         except StorageError as error:
             if not done or not (ask.kind is PinKind.CONTEXT or ask.purpose == "change"):
                 raise
-            _log.warning("the try was not given back: %s", error.code)  # a signature or a new PIN is there all the same
+            LOG.warning("the try was not given back: %s", error.code)  # a signature or a new PIN is there all the same
             return done[0]
         except LastTryNotConfirmed as error:
             raise LastTryNotConfirmed(state=self.state(), serial=ask.serial) from error
@@ -253,7 +252,7 @@ class PinGuard:
         except TokenRemoved:
             raise
         except TokenError as error:
-            _log.warning("the token cannot be read after the PIN was refused: %s", error.code)
+            LOG.warning("the token cannot be read after the PIN was refused: %s", error.code)
             return self.state(before)
 
     def _locked(self, state: PinState, error: PinError) -> PinLocked:

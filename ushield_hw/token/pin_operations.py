@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from ushield_hw import errors
 from ushield_hw.backend.model import TokenFlag, TokenInfo, User
 from ushield_hw.drivers.catalogue import Unblock
 from ushield_hw.interaction import Interaction, Pin, PinKind, PinRequest, PinState
 from ushield_hw.system.hardening import forgetting
+from ushield_hw.system.log import LOG
 from ushield_hw.token.link import Link
 from ushield_hw.token.login import alone, fresh, login, logout, patience_s
 from ushield_hw.token.pin_guard import PinGuard
-
-_log: Final = logging.getLogger("ushield_hw")
 
 
 class HasLink(Protocol):
@@ -125,7 +123,7 @@ def unblock_pin(token: HasLink | Link, interaction: Interaction) -> PinState:
             try:
                 counter.reset()
             except errors.StorageError as error:
-                _log.warning("the count of failed tries was not reset: %s", error.code)  # the new PIN is set
+                LOG.warning("the count of failed tries was not reset: %s", error.code)  # the new PIN is set
         link.pin.note_changed()
         return _state_after(link)
 
@@ -148,7 +146,7 @@ def _state_after(link: Link, info: TokenInfo | None = None) -> PinState:
     try:
         return link.pin.state(info)
     except errors.UShieldError as error:
-        _log.warning("the state of the PIN could not be read: %s", error.code)
+        LOG.warning("the state of the PIN could not be read: %s", error.code)
         return PinState()
 
 

@@ -6,7 +6,6 @@ is closed, when the token is pulled out, or when a per-signature PIN was wrong.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -24,10 +23,9 @@ from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.drivers.catalogue import ConfirmText, Driver
 from ushield_hw.interaction import Interaction, PinState
 from ushield_hw.system.hardening import forgetting
+from ushield_hw.system.log import LOG
 from ushield_hw.token.link import Link
 from ushield_hw.token.login import Owner, Standing, logged_in, opened, owner_of
-
-_log: Final = logging.getLogger("ushield_hw")
 
 _LOOK_S: Final = 2.0  # how often a session that is kept open looks whether its certificates are still the same
 
@@ -185,7 +183,7 @@ class Session:
         if known is not None and time.monotonic() - self._seen_at >= _LOOK_S:
             self.certificates()
             if self._seen != known:
-                _log.info("the certificates on the token have changed")
+                LOG.info("the certificates on the token have changed")
                 self.invalidate()
 
     def invalidate(self) -> None:

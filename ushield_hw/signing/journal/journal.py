@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,8 +28,7 @@ from ushield_hw.signing.journal.entry import (
 from ushield_hw.signing.journal.lines import unusable
 from ushield_hw.signing.journal.log import Log
 from ushield_hw.system import storage
-
-_log: Final = logging.getLogger("ushield_hw")
+from ushield_hw.system.log import LOG
 
 _SAFE_FOR_S: Final = 5.0
 _A_DAY_S: Final = 86400.0
@@ -158,7 +156,7 @@ class Journal:
             for number in unknown:
                 log.append(key, {"n": number, **next_record(State.RESOLVED, booked=booked, by=by)})
             log.sync()
-            _log.info("%s: resolved by %s, %s", tx_id, by, "booked" if booked else "not booked")
+            LOG.info("%s: resolved by %s, %s", tx_id, by, "booked" if booked else "not booked")
         return self._shown(log, key)
 
     # --- inside -------------------------------------------------------------------------------------------------------
@@ -168,7 +166,7 @@ class Journal:
         if self._keep_days is not None and (log.pruned_at is None or time.monotonic() - log.pruned_at > _A_DAY_S):
             log.pruned_at = time.monotonic()
             if gone := log.prune(partial(_expendable, datetime.now(UTC) - timedelta(days=self._keep_days))):
-                _log.info("%d orders have left the signing journal", gone)
+                LOG.info("%d orders have left the signing journal", gone)
         return log
 
     def _shown(self, log: Log, key: str) -> list[JournalEntry]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import logging
 import os
 import re
 import stat
@@ -19,8 +18,7 @@ from typing import Any, Final
 from ushield_hw.errors import TokenBusy, UShieldError
 from ushield_hw.signing.journal.lines import HEADER, ID, JournalFile, failed, unusable
 from ushield_hw.system import storage
-
-_log: Final = logging.getLogger("ushield_hw")
+from ushield_hw.system.log import LOG
 
 _NAME: Final = "journal.log"
 _NOTED: Final = re.compile(rb"([0-9]{20}) ([0-9a-f]{8})\n")
@@ -280,7 +278,7 @@ class Log:
                 if self._file is file:
                     os.pwrite(self.lock, b"%020d %08x\n" % mark, 0)
         except UShieldError as error:  # a safeguard; what was to be synced is
-            _log.warning("how long the journal is could not be noted: %s", error.code)
+            LOG.warning("how long the journal is could not be noted: %s", error.code)
 
     def _noted(self) -> tuple[int, int]:
         """Return how long the file was when it was last synced, and its CRC there; zeros where that is not known."""
@@ -336,7 +334,7 @@ class Log:
             try:
                 fcntl.lockf(self._orders, fcntl.LOCK_UN, 1, _offset(key))
             except OSError as error:
-                _log.warning("the lock of an order could not be released: %s", error.strerror)
+                LOG.warning("the lock of an order could not be released: %s", error.strerror)
 
 
 def _private(path: str, flags: int) -> int:

@@ -6,7 +6,6 @@ anything longer a command APDU. Closing the connection removes the card.
 
 from __future__ import annotations
 
-import logging
 import socket
 import struct
 import threading
@@ -14,7 +13,8 @@ import time
 from contextlib import suppress
 from typing import Final, Protocol
 
-_log: Final = logging.getLogger("ushield_hw")
+from ushield_hw.system.log import LOG
+
 _OUT_S: Final = 0.45  # how long a card is out at least: modules look for a removal now and then only
 _OFF, _ON, _RESET, _ATR = 0, 1, 2, 4
 _NO_PRECISE_DIAGNOSIS: Final = b"\x6f\x00"  # ISO/IEC 7816-4
@@ -87,7 +87,7 @@ class Insertion:
                 while (message := self._receive()) is not None:
                     self._handle(message)
         except OSError:
-            _log.debug("virtual card: the reader is gone")
+            LOG.debug("virtual card: the reader is gone")
         finally:
             self.card.reset()
 
@@ -106,7 +106,7 @@ class Insertion:
         try:
             return self.card.transmit(command)
         except Exception:  # a mistake in a card must not look like a card that was pulled out
-            _log.exception("virtual card: a command failed inside")
+            LOG.exception("virtual card: a command failed inside")
             return _NO_PRECISE_DIAGNOSIS
 
     def _send(self, message: bytes) -> None:
