@@ -168,9 +168,10 @@ def _serve(
     as_json: bool,
 ) -> None:
     where = _opened(folder)
-    from ushield_hw.bank import server, web
+    from ushield_hw.bank import app, server
     from ushield_hw.bank.ca.authority import Authority
-    from ushield_hw.bank.ca.issuer import Desk, Policy
+    from ushield_hw.bank.ca.routes import CaRoutes
+    from ushield_hw.bank.ca.service import CaService, Policy
     from ushield_hw.cli import bank_key
 
     settings = where.settings()
@@ -183,7 +184,7 @@ def _serve(
             crl_url = f"{settings.origin}/crl" if settings.origin else None
             authority = Authority(where.certificate(), signer, crl_url)
             policy = Policy(settings.bank_id, settings.origin or url, settings.allow_same_key)
-            site = web.application(Desk(database, authority, policy))
+            site = app.application([CaRoutes(CaService(database, authority, policy))])
             server.serve(site, opened, tls, lambda: _tell_ready(url, where, settings, as_json=as_json))
     if not as_json:
         output.hint("bank.stopped")

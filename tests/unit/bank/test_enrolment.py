@@ -21,7 +21,7 @@ pytestmark = pytest.mark.unit
 
 
 def enrol(bank: Bank, key: SoftKey, code: str, customer: str = "C1", subject: str = SUBJECT) -> Certificate:
-    return enrolment.enrol(bank.desk, key.pkcs10(subject), customer, code)
+    return enrolment.enrol(bank.service, key.pkcs10(subject), customer, code)
 
 
 def refused(bank: Bank, key: SoftKey, code: str, customer: str = "C1", subject: str = SUBJECT) -> str:
@@ -140,7 +140,7 @@ def test_the_code_is_not_in_the_database(bank: Bank) -> None:
 
 
 def test_a_process_that_dies_while_signing_leaves_one_serial_number(bank: Bank, new: SoftKey) -> None:
-    code, _ = bank.code(), bank.desk
+    code, _ = bank.code(), bank.service
     bank.key.dies_after = bank.key.signatures
     with pytest.raises(Dies):
         enrol(bank, new, code)
@@ -155,7 +155,7 @@ def test_a_process_that_dies_while_signing_leaves_one_serial_number(bank: Bank, 
 
 
 def test_many_at_once_with_one_code_get_one_certificate(bank: Bank, new: SoftKey) -> None:
-    code, _ = bank.code(), bank.desk.trust
+    code, _ = bank.code(), bank.service.trust
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(lambda _: enrol(bank, new, code), range(12)))
     assert len({one.der for one in found}) == 1
@@ -163,7 +163,7 @@ def test_many_at_once_with_one_code_get_one_certificate(bank: Bank, new: SoftKey
 
 
 def test_many_keys_at_once_with_one_code_one_wins(bank: Bank) -> None:
-    code, _ = bank.code(), bank.desk.trust
+    code, _ = bank.code(), bank.service.trust
 
     def attempt(_: int) -> str:
         try:
@@ -179,7 +179,7 @@ def test_many_keys_at_once_with_one_code_one_wins(bank: Bank) -> None:
 
 
 def test_one_key_at_once_with_codes_of_two_customers(bank: Bank, new: SoftKey) -> None:
-    given_out, _ = {"C1": bank.code(), "C2": bank.code(customer="C2")}, bank.desk.trust
+    given_out, _ = {"C1": bank.code(), "C2": bank.code(customer="C2")}, bank.service.trust
 
     def attempt(customer: str) -> str:
         try:

@@ -19,9 +19,9 @@ from ushield_hw.bank.ca import certificates as certificates_of_bank
 from ushield_hw.bank.ca import renewal
 from ushield_hw.bank.ca.authority import Wanted
 from ushield_hw.bank.ca.certificates import FOLLOWS, Certificate, State, by_serial, listed, move
-from ushield_hw.bank.ca.issuer import Policy
 from ushield_hw.bank.ca.profiles import PAYMENT
 from ushield_hw.bank.ca.revocation import revoke
+from ushield_hw.bank.ca.service import Policy
 from ushield_hw.bank.database import Database
 from ushield_hw.cms import CertificateFacts, Profile
 from ushield_hw.errors import RequestRefused
@@ -76,7 +76,7 @@ def test_the_whole_way(bank: Bank, old: SoftKey, new: SoftKey, profile: str) -> 
 def test_the_document_is_canonical_and_about_the_certificate(bank: Bank, old: SoftKey, new: SoftKey) -> None:
     first = bank.enrolled(old)
     second = bank.renewed(old, first, new)
-    data = renewal.document(bank.desk, new.spki_sha256)
+    data = renewal.document(bank.service, new.spki_sha256)
     order = Order.parse(data)
     assert (order.canonical, order.type) == (data, "ushield.renewal/1")
     assert (order.bank_id, order.origin) == ("demo-bank", ORIGIN)
@@ -106,10 +106,10 @@ def test_other_forms_of_the_signature(bank: Bank, old: SoftKey) -> None:
     """A token that shows what it signs makes plain signatures, and may have the document in a form of its own."""
     new = SoftKey(rsa.generate_private_key(65537, 2048))
     first = bank.enrolled(old)
-    second = renewal.renew(bank.desk, old.cms(first.signed, new.pkcs10(), Profile.PLAIN))
-    order = Order.parse(renewal.document(bank.desk, new.spki_sha256))
+    second = renewal.renew(bank.service, old.cms(first.signed, new.pkcs10(), Profile.PLAIN))
+    order = Order.parse(renewal.document(bank.service, new.spki_sha256))
     content = message_format("xml-tdm").encode(order, "zh")
-    renewal.activate(bank.desk, new.spki_sha256, new.cms(second.signed, content, Profile.PLAIN))
+    renewal.activate(bank.service, new.spki_sha256, new.cms(second.signed, content, Profile.PLAIN))
     assert state(bank, second.serial) is State.ACTIVE
 
 
@@ -129,20 +129,20 @@ def test_the_same_key_gets_the_same_certificate_at_every_stage(bank: Bank, old: 
 
 def test_the_same_document_until_its_time_is_over(bank: Bank, old: SoftKey, new: SoftKey) -> None:
     bank.renewed(old, bank.enrolled(old), new)
-    one = renewal.document(bank.desk, new.spki_sha256)
+    one = renewal.document(bank.service, new.spki_sha256)
     bank.clock.on(seconds=renewal.DOCUMENT_LIFE.total_seconds() - 1)
-    assert renewal.document(bank.desk, new.spki_sha256) == one
+    assert renewal.document(bank.service, new.spki_sha256) == one
     bank.clock.on(seconds=1)
-    other = renewal.document(bank.desk, new.spki_sha256)
+    other = renewal.document(bank.service, new.spki_sha256)
     assert other != one and Order.parse(other)["nonce"] != Order.parse(one)["nonce"]
 
 
 def test_activated_again_is_the_same_answer_also_much_later(bank: Bank, old: SoftKey, new: SoftKey) -> None:
     second = bank.renewed(old, bank.enrolled(old), new)
-    signed = new.cms(second.signed, renewal.document(bank.desk, new.spki_sha256))
-    first_time = renewal.activate(bank.desk, new.spki_sha256, signed)
+    signed = new.cms(second.signed, renewal.document(bank.service, new.spki_sha256))
+    first_time = renewal.activate(bank.service, new.spki_sha256, signed)
     bank.clock.on(days=1)
-    assert renewal.activate(bank.desk, new.spki_sha256, signed) == first_time
+    assert renewal.activate(bank.service, new.spki_sha256, signed) == first_time
     assert bank.activated(new, second) == first_time  # another document, signed anew
 
 
@@ -151,7 +151,7 @@ def test_a_process_that_dies_while_signing_leaves_one_serial_number(bank: Bank, 
     bank.key.dies_after = bank.key.signatures
     with pytest.raises(Dies):
         bank.renewed(old, first, new)
-    assert refusal(lambda: renewal.document(bank.desk, new.spki_sha256)) == "RENEWAL_NOT_FOUND"
+    assert refusal(lambda: renewal.document(bank.service, new.spki_sha256)) == "RENEWAL_NOT_FOUND"
     (reserved,) = [one for one in certificates(bank) if one.state is State.RESERVED]
     bank.key.dies_after = None
     assert bank.renewed(old, first, new).serial == reserved.serial
@@ -164,8 +164,8 @@ def test_many_at_once_get_one_certificate(
     request = bank.request(old, first, new)
     elsewhere = Bank(opened(), bank.clock, bank.key)  # as another process: connections of its own
     elsewhere.__dict__["ca"] = bank.ca
-    desks = [bank.desk, elsewhere.desk]
-    _ = [desk.trust for desk in desks]
+    desks = [bank.service, elsewhere.service]
+    _ = [service.trust for service in desks]
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(lambda n: renewal.renew(desks[n % 2], request).der, range(12)))
     assert len(set(found)) == 1 and found[0]
@@ -175,7 +175,7 @@ def test_many_at_once_get_one_certificate(
 def test_many_documents_at_once_are_one(bank: Bank, old: SoftKey, new: SoftKey) -> None:
     bank.renewed(old, bank.enrolled(old), new)
     with ThreadPoolExecutor(6) as pool:
-        found = set(pool.map(lambda _: renewal.document(bank.desk, new.spki_sha256), range(12)))
+        found = set(pool.map(lambda _: renewal.document(bank.service, new.spki_sha256), range(12)))
     assert len(found) == 1
 
 
@@ -184,11 +184,11 @@ def test_two_activations_of_two_renewals_at_once_one_wins(bank: Bank, old: SoftK
     signed = []
     for key in keys:
         second = bank.renewed(old, first, key)
-        signed.append(key.cms(second.signed, renewal.document(bank.desk, key.spki_sha256)))
+        signed.append(key.cms(second.signed, renewal.document(bank.service, key.spki_sha256)))
 
     def attempt(n: int) -> str:
         try:
-            return renewal.activate(bank.desk, keys[n].spki_sha256, signed[n]).serial
+            return renewal.activate(bank.service, keys[n].spki_sha256, signed[n]).serial
         except RequestRefused as error:
             return error.code
 
@@ -228,7 +228,7 @@ def test_a_certificate_that_is_not_in_use_yet(bank: Bank, old: SoftKey, new: Sof
 def test_a_certificate_of_another_ca_with_the_same_name(bank: Bank, old: SoftKey, new: SoftKey) -> None:
     bank.enrolled(SoftKey())
     other = Bank(bank.database, bank.clock)  # the same register, another key
-    forged = replace(bank.enrolled(old), der=other.desk.authority.issue(wish_of(bank.enrolled(SoftKey()), old)))
+    forged = replace(bank.enrolled(old), der=other.service.authority.issue(wish_of(bank.enrolled(SoftKey()), old)))
     assert refusal(lambda: bank.renewed(old, forged, new)) == "CERTIFICATE_UNKNOWN"
 
 
@@ -246,13 +246,13 @@ def test_the_old_key_did_not_sign(bank: Bank, old: SoftKey, new: SoftKey) -> Non
 def test_the_new_key_did_not_sign(bank: Bank, old: SoftKey, new: SoftKey) -> None:
     first = bank.enrolled(old)
     request = new.pkcs10().replace(new.spki, SoftKey().spki)
-    assert refusal(lambda: renewal.renew(bank.desk, old.cms(first.signed, request))) == "PROOF_WRONG"
+    assert refusal(lambda: renewal.renew(bank.service, old.cms(first.signed, request))) == "PROOF_WRONG"
 
 
 def test_another_name(bank: Bank, old: SoftKey, new: SoftKey) -> None:
     first = bank.enrolled(old)
     request = old.cms(first.signed, new.pkcs10("CN=李四,O=Demo Bank"))
-    assert refusal(lambda: renewal.renew(bank.desk, request)) == "SUBJECT_MISMATCH"
+    assert refusal(lambda: renewal.renew(bank.service, request)) == "SUBJECT_MISMATCH"
 
 
 def test_another_customer_s_key(bank: Bank, old: SoftKey, new: SoftKey) -> None:
@@ -300,9 +300,9 @@ def test_the_ca_itself_ends(database: Database, old: SoftKey, new: SoftKey) -> N
 
 def test_something_else_in_the_container(bank: Bank, old: SoftKey) -> None:
     first = bank.enrolled(old)
-    assert refusal(lambda: renewal.renew(bank.desk, old.cms(first.signed, b"hello"))) == "REQUEST_MALFORMED"
-    assert refusal(lambda: renewal.renew(bank.desk, b"hello")) == "REQUEST_MALFORMED"
-    assert refusal(lambda: renewal.renew(bank.desk, b"")) == "REQUEST_MALFORMED"
+    assert refusal(lambda: renewal.renew(bank.service, old.cms(first.signed, b"hello"))) == "REQUEST_MALFORMED"
+    assert refusal(lambda: renewal.renew(bank.service, b"hello")) == "REQUEST_MALFORMED"
+    assert refusal(lambda: renewal.renew(bank.service, b"")) == "REQUEST_MALFORMED"
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -311,7 +311,7 @@ def test_no_changed_octet_gets_a_certificate(bank: Bank, at: int, by: int) -> No
     old, new = SoftKey(), SoftKey()
     request = bytearray(bank.request(old, bank.enrolled(old), new))
     request[at % len(request)] ^= by
-    code = refusal(lambda: renewal.renew(bank.desk, bytes(request)))
+    code = refusal(lambda: renewal.renew(bank.service, bytes(request)))
     assert code in {"REQUEST_MALFORMED", "PROOF_WRONG", "CERTIFICATE_UNKNOWN"}
 
 
@@ -319,20 +319,20 @@ def test_no_changed_octet_gets_a_certificate(bank: Bank, at: int, by: int) -> No
 
 
 def test_no_renewal_no_document(bank: Bank, old: SoftKey, new: SoftKey) -> None:
-    assert refusal(lambda: renewal.document(bank.desk, new.spki_sha256)) == "RENEWAL_NOT_FOUND"
+    assert refusal(lambda: renewal.document(bank.service, new.spki_sha256)) == "RENEWAL_NOT_FOUND"
     bank.enrolled(old)  # a first certificate is no renewal
-    assert refusal(lambda: renewal.document(bank.desk, old.spki_sha256)) == "RENEWAL_NOT_FOUND"
-    assert refusal(lambda: renewal.activate(bank.desk, new.spki_sha256, b"")) == "RENEWAL_NOT_FOUND"
+    assert refusal(lambda: renewal.document(bank.service, old.spki_sha256)) == "RENEWAL_NOT_FOUND"
+    assert refusal(lambda: renewal.activate(bank.service, new.spki_sha256, b"")) == "RENEWAL_NOT_FOUND"
 
 
 def test_activated_by_the_old_key(bank: Bank, old: SoftKey, new: SoftKey) -> None:
     first = bank.enrolled(old)
     second = bank.renewed(old, first, new)
-    document = renewal.document(bank.desk, new.spki_sha256)
+    document = renewal.document(bank.service, new.spki_sha256)
     by_old = old.cms(first.signed, document)
-    assert refusal(lambda: renewal.activate(bank.desk, new.spki_sha256, by_old)) == "PROOF_WRONG"
+    assert refusal(lambda: renewal.activate(bank.service, new.spki_sha256, by_old)) == "PROOF_WRONG"
     pretended = old.cms(second.signed, document)
-    assert refusal(lambda: renewal.activate(bank.desk, new.spki_sha256, pretended)) == "PROOF_WRONG"
+    assert refusal(lambda: renewal.activate(bank.service, new.spki_sha256, pretended)) == "PROOF_WRONG"
     assert state(bank, second.serial) is State.ISSUED
 
 
@@ -340,15 +340,15 @@ def test_a_document_of_another_renewal(bank: Bank, old: SoftKey, new: SoftKey) -
     other_old, other_new = SoftKey(), SoftKey()
     second = bank.renewed(old, bank.enrolled(old), new)
     bank.renewed(other_old, bank.enrolled(other_old, customer="C2"), other_new)
-    theirs = renewal.document(bank.desk, other_new.spki_sha256)
+    theirs = renewal.document(bank.service, other_new.spki_sha256)
     signed = new.cms(second.signed, theirs)
-    assert refusal(lambda: renewal.activate(bank.desk, new.spki_sha256, signed)) == "DOCUMENT_MISMATCH"
+    assert refusal(lambda: renewal.activate(bank.service, new.spki_sha256, signed)) == "DOCUMENT_MISMATCH"
 
 
 @pytest.mark.parametrize("change", ["origin", "expires", "nonsense", "made up"])
 def test_a_document_that_the_bank_did_not_make(bank: Bank, old: SoftKey, new: SoftKey, change: str) -> None:
     second = bank.renewed(old, bank.enrolled(old), new)
-    data = renewal.document(bank.desk, new.spki_sha256)
+    data = renewal.document(bank.service, new.spki_sha256)
     changed = {
         "origin": data.replace(b"bank.example", b"evil.example"),
         "expires": data.replace(b'"expires":"2026', b'"expires":"2036'),
@@ -356,25 +356,25 @@ def test_a_document_that_the_bank_did_not_make(bank: Bank, old: SoftKey, new: So
         "made up": data.replace(b'"tx_id":"', b'"tx_id":"00000000-0000-4000-8000-000000000000","x":"'),
     }[change]
     signed = new.cms(second.signed, changed)
-    assert refusal(lambda: renewal.activate(bank.desk, new.spki_sha256, signed)) == "DOCUMENT_MISMATCH"
+    assert refusal(lambda: renewal.activate(bank.service, new.spki_sha256, signed)) == "DOCUMENT_MISMATCH"
     assert state(bank, second.serial) is State.ISSUED
 
 
 def test_too_late_and_then_with_a_new_document(bank: Bank, old: SoftKey, new: SoftKey) -> None:
     second = bank.renewed(old, bank.enrolled(old), new)
-    signed = new.cms(second.signed, renewal.document(bank.desk, new.spki_sha256))
+    signed = new.cms(second.signed, renewal.document(bank.service, new.spki_sha256))
     bank.clock.on(minutes=12)
-    assert refusal(lambda: renewal.activate(bank.desk, new.spki_sha256, signed)) == "DOCUMENT_EXPIRED"
+    assert refusal(lambda: renewal.activate(bank.service, new.spki_sha256, signed)) == "DOCUMENT_EXPIRED"
     bank.activated(new, second)
 
 
 def test_the_old_one_was_revoked_meanwhile(bank: Bank, old: SoftKey, new: SoftKey) -> None:
     first = bank.enrolled(old)
     second = bank.renewed(old, first, new)
-    signed = new.cms(second.signed, renewal.document(bank.desk, new.spki_sha256))
+    signed = new.cms(second.signed, renewal.document(bank.service, new.spki_sha256))
     revoke(bank.database, first.serial, "keyCompromise", bank.clock())
-    assert refusal(lambda: renewal.activate(bank.desk, new.spki_sha256, signed)) == "RENEWAL_CERTIFICATE_REVOKED"
-    assert refusal(lambda: renewal.document(bank.desk, new.spki_sha256)) == "RENEWAL_CERTIFICATE_REVOKED"
+    assert refusal(lambda: renewal.activate(bank.service, new.spki_sha256, signed)) == "RENEWAL_CERTIFICATE_REVOKED"
+    assert refusal(lambda: renewal.document(bank.service, new.spki_sha256)) == "RENEWAL_CERTIFICATE_REVOKED"
     assert refusal(lambda: bank.renewed(old, first, new)) == "RENEWAL_CERTIFICATE_REVOKED"
 
 
@@ -391,7 +391,7 @@ def test_what_was_given_up_is_revoked_when_another_is_put_into_use(bank: Bank, o
     left = bank.renewed(old, first, given_up)
     bank.activated(new, bank.renewed(old, first, new))
     assert state(bank, left.serial) is State.REVOKED
-    assert refusal(lambda: renewal.document(bank.desk, given_up.spki_sha256)) == "RENEWAL_CERTIFICATE_REVOKED"
+    assert refusal(lambda: renewal.document(bank.service, given_up.spki_sha256)) == "RENEWAL_CERTIFICATE_REVOKED"
 
 
 # --- states -----------------------------------------------------------------------------------------------------------

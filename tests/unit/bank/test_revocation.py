@@ -28,36 +28,36 @@ def serials(der: bytes) -> set[str]:
 
 
 def test_an_empty_crl_is_kept_until_shortly_before_its_time_is_over(bank: Bank) -> None:
-    first = crl(bank.desk)
+    first = crl(bank.service)
     assert (number(first), serials(first)) == (1, set())
     bank.clock.on(seconds=CRL_LIFE.total_seconds() - 3601)
-    assert crl(bank.desk) == first
+    assert crl(bank.service) == first
     bank.clock.on(seconds=2)
-    second = crl(bank.desk)
+    second = crl(bank.service)
     assert number(second) == 2
     assert x509.load_der_x509_crl(second).next_update_utc == bank.clock() + CRL_LIFE
 
 
 @pytest.mark.parametrize("reason", REASONS)
 def test_a_revocation_is_in_the_next_crl(bank: Bank, old: SoftKey, reason: str) -> None:
-    crl(bank.desk)
+    crl(bank.service)
     certificate = bank.enrolled(old)
     done = revoke(bank.database, certificate.serial.upper().zfill(42), reason, bank.clock())
     assert (done.certificate.state, done.certificate.reason, done.again) == (State.REVOKED, reason, False)
-    listed = crl(bank.desk)
+    listed = crl(bank.service)
     assert (number(listed), serials(listed)) == (2, {certificate.serial})
-    assert crl(bank.desk) == listed
+    assert crl(bank.service) == listed
 
 
 def test_revoked_again_changes_nothing(bank: Bank, old: SoftKey) -> None:
     certificate = bank.enrolled(old)
     first = revoke(bank.database, certificate.serial, "keyCompromise", bank.clock())
-    kept = crl(bank.desk)
+    kept = crl(bank.service)
     bank.clock.on(minutes=5)
     again = revoke(bank.database, certificate.serial, "superseded", bank.clock())
     assert again.again
     assert again.certificate == first.certificate
-    assert crl(bank.desk) == kept
+    assert crl(bank.service) == kept
 
 
 def test_an_unknown_serial_number(bank: Bank) -> None:
@@ -73,7 +73,7 @@ def test_renewals_that_are_not_in_use_go_with_it(bank: Bank, old: SoftKey, new: 
     done = revoke(bank.database, first.serial, "keyCompromise", bank.clock())
     assert [one.serial for one in done.also] == [second.serial]
     assert done.successor is None
-    assert serials(crl(bank.desk)) == {first.serial, second.serial}
+    assert serials(crl(bank.service)) == {first.serial, second.serial}
 
 
 def test_the_successor_in_use_is_named_and_left(bank: Bank, old: SoftKey, new: SoftKey) -> None:
@@ -82,24 +82,24 @@ def test_the_successor_in_use_is_named_and_left(bank: Bank, old: SoftKey, new: S
     bank.activated(new, second)
     done = revoke(bank.database, first.serial, "keyCompromise", bank.clock())
     assert done.successor is not None and done.successor.serial == second.serial
-    assert serials(crl(bank.desk)) == {first.serial}
+    assert serials(crl(bank.service)) == {first.serial}
 
 
 def test_a_number_that_was_begun_and_lost_is_never_used_again(bank: Bank, old: SoftKey) -> None:
-    first = crl(bank.desk)
+    first = crl(bank.service)
     certificate = bank.enrolled(old)
     revoke(bank.database, certificate.serial, "keyCompromise", bank.clock())
     bank.key.dies_after = bank.key.signatures
     with pytest.raises(Dies):
-        crl(bank.desk)
+        crl(bank.service)
     bank.key.dies_after = None
-    assert number(crl(bank.desk)) > number(first) + 1
+    assert number(crl(bank.service)) > number(first) + 1
 
 
 def test_many_at_once_get_one_crl(bank: Bank) -> None:
-    _ = bank.desk
+    _ = bank.service
     with ThreadPoolExecutor(6) as pool:
-        assert len(set(pool.map(lambda _: crl(bank.desk), range(12)))) == 1
+        assert len(set(pool.map(lambda _: crl(bank.service), range(12)))) == 1
 
 
 def test_our_verifier_goes_by_it(bank: Bank, old: SoftKey) -> None:
@@ -108,7 +108,7 @@ def test_our_verifier_goes_by_it(bank: Bank, old: SoftKey) -> None:
     signed = old.cms(certificate.signed, order.canonical)
 
     def trust() -> TrustStore:
-        return TrustStore([bank.ca], crls=[crl(bank.desk)])
+        return TrustStore([bank.ca], crls=[crl(bank.service)])
 
     good = verify(signed, trust=trust(), expected=order, at=bank.clock())
     assert (good.revocation, good.signer.serial) == (Revocation.GOOD, certificate.serial)
@@ -125,5 +125,5 @@ def test_a_login_key_signs_no_payment(bank: Bank, old: SoftKey) -> None:
     certificate = bank.enrolled(old, profile="login")
     order = Order.from_json(make_payment(**live(bank.clock())))
     with pytest.raises(VerificationError) as caught:
-        verify(old.cms(certificate.signed, order.canonical), trust=bank.desk.trust, at=bank.clock())
+        verify(old.cms(certificate.signed, order.canonical), trust=bank.service.trust, at=bank.clock())
     assert caught.value.details["reason"] == "key_usage"

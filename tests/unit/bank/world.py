@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from ushield_hw.bank.ca import codes, enrolment, renewal
 from ushield_hw.bank.ca.authority import Authority, root
 from ushield_hw.bank.ca.certificates import Certificate
-from ushield_hw.bank.ca.issuer import Desk, Policy
+from ushield_hw.bank.ca.service import CaService, Policy
 from ushield_hw.bank.database import Database
 from ushield_hw.cms import Confirmation, Profile, Template
 from ushield_hw.crypto.algorithms import KeyKind, Padding, Suite, suites_for
@@ -119,8 +119,8 @@ class Bank:
         return root(self.key, name, self.clock(), self.life)
 
     @cached_property
-    def desk(self) -> Desk:
-        return Desk(self.database, Authority(self.ca, self.key, f"{ORIGIN}/crl"), self.policy, self.clock)
+    def service(self) -> CaService:
+        return CaService(self.database, Authority(self.ca, self.key, f"{ORIGIN}/crl"), self.policy, self.clock)
 
     def grant(self, **changes: Any) -> codes.Grant:
         given = codes.Grant(
@@ -143,14 +143,14 @@ class Bank:
 
     def enrolled(self, key: SoftKey, **changes: Any) -> Certificate:
         grant = self.grant(**changes)
-        return enrolment.enrol(self.desk, key.pkcs10(grant.subject), grant.customer, self.code(**changes))
+        return enrolment.enrol(self.service, key.pkcs10(grant.subject), grant.customer, self.code(**changes))
 
     def request(self, old: SoftKey, certificate: Certificate, new: SoftKey) -> bytes:
         return old.cms(certificate.signed, new.pkcs10(certificate.subject))
 
     def renewed(self, old: SoftKey, certificate: Certificate, new: SoftKey) -> Certificate:
-        return renewal.renew(self.desk, self.request(old, certificate, new))
+        return renewal.renew(self.service, self.request(old, certificate, new))
 
     def activated(self, new: SoftKey, certificate: Certificate) -> renewal.Activated:
-        document = renewal.document(self.desk, new.spki_sha256)
-        return renewal.activate(self.desk, new.spki_sha256, new.cms(certificate.signed, document))
+        document = renewal.document(self.service, new.spki_sha256)
+        return renewal.activate(self.service, new.spki_sha256, new.cms(certificate.signed, document))

@@ -11,17 +11,17 @@ from sqlalchemy.exc import IntegrityError
 from ushield_hw.bank.ca import certificates, codes
 from ushield_hw.bank.ca.certificates import Certificate, State
 from ushield_hw.bank.ca.codes import Grant
-from ushield_hw.bank.ca.issuer import Desk
 from ushield_hw.bank.ca.profiles import PROFILES
 from ushield_hw.bank.ca.requests import KeyRequest, read_request
+from ushield_hw.bank.ca.service import CaService
 from ushield_hw.errors import RequestRefused
 
 
-def enrol(desk: Desk, der: bytes, customer: str, code: str) -> Certificate:
+def enrol(service: CaService, der: bytes, customer: str, code: str) -> Certificate:
     """Return the certificate for a request; the same request with the same code gets the same one.
 
     Args:
-        desk: the CA.
+        service: the CA.
         der: PKCS#10.
         customer: the bank's number for the customer.
         code: as the customer typed it.
@@ -31,35 +31,35 @@ def enrol(desk: Desk, der: bytes, customer: str, code: str) -> Certificate:
             ``SUBJECT_MISMATCH``, ``KEY_REUSED``; or as :func:`read_request`. The code can be used again.
         UShieldError: as the CA's key or the database says; the same request may be sent again.
     """
-    grant = _checked(desk, customer, code)
+    grant = _checked(service, customer, code)
     request = read_request(der)
     if request.subject != x509.Name.from_rfc4514_string(grant.subject):
         raise RequestRefused("SUBJECT_MISMATCH", wanted=grant.subject)
-    return desk.issue(lambda connection: _reserved(desk, connection, request, customer, code))
+    return service.issue(lambda connection: _reserved(service, connection, request, customer, code))
 
 
-def _checked(desk: Desk, customer: str, code: str) -> Grant:
-    with desk.database.reading() as connection:
-        codes.check_allowed(connection, customer, desk.now(), desk.strangers)
+def _checked(service: CaService, customer: str, code: str) -> Grant:
+    with service.database.reading() as connection:
+        codes.check_allowed(connection, customer, service.now(), service.strangers)
         grant = codes.grant_of(connection, customer, code)
         known = grant is not None or codes.is_customer(connection, customer)
     if grant is not None:
         return grant
     if not known:
-        desk.strangers.note(customer, desk.now())
+        service.strangers.note(customer, service.now())
         raise RequestRefused("CODE_WRONG")
     for _ in range(2):  # two wrong ones at once, for a number that has none yet: the second finds the first's row
         try:
-            with desk.database.writing() as connection:
-                codes.note_wrong(connection, customer, desk.now())
+            with service.database.writing() as connection:
+                codes.note_wrong(connection, customer, service.now())
             break
         except IntegrityError:
             continue
     raise RequestRefused("CODE_WRONG")
 
 
-def _reserved(desk: Desk, connection: Connection, request: KeyRequest, customer: str, code: str) -> Certificate:
-    grant, now = codes.grant_of(connection, customer, code, lock=True), desk.now()
+def _reserved(service: CaService, connection: Connection, request: KeyRequest, customer: str, code: str) -> Certificate:
+    grant, now = codes.grant_of(connection, customer, code, lock=True), service.now()
     if grant is None:
         raise RequestRefused("CODE_WRONG")
     if grant.serial is not None:
@@ -68,7 +68,7 @@ def _reserved(desk: Desk, connection: Connection, request: KeyRequest, customer:
         raise RequestRefused("CODE_EXPIRED")
     if certificates.is_certified(connection, request.spki_sha256):
         raise RequestRefused("KEY_REUSED")
-    added = certificates.add(connection, _new(desk, request, grant, now))
+    added = certificates.add(connection, _new(service, request, grant, now))
     codes.use(connection, customer, code, added.serial, now)
     return added
 
@@ -80,9 +80,11 @@ def _same_again(connection: Connection, serial: str, request: KeyRequest) -> Cer
     return found
 
 
-def _new(desk: Desk, request: KeyRequest, grant: Grant, now: datetime) -> Certificate:
+def _new(service: CaService, request: KeyRequest, grant: Grant, now: datetime) -> Certificate:
     days = grant.certificate_days
-    not_before, not_after = desk.authority.validity(now, timedelta(days=days) if days else PROFILES[grant.profile].life)
+    not_before, not_after = service.authority.validity(
+        now, timedelta(days=days) if days else PROFILES[grant.profile].life
+    )
     return Certificate(
         serial=f"{x509.random_serial_number():x}",
         request_key=request.spki_sha256,

@@ -21,9 +21,9 @@ from sqlalchemy import Connection, insert, select, update
 
 from ushield_hw.bank.ca import certificates
 from ushield_hw.bank.ca.certificates import PENDING, Certificate, State
-from ushield_hw.bank.ca.issuer import Desk
 from ushield_hw.bank.ca.profiles import PROFILES
 from ushield_hw.bank.ca.requests import KeyRequest, read_request
+from ushield_hw.bank.ca.service import CaService
 from ushield_hw.bank.ca.tables import DOCUMENTS
 from ushield_hw.cms import SignedOrderParts
 from ushield_hw.errors import BadSignature, InputError, RequestRefused, UntrustedSigner, VerificationError
@@ -45,11 +45,11 @@ _TYPE: Final = "ushield.renewal/1"
 _NO_CMS: Final = "bank_no_cms"
 
 
-def renew(desk: Desk, der: bytes) -> Certificate:
+def renew(service: CaService, der: bytes) -> Certificate:
     """Return the certificate for a renewal request; the same request gets the same one.
 
     Args:
-        desk: the CA.
+        service: the CA.
         der: CMS SignedData by the old key around the PKCS#10 of the new one.
 
     Raises:
@@ -61,24 +61,24 @@ def renew(desk: Desk, der: bytes) -> Certificate:
     """
     parts = _proof(der)
     request = read_request(parts.content)
-    return desk.issue(lambda connection: _reserved(desk, connection, parts, request, der))
+    return service.issue(lambda connection: _reserved(service, connection, parts, request, der))
 
 
-def document(desk: Desk, spki_sha256: str) -> bytes:
+def document(service: CaService, spki_sha256: str) -> bytes:
     """Return what a new key must sign, canonical; the same until its time is over.
 
     Raises:
         RequestRefused: ``RENEWAL_NOT_FOUND``, ``RENEWAL_CERTIFICATE_REVOKED``, ``RENEWAL_SUPERSEDED``.
     """
-    now = desk.now()
-    with desk.database.reading() as connection:
+    now = service.now()
+    with service.database.reading() as connection:
         new = _renewed(connection, spki_sha256)
         found = _live_document(connection, new, now)
     if found is not None:
         return found
-    with desk.database.writing() as connection:
+    with service.database.writing() as connection:
         certificates.by_serial(connection, new.serial, lock=True)  # two who ask at once get one document
-        return _live_document(connection, new, now) or _new_document(desk, connection, new, now)
+        return _live_document(connection, new, now) or _new_document(service, connection, new, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +95,11 @@ class Activated:
         return {"state": State.ACTIVE, "serial": self.serial, "replaces": self.replaces, **times}
 
 
-def activate(desk: Desk, spki_sha256: str, signed: bytes) -> Activated:
+def activate(service: CaService, spki_sha256: str, signed: bytes) -> Activated:
     """Put a renewed certificate into use. Done already, it is no error.
 
     Args:
-        desk: the CA.
+        service: the CA.
         spki_sha256: the new key.
         signed: the document, signed by it: CMS, DER.
 
@@ -108,13 +108,13 @@ def activate(desk: Desk, spki_sha256: str, signed: bytes) -> Activated:
             ``DOCUMENT_EXPIRED``, ``RENEWAL_CERTIFICATE_REVOKED``, ``RENEWAL_SUPERSEDED``,
             ``RENEWAL_CERTIFICATE_EXPIRED``.
     """
-    now = desk.now()
-    with desk.database.reading() as connection:
+    now = service.now()
+    with service.database.reading() as connection:
         new = _renewed(connection, spki_sha256)
-    verified = _verified(desk, signed, now)
+    verified = _verified(service, signed, now)
     if verified.signer.certificate != new.der:
         raise RequestRefused("PROOF_WRONG")
-    with desk.database.writing() as connection:
+    with service.database.writing() as connection:
         return _exchanged(connection, new, verified.order, signed, now)
 
 
@@ -138,9 +138,9 @@ def _bad(error: BadSignature) -> RequestRefused:
 
 
 def _reserved(
-    desk: Desk, connection: Connection, parts: SignedOrderParts, request: KeyRequest, der: bytes
+    service: CaService, connection: Connection, parts: SignedOrderParts, request: KeyRequest, der: bytes
 ) -> Certificate:
-    now = desk.now()
+    now = service.now()
     old = certificates.by_sha256(connection, parts.signer.sha256.hex(), lock=True)
     if old is None:
         raise RequestRefused("CERTIFICATE_UNKNOWN", serial=parts.signer.serial_hex)
@@ -152,14 +152,14 @@ def _reserved(
     found = certificates.by_request_key(connection, key)
     if found is not None and found.replaces == old.serial:
         return found
-    _check_may_renew(desk, connection, old, parts, now)
-    if not _may_be_certified(desk, connection, old, request):
+    _check_may_renew(service, connection, old, parts, now)
+    if not _may_be_certified(service, connection, old, request):
         raise RequestRefused("KEY_REUSED")
-    return certificates.add(connection, _new(desk, old, request, key, der, now))
+    return certificates.add(connection, _new(service, old, request, key, der, now))
 
 
 def _check_may_renew(
-    desk: Desk, connection: Connection, old: Certificate, parts: SignedOrderParts, now: datetime
+    service: CaService, connection: Connection, old: Certificate, parts: SignedOrderParts, now: datetime
 ) -> None:
     if old.state is State.SUPERSEDED:
         raise RequestRefused("RENEWAL_SUPERSEDED", serial=old.serial)
@@ -168,23 +168,23 @@ def _check_may_renew(
     if old.not_after <= now:
         raise RequestRefused("RENEWAL_CERTIFICATE_EXPIRED", serial=old.serial)
     try:
-        desk.trust.path(parts, now)
+        service.trust.path(parts, now)
     except VerificationError as error:
         raise RequestRefused("CERTIFICATE_UNKNOWN", serial=old.serial) from error
     if len(certificates.successors(connection, old.serial, *PENDING)) >= MOST_PENDING:
         raise RequestRefused("RENEWAL_TOO_MANY", serial=old.serial, most=MOST_PENDING)
 
 
-def _may_be_certified(desk: Desk, connection: Connection, old: Certificate, request: KeyRequest) -> bool:
+def _may_be_certified(service: CaService, connection: Connection, old: Certificate, request: KeyRequest) -> bool:
     if request.spki == old.spki:
-        return desk.policy.allow_same_key
+        return service.policy.allow_same_key
     return not certificates.is_certified(connection, request.spki_sha256)
 
 
-def _new(desk: Desk, old: Certificate, request: KeyRequest, key: str, der: bytes, now: datetime) -> Certificate:
+def _new(service: CaService, old: Certificate, request: KeyRequest, key: str, der: bytes, now: datetime) -> Certificate:
     # It must outlast the old one, or the customer's side would rightly not take it for a renewal.
     life = max(PROFILES[old.profile].life, old.not_after + timedelta(seconds=1) - now)
-    not_before, not_after = desk.authority.validity(now, life)
+    not_before, not_after = service.authority.validity(now, life)
     if not_after <= old.not_after:
         raise RequestRefused("AUTHORITY_ENDS", not_after=time_text(not_after))
     return Certificate(
@@ -228,17 +228,17 @@ def _live_document(connection: Connection, new: Certificate, now: datetime) -> b
     return found
 
 
-def _new_document(desk: Desk, connection: Connection, new: Certificate, now: datetime) -> bytes:
-    order = Order.from_json(_about(desk, new, now), rules=desk.policy.rules)
+def _new_document(service: CaService, connection: Connection, new: Certificate, now: datetime) -> bytes:
+    order = Order.from_json(_about(service, new, now), rules=service.policy.rules)
     values = {"tx_id": order.tx_id, "serial": new.serial, "canonical": order.canonical, "expires": order.expires}
     connection.execute(insert(DOCUMENTS).values(values))
     return order.canonical
 
 
-def _about(desk: Desk, new: Certificate, now: datetime) -> dict[str, Any]:
+def _about(service: CaService, new: Certificate, now: datetime) -> dict[str, Any]:
     return {
         "type": _TYPE,
-        "bank": {"id": desk.policy.bank_id, "origin": desk.policy.origin},
+        "bank": {"id": service.policy.bank_id, "origin": service.policy.origin},
         "tx_id": str(uuid.uuid4()),
         "certificate": {
             "subject": new.subject,
@@ -256,10 +256,10 @@ def _about(desk: Desk, new: Certificate, now: datetime) -> dict[str, Any]:
 # --- the activation ---------------------------------------------------------------------------------------------------
 
 
-def _verified(desk: Desk, signed: bytes, now: datetime) -> Verified:
+def _verified(service: CaService, signed: bytes, now: datetime) -> Verified:
     try:
         # Whether the document has expired is judged where it is looked up: one that was carried out stays carried out.
-        return verify(signed, trust=desk.trust, at=now, rules=desk.policy.rules, judge_expiry=False)
+        return verify(signed, trust=service.trust, at=now, rules=service.policy.rules, judge_expiry=False)
     except InputError as error:
         raise RequestRefused("REQUEST_MALFORMED", problem=_NO_CMS) from error
     except BadSignature as error:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, insert, select, update
 from ushield_hw.bank.ca import certificates
 from ushield_hw.bank.ca.authority import Entry
 from ushield_hw.bank.ca.certificates import PENDING, Certificate, State
-from ushield_hw.bank.ca.issuer import Desk
+from ushield_hw.bank.ca.service import CaService
 from ushield_hw.bank.ca.tables import CRLS, REGISTER
 from ushield_hw.bank.database import Database
 from ushield_hw.errors import RequestRefused
@@ -70,22 +70,22 @@ def revoke(database: Database, serial: str, reason: str, now: datetime) -> Revoc
     return Revocation(after, again, also, in_use[0] if in_use else None)
 
 
-def crl(desk: Desk) -> bytes:
+def crl(service: CaService) -> bytes:
     """Return the newest CRL, DER; made anew when something was revoked since, or shortly before its time is over.
 
     Raises:
         UShieldError: as the CA's key or the database says.
     """
-    with desk.making_crl:  # many ask at once when it runs out: one makes it
-        now = desk.now()
-        with desk.database.reading() as connection:
+    with service.making_crl:  # many ask at once when it runs out: one makes it
+        now = service.now()
+        with service.database.reading() as connection:
             kept = _kept(connection, now)
         if kept is not None:
             return kept
-        with desk.database.writing() as connection:
+        with service.database.writing() as connection:
             number, entries = _begun(connection, now)
-        der = desk.authority.crl(number, now.replace(microsecond=0), _next_update(now), entries)
-        with desk.database.writing() as connection:
+        der = service.authority.crl(number, now.replace(microsecond=0), _next_update(now), entries)
+        with service.database.writing() as connection:
             connection.execute(update(CRLS).where(CRLS.c.number == number).values(der=der))
         return der
 

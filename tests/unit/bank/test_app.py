@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.bank.world import Bank, SoftKey
-from ushield_hw.bank import web
+from ushield_hw.bank.app import application
+from ushield_hw.bank.ca.routes import CaRoutes
+from ushield_hw.bank.http import STATUSES
 from ushield_hw.errors import StorageError, TokenRemoved
 from ushield_hw.messages import LANGUAGES, known
 
@@ -36,6 +38,9 @@ class Answer:
         return found
 
 
+STATUS = STATUSES | dict(CaRoutes.statuses)
+
+
 def ask(bank: Bank, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
     """Send one request to the application, as an ASGI server does."""
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
@@ -48,7 +53,7 @@ def ask(bank: Bank, method: str, path: str, body: bytes = b"", **headers: str) -
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    asyncio.run(web.application(bank.desk)(scope, receive, send))  # type: ignore[arg-type]
+    asyncio.run(application([CaRoutes(bank.service)])(scope, receive, send))  # type: ignore[arg-type]
     start, *rest = sent
     found = {name.decode(): value.decode() for name, value in start["headers"]}
     return Answer(start["status"], found, b"".join(one.get("body", b"") for one in rest))
@@ -64,7 +69,7 @@ def enroll(bank: Bank, key: SoftKey, code: str) -> Answer:
 
 
 def test_a_token_that_is_gone_is_said_without_saying_which(bank: Bank, new: SoftKey) -> None:
-    code, desk = bank.code(), bank.desk
+    code, service = bank.code(), bank.service
     good = bank.key.sign
 
     def gone(message: bytes) -> bytes:
@@ -75,12 +80,12 @@ def test_a_token_that_is_gone_is_said_without_saying_which(bank: Bank, new: Soft
     assert (got.status, got.error["code"]) == (503, "BANK_KEY_UNAVAILABLE")
     assert got.headers["retry-after"].isdigit() and b"S3CRET" not in got.body
     bank.key.sign = good  # type: ignore[method-assign]
-    assert desk is bank.desk
+    assert service is bank.service
     assert enroll(bank, new, code).status == 200
 
 
 def test_a_database_that_is_held_is_said_without_saying_where(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
-    _ = bank.desk
+    _ = bank.service
 
     def held(*_: object) -> None:
         raise StorageError("BANK_DATABASE_BUSY", path="/s3cret/bank.sqlite3")
@@ -105,7 +110,7 @@ def test_a_bug_is_answered_and_logged(
 
 
 def test_every_refusal_has_a_status_and_a_text() -> None:
-    for code in web.STATUS:
+    for code in STATUS:
         assert all(known(code, lang) and known(f"{code}.remedy", lang) for lang in LANGUAGES), code
 
 
@@ -113,10 +118,11 @@ def test_every_code_of_the_room_has_a_status() -> None:
     """A code that is not in the table would be a KeyError in front of a customer."""
     from tests.unit.test_errors import USES
 
-    room = [use for use in USES if use.place.startswith("bank/") and "web.py" not in use.place]
+    server = ("bank/http.py", "bank/ca/routes.py")
+    room = [use for use in USES if use.place.startswith("bank/") and not use.place.startswith(server)]
     codes = {use.code for use in room if known(use.code) and not use.code.startswith(("BANK_", "CONFIG_", "STATE_"))}
     elsewhere = {"CA_FILE_INVALID", "SUBJECT_INVALID"}  # the command's
-    assert codes - elsewhere - web.STATUS.keys() == set()
+    assert codes - elsewhere - STATUS.keys() == set()
 
 
 @pytest.mark.parametrize(
@@ -162,3 +168,15 @@ def waiting(bank: Bank) -> str:
         bank.renewed(old, bank.enrolled(old, customer="C2"), new)
         bank.__dict__["waiting"] = found = new.spki_sha256
     return str(found)
+
+
+@pytest.mark.parametrize("path", ["/renewals/none", "/nowhere"])
+def test_two_customers_are_answered_in_their_own_languages(bank: Bank, path: str) -> None:
+    said = {
+        wanted: ask(bank, "GET", path, accept_language=wanted).error["message"]
+        for wanted in ("zh-CN,zh;q=0.9", "en-GB, zh;q=0.5", "fr, zh;q=0.7", "fr")
+    }
+    assert not said["zh-CN,zh;q=0.9"].isascii()
+    assert said["en-GB, zh;q=0.5"].isascii()
+    assert said["fr, zh;q=0.7"] == said["zh-CN,zh;q=0.9"]
+    assert said["fr"] == said["en-GB, zh;q=0.5"]

@@ -1,4 +1,4 @@
-"""What the CA's work needs: the register, the key, the clock, and what the bank has decided."""
+"""The CA at work: its register, key and clock, and what the bank has decided."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _now() -> datetime:
 
 
 @dataclass(frozen=True)
-class Desk:
+class CaService:
     """One CA at work; for any thread. Several processes may serve one CA.
 
     Attributes:
