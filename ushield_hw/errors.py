@@ -181,7 +181,7 @@ class UShieldError(Exception):
         return self.message
 
     def to_json(self) -> dict[str, object]:
-        """Return the error document that ``--json`` prints (design 3.1)."""
+        """Return the error document that ``--json`` prints."""
         details = {name: jsonable(value) for name, value in self.details.items()}
         return {"code": self.code, "message": self.message, "remedy": self.remedy, "details": details}
 

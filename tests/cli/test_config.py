@@ -1,4 +1,4 @@
-"""``ushield config show`` and what settings do (design 2 and 3.1)."""
+"""``ushield config show`` and what settings do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every way to end: one exit code, one document with ``--json``, and never a traceback (design 3.1)."""
+"""Every way to end: one exit code, one document with ``--json``, and never a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``ushield journal``, and one signature of an order by a person, from outside (design 3.1, 3.7)."""
+"""``ushield journal``, and one signature of an order by a person, from outside."""
 
 from __future__ import annotations
 

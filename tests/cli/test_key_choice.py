@@ -1,4 +1,4 @@
-"""Which key signs: the newest activated one that fits the job, or the one that is named (design 3.1)."""
+"""Which key signs: the newest activated one that fits the job, or the one that is named."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from tests.cli.world import Home
 
 ROOT = Path(__file__).parents[2]
 
-# What SoftHSM2's tokens say of themselves: nothing wasted, counted on this host (design 3.5).
+# What SoftHSM2's tokens say of themselves: nothing wasted, counted on this host.
 FRESH_PIN = {
     "retries_left": 6,
     "source": "policy",

@@ -1,4 +1,4 @@
-"""``ushield pin``: a try is never wasted, and the last one is never used without consent (design 3.5)."""
+"""``ushield pin``: a try is never wasted, and the last one is never used without consent."""
 
 from __future__ import annotations
 

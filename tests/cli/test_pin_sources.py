@@ -1,4 +1,4 @@
-"""Where a PIN comes from, and where it never goes (design 3.1)."""
+"""Where a PIN comes from, and where it never goes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``ushield sign``: compare, confirm, sign; and never twice (design 3.1, 3.3, 3.7)."""
+"""``ushield sign``: compare, confirm, sign; and never twice."""
 
 from __future__ import annotations
 

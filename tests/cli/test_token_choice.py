@@ -1,4 +1,4 @@
-"""``--token``: exactly one token must match, and a URI may choose but never widen or tell (design 3.1)."""
+"""``--token``: exactly one token must match, and a URI may choose but never widen or tell."""
 
 from __future__ import annotations
 

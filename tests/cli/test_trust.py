@@ -1,4 +1,4 @@
-"""What decides about modules, confirmation and state is refused where other users could change it (design 2)."""
+"""What decides about modules, confirmation and state is refused where other users could change it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A person's machine, driven from outside: the installed command, SoftHSM2 in a folder, and openssl as the bank's CA.
 
 Whatever a test asks of the command, :meth:`Home.ushield` also checks what holds for every call: the exit code, no
-traceback, and with ``--json`` exactly one document on stdout, for an error the one of design 3.1.
+traceback, and with ``--json`` exactly one document on stdout, for an error the one with code, message, remedy and details.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ class Bank:
         return out
 
     def accepts(self, signed: Path, *options: str) -> bool:
-        """Tell whether ``openssl cms -verify`` takes a signed order (design 3.3)."""
+        """Tell whether ``openssl cms -verify`` takes a signed order."""
         words = ["cms", "-verify", "-binary", "-inform", "DER", "-purpose", "any", *options]
         command = ["openssl", *words, "-CAfile", str(self.ca), "-in", str(signed), "-out", os.devnull]
         return subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False).returncode == 0

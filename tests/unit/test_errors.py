@@ -1,4 +1,4 @@
-"""Errors: each class and each code that the source uses has a sentence and a remedy in both languages (design 4)."""
+"""Errors: each class and each code that the source uses has a sentence and a remedy in both languages."""
 
 from __future__ import annotations
 

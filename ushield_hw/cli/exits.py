@@ -1,4 +1,4 @@
-"""The one map from an error to an exit code (design 3.1)."""
+"""The one map from an error to an exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The journal: nothing is signed twice, and what may have been signed is not signed again (design 3.7)."""
+"""The journal: nothing is signed twice, and what may have been signed is not signed again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys and certificates: which belong together, and which one does a job (design 3.1)."""
+"""Keys and certificates: which belong together, and which one does a job."""
 
 from __future__ import annotations
 

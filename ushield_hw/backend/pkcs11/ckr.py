@@ -204,7 +204,7 @@ class Doing(Enum):
 
 
 class Outcome(Enum):
-    """What a code from C_Sign means on a token that asks the person (design 3.4)."""
+    """What a code from C_Sign means on a token that asks the person."""
 
     REJECTED = "rejected"
     CANCELLED = "cancelled"
