@@ -102,6 +102,9 @@ class Settings:
             (one.name, getattr(self, one.name), self.origin(one.name)) for one in fields(self) if one.name not in _INNER
         ]
 
+    def __repr__(self) -> str:
+        return f"<Settings profile={self.profile!r} state_dir={str(self.state_dir)!r}>"
+
 
 def load_settings(
     environment: Mapping[str, str] = os.environ,

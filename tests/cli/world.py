@@ -1,7 +1,7 @@
 """A person's machine, driven from outside: the installed command, SoftHSM2 in a folder, and openssl as the bank's CA.
 
 Whatever a test asks of the command, :meth:`Home.ushield` also checks what holds for every call: the exit code, no
-traceback, and with ``--json`` exactly one document on stdout, for an error the one with code, message, remedy and details.
+traceback, and with ``--json`` exactly one document on stdout; for an error it has code, message, remedy and details.
 """
 
 from __future__ import annotations

@@ -127,6 +127,9 @@ class CertificateFacts:
         """
         return _name_text(self.issuer)
 
+    def __repr__(self) -> str:
+        return f"<CertificateFacts serial={self.serial_hex}>"
+
 
 def _name_text(name: bytes) -> str:
     try:

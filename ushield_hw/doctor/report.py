@@ -81,6 +81,9 @@ class Report:
             "environment": self.environment,
         }
 
+    def __repr__(self) -> str:
+        return f"<Report first={self.first.id if self.first else None!r}, {len(self.findings)} findings>"
+
 
 def _is_unneeded(finding: Finding) -> bool:
     return finding.evidence.get("reason") in {SOFT, PAST_PCSC}

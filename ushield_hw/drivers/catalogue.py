@@ -284,6 +284,9 @@ class Catalogue:
                 return self.get(driver_id)
         return None
 
+    def __repr__(self) -> str:
+        return f"<Catalogue of {[str(folder) for folder in self._folders]}>"
+
 
 def _places(raw: bytes) -> Iterator[str]:
     """Yield the paths that the text of a descriptor names, whatever for, without parsing it."""

@@ -266,6 +266,9 @@ class Driver:
         files = list({path.resolve(): path for path in reversed(list(found)) if path.is_file()}.values())[::-1]
         return [file for file in files if _is_ours(file)] or files
 
+    def __repr__(self) -> str:
+        return f"<Driver {self.id!r}>"
+
 
 def limited(driver: Driver) -> Driver:
     """Return a driver as it counts where its descriptor is not the package's and the administrator has not consented.

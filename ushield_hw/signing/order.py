@@ -86,6 +86,9 @@ class SignedOrder:
     def __bytes__(self) -> bytes:
         return self.der
 
+    def __repr__(self) -> str:
+        return f"<SignedOrder {self.tx_id} {self.profile.value}, {len(self.der)} bytes>"
+
 
 _How = tuple[Attendance, KeyChoice]
 

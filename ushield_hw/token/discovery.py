@@ -176,6 +176,9 @@ class Token:
         waits = self.info.has(TokenFlag.LOGIN_REQUIRED) or self.info.has(TokenFlag.USER_PIN_INITIALIZED)
         return waits and certificates_may_hide(contents.certificates, contents.keys)
 
+    def __repr__(self) -> str:
+        return f"<Token {self.label!r} serial={self.serial!r} driver={self.driver.id!r} module={str(self.module)!r}>"
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -222,6 +225,9 @@ class Survey:
 
     tokens: tuple[Token, ...]
     problems: tuple[Problem, ...]
+
+    def __repr__(self) -> str:
+        return f"<Survey of {len(self.tokens)} tokens, {len(self.problems)} problems>"
 
 
 def survey(settings: Settings | None = None, only: Path | None = None) -> Survey:

@@ -151,6 +151,9 @@ class Pair:
             "activated": self.activated,
         }
 
+    def __repr__(self) -> str:
+        return f"<Pair {self.key_id} serial={self.facts.serial_hex}>"
+
 
 def _issuer(facts: CertificateFacts) -> str:
     try:

@@ -126,3 +126,6 @@ class Link:
     def key(self) -> Key:
         """What the login of this token is filed under."""
         return self.module, self.slot_id, self.identity or self.serial
+
+    def __repr__(self) -> str:
+        return f"<Link serial={self.serial!r} slot={self.slot_id} driver={self.driver.id!r}>"

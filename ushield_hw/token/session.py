@@ -278,6 +278,9 @@ class Session:
         finally:  # a call that failed may have done something all the same
             self.invalidate()
 
+    def __repr__(self) -> str:
+        return f"<Session serial={self.serial!r}{' closed' if self._closed else ''}>"
+
 
 @forgetting
 def open_session(link: Link, interaction: Interaction, purpose: str) -> Session:

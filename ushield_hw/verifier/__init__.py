@@ -73,6 +73,9 @@ class Verified:
             "revocation": self.revocation.value,
         }
 
+    def __repr__(self) -> str:
+        return f"<Verified {self.order!r} revocation={self.revocation.value!r}>"
+
 
 def verify(
     signed: bytes | SupportsBytes,

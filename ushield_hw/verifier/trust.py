@@ -226,6 +226,9 @@ class TrustStore:
         above = sent[len(between) :]
         return sent[: len(between)] == between[: len(sent)] and all(self._store.trusts_der(der) for der in above)
 
+    def __repr__(self) -> str:
+        return f"<TrustStore revocation={'checked' if self.checks_revocation else 'not checked'}>"
+
 
 def _has_purpose(facts: CertificateFacts) -> bool:
     return facts.key_usage is not None

@@ -172,6 +172,9 @@ class Journal:
     def _shown(self, log: Log, key: str) -> list[JournalEntry]:
         return [_as_seen(log, key, entry, masked=self._masked) for entry in _entries(log, key)]
 
+    def __repr__(self) -> str:
+        return "<Journal>"
+
 
 class Attempt:
     """One order in the hands of the one who signs it.
