@@ -80,8 +80,8 @@ def _more_modules(stage: Stage) -> Path:
 @contextmanager
 def ward(stage: Stage) -> Iterator[Mapping[str, str]]:
     """Plug a virtual U-shield in beside the soft tokens; yields what a command gets. Processes made here see it too."""
-    with VirtualShield() as shield, patch.dict(os.environ, shield.desk_env):
-        yield stage.environment | shield.desk_env
+    with VirtualShield() as shield, patch.dict(os.environ, shield.host_env):
+        yield stage.environment | shield.host_env
 
 
 def whole(stage: Stage, environment: Mapping[str, str]) -> InARow:

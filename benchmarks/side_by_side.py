@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_priv
 from ushield_hw.config import data_dir
 from ushield_hw.drivers.catalogue import Catalogue
 from ushield_hw.testing.authority import person
-from ushield_hw.testing.readers import Desk
+from ushield_hw.testing.readers import PcscHost
 from ushield_hw.testing.shield import VirtualShield
 from ushield_hw.testing.softhsm import CONF_VARIABLE
 
@@ -75,7 +75,7 @@ class Setup:
     """
 
     folder: Path
-    desk: Desk
+    desk: PcscHost
     environment: dict[str, str]
     module: Path | None = None
 
@@ -109,7 +109,7 @@ def the_card_is_unknown(setup: Setup) -> Iterator[None]:
 
 def another_program_has_the_card(setup: Setup) -> Iterator[None]:
     """Another program keeps the card to itself"""
-    with VirtualShield(serial=_SERIAL, desk=setup.desk) as shield:
+    with VirtualShield(serial=_SERIAL, host=setup.desk) as shield:
         setup.environment |= shield.env
         command = [sys.executable, "-c", _HOLDER]
         with subprocess.Popen(  # noqa: S603 - this interpreter
@@ -162,7 +162,7 @@ def softhsm_without_configuration(setup: Setup) -> Iterator[None]:
 
 def the_pin_is_locked(setup: Setup) -> Iterator[None]:
     """The PIN is locked"""
-    with VirtualShield(serial=_SERIAL, desk=setup.desk) as shield:
+    with VirtualShield(serial=_SERIAL, host=setup.desk) as shield:
         setup.environment |= shield.env
         shield.card.memory.secrets["user"].left = 0
         yield
@@ -170,7 +170,7 @@ def the_pin_is_locked(setup: Setup) -> Iterator[None]:
 
 def the_certificate_has_expired(setup: Setup) -> Iterator[None]:
     """The certificate has expired"""
-    with VirtualShield(serial=_SERIAL, desk=setup.desk) as shield:
+    with VirtualShield(serial=_SERIAL, host=setup.desk) as shield:
         setup.environment |= shield.env
         shield.card.memory.files[_CERTIFICATE] = _expired(shield)
         yield
@@ -238,7 +238,7 @@ def _expired(shield: VirtualShield) -> bytes:
 @contextmanager
 def standing(breaks: Break) -> Iterator[Setup]:
     """Break something; it is whole again afterwards."""
-    with tempfile.TemporaryDirectory(prefix="side-by-side-") as folder, Desk() as desk:
+    with tempfile.TemporaryDirectory(prefix="side-by-side-") as folder, PcscHost() as desk:
         home = Path(folder) / "home"
         home.mkdir()
         own = home / ".config" / "softhsm2" / "softhsm2.conf"  # soft tokens of whoever runs this must not be seen

@@ -486,7 +486,7 @@ def test_an_output_in_a_read_only_folder_signs_nothing(home: Home, bank: Bank) -
     error = checked(Done(ended.returncode, ended.stdout, ended.stderr), ("--json",), 12).document["error"]
     assert error["code"] == "OUTPUT_NOT_WRITTEN"
     assert error["details"] == {"path": "read-only/out.p7m", "reason": "Permission denied"}
-    assert home.sign(order, "out.p7m")["again"] is False
+    assert home.sign(order, "out.p7m")["replayed"] is False
 
 
 def test_what_is_there_already_may_be_read_only(home: Home) -> None:
@@ -503,7 +503,7 @@ def test_what_is_there_already_may_be_read_only(home: Home) -> None:
         check=False,
         text=True,
     )
-    assert checked(Done(ended.returncode, ended.stdout, ended.stderr), ("--json",), 0).document["again"] is True
+    assert checked(Done(ended.returncode, ended.stdout, ended.stderr), ("--json",), 0).document["replayed"] is True
 
 
 EVE = ("-subj", "/CN=Eve", "-config", "ca.cnf")

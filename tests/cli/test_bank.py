@@ -181,7 +181,7 @@ def test_expiring_and_revoked(tmp_path: Path) -> None:
     told = home.ushield("bank", "revoke", soon["serial"].upper(), "--reason", "cessationOfOperation", *about)
     assert soon["serial"] in told.out and "cessationOfOperation" in told.out
     again = branch.revoke(soon["serial"])
-    assert (again["again"], again["revoked"]["reason"]) == (True, "cessationOfOperation")
+    assert (again["replayed"], again["revoked"]["reason"]) == (True, "cessationOfOperation")
     assert home.json("bank", "certs", "expiring", "--days", "21", *about) == {"certificates": []}
     home.fails(6, "CERTIFICATE_UNKNOWN", "bank", "revoke", "0102", *about)
 

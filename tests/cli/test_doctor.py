@@ -19,7 +19,7 @@ from tests.cli.world import TIMEOUT_S, USHIELD, Bank, Done, Home
 from tests.stack.virtual.desks import Blank
 from ushield_hw.cli.output import columns
 from ushield_hw.doctor.bundle import Mask
-from ushield_hw.testing.readers import Desk
+from ushield_hw.testing.readers import PcscHost
 from ushield_hw.testing.shield import VirtualShield
 
 pytestmark = pytest.mark.stack
@@ -203,7 +203,7 @@ def test_lines_fit_a_terminal(home: Home, broken: Path, lang: str) -> None:
 def test_a_descriptor_to_begin_with_can_be_copied_from_a_terminal(bare: Home) -> None:
     card = Blank()
     card.atr = bytes.fromhex("3b86800155534b2d3039")
-    with Desk() as desk:
+    with PcscHost() as desk:
         desk.insert(card)
         deadline = time.monotonic() + TIMEOUT_S
         while "[[match.atr]]" not in (text := on_screen(bare, "doctor", **desk.env)):
@@ -288,9 +288,9 @@ def test_a_bundle_tells_two_tokens_apart_and_keeps_what_helps(shared: Home, tmp_
 
 
 def test_a_bundle_of_a_shield(tmp_path: Path, bare: Home) -> None:
-    with Desk(("Bank Reader (SN20261126)",)) as desk, VirtualShield(desk=desk, serial="US77001122") as shield:
+    with PcscHost(("Bank Reader (SN20261126)",)) as desk, VirtualShield(host=desk, serial="US77001122") as shield:
         until_seen(bare, shield)
-        doctor(bare, "--bundle", "shield.zip", **shield.desk_env)  # type: ignore[arg-type]
+        doctor(bare, "--bundle", "shield.zip", **shield.host_env)  # type: ignore[arg-type]
         pin = shield.pin_file.read_text().strip()
     members = contents(bare.file("shield.zip"))
     for name, text in members.items():
@@ -333,7 +333,7 @@ def test_what_looks_like_a_secret_is_masked_and_what_does_not_is_kept(text: str,
 def until_seen(home: Home, shield: VirtualShield) -> None:
     """Wait until programs see a shield, a moment after pcscd has."""
     deadline = time.monotonic() + TIMEOUT_S
-    while shield.serial not in home.ushield("list", **shield.desk_env).out:  # type: ignore[arg-type]
+    while shield.serial not in home.ushield("list", **shield.host_env).out:  # type: ignore[arg-type]
         assert time.monotonic() < deadline, "no program sees the shield"
 
 

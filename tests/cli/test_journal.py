@@ -41,7 +41,7 @@ def test_a_renewed_certificate_signs_nothing_again(home: Home, bank: Bank) -> No
     renewed = home.enrol(bank, home.token, DEMO)
     for asked in ((), ("--key-id", renewed), ("--key-id", first), ("--profile", "plain")):
         done = home.ushield("sign", order, "--token", home.token.uri, *asked, "-o", "again.p7m", "--json")
-        assert done.document["again"] is True
+        assert done.document["replayed"] is True
         assert "signed before" in done.err
         assert home.content("again.p7m") == home.content("signed.p7m")
         home.file("again.p7m").unlink()
@@ -119,7 +119,7 @@ def test_exit_9_names_the_command_and_it_works(home: Home) -> None:
     (entry,) = home.json(*commands[1].split(), "--yes")["entries"]
     assert (entry["tx_id"], entry["state"], entry["booked"]) == (tx_id, "resolved", False)
     assert entry["steps"][-1]["by"] == getpass.getuser()
-    assert home.json(*words(home, "left.json", "again.p7m"))["again"] is False
+    assert home.json(*words(home, "left.json", "again.p7m"))["replayed"] is False
 
 
 def test_what_is_booked_is_not_signed_again(home: Home) -> None:

@@ -64,7 +64,7 @@ def test_a_request_out_and_a_certificate_in(home: Home, bank: Bank, second: bool
     (left,) = certificates(home, token)
     assert (left["key_id"], left["serial"]) == (done["key_id"], done["serial"])
     assert left["key_id"] != old["key_id"] and left["subject"] == old["subject"] and left["label"] == old["label"]
-    assert (done["replaced"], done["again"], done["acknowledged"]) == (old["serial"], False, None)
+    assert (done["replaced"], done["replayed"], done["acknowledged"]) == (old["serial"], False, None)
     signed = home.sign(home.order(), "signed.p7m", token=token)
     assert bank.accepts(home.file("signed.p7m")), signed
 
@@ -105,7 +105,7 @@ def test_a_certificate_that_is_in_use_already_is_no_error(home: Home, bank: Bank
     new = issue(home, bank)
     first = home.json(*renewal(home, "--in", new))["renewed"]
     again = home.json(*renewal(home, "--in", new))["renewed"]
-    assert (again["serial"], again["again"]) == (first["serial"], True)
+    assert (again["serial"], again["replayed"]) == (first["serial"], True)
 
 
 def test_renewed_twice_in_a_row(home: Home, bank: Bank) -> None:

@@ -56,10 +56,10 @@ def test_enrolled_and_renewed(customer: tuple[Home, str], server: Server) -> Non
     home, number = customer
     old = active(home)
     done = renewed(home, server.url)["renewed"]
-    assert (done["replaced"], done["again"]) == (old["serial"], False) and done["acknowledged"]
+    assert (done["replaced"], done["replayed"]) == (old["serial"], False) and done["acknowledged"]
     assert check(home, server, number) == done["serial"]
     again = renewed(home, server.url)["renewed"]
-    assert (again["serial"], again["again"]) == (done["serial"], True)
+    assert (again["serial"], again["replayed"]) == (done["serial"], True)
     run_openssl("verify", "-CAfile", server.ca, "-purpose", "any", exported(home), folder=home.folder)
 
 

@@ -136,7 +136,7 @@ def test_a_file_of_ours_never_becomes_stdout(home: Home, bank: Bank) -> None:
 def test_a_log_that_cannot_be_written_changes_nothing(home: Home) -> None:
     done = run(home, "", "--log-file", "/dev/full", *sign(home, "--json"))
     assert (done.code, done.err) == (0, "")
-    assert json.loads(done.out)["again"] is False
+    assert json.loads(done.out)["replayed"] is False
 
 
 def test_a_logout_that_fails_changes_nothing(shared: Home, bank: Bank, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_logout_that_fails_changes_nothing(shared: Home, bank: Bank, tmp_path:
     made.module.plan([Fault("C_Logout", None, returns("CKR_GENERAL_ERROR"))])
     words = ("--token", made.uri, "--pin-source", made.home.token.pin_file)
     signed = made.run("sign", made.home.order(), *words, "--unattended", "-o", "signed.p7m", "--json")
-    assert (signed.code, signed.document["again"]) == (0, False), signed
+    assert (signed.code, signed.document["replayed"]) == (0, False), signed
     assert bank.accepts(made.home.file("signed.p7m"))
     assert made.run("pin", "verify", *words).code == 0
 

@@ -45,7 +45,7 @@ def test_the_document(home: Home) -> None:
     assert made["tx_id"] == home.document(order)["tx_id"]
     assert made["canonical_sha256"] == home.json("show", order)["canonical_sha256"]
     assert made["signer"] == {"subject": DEMO, "serial": made["signer"]["serial"]}
-    assert made["again"] is False
+    assert made["replayed"] is False
 
 
 def test_nobody_looked_and_the_signature_says_so(home: Home, bank: Bank) -> None:
@@ -143,7 +143,7 @@ def test_the_same_order_again_is_the_same_signed_order_and_needs_no_pin(home: Ho
     home.sign(order, "signed.p7m")
     done = home.ushield("sign", order, "--token", home.token.uri, "-o", "again.p7m", "--json")
     assert home.content("again.p7m") == home.content("signed.p7m")
-    assert done.document["again"] is True
+    assert done.document["replayed"] is True
     assert "signed before" in done.err
 
 
@@ -151,14 +151,14 @@ def test_laid_out_otherwise_it_is_the_same_order(home: Home) -> None:
     order = home.order()
     home.sign(order, "signed.p7m")
     flat = home.write("flat.json", json.dumps(home.document(order)))
-    assert home.sign(flat, "again.p7m")["again"] is True
+    assert home.sign(flat, "again.p7m")["replayed"] is True
     assert home.content("again.p7m") == home.content("signed.p7m")
 
 
 def test_the_output_may_hold_it_already(home: Home) -> None:
     order = home.order()
     home.sign(order, "signed.p7m")
-    assert home.json(*sign(home, order, pin=home.pin()))["again"] is True
+    assert home.json(*sign(home, order, pin=home.pin()))["replayed"] is True
     assert home.tries_left() == 6
 
 
@@ -203,7 +203,7 @@ def test_maker_and_checker_sign_the_same_order(home: Home) -> None:
     maker = home.sign(order, "maker.p7m", token=home.token)
     checker = home.sign(order, "checker.p7m", token=home.other_token)
     assert (maker["signer"]["subject"], checker["signer"]["subject"]) == (DEMO, CHECKER)
-    assert (maker["again"], checker["again"]) == (False, False)
+    assert (maker["replayed"], checker["replayed"]) == (False, False)
 
 
 def at_once(home: Home, commands: Sequence[Sequence[str]]) -> list[Any]:
@@ -226,7 +226,7 @@ def at_once(home: Home, commands: Sequence[Sequence[str]]) -> list[Any]:
 def test_two_at_once_sign_once(home: Home) -> None:
     order = home.order()
     documents = at_once(home, [sign(home, order, f"{n}.p7m") for n in range(3)])
-    assert sorted(document["again"] for document in documents) == [False, True, True]
+    assert sorted(document["replayed"] for document in documents) == [False, True, True]
     assert len({home.content(f"{n}.p7m") for n in range(3)}) == 1
 
 
@@ -248,7 +248,7 @@ def test_signed_but_not_written_is_kept(home: Home) -> None:
     order = home.order()
     home.fails(12, "SIGNED_NOT_WRITTEN", *sign(home, order, "/proc/signed.p7m"))
     done = home.json("sign", order, "--token", home.token.uri, "-o", "signed.p7m")
-    assert done["again"] is True
+    assert done["replayed"] is True
 
 
 def test_what_may_have_been_signed_is_not_signed_again(home: Home) -> None:

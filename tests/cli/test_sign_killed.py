@@ -104,7 +104,7 @@ def after_a_kill(case: Case, bank: Bank, steps: list[str]) -> None:
         return
     assert again.code == 0, (told, again.out)
     assert signatures(case.module) == 1, told
-    assert again.document["again"] is (written > SIGN_CALLED), told
+    assert again.document["replayed"] is (written > SIGN_CALLED), told
     out = case.home.folder / ("again.p7m" if made else "signed.p7m")
     assert bank.accepts(out), told
     assert not made or out.read_bytes() == (case.home.folder / "signed.p7m").read_bytes(), told
@@ -134,7 +134,7 @@ def after_a_full_disk(case: Case, bank: Bank, told: object) -> None:
         return
     again = case.run("signed.p7m")
     assert again.code == 0, (told, again.out)
-    assert again.document["again"] is (signed > 0), told
+    assert again.document["replayed"] is (signed > 0), told
     assert bank.accepts(out), told
 
 
@@ -162,7 +162,7 @@ def test_a_token_that_does_not_end_well_has_signed_all_the_same(case: Case, bank
     endings = ("C_Logout", "C_CloseSession", "C_CloseAllSessions", "C_Finalize")
     case.module.plan([Fault(function, None, returns("CKR_GENERAL_ERROR")) for function in endings])
     done = case.run("signed.p7m")
-    assert (done.code, done.document["again"]) == (0, False), done.err
+    assert (done.code, done.document["replayed"]) == (0, False), done.err
     assert bank.accepts(case.home.folder / "signed.p7m")
 
 

@@ -233,7 +233,7 @@ def test_anything_but_a_yes_does_not_sign(home: Home, sits_down: SitsDown, answe
     person.types(answer)
     assert person.ends(7).document["error"]["code"] == "CONFIRMATION_REJECTED_ON_HOST"
     assert not home.file("signed.p7m").exists()
-    assert home.sign(order, "signed.p7m")["again"] is False  # the person may still change their mind
+    assert home.sign(order, "signed.p7m")["replayed"] is False  # the person may still change their mind
 
 
 @pytest.mark.parametrize("answer", ["是", "确认", "Y"])
@@ -260,7 +260,7 @@ def test_ctrl_c_at_the_question(home: Home, sits_down: SitsDown) -> None:
     person.sees("Sign it? [y/N]")
     person.presses(CTRL_C)
     assert "Nothing was signed." in person.ends(130).err
-    assert home.sign(order, "signed.p7m")["again"] is False
+    assert home.sign(order, "signed.p7m")["replayed"] is False
 
 
 def test_unattended_asks_nobody(home: Home, sits_down: SitsDown) -> None:
@@ -274,7 +274,7 @@ def test_what_was_signed_is_handed_out_without_a_question(home: Home, sits_down:
     order = home.order()
     home.sign(order, "first.p7m")
     person = sits_down(home, *sign(home, order, "--json"))
-    assert person.ends(0).document["again"] is True
+    assert person.ends(0).document["replayed"] is True
     assert "PIN of" not in person.screen
 
 

@@ -19,7 +19,7 @@ import pytest
 from tests.cli.person import CTRL_C, Person
 from tests.cli.world import AT_A_TERMINAL, TIMEOUT_S, USHIELD, Home
 from tests.stack.virtual.desks import token
-from ushield_hw.testing.readers import Desk
+from ushield_hw.testing.readers import PcscHost
 
 pytestmark = [pytest.mark.stack, pytest.mark.xdist_group("watch")]
 
@@ -27,26 +27,26 @@ OPENSC = "opensc-pkcs11.so"
 
 
 @pytest.fixture(scope="module")
-def only_desk() -> Iterator[Desk]:
-    with Desk() as desk:
+def only_desk() -> Iterator[PcscHost]:
+    with PcscHost() as desk:
         yield desk
 
 
 @pytest.fixture
-def desk(only_desk: Desk) -> Desk:
+def desk(only_desk: PcscHost) -> PcscHost:
     """A desk without cards."""
     only_desk.restart()
     return only_desk
 
 
-def socket_of(desk: Desk) -> str:
+def socket_of(desk: PcscHost) -> str:
     return desk.env["PCSCLITE_CSOCK_NAME"]
 
 
 class Watching:
     """The command, running without a terminal."""
 
-    def __init__(self, home: Home, desk: Desk, *words: str) -> None:
+    def __init__(self, home: Home, desk: PcscHost, *words: str) -> None:
         self.child = subprocess.Popen(
             [*AT_A_TERMINAL, USHIELD, "watch", *words],
             cwd=home.folder,
@@ -88,7 +88,7 @@ def started() -> Iterator[list[Watching]]:
 
 
 @pytest.fixture
-def watching(bare: Home, desk: Desk, started: list[Watching]) -> Watching:
+def watching(bare: Home, desk: PcscHost, started: list[Watching]) -> Watching:
     """``watch --json`` over a desk without cards; it has said so."""
     started.append(Watching(bare, desk, "--json"))
     assert started[-1].hint() == "Waiting for a token… Ctrl-C ends.\n"
@@ -98,7 +98,7 @@ def watching(bare: Home, desk: Desk, started: list[Watching]) -> Watching:
 # --- lines ------------------------------------------------------------------------------------------------------------
 
 
-def test_an_object_a_line(watching: Watching, desk: Desk) -> None:
+def test_an_object_a_line(watching: Watching, desk: PcscHost) -> None:
     began = datetime.now(UTC) - timedelta(seconds=1)
     insertion = desk.insert(token())
     came = document(watching.line(), "inserted", began)
@@ -122,7 +122,7 @@ def document(line: str, event: str, began: datetime) -> Any:
     return found
 
 
-def test_a_person_sees_local_time_and_the_token(bare: Home, desk: Desk, people: list[Person]) -> None:
+def test_a_person_sees_local_time_and_the_token(bare: Home, desk: PcscHost, people: list[Person]) -> None:
     person = Person(bare, "watch", **desk.env, TZ="Asia/Shanghai")
     people.append(person)
     person.sees("Waiting for a token")
@@ -140,13 +140,13 @@ def test_a_person_sees_local_time_and_the_token(bare: Home, desk: Desk, people: 
     assert "Error" not in person.screen
 
 
-def test_in_chinese(bare: Home, desk: Desk) -> None:
+def test_in_chinese(bare: Home, desk: PcscHost) -> None:
     desk.insert(token())
     done = bare.ushield("--lang", "zh", "watch", "--count", "1", PCSCLITE_CSOCK_NAME=socket_of(desk))
     assert "已插入：SmartCard-HSM (UserPIN)（WATCH1，opensc）" in done.out
 
 
-def test_soft_tokens_are_there_at_the_start(blank: Home, desk: Desk) -> None:
+def test_soft_tokens_are_there_at_the_start(blank: Home, desk: PcscHost) -> None:
     done = blank.ushield("watch", "--count", "2", PCSCLITE_CSOCK_NAME=socket_of(desk))
     for soft in blank.tokens:
         assert soft.serial in done.out
@@ -174,7 +174,7 @@ def test_nobody_reads_any_more(watching: Watching) -> None:
     assert watching.child.stderr.read() == b""
 
 
-def test_head_ends_it(blank: Home, desk: Desk) -> None:
+def test_head_ends_it(blank: Home, desk: PcscHost) -> None:
     shell = f"{USHIELD} watch --json | head -n 1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", shell],
@@ -189,13 +189,13 @@ def test_head_ends_it(blank: Home, desk: Desk) -> None:
     assert (code, done.stderr) == ("0", "")
 
 
-def test_after_some_seconds(bare: Home, desk: Desk) -> None:
+def test_after_some_seconds(bare: Home, desk: PcscHost) -> None:
     began = time.monotonic()
     assert bare.ushield("watch", "--for", "0.3", PCSCLITE_CSOCK_NAME=socket_of(desk)).out == ""
     assert time.monotonic() - began >= 0.3
 
 
-def test_after_so_many_events(watching: Watching, bare: Home, desk: Desk, started: list[Watching]) -> None:
+def test_after_so_many_events(watching: Watching, bare: Home, desk: PcscHost, started: list[Watching]) -> None:
     insertion = desk.insert(token())
     counting = Watching(bare, desk, "--count", "2", "--json")
     started.append(counting)
@@ -206,7 +206,7 @@ def test_after_so_many_events(watching: Watching, bare: Home, desk: Desk, starte
     assert err in {"", "Waiting for a token… Ctrl-C ends.\n"}  # a busy machine takes a while to see the token
 
 
-def test_a_full_disk_behind_stdout(blank: Home, desk: Desk) -> None:
+def test_a_full_disk_behind_stdout(blank: Home, desk: PcscHost) -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     try:
         ended = subprocess.run(
@@ -232,7 +232,7 @@ def test_wrong_words(bare: Home, words: tuple[str, ...]) -> None:
 # --- the service ------------------------------------------------------------------------------------------------------
 
 
-def test_pcscd_dies_and_comes_back(watching: Watching, desk: Desk) -> None:
+def test_pcscd_dies_and_comes_back(watching: Watching, desk: PcscHost) -> None:
     desk.insert(token())
     assert json.loads(watching.line())["event"] == "inserted"
     desk.stop()

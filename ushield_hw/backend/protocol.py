@@ -20,10 +20,10 @@ from ushield_hw.crypto.algorithms import KeyKind
 
 LONGEST_FRAME: Final = 64 << 20  # thousands of certificates, as text
 NUMBER: Final = struct.Struct(">H")  # which mark a new channel has
-MARKS: Final = 1 << 16
+MOST_CHANNELS: Final = 1 << 16
 # The file that both sides map: for each channel what the worker has begun, then what the owner wants to be stopped.
-STOP: Final = MARKS
-SHARED: Final = 2 * MARKS
+STOP: Final = MOST_CHANNELS
+SHARED: Final = 2 * MOST_CHANNELS
 BEGAN, NO_ROOM = 1, 2
 _ONE_READ: Final = 1 << 14
 _HEAD: Final = struct.Struct(">IB")  # length of the body, its kind

@@ -149,7 +149,7 @@ _abandoned: Final[list[InProcess]] = []
 
 
 class _Leased(NamedTuple):
-    """A channel, and which of the shared marks its worker thread sets when it enters C_Sign."""
+    """A channel, and which of the shared flags its worker thread sets when it enters C_Sign."""
 
     channel: protocol.Channel
     number: int
@@ -176,7 +176,7 @@ class Worker:
             self._control, theirs = socket.socketpair()
             undo.callback(self._control.close)
             with theirs, _shared_file() as shared:
-                self._marks = mmap.mmap(shared.fileno(), protocol.SHARED)
+                self._flags = mmap.mmap(shared.fileno(), protocol.SHARED)
                 self._process = spawn.fork((self._control, theirs), shared.fileno(), own | {**environment})
             undo.pop_all()
         self._idle: list[_Leased] = []
@@ -223,7 +223,7 @@ class Worker:
             deadline_s = min(deadline_s, _BEHIND_S)
         leased, until = self._lease(), time.monotonic() + deadline_s
         try:
-            self._marks[leased.number] = self._marks[protocol.STOP + leased.number] = 0
+            self._flags[leased.number] = self._flags[protocol.STOP + leased.number] = 0
             self._until[leased.number] = until
             leased.channel.send((operation, arguments))
             if watch is not None:
@@ -255,7 +255,7 @@ class Worker:
         """
         told = stopped = False
         while not leased.channel.readable(_LOOK_S):
-            if not told and self._marks[leased.number] == protocol.BEGAN:
+            if not told and self._flags[leased.number] == protocol.BEGAN:
                 told = True
                 watch.began()
             if not stopped and watch.cancelled.is_set():
@@ -271,9 +271,9 @@ class Worker:
         The worker sets its mark before it looks at ours, so at least one of the two sees the other's. The lock is the
         fence between a write and the read that follows it.
         """
-        self._marks[protocol.STOP + leased.number] = 1
+        self._flags[protocol.STOP + leased.number] = 1
         with self._lock:
-            return self._marks[leased.number] == protocol.BEGAN
+            return self._flags[leased.number] == protocol.BEGAN
 
     def _late(self, deadline_s: float, *, began: bool) -> Lost:
         """End the worker, unless another call may still take its time: a signature that waits for its person."""
@@ -286,11 +286,11 @@ class Worker:
 
     def _broken(self, leased: _Leased) -> Exception:
         """Return what became of a call whose channel was closed on the other side."""
-        began = self._marks[leased.number] == protocol.BEGAN
+        began = self._flags[leased.number] == protocol.BEGAN
         until = time.monotonic() + _EXPLAINED_S
         while not began and time.monotonic() < until and not self._process.wait_over(0.01):
             # The system closes a channel that the worker has no descriptor for before the worker can say so.
-            if self._marks[leased.number] == protocol.NO_ROOM:
+            if self._flags[leased.number] == protocol.NO_ROOM:
                 return of_errno(errno.EMFILE) or Lost("crashed", "no descriptor", began=False)
         return Lost("crashed", self._epitaph(), began=began)
 
@@ -310,7 +310,7 @@ class Worker:
         """See :class:`Transport`."""
         with suppress(protocol.Closed, DriverError):
             leased = self._lease()
-            self._marks[leased.number] = self._marks[protocol.STOP + leased.number] = 0
+            self._flags[leased.number] = self._flags[protocol.STOP + leased.number] = 0
             self._give_up(leased, 0.0)
             leased.channel.send((operation, arguments))
 
@@ -370,7 +370,7 @@ class Worker:
             ours, theirs = socket.socketpair()
         with theirs:
             try:
-                if number >= protocol.MARKS:
+                if number >= protocol.MOST_CHANNELS:
                     raise OSError("too many channels")
                 socket.send_fds(self._control, [protocol.NUMBER.pack(number)], [theirs.fileno()])
             except OSError as error:
@@ -462,7 +462,7 @@ def _result(answer: dict[str, Any]) -> Any:
 def _shared_file() -> IO[bytes]:
     """Return a file without a name, of ``wire.SHARED`` zero bytes, for both processes to map."""
     try:
-        file: IO[bytes] = os.fdopen(os.memfd_create("ushield-marks"), "w+b", buffering=0)
+        file: IO[bytes] = os.fdopen(os.memfd_create("ushield-flags"), "w+b", buffering=0)
     except (AttributeError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in {errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL}:
             raise

@@ -38,7 +38,7 @@ def serve(control: socket.socket, shared: int) -> None:
             message.
     """
     harden()
-    marks = mmap.mmap(shared, protocol.SHARED)
+    flags = mmap.mmap(shared, protocol.SHARED)
     talk = protocol.Channel(control)
     while (first := talk.receive())[0] == "held":
         talk.send({"ok": _held(*first[1])})
@@ -48,7 +48,7 @@ def serve(control: socket.socket, shared: int) -> None:
         engine, answer = _load(path, options)
     talk.send(answer)
     if engine is not None:
-        _serve_channels(control, _Shared(engine, marks, threading.Lock() if options.one_at_a_time else nullcontext()))
+        _serve_channels(control, _Shared(engine, flags, threading.Lock() if options.one_at_a_time else nullcontext()))
         farewell = threading.Thread(target=_close, args=(engine,), daemon=True)
         farewell.start()
         farewell.join(_FAREWELL_S)
@@ -76,7 +76,7 @@ class _Shared:
     """What the threads share. ``turn``: held during each call of a module that takes one at a time."""
 
     engine: Any
-    marks: mmap.mmap
+    flags: mmap.mmap
     turn: AbstractContextManager[object]
     fence: threading.Lock = field(default_factory=threading.Lock)
 
@@ -110,7 +110,7 @@ def _serve_channels(control: socket.socket, shared: _Shared) -> None:
     while (new := _new_channel(control)) is not None:
         channel, number = new
         if channel is None:
-            shared.marks[number] = protocol.NO_ROOM
+            shared.flags[number] = protocol.NO_ROOM
             continue
         try:
             threading.Thread(target=_serve_channel, args=(channel, number, shared), daemon=True).start()
@@ -135,13 +135,13 @@ def _new_channel(control: socket.socket) -> tuple[protocol.Channel | None, int] 
 def _serve_channel(channel: protocol.Channel, number: int, shared: _Shared) -> None:
     def check() -> None:
         with shared.fence:  # between the write of our mark and the look at the owner's
-            stopped = shared.marks[protocol.STOP + number]
+            stopped = shared.flags[protocol.STOP + number]
         if stopped:
-            shared.marks[number] = 0
+            shared.flags[number] = 0
             raise _Stopped
 
     def began() -> None:
-        shared.marks[number] = protocol.BEGAN
+        shared.flags[number] = protocol.BEGAN
         check()
 
     try:

@@ -274,7 +274,7 @@ def _revoke(serial: str, folder: Path, reason: str, as_json: bool) -> None:
     ended, successor = done.certificate, done.successor
     if as_json:
         also, after = [one.serial for one in done.also], successor.serial if successor else None
-        output.document({"revoked": _row(ended), "again": done.again, "also": also, "successor": after})
+        output.document({"revoked": _row(ended), "replayed": done.replayed, "also": also, "successor": after})
         return
     at = _time(ended.revoked)
     rows = [messages.text("bank.revoked", serial=ended.serial, subject=ended.subject, at=at, reason=ended.reason)]

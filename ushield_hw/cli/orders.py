@@ -182,9 +182,9 @@ def _hand_out(out: Path, only_copy: bytes) -> None:
 
 
 def _report(order: Order, signed: SignedOrder, out: Path, profile: str | None, as_json: bool) -> None:
-    if signed.again:
+    if signed.replayed:
         output.hint("sign.again", tx_id=order.tx_id)
-    if signed.again and profile not in (None, signed.profile.value):
+    if signed.replayed and profile not in (None, signed.profile.value):
         output.hint("sign.other_profile", profile=signed.profile.value)
     signer = CertificateFacts.read(signed.certificate)
     if as_json:
@@ -196,7 +196,7 @@ def _report(order: Order, signed: SignedOrder, out: Path, profile: str | None, a
                 "profile": signed.profile,
                 "confirmation": signed.confirmation,
                 "signer": {"subject": signer.subject_text(), "serial": signer.serial_hex},
-                "again": signed.again,
+                "replayed": signed.replayed,
             }
         )
         return

@@ -69,11 +69,11 @@ def renew_command(
     retire = renewal.Retire.KEEP if keep_old else renewal.Retire.REMOVE
     with token.open(person, purpose="renew") as session:
         if out is not None:
-            options.write_new(out, renewal.request(session, choice, same_key=same_key, told=_told))
+            options.write_new(out, renewal.request(session, choice, same_key=same_key, on_step=_on_step))
             return _say_requested(out, token, as_json)
         if abandon:
             return _say_abandoned(renewal.abandon(session, choice), as_json)
-        more: dict[str, Any] = {"authorities": authorities, "retire": retire, "told": _told}
+        more: dict[str, Any] = {"authorities": authorities, "retire": retire, "on_step": _on_step}
         if bank is not None:
             done = renewal.renew(session, bank, choice, same_key=same_key, **more)
         else:
@@ -83,7 +83,7 @@ def renew_command(
     return _say_renewed(done, as_json)
 
 
-def _told(step: renewal.Step) -> None:
+def _on_step(step: renewal.Step) -> None:
     if messages.known(f"renewal.step.{step.value}"):
         output.hint(f"renewal.step.{step.value}")
 
@@ -152,7 +152,7 @@ def _say_renewed(done: renewal.Renewed, as_json: bool) -> None:
         output.document({"renewed": done})
         return
     facts = done.certificate
-    said = "cert.renewed_before" if done.again else "cert.renewed"
+    said = "cert.renewed_before" if done.replayed else "cert.renewed"
     output.lines(
         [
             messages.text(

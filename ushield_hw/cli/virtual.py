@@ -99,7 +99,7 @@ def _tell(shield: VirtualShield, page: Page | None, *, as_json: bool) -> None:
     output.note(f"  {shield.uri}")
     if page is not None:
         output.hint("virtual.page", url=page.url)
-    output.lines(f"export {name}={shlex.quote(value)}" for name, value in shield.desk_env.items())
+    output.lines(f"export {name}={shlex.quote(value)}" for name, value in shield.host_env.items())
     output.finish()  # somebody waits for it behind a pipe
 
 
@@ -111,7 +111,7 @@ def _document(shield: VirtualShield, page: Page | None) -> dict[str, object]:
         "pin_file": str(shield.pin_file),
         "so_pin_file": str(shield.so_pin_file),
         "ca": str(shield.ca_pem),
-        "env": shield.desk_env,
+        "env": shield.host_env,
         "page": page.url if page else None,
         "test_only": True,
     }
@@ -120,7 +120,7 @@ def _document(shield: VirtualShield, page: Page | None) -> dict[str, object]:
 def _run(command: Sequence[str], shield: VirtualShield) -> int:
     """Run a command with the token plugged in, and return its exit code."""
     facts = {"USHIELD_VIRTUAL_URI": shield.uri, "USHIELD_VIRTUAL_CA": str(shield.ca_pem)}
-    environment = {**os.environ, **shield.desk_env, **facts, "USHIELD_VIRTUAL_PIN_FILE": str(shield.pin_file)}
+    environment = {**os.environ, **shield.host_env, **facts, "USHIELD_VIRTUAL_PIN_FILE": str(shield.pin_file)}
     try:
         code = subprocess.run(command, env=environment, check=False).returncode
     except OSError as error:
@@ -129,7 +129,7 @@ def _run(command: Sequence[str], shield: VirtualShield) -> int:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """End in order on SIGTERM: the token is pulled out, its desk goes."""
+    """End in order on SIGTERM: the token is pulled out, its host goes."""
     raise SystemExit(0)
 
 

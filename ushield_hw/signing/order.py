@@ -73,7 +73,7 @@ class SignedOrder:
         confirmation: how the person confirmed; None for ``PLAIN``.
         certificate: the signer's, DER.
         tx_id: of the order.
-        again: it existed already and was not made now.
+        replayed: it existed already and was not made now.
     """
 
     der: bytes
@@ -81,7 +81,7 @@ class SignedOrder:
     confirmation: Confirmation | None
     certificate: bytes
     tx_id: str
-    again: bool = False
+    replayed: bool = False
 
     def __bytes__(self) -> bytes:
         return self.der
@@ -165,7 +165,7 @@ def stored(der: bytes, order: Order) -> SignedOrder:
     from ushield_hw import cms
 
     parts = cms.parse(der)
-    return SignedOrder(der, parts.profile, parts.confirmation, parts.certificate, order.tx_id, again=True)
+    return SignedOrder(der, parts.profile, parts.confirmation, parts.certificate, order.tx_id, replayed=True)
 
 
 def profile_of(driver: Driver) -> Profile:

@@ -34,7 +34,7 @@ from ushield_hw.testing.card.memory import Memory
 from ushield_hw.testing.card.panel import PATIENCE_S, Answer, Button, Panel
 from ushield_hw.testing.card.schsm import blank
 from ushield_hw.testing.card.ushield import Model, Outcome, UShieldCard
-from ushield_hw.testing.readers import Desk, Insertion
+from ushield_hw.testing.readers import Insertion, PcscHost
 from ushield_hw.uri import TokenUri
 
 __all__ = ["Model", "Outcome", "VirtualShield"]
@@ -58,8 +58,8 @@ class VirtualShield:
         patience_s: how long it waits for a button.
         certified: it comes with an EC P-256 payment key and a certificate for it.
         holder: whom that certificate names: one person signs an order once, whatever the token.
-        desk: where it is plugged in; default: a desk of its own.
-        reader: which reader of the desk.
+        host: where it is plugged in; default: a host of its own.
+        reader: which reader of the host.
         keep: a folder where it is kept when it is closed, and found again; default: it is gone then.
 
     Attributes:
@@ -81,7 +81,7 @@ class VirtualShield:
         lang: Language = "zh",
         patience_s: float = PATIENCE_S,
         certified: bool = True,
-        desk: Desk | None = None,
+        host: PcscHost | None = None,
         reader: int = 0,
         keep: Path | None = None,
         holder: str = "张三",
@@ -99,9 +99,9 @@ class VirtualShield:
                 memory = self._issue(Model(model), serial or f"US{_digits(8)}", certified=certified, holder=holder)
             self.pin, self.so_pin = (file.read_text().strip() for file in (self.pin_file, self.so_pin_file))
             self.card = UShieldCard(memory, Panel(patience_s), Model(memory.notes["model"]), lang)
-            self._desk = desk or undo.enter_context(Desk())
+            self._host = host or undo.enter_context(PcscHost())
             self._reader = reader
-            self._insertion: Insertion | None = self._desk.insert(self.card, reader)
+            self._insertion: Insertion | None = self._host.insert(self.card, reader)
             undo.callback(self.eject)
             self._undo = undo.pop_all()
 
@@ -127,7 +127,7 @@ class VirtualShield:
         self.close()
 
     def close(self) -> None:
-        """Pull it out; its desk goes too, unless it came from elsewhere. May be called twice."""
+        """Pull it out; its host goes too, unless it came from elsewhere. May be called twice."""
         self._undo.close()
 
     @property
@@ -143,13 +143,13 @@ class VirtualShield:
 
     @property
     def env(self) -> dict[str, str]:
-        """What a child process needs in its environment: where this desk's pcscd is, and a state folder of its own."""
-        return {**self.desk_env, "XDG_STATE_HOME": str(self.folder / "state")}
+        """What a child process needs in its environment: where this host's pcscd is, and a state folder of its own."""
+        return {**self.host_env, "XDG_STATE_HOME": str(self.folder / "state")}
 
     @property
-    def desk_env(self) -> dict[str, str]:
+    def host_env(self) -> dict[str, str]:
         """What a program needs to find the reader it is in."""
-        return self._desk.env
+        return self._host.env
 
     @property
     def signatures(self) -> int:
@@ -205,7 +205,7 @@ class VirtualShield:
     def insert(self) -> None:
         """Plug it in again."""
         if not self.plugged:
-            self._insertion = self._desk.insert(self.card, self._reader)
+            self._insertion = self._host.insert(self.card, self._reader)
 
     def delay(self, seconds: float) -> None:
         """Take so long for each signature, after OK."""

@@ -198,7 +198,7 @@ class KeyChoice:
             and (self.certificate is None or self.names(pair.facts))
         )
 
-    def told(self, pair: Pair) -> Pair:
+    def resolved(self, pair: Pair) -> Pair:
         """Return a pair with the one key of its rivals that is asked for by id or label, if that is one."""
         named = [
             key

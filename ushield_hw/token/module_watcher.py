@@ -55,7 +55,7 @@ class Seen:
         return any(_insertion(scene, reader) == self.insertion for reader in scene.readers if reader.slot is Slot.CARD)
 
 
-class Eye:
+class ModuleWatcher:
     """Looks at one module's tokens.
 
     Attributes:

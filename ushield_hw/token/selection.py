@@ -88,7 +88,7 @@ def select(
     named = [pair for pair in found if choice.takes(pair)]
     if choice.certificate is not None and len(named) > 1:
         return Selection(None, CertificateMultiple("CERTIFICATE_SEVERAL_MATCH", candidates=_briefs(named)), ())
-    judged = [(pair := choice.told(one), _why_not(pair, use, choice, moment, refuses)) for one in found]
+    judged = [(pair := choice.resolved(one), _why_not(pair, use, choice, moment, refuses)) for one in found]
     left_out = [LeftOut(pair, why) for pair, why in judged if why is not None]
     usable = [pair for pair, why in judged if why is None]
     living = [pair for pair in usable if pair.activated]

@@ -21,7 +21,7 @@ from ushield_hw.drivers.catalogue import Catalogue, Kind
 from ushield_hw.drivers.installed import Installed, discoverable, installed
 from ushield_hw.system.pcsc import Monitor, Scene
 from ushield_hw.token.discovery import Token, alike
-from ushield_hw.token.module_watcher import Eye, Insertion, Seen, reads_cards
+from ushield_hw.token.module_watcher import Insertion, ModuleWatcher, Seen, reads_cards
 
 __all__ = ["EventKind", "TokenEvent", "TokenWatch", "watch_tokens"]
 
@@ -92,9 +92,13 @@ class TokenWatch(Iterator[TokenEvent]):
         self._due: float | None = None
         self._monitor = Monitor() if any(reads_cards(entry.driver) for entry in entries) else None
         several = sum(entry.driver.kind is not Kind.SOFTWARE for entry in entries) > 1
-        self._eyes = [Eye(entry, catalogue, settings, self._monitor, several=several) for entry in entries]
-        for eye in self._eyes:
-            threading.Thread(target=self._follow, args=(eye,), name=f"tokens of {eye.name}", daemon=True).start()
+        self._watchers = [
+            ModuleWatcher(entry, catalogue, settings, self._monitor, several=several) for entry in entries
+        ]
+        for watcher in self._watchers:
+            threading.Thread(
+                target=self._follow, args=(watcher,), name=f"tokens of {watcher.name}", daemon=True
+            ).start()
 
     def __enter__(self) -> Self:
         return self
@@ -150,21 +154,21 @@ class TokenWatch(Iterator[TokenEvent]):
             ends.append(_STOP_S)
         return max(0.0, min(ends)) if ends else None
 
-    def _follow(self, eye: Eye) -> None:
+    def _follow(self, watcher: ModuleWatcher) -> None:
         """Look at one module again and again; a thread does nothing else."""
         try:
             while not self._closed.is_set():
-                scene = eye.scene_now()
-                seen = eye.look(scene)
-                self._report(eye, seen, scene)
-                eye.rest(scene, self._closed)
+                scene = watcher.scene_now()
+                seen = watcher.look(scene)
+                self._report(watcher, seen, scene)
+                watcher.rest(scene, self._closed)
         finally:
-            eye.close()
+            watcher.close()
 
-    def _report(self, eye: Eye, seen: tuple[Seen, ...], scene: Scene | None) -> None:
+    def _report(self, watcher: ModuleWatcher, seen: tuple[Seen, ...], scene: Scene | None) -> None:
         with self._changed:
-            eye.seen, eye.scene, eye.reported, eye.late = seen, scene, True, False
-            if all(other.settled() for other in self._eyes):
+            watcher.seen, watcher.scene, watcher.reported, watcher.late = seen, scene, True, False
+            if all(other.settled() for other in self._watchers):
                 self._tell()
             elif self._due is None:
                 self._due = time.monotonic() + _GRACE_S
@@ -173,8 +177,8 @@ class TokenWatch(Iterator[TokenEvent]):
     def _tell(self) -> None:
         """Turn what is different from before into events."""
         self._due = None
-        for eye in self._eyes:
-            eye.late = not eye.settled()
+        for watcher in self._watchers:
+            watcher.late = not watcher.settled()
         now, at = self._groups(), datetime.now(UTC)
         gone = [old for old in self._there if not any(old.stays_as(new) for new in now)]
         there = []
@@ -187,7 +191,7 @@ class TokenWatch(Iterator[TokenEvent]):
         self._events += [TokenEvent(EventKind.INSERTED, known.token, at) for known in fresh]
 
     def _groups(self) -> list[_Known]:
-        seen = {one.token.link.key: one for eye in self._eyes for one in eye.seen}
+        seen = {one.token.link.key: one for watcher in self._watchers for one in watcher.seen}
         groups = alike([one.token for one in seen.values()], lambda token: seen[token.link.key].certificates)
         return [_Known.of([seen[token.link.key] for token in group]) for group in groups]
 

@@ -28,7 +28,7 @@ from ushield_hw.testing.card.memory import Memory
 from ushield_hw.testing.card.panel import Panel
 from ushield_hw.testing.card.piv import READER, PivCard, Slot, YubiKey, blank, hold
 from ushield_hw.testing.card.piv.contents import MANAGEMENT, padded
-from ushield_hw.testing.readers import Desk, Insertion
+from ushield_hw.testing.readers import Insertion, PcscHost
 
 PIN: Final = "123456"
 PUK: Final = "87654321"
@@ -146,7 +146,7 @@ class Plugged:
     """
 
     way: Way
-    desk: Desk
+    desk: PcscHost
     card: PivCard
     _insertion: Insertion
     _closing: ExitStack = field(default_factory=ExitStack, repr=False)
@@ -198,7 +198,7 @@ def until(happened: Callable[[], bool], within_s: float = _DEADLINE_S) -> None:
 def plugged(way: Way, memory: Memory | None = None, panel: Panel | None = None) -> Iterator[Plugged]:
     """Put a card into a reader. Its modules, the reader and the daemon are gone when the context ends."""
     card = way.card(memory or certified(), panel)
-    with Desk([way.reader]) as desk:
+    with PcscHost([way.reader]) as desk:
         made = Plugged(way, desk, card, desk.insert(card))
         try:
             yield made

@@ -18,7 +18,7 @@ from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import User
 from ushield_hw.backend.module import Module
 from ushield_hw.testing.card.memory import Memory
-from ushield_hw.testing.readers import Desk
+from ushield_hw.testing.readers import PcscHost
 from ushield_hw.testing.shield import Model, VirtualShield
 
 _CANNOT: Final[Mapping[Can, str]] = {
@@ -35,7 +35,7 @@ _ONE_WAY: Final = "PC/SC's client library reads the place of the daemon once in 
 def _module(shield: VirtualShield) -> Module:
     spec = driver("opensc").module
     path = driver("opensc").module_files()[0].resolve()
-    return Module(path, Isolation.PROCESS, spec.options, spec.deadline_s, shield.desk_env)
+    return Module(path, Isolation.PROCESS, spec.options, spec.deadline_s, shield.host_env)
 
 
 @cache
@@ -54,7 +54,7 @@ def _provisioned() -> tuple[Memory, str, str]:
 @contextmanager
 def _make(_place: Place, _isolation: Isolation) -> Iterator[Subject]:
     memory, pin, so_pin = _provisioned()
-    with Desk() as desk, VirtualShield(model=Model.NONE, certified=False, desk=desk) as shield:
+    with PcscHost() as desk, VirtualShield(model=Model.NONE, certified=False, host=desk) as shield:
         shield.eject()
         shield.card.memory = deepcopy(memory)
         shield.insert()

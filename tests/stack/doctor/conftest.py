@@ -19,7 +19,7 @@ from ushield_hw.doctor.probes.slots import Choice, tokens_of
 from ushield_hw.doctor.subjects import Loaded, ModuleFile, TokenSeen, load
 from ushield_hw.drivers.catalogue import Driver
 from ushield_hw.testing.faulty import Fault, faulty_module
-from ushield_hw.testing.readers import Desk
+from ushield_hw.testing.readers import PcscHost
 from ushield_hw.testing.softhsm import CONF_VARIABLE
 
 __all__ = ["built", "loading", "machine"]
@@ -81,9 +81,9 @@ def tree(tmp_path: Path) -> Tree:
 
 
 @pytest.fixture(scope="module")
-def desk() -> Iterator[Desk]:
+def desk() -> Iterator[PcscHost]:
     """Yield a real pcscd with a virtual reader."""
-    with Desk() as desk:
+    with PcscHost() as desk:
         yield desk
 
 

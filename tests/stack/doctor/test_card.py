@@ -22,7 +22,7 @@ from ushield_hw.doctor.probes import card
 from ushield_hw.doctor.probes.card import InReader
 from ushield_hw.errors import TokenBusy, TokenError, UShieldError
 from ushield_hw.system.pcsc import Contact, Reader, Scene, Slot
-from ushield_hw.testing.readers import Desk
+from ushield_hw.testing.readers import PcscHost
 
 pytestmark = pytest.mark.stack
 
@@ -31,13 +31,13 @@ SECOND: Final = "Second 01 00"
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Desk]:
-    with Desk(("Virtual U-shield", "Second")) as desk:
+def shared() -> Iterator[PcscHost]:
+    with PcscHost(("Virtual U-shield", "Second")) as desk:
         yield desk
 
 
 @pytest.fixture
-def desk(shared: Desk) -> Desk:
+def desk(shared: PcscHost) -> PcscHost:
     """A desk without cards."""
     shared.restart()
     return shared
@@ -52,7 +52,7 @@ def tree(tmp_path: Path) -> Tree:
     return tree
 
 
-def asked(tree: Tree, desk: Desk, until: str = SLOT, **how: Any) -> Answer:
+def asked(tree: Tree, desk: PcscHost, until: str = SLOT, **how: Any) -> Answer:
     """Ask once a program can see the card; a moment after pcscd has."""
     deadline = time.monotonic() + _WITHIN_S
     while True:
@@ -73,7 +73,7 @@ class Speaks(Blank):
 # --- is there a card that answers -------------------------------------------------------------------------------------
 
 
-def test_no_card_in_any_reader(tree: Tree, desk: Desk) -> None:
+def test_no_card_in_any_reader(tree: Tree, desk: PcscHost) -> None:
     found = ask("D", tree, desk.env)
     (told_once,) = (one for one in found.findings if one.status is Status.WARN)
     assert told_once.id == "D29"
@@ -81,7 +81,7 @@ def test_no_card_in_any_reader(tree: Tree, desk: Desk) -> None:
     assert SLOT in told_once.evidence["readers"]
 
 
-def test_a_known_card_gives_no_alarm_beside_empty_readers(tree: Tree, desk: Desk) -> None:
+def test_a_known_card_gives_no_alarm_beside_empty_readers(tree: Tree, desk: PcscHost) -> None:
     desk.insert(Blank())
     found = asked(tree, desk)
     assert found.alarms == []
@@ -90,7 +90,7 @@ def test_a_known_card_gives_no_alarm_beside_empty_readers(tree: Tree, desk: Desk
     found.of(card.wrong_module, SLOT).says(Status.OK)
 
 
-def test_two_cards_are_told_apart(tree: Tree, desk: Desk) -> None:
+def test_two_cards_are_told_apart(tree: Tree, desk: PcscHost) -> None:
     desk.insert(Blank())
     desk.insert(Speaks("3b021450"), 1)
     asked(tree, desk)
@@ -99,7 +99,7 @@ def test_two_cards_are_told_apart(tree: Tree, desk: Desk) -> None:
     assert found.alarms == ["D37"]
 
 
-def test_a_card_whose_answer_is_none(tree: Tree, desk: Desk) -> None:
+def test_a_card_whose_answer_is_none(tree: Tree, desk: PcscHost) -> None:
     desk.insert(Speaks("00000000"))
     found = asked(tree, desk).of(card.mute, SLOT)
     found.says(Status.FAIL, SLOT, "00000000", atr="00000000", name="SCARD_E_PROTO_MISMATCH")
@@ -113,7 +113,7 @@ def seen(tree: Tree, error: UShieldError | Contact, atr: bytes = ATR, system: st
     return here
 
 
-def test_a_card_that_is_mute(tree: Tree, desk: Desk) -> None:
+def test_a_card_that_is_mute(tree: Tree, desk: PcscHost) -> None:
     desk.insert(Speaks(""))
     found = asked(tree, desk).of(card.mute, SLOT)
     found.says(Status.FAIL, SLOT, name="SCARD_STATE_MUTE")
@@ -125,7 +125,7 @@ def test_a_card_without_power(tree: Tree) -> None:
     assert card.unpowered(seen(tree, Contact(ATR, "T=1"))).status is Status.OK
 
 
-def in_use(desk: Desk, reader: str) -> None:
+def in_use(desk: PcscHost, reader: str) -> None:
     """Wait until a program is connected to the card in a reader."""
     command = [sys.executable, "-c", _IN_USE, reader, str(_WITHIN_S)]
     subprocess.run(command, env={**os.environ, **desk.env}, check=True)
@@ -148,7 +148,7 @@ while not any(reader.name == name and reader.in_use for reader in pcsc.readers()
     [("exclusive", "SCARD_E_SHARING_VIOLATION"), ("transaction", "NO_ANSWER")],
     ids=["exclusive", "transaction"],
 )
-def test_a_card_that_another_program_holds(tree: Tree, desk: Desk, does: str, name: str) -> None:
+def test_a_card_that_another_program_holds(tree: Tree, desk: PcscHost, does: str, name: str) -> None:
     desk.insert(Blank())
     asked(tree, desk)
     with another_program(desk.env, SLOT, does) as pid:
@@ -160,7 +160,7 @@ def test_a_card_that_another_program_holds(tree: Tree, desk: Desk, does: str, na
     assert asked(tree, desk).alarms == []
 
 
-def test_a_card_that_another_program_resets(tree: Tree, desk: Desk) -> None:
+def test_a_card_that_another_program_resets(tree: Tree, desk: PcscHost) -> None:
     desk.insert(Blank())
     asked(tree, desk)
     with another_program(desk.env, SLOT, "reset") as pid:
@@ -171,7 +171,7 @@ def test_a_card_that_another_program_resets(tree: Tree, desk: Desk) -> None:
     assert found.alarms == ["D34"]
 
 
-def test_a_card_that_goes_while_we_are_connected(tree: Tree, desk: Desk) -> None:
+def test_a_card_that_goes_while_we_are_connected(tree: Tree, desk: PcscHost) -> None:
     insertion = desk.insert(Blank())
     asked(tree, desk)
     asking = Asking("D", tree, desk.env, hold_s=10)
@@ -183,7 +183,7 @@ def test_a_card_that_goes_while_we_are_connected(tree: Tree, desk: Desk) -> None
     assert found.alarms == ["D35"]
 
 
-def test_a_card_that_was_out_since_the_readers_were_looked_at(tree: Tree, desk: Desk) -> None:
+def test_a_card_that_was_out_since_the_readers_were_looked_at(tree: Tree, desk: PcscHost) -> None:
     first = desk.insert(Blank())
     asked(tree, desk)
     asking = Asking("D", tree, desk.env)
@@ -208,7 +208,7 @@ def test_macos_that_drives_the_card_itself(tree: Tree) -> None:
 # --- which family is it -----------------------------------------------------------------------------------------------
 
 
-def test_a_card_that_nobody_has_described(tree: Tree, desk: Desk) -> None:
+def test_a_card_that_nobody_has_described(tree: Tree, desk: PcscHost) -> None:
     desk.insert(Speaks("3b021450"))
     found = asked(tree, desk)
     found.of(card.unknown_card, SLOT).says(Status.WARN, "3b021450", "ushield driver check", atr="3b021450")
@@ -219,14 +219,14 @@ def test_a_card_that_nobody_has_described(tree: Tree, desk: Desk) -> None:
     assert "Unsupported card" in said.stdout + said.stderr  # nor does OpenSC know it
 
 
-def test_an_atr_of_several_families_is_ambiguous(tree: Tree, desk: Desk) -> None:
+def test_an_atr_of_several_families_is_ambiguous(tree: Tree, desk: PcscHost) -> None:
     tree.family("twin", ATR.hex())
     desk.insert(Blank())
     found = asked(tree, desk).of(card.unknown_card, SLOT)
     found.says(Status.OK, families=["blank", "twin"], ambiguous=True)
 
 
-def test_a_named_module_of_another_family(tree: Tree, desk: Desk) -> None:
+def test_a_named_module_of_another_family(tree: Tree, desk: PcscHost) -> None:
     tree.family("softhsm2", paths=[str(SOFTHSM)])
     desk.insert(Blank())
     found = asked(tree, desk, selector=f"pkcs11:token=pay?module-path={SOFTHSM}")
@@ -254,13 +254,13 @@ def test_a_family_that_another_ones_module_drives(tree: Tree) -> None:
     assert card.wrong_module(seen(tree, Contact(ATR, "T=1"))).status is Status.OK
 
 
-def opensc_says(desk: Desk, conf: Path) -> str:
+def opensc_says(desk: PcscHost, conf: Path) -> str:
     env = {**os.environ, **desk.env, "OPENSC_CONF": str(conf)}
     said = subprocess.run(["opensc-tool", "-n"], env=env, capture_output=True, text=True, check=False)
     return said.stdout + said.stderr
 
 
-def test_a_card_driver_that_opensc_was_told_not_to_use(tree: Tree, desk: Desk, tmp_path: Path) -> None:
+def test_a_card_driver_that_opensc_was_told_not_to_use(tree: Tree, desk: PcscHost, tmp_path: Path) -> None:
     hsm = token()
     tree.family("opensc", paths=["/usr/lib/libopensc.so"])
     tree.family("hsm", hsm.atr.hex(), module='via = "opensc"')

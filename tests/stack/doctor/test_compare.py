@@ -20,7 +20,7 @@ from ushield_hw.doctor.probes.compare import expected
 from ushield_hw.doctor.subjects import Loaded, ModuleFile
 from ushield_hw.system.pcsc import Reader, Scene, Slot
 from ushield_hw.system.usb import HID
-from ushield_hw.testing.readers import Desk
+from ushield_hw.testing.readers import PcscHost
 from ushield_hw.testing.shield import VirtualShield
 
 pytestmark = pytest.mark.stack
@@ -31,10 +31,10 @@ MODULE: Final = "/usr/lib/libkey_p11.so"
 
 
 def test_opensc_has_no_slot_left_for_the_fifth_reader(tmp_path: Path) -> None:
-    with Desk(READERS) as desk, VirtualShield(desk=desk, reader=len(READERS) - 1, serial="FIFTH1") as shield:
-        found = walk(tmp_path, shield.desk_env, cards=1)
+    with PcscHost(READERS) as desk, VirtualShield(host=desk, reader=len(READERS) - 1, serial="FIFTH1") as shield:
+        found = walk(tmp_path, shield.host_env, cards=1)
         (tmp_path / "opensc.conf").write_text("app default { }\napp opensc-pkcs11 { pkcs11 { slots_per_card = 1; } }\n")
-        helped = walk(tmp_path, shield.desk_env, {"OPENSC_CONF": str(tmp_path / "opensc.conf")}, cards=1)
+        helped = walk(tmp_path, shield.host_env, {"OPENSC_CONF": str(tmp_path / "opensc.conf")}, cards=1)
     found.names("F77", 3, "opensc.conf", "max_virtual_slots", "16", kind="full", subject_name=LAST)
     assert [token["serial"] for token in helped.report["usable"]] == ["FIFTH1"]
 

@@ -15,7 +15,7 @@ from ushield_hw.doctor.finding import Status
 from ushield_hw.doctor.probes import reader
 from ushield_hw.system.pcsc import Reader, Scene, Slot
 from ushield_hw.system.usb import CCID
-from ushield_hw.testing.readers import Desk
+from ushield_hw.testing.readers import PcscHost
 
 pytestmark = pytest.mark.stack
 
@@ -23,9 +23,9 @@ REAL_LIST: Final = Path("/usr/lib/pcsc/drivers/ifd-ccid.bundle/Contents/Info.pli
 
 
 @pytest.fixture(scope="module")
-def bare() -> Iterator[Desk]:
+def bare() -> Iterator[PcscHost]:
     """A pcscd that has no reader."""
-    with Desk(()) as desk:
+    with PcscHost(()) as desk:
         yield desk
 
 
@@ -34,7 +34,7 @@ def real_driver(tree: Tree) -> None:
     tree.file(str(REAL_LIST), REAL_LIST.read_bytes())
 
 
-def test_readers_that_are_there_give_no_alarm(tree: Tree, desk: Desk) -> None:
+def test_readers_that_are_there_give_no_alarm(tree: Tree, desk: PcscHost) -> None:
     real_driver(tree)
     found = ask("C", tree, desk.env)
     assert found.alarms == []
@@ -42,13 +42,13 @@ def test_readers_that_are_there_give_no_alarm(tree: Tree, desk: Desk) -> None:
     found.of(reader.too_many).says(Status.OK, count=1, most=16)
 
 
-def test_a_token_that_the_installed_driver_lists(tree: Tree, desk: Desk) -> None:
+def test_a_token_that_the_installed_driver_lists(tree: Tree, desk: PcscHost) -> None:
     real_driver(tree)
     tree.device(TOKEN)
     ask("C", tree, desk.env).of(reader.unknown_to_the_driver).says(Status.OK, devices=[TOKEN])
 
 
-def test_a_device_that_the_installed_driver_does_not_list(tree: Tree, bare: Desk, desk: Desk) -> None:
+def test_a_device_that_the_installed_driver_does_not_list(tree: Tree, bare: PcscHost, desk: PcscHost) -> None:
     real_driver(tree)
     tree.device("abcd:0001", name="New Token")
     found = ask("C", tree, bare.env).of(reader.unknown_to_the_driver)
@@ -56,14 +56,14 @@ def test_a_device_that_the_installed_driver_does_not_list(tree: Tree, bare: Desk
     ask("C", tree, desk.env).of(reader.unknown_to_the_driver).says(Status.WARN)  # it may be among those that are shown
 
 
-def test_pcscd_without_a_driver(tree: Tree, bare: Desk) -> None:
+def test_pcscd_without_a_driver(tree: Tree, bare: PcscHost) -> None:
     tree.device(TOKEN)
     ask("C", tree, bare.env).of(reader.no_driver).says(
         Status.FAIL, "apt install libccid", "/usr/lib/pcsc/drivers", devices=[TOKEN]
     )
 
 
-def test_without_a_reader_on_the_bus_a_missing_driver_is_a_warning(tree: Tree, desk: Desk) -> None:
+def test_without_a_reader_on_the_bus_a_missing_driver_is_a_warning(tree: Tree, desk: PcscHost) -> None:
     ask("C", tree, desk.env).of(reader.no_driver).says(Status.WARN, devices=["-"])
     real_driver(tree)
     ask("C", tree, desk.env).of(reader.no_driver).says(Status.OK)
@@ -86,7 +86,7 @@ def test_a_drivers_list_is_found_where_its_link_leads(tree: Tree) -> None:
     assert reader.unknown_to_the_driver(tree.machine()).status is Status.OK
 
 
-def test_a_service_without_a_reader(tree: Tree, bare: Desk) -> None:
+def test_a_service_without_a_reader(tree: Tree, bare: PcscHost) -> None:
     real_driver(tree)
     found = ask("C", tree, bare.env)
     found.of(reader.no_reader).says(Status.WARN, "journalctl -u pcscd", devices=["-"])
@@ -98,7 +98,7 @@ def test_a_service_without_a_reader(tree: Tree, bare: Desk) -> None:
 
 def test_as_many_readers_as_there_can_be(tree: Tree) -> None:
     real_driver(tree)
-    with Desk([f"Reader {letter}" for letter in "ABCDEFGHIJKLMNOP"]) as full:
+    with PcscHost([f"Reader {letter}" for letter in "ABCDEFGHIJKLMNOP"]) as full:
         found = ask("C", tree, full.env)
     found.of(reader.too_many).says(Status.WARN, "vsmartcard-vpcd", count=16, most=16)
     assert found.alarms == ["C27"]
@@ -106,7 +106,7 @@ def test_as_many_readers_as_there_can_be(tree: Tree) -> None:
 
 def test_a_reader_with_a_name_in_chinese_disturbs_no_other(tree: Tree) -> None:
     real_driver(tree)
-    with Desk(["某银行", "Other"]) as desk:
+    with PcscHost(["某银行", "Other"]) as desk:
         found = ask("C", tree, desk.env)
     found.of(reader.no_reader).says(Status.OK, readers=["某银行 00 00", "Other 01 00"])
     assert found.alarms == []

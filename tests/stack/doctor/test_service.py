@@ -25,7 +25,7 @@ from ushield_hw.doctor.finding import Finding, Probe, Status
 from ushield_hw.doctor.inspect import pcscd
 from ushield_hw.doctor.probes import service
 from ushield_hw.system.pcsc import Failure, Reader, Scene, Slot
-from ushield_hw.testing.readers import Desk
+from ushield_hw.testing.readers import PcscHost
 
 pytestmark = pytest.mark.stack
 
@@ -35,14 +35,14 @@ NO_SERVICE_CODE: Final = "0x8010001D"
 AS_WHOM: Final = [] if os.geteuid() == 0 else ["--map-root-user"]
 
 
-def pcscd_of(desk: Desk) -> int:
+def pcscd_of(desk: PcscHost) -> int:
     return int((desk.folder / "run" / "pcscd.pid").read_text().strip("\0\n"))
 
 
 # --- nobody answers ---------------------------------------------------------------------------------------------------
 
 
-def test_a_service_that_answers_gives_no_alarm(tree: Tree, desk: Desk) -> None:
+def test_a_service_that_answers_gives_no_alarm(tree: Tree, desk: PcscHost) -> None:
     found = ask("B", tree, desk.env)
     assert found.alarms == []
     found.of(service.not_running).says(Status.OK)
@@ -82,7 +82,7 @@ def told_of(tree: Tree, probe: Probe[Any], scene: Scene = NO_SERVICE, **environ:
     return probe(tree.machine(scene, environ=environ))
 
 
-def test_a_service_that_listens_elsewhere_and_one_that_is_looked_for_elsewhere(tree: Tree, desk: Desk) -> None:
+def test_a_service_that_listens_elsewhere_and_one_that_is_looked_for_elsewhere(tree: Tree, desk: PcscHost) -> None:
     tree.link("/var/run/pcscd/pcscd.comm", desk.env[pcscd.VARIABLE])
     found = told_of(tree, service.not_running)
     told(found, service.not_running, Status.WARN, "export PCSCLITE_CSOCK_NAME=/var/run/pcscd/pcscd.comm")
@@ -115,7 +115,7 @@ def test_pcscd_that_greets_and_then_hangs_is_of_no_other_version(tree: Tree) -> 
 
 
 def test_pcscd_that_was_killed_leaves_its_socket(tree: Tree) -> None:
-    with Desk() as desk:
+    with PcscHost() as desk:
         pid = pcscd_of(desk)
         with ends(pid):
             os.kill(pid, signal.SIGKILL)
@@ -126,7 +126,7 @@ def test_pcscd_that_was_killed_leaves_its_socket(tree: Tree) -> None:
         assert ask("B", tree, desk.env).alarms == []
 
 
-def test_pcscd_that_hangs(tree: Tree, desk: Desk) -> None:
+def test_pcscd_that_hangs(tree: Tree, desk: PcscHost) -> None:
     pid = pcscd_of(desk)
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -262,7 +262,7 @@ def test_proc_that_hides_other_users_programs(short: Path) -> None:
         assert ask("B", None, env).of(service.hidden_processes).status is Status.OK
 
 
-def test_proc_that_hides_programs_disturbs_nobody_who_is_let_in(desk: Desk) -> None:
+def test_proc_that_hides_programs_disturbs_nobody_who_is_let_in(desk: PcscHost) -> None:
     prefix = in_namespaces('mount -t proc -o hidepid=2 proc /proc; exec "$@"')
     assert ask("B", None, desk.env, prefix=prefix).of(service.hidden_processes).status is Status.OK
 
@@ -296,7 +296,7 @@ def test_a_container_without_the_socket(tree: Tree) -> None:
     assert found.alarms == ["B18"]
 
 
-def test_a_container_with_a_pcscd_of_its_own_has_to_start_it(tree: Tree, desk: Desk) -> None:
+def test_a_container_with_a_pcscd_of_its_own_has_to_start_it(tree: Tree, desk: PcscHost) -> None:
     tree.file("/.dockerenv")
     assert ask("B", tree, {"PCSCLITE_CSOCK_NAME": NOWHERE}).alarms == ["B11"]
     assert ask("B", tree, desk.env).alarms == []
@@ -314,7 +314,7 @@ def library_of_another_version(folder: Path) -> Path:
     return folder
 
 
-def test_a_library_of_another_version_than_the_service(tree: Tree, desk: Desk, tmp_path: Path) -> None:
+def test_a_library_of_another_version_than_the_service(tree: Tree, desk: PcscHost, tmp_path: Path) -> None:
     folder = library_of_another_version(tmp_path / "other")
     env = {**desk.env, "LD_LIBRARY_PATH": str(folder)}
     before = len(desk.log)
@@ -334,7 +334,7 @@ def install(tree: Tree, path: str, looks_in: bytes = b"/run/pcscd/pcscd") -> Non
     tree.file(path, content.replace(b"/run/pcscd/pcscd", looks_in))
 
 
-def test_two_installations_of_pcsc_lite(tree: Tree, desk: Desk) -> None:
+def test_two_installations_of_pcsc_lite(tree: Tree, desk: PcscHost) -> None:
     install(tree, "/usr/lib/x86_64-linux-gnu/libpcsclite.so.1")
     install(tree, "/usr/lib64/libpcsclite.so.1")  # the same one, by another way
     assert ask("B", tree, desk.env).alarms == []
@@ -349,7 +349,7 @@ def test_two_installations_of_pcsc_lite(tree: Tree, desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(("kind", "variable"), [("flatpak", "FLATPAK_ID"), ("snap", "SNAP")])
-def test_a_sandbox_that_was_not_given_the_socket(tree: Tree, desk: Desk, kind: str, variable: str) -> None:
+def test_a_sandbox_that_was_not_given_the_socket(tree: Tree, desk: PcscHost, kind: str, variable: str) -> None:
     env = {**desk.env, variable: "cn.bank.App"}
     hide = in_namespaces('mount -t tmpfs none "$1"; shift; exec "$@"', str(desk.folder / "run"))
     found = ask("B", tree, env, prefix=hide)
@@ -358,7 +358,7 @@ def test_a_sandbox_that_was_not_given_the_socket(tree: Tree, desk: Desk, kind: s
     assert ask("B", tree, env).alarms == []
 
 
-def test_a_vendors_own_daemon_beside_pcscd(tree: Tree, desk: Desk, tmp_path: Path) -> None:
+def test_a_vendors_own_daemon_beside_pcscd(tree: Tree, desk: PcscHost, tmp_path: Path) -> None:
     daemon = tmp_path / "pcscd_wd"
     shutil.copy(shutil.which("sleep") or "/bin/sleep", daemon)
     tree.link("/proc", "/proc")
@@ -371,7 +371,7 @@ def test_a_vendors_own_daemon_beside_pcscd(tree: Tree, desk: Desk, tmp_path: Pat
     found.of(service.two_drivers).says(Status.WARN, f"pcscd_wd ({process.pid})", bundles=["-"])
 
 
-def test_two_drivers_for_one_reader(tree: Tree, desk: Desk) -> None:
+def test_two_drivers_for_one_reader(tree: Tree, desk: PcscHost) -> None:
     tree.device(TOKEN)
     tree.reader_driver(TOKEN, "08e6:3437")
     tree.reader_driver("072f:90cc", name="ifd-acsccid", any_ccid=False)

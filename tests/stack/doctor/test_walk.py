@@ -18,7 +18,7 @@ from ushield_hw.backend.module import Module
 from ushield_hw.drivers.catalogue import Catalogue
 from ushield_hw.drivers.descriptor import parse
 from ushield_hw.testing.faulty import Action, Fault, FaultyModule, crashes, faulty_module, hangs, returns, token_info
-from ushield_hw.testing.readers import Desk
+from ushield_hw.testing.readers import PcscHost
 from ushield_hw.testing.shield import VirtualShield
 from ushield_hw.testing.softhsm import CONF_VARIABLE
 from ushield_hw.testing.softtoken import SoftToken, soft_token
@@ -48,9 +48,9 @@ def soft(tmp_path_factory: pytest.TempPathFactory) -> SoftToken:
 def shields() -> Iterator[tuple[VirtualShield, VirtualShield]]:
     """Two U-shields in two readers. Each test leaves them plugged in and as they were."""
     with (
-        Desk(("First", "Second")) as desk,
-        VirtualShield(desk=desk, serial="WALK1") as one,
-        VirtualShield(desk=desk, reader=1, serial="WALK2") as two,
+        PcscHost(("First", "Second")) as desk,
+        VirtualShield(host=desk, serial="WALK1") as one,
+        VirtualShield(host=desk, reader=1, serial="WALK2") as two,
     ):
         yield one, two
 
@@ -84,7 +84,7 @@ def tries(shield: VirtualShield) -> tuple[int, int]:
 
 
 def test_no_token_at_all_but_the_service_runs(tmp_path: Path) -> None:
-    with Desk() as desk:
+    with PcscHost() as desk:
         found = walk(tmp_path, desk.env)
     found.names("D29", 3, "Virtual U-shield")
     assert found.failures == []
@@ -101,7 +101,7 @@ def test_a_soft_token_that_can_sign_needs_no_service(tmp_path: Path, soft: SoftT
 
 def test_a_shield_that_can_sign(tmp_path: Path, one: VirtualShield) -> None:
     before = tries(one)
-    found = walk(tmp_path, one.desk_env, cards=1)
+    found = walk(tmp_path, one.host_env, cards=1)
     found.is_well(one.serial)
     assert found.report["usable"][0]["subject"] == "CN=张三,O=Demo Bank"
     assert tries(one) == before
@@ -110,7 +110,7 @@ def test_a_shield_that_can_sign(tmp_path: Path, one: VirtualShield) -> None:
 def test_two_shields_and_a_soft_token(
     tmp_path: Path, shields: tuple[VirtualShield, VirtualShield], soft: SoftToken
 ) -> None:
-    found = walk(tmp_path, shields[0].desk_env, soft.env, cards=2)
+    found = walk(tmp_path, shields[0].host_env, soft.env, cards=2)
     assert {token["serial"] for token in found.report["usable"]} == {"WALK1", "WALK2", soft.serial}
     assert (found.named, found.outcome, found.failures, found.left) == (None, 0, [], [])
 
@@ -126,7 +126,7 @@ def test_a_service_that_does_not_run_is_named_where_no_soft_token_can_sign(tmp_p
 
 
 def test_a_card_that_nobody_knows_comes_with_the_beginning_of_a_descriptor(tmp_path: Path, soft: SoftToken) -> None:
-    with Desk() as desk:
+    with PcscHost() as desk:
         desk.insert(Speaks(STRANGE))
         found, beside = walk(tmp_path, desk.env, cards=1), walk(tmp_path, desk.env, soft.env, cards=1)
     found.names("D37", 3, STRANGE, "ushield driver check", atr=STRANGE)
@@ -146,9 +146,9 @@ def test_a_locked_shield(tmp_path: Path, one: VirtualShield, soft: SoftToken) ->
     pin = one.card.memory.secrets["user"]
     tries_left, pin.left = pin.left, 0
     try:
-        found = walk(tmp_path, one.desk_env, cards=1)
-        asked = walk(tmp_path, one.desk_env, soft.env, cards=1, selector=one.serial)
-        beside = walk(tmp_path, one.desk_env, soft.env, cards=1)
+        found = walk(tmp_path, one.host_env, cards=1)
+        asked = walk(tmp_path, one.host_env, soft.env, cards=1, selector=one.serial)
+        beside = walk(tmp_path, one.host_env, soft.env, cards=1)
     finally:
         pin.left = tries_left
     found.names("G64", 5, one.serial)
@@ -232,7 +232,7 @@ def test_a_module_that_somebody_names_is_told_of_before_all_that_lies_before_it(
 
 def test_a_module_that_somebody_names_is_told_of_before_a_card_that_fails(tmp_path: Path, module: Path) -> None:
     module.write_bytes(SOFTHSM.read_bytes()[:5000])
-    with Desk() as desk:
+    with PcscHost() as desk:
         desk.insert(Speaks("00000000"))
         mute = walk(tmp_path, desk.env, cards=1)
         found = walk(tmp_path, desk.env, cards=1, module=module)

@@ -155,8 +155,8 @@ class Sign(Job):
             self.order = self.fresh()
         signed: SignedOrder = self.run(self.person())
         self.check(signed)
-        assert signed.again == (before == "signed")
-        assert self.ground.faulty.count("C_Sign") == (0 if signed.again else 1)
+        assert signed.replayed == (before == "signed")
+        assert self.ground.faulty.count("C_Sign") == (0 if signed.replayed else 1)
 
     @property
     def journals(self) -> Path:

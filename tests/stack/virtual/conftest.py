@@ -10,18 +10,18 @@ import pytest
 
 from tests.stack.virtual.desks import READER, YUBIKEY
 from ushield_hw.backend.module import close_modules
-from ushield_hw.testing.readers import Desk
+from ushield_hw.testing.readers import PcscHost
 
 
 @pytest.fixture(scope="session")
-def only_desk() -> Iterator[Desk]:
+def only_desk() -> Iterator[PcscHost]:
     """The desk, which is made once: each test only starts its daemon anew."""
-    with Desk((READER, YUBIKEY)) as desk:
+    with PcscHost((READER, YUBIKEY)) as desk:
         yield desk
 
 
 @pytest.fixture
-def desk(only_desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+def desk(only_desk: PcscHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[PcscHost]:
     """The desk without cards; programs find it, and so does this process, by the place that tests/conftest.py named."""
     here = Path(os.environ["PCSCLITE_CSOCK_NAME"])
     for name, value in only_desk.env.items():

@@ -13,7 +13,7 @@ from smartcard import scard
 
 from ushield_hw.system.pcsc import Monitor, Slot
 from ushield_hw.testing.card.schsm import SmartCardHsm, blank
-from ushield_hw.testing.readers import Card, Desk, Insertion
+from ushield_hw.testing.readers import Card, Insertion, PcscHost
 
 READER: Final = "Virtual U-shield"
 SLOT: Final = f"{READER} 00 00"  # pcscd appends the numbers of the reader and of its slot
@@ -45,7 +45,7 @@ def token(serial: str = "WATCH1") -> SmartCardHsm:
     return SmartCardHsm(blank(serial, "123456", "3537363231383830", tries=3))
 
 
-def inserted(desk: Desk, card: Card) -> Insertion:
+def inserted(desk: PcscHost, card: Card) -> Insertion:
     """Put a card into the first reader; return once programs can connect to it, a moment after pcscd has seen it."""
     insertion, deadline = desk.insert(card), time.monotonic() + WITHIN_S
     with Monitor() as monitor:
@@ -76,7 +76,7 @@ def succeeds(answer: list[Any]) -> list[Any]:
 
 
 @contextmanager
-def hanging(desk: Desk) -> Iterator[None]:
+def hanging(desk: PcscHost) -> Iterator[None]:
     """The desk's pcscd is there and does not answer."""
     pid = int((desk.folder / "run" / "pcscd.pid").read_text().strip("\0\n"))
     os.kill(pid, signal.SIGSTOP)

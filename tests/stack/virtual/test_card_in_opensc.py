@@ -36,7 +36,7 @@ class Tool:
     def __call__(self, *arguments: str) -> str:
         # This PIN is a test token's own; pkcs11-tool takes it no other way from a program.
         command = ["pkcs11-tool", "--module", str(self.shield._module), "--login", "--pin", self.shield.pin, *arguments]
-        environment = {**os.environ, **self.shield.desk_env}
+        environment = {**os.environ, **self.shield.host_env}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
@@ -104,7 +104,7 @@ def test_logging_out_locks_the_card(tool: Tool) -> None:
 
 
 def test_one_reader_is_shown_for_one_token(tool: Tool) -> None:
-    environment = {**os.environ, **tool.shield.desk_env}
+    environment = {**os.environ, **tool.shield.host_env}
     shown = subprocess.run(
         ["opensc-tool", "-l"], env=environment, capture_output=True, text=True, timeout=30, check=True
     )
@@ -113,7 +113,7 @@ def test_one_reader_is_shown_for_one_token(tool: Tool) -> None:
 
 def test_it_is_initialised_by_sc_hsm_tool(tmp_path: Path) -> None:
     with VirtualShield(model=Model.NONE, certified=False) as shield:
-        environment = {**os.environ, **shield.desk_env}
+        environment = {**os.environ, **shield.host_env}
         command = ["sc-hsm-tool", "--initialize", "--so-pin", shield.so_pin, "--pin", "648219", "--label", "Payroll"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -15,7 +15,7 @@ from tests.stack.virtual.desks import ATR, SLOT, WITHIN_S, Blank, another_progra
 from ushield_hw.errors import DriverError, TokenBusy, TokenRemoved
 from ushield_hw.system import pcsc
 from ushield_hw.system.pcsc import Contact, Monitor, Scene, Slot, contact, readers
-from ushield_hw.testing.readers import Desk
+from ushield_hw.testing.readers import PcscHost
 
 pytestmark = pytest.mark.stack
 
@@ -27,7 +27,7 @@ def slots(scene: Scene) -> list[Slot]:
 # --- what is there now ------------------------------------------------------------------------------------------------
 
 
-def test_readers_with_what_is_in_them(desk: Desk) -> None:
+def test_readers_with_what_is_in_them(desk: PcscHost) -> None:
     inserted(desk, Blank())
     found = {reader.name: reader for reader in readers()}
     assert len(found) == 2
@@ -36,7 +36,7 @@ def test_readers_with_what_is_in_them(desk: Desk) -> None:
     assert others == [(Slot.EMPTY, b"")]
 
 
-def test_without_a_service_the_error_names_the_call_and_what_it_said(desk: Desk) -> None:
+def test_without_a_service_the_error_names_the_call_and_what_it_said(desk: PcscHost) -> None:
     desk.stop()
     with pytest.raises(DriverError) as caught:
         readers()
@@ -46,7 +46,7 @@ def test_without_a_service_the_error_names_the_call_and_what_it_said(desk: Desk)
     assert "SCARD_E_NO_SERVICE" in caught.value.message
 
 
-def test_a_service_that_hangs_keeps_nobody(desk: Desk) -> None:
+def test_a_service_that_hangs_keeps_nobody(desk: PcscHost) -> None:
     with Monitor() as monitor, hanging(desk):
         began = time.monotonic()
         with pytest.raises(DriverError) as caught:
@@ -61,7 +61,7 @@ def test_a_service_that_hangs_keeps_nobody(desk: Desk) -> None:
 
 
 def test_without_the_library_nothing_is_printed(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    desk: PcscHost, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(pcsc, "_LIBRARY", "libnothing.so.1")
     pcsc._scard.cache_clear()
@@ -95,7 +95,7 @@ def test_states_that_no_virtual_reader_makes(flags: str, slot: Slot) -> None:
 # --- a card -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_card_is_left_as_it_was(desk: Desk) -> None:
+def test_a_card_is_left_as_it_was(desk: PcscHost) -> None:
     card = Blank()
     inserted(desk, card)
     with another_program():
@@ -105,7 +105,7 @@ def test_a_card_is_left_as_it_was(desk: Desk) -> None:
         assert card.resets == before
 
 
-def test_a_card_that_another_program_keeps_to_itself(desk: Desk) -> None:
+def test_a_card_that_another_program_keeps_to_itself(desk: PcscHost) -> None:
     inserted(desk, Blank())
     with another_program(scard.SCARD_SHARE_EXCLUSIVE):
         with pytest.raises(TokenBusy) as caught:
@@ -117,7 +117,7 @@ def test_a_card_that_another_program_keeps_to_itself(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(("reader", "code"), [(SLOT, "CARD_ABSENT"), ("No such reader", "READER_GONE")])
-def test_no_card(desk: Desk, reader: str, code: str) -> None:
+def test_no_card(desk: PcscHost, reader: str, code: str) -> None:
     with pytest.raises(TokenRemoved) as caught:
         contact(reader)
     assert (caught.value.code, caught.value.details["reader"]) == (code, reader)
@@ -127,7 +127,7 @@ def test_no_card(desk: Desk, reader: str, code: str) -> None:
 # --- what changes -----------------------------------------------------------------------------------------------------
 
 
-def test_the_monitor_sees_a_card_come_and_go(desk: Desk) -> None:
+def test_the_monitor_sees_a_card_come_and_go(desk: PcscHost) -> None:
     with Monitor() as monitor:
         empty = monitor.wait(None, WITHIN_S)
         assert slots(empty) == [Slot.EMPTY] * 2
@@ -138,7 +138,7 @@ def test_the_monitor_sees_a_card_come_and_go(desk: Desk) -> None:
         assert slots(monitor.wait(there, WITHIN_S)) == [Slot.EMPTY] * 2
 
 
-def test_a_card_that_was_out_between_two_looks_is_another_scene(desk: Desk) -> None:
+def test_a_card_that_was_out_between_two_looks_is_another_scene(desk: PcscHost) -> None:
     first = inserted(desk, Blank())
     with Monitor() as monitor:
         there = monitor.wait(None, WITHIN_S)
@@ -158,7 +158,7 @@ def contains_a_card(monitor: Monitor) -> Scene:
     return scene
 
 
-def test_a_program_that_uses_a_card_is_no_change(desk: Desk) -> None:
+def test_a_program_that_uses_a_card_is_no_change(desk: PcscHost) -> None:
     inserted(desk, Blank())
     with Monitor() as monitor:
         before = monitor.wait(None, WITHIN_S)
@@ -168,7 +168,7 @@ def test_a_program_that_uses_a_card_is_no_change(desk: Desk) -> None:
             assert monitor.wait(before, WITHIN_S) != before
 
 
-def test_the_service_dies_and_comes_back(desk: Desk) -> None:
+def test_the_service_dies_and_comes_back(desk: PcscHost) -> None:
     with Monitor() as monitor:
         before = monitor.wait(None, WITHIN_S)
         desk.stop()
@@ -184,7 +184,7 @@ def test_the_service_dies_and_comes_back(desk: Desk) -> None:
         assert after.era > before.era
 
 
-def test_a_service_that_comes_after_the_monitor(desk: Desk) -> None:
+def test_a_service_that_comes_after_the_monitor(desk: PcscHost) -> None:
     desk.stop()
     with Monitor() as monitor:
         without = monitor.wait(None, WITHIN_S)
@@ -194,7 +194,7 @@ def test_a_service_that_comes_after_the_monitor(desk: Desk) -> None:
         assert slots(monitor.wait(without, WITHIN_S)) == [Slot.EMPTY] * 2
 
 
-def test_closing_ends_every_wait(desk: Desk) -> None:
+def test_closing_ends_every_wait(desk: PcscHost) -> None:
     monitor = Monitor()
     scene = monitor.wait(None, WITHIN_S)
     waiting = [threading.Thread(target=monitor.wait, args=(scene,), daemon=True) for _ in range(2)]
@@ -206,7 +206,7 @@ def test_closing_ends_every_wait(desk: Desk) -> None:
         assert not thread.is_alive()
 
 
-def test_a_wait_that_is_over_says_what_was_there(desk: Desk) -> None:
+def test_a_wait_that_is_over_says_what_was_there(desk: PcscHost) -> None:
     with Monitor() as monitor:
         scene = monitor.wait(None, WITHIN_S)
         began = time.monotonic()
@@ -215,7 +215,7 @@ def test_a_wait_that_is_over_says_what_was_there(desk: Desk) -> None:
 
 
 def test_a_reader_whose_name_is_not_ascii_can_be_asked_about() -> None:
-    with Desk(("某银行", "Other")) as desk:
+    with PcscHost(("某银行", "Other")) as desk:
         command, env = [sys.executable, "-c", _SEEN], {**os.environ, **desk.env}
         said = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert said.stdout.split("\n")[:2] == ["某银行 00 00 empty", "Other 01 00 empty"], said.stderr

@@ -65,11 +65,11 @@ class Renewing:
         """Do it all, or go on with it."""
         self.person = Scripted(*[self.shield.pin] * 12)
         with self.token.open(self.person, purpose="renew") as session:
-            request = renewal.request(session, same_key=same_key, told=told)
+            request = renewal.request(session, same_key=same_key, on_step=told)
             if self.issued is None:
                 self.issued = self.certify(request)
             authority = self.ca.certificate.public_bytes(Encoding.DER)
-            return renewal.install(session, self.issued, authorities=[authority], told=told)
+            return renewal.install(session, self.issued, authorities=[authority], on_step=told)
 
     def certify(self, request: bytes) -> bytes:
         asked = x509.load_der_x509_csr(parse(request).content)
@@ -161,7 +161,7 @@ def test_pulled_out_after_each_step(renewing: Renewing, step: Step, same_key: bo
         return
     renewing.shield.insert()
     assert renewing.in_use().has_key
-    assert renewing.whole(same_key=same_key).again is (step is Step.DONE)
+    assert renewing.whole(same_key=same_key).replayed is (step is Step.DONE)
     assert renewing.on_card() == (1, 1)
     assert renewing.in_use().facts.der == renewing.issued
     renewing.signs()

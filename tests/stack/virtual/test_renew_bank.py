@@ -58,7 +58,7 @@ class Customer:
 
     def renew(self, told: Callable[[Step], None] = lambda step: None, url: str | None = None) -> renewal.Renewed:
         with self.opened() as session:
-            return renewal.renew(session, EstBank(url or self.server.url), self.key, told=told)
+            return renewal.renew(session, EstBank(url or self.server.url), self.key, on_step=told)
 
     def pairs(self) -> list[Pair]:
         """Return the pairs of this bank's."""

@@ -23,7 +23,7 @@ from ushield_hw.backend.module import close_modules
 from ushield_hw.config import load_settings
 from ushield_hw.errors import OutcomeUnknown, TokenBusy
 from ushield_hw.interaction import TokenAction
-from ushield_hw.testing.readers import Desk
+from ushield_hw.testing.readers import PcscHost
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.testing.shield import VirtualShield
 
@@ -63,9 +63,9 @@ def open_elsewhere(shield: VirtualShield) -> Iterator[Callable[[], object]]:
 
 
 @pytest.fixture
-def shields(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[VirtualShield, VirtualShield]]:
+def shields(desk: PcscHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[VirtualShield, VirtualShield]]:
     """Two tokens in two readers."""
-    with VirtualShield(desk=desk) as one, VirtualShield(desk=desk, reader=1) as other:
+    with VirtualShield(host=desk) as one, VirtualShield(host=desk, reader=1) as other:
         monkeypatch.setenv("XDG_STATE_HOME", one.env["XDG_STATE_HOME"])
         close_modules()
         yield one, other

@@ -41,7 +41,7 @@ from ushield_hw.interaction import TokenAction
 from ushield_hw.order import Order, screen_lines
 from ushield_hw.signing.order import SignedOrder, sign
 from ushield_hw.testing.authority import Authority
-from ushield_hw.testing.readers import Desk
+from ushield_hw.testing.readers import PcscHost
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.testing.shield import Outcome, VirtualShield
 from ushield_hw.token.discovery import Token, find_token
@@ -175,7 +175,7 @@ def test_the_same_order_again_asks_nobody(host: Host) -> None:
     order = fresh()
     host.shield.answer("ok")
     first, second = host.sign(order), host.sign(order, host.person(host.shield.pin))
-    assert (second.der, second.again) == (first.der, True)
+    assert (second.der, second.replayed) == (first.der, True)
     assert (host.shield.signatures, host.shield.asked) == (1, 1)
 
 
@@ -441,7 +441,7 @@ def test_another_token_in_the_same_reader_is_another_token(host: Host) -> None:
 
 
 def test_pcscd_ends_and_comes_back(in_force: InForce) -> None:
-    with Desk() as desk, VirtualShield(desk=desk) as shield:
+    with PcscHost() as desk, VirtualShield(host=desk) as shield:
         in_force(shield)
         host, order = Host(shield), fresh()
         shield.answer("ok")
@@ -459,9 +459,9 @@ def test_pcscd_ends_and_comes_back(in_force: InForce) -> None:
 
 def test_maker_and_checker_sign_one_order_with_two_tokens(in_force: InForce) -> None:
     with (
-        Desk(("Left", "Right")) as desk,
-        VirtualShield(desk=desk) as maker,
-        VirtualShield(desk=desk, reader=1, holder="李四") as checker,
+        PcscHost(("Left", "Right")) as desk,
+        VirtualShield(host=desk) as maker,
+        VirtualShield(host=desk, reader=1, holder="李四") as checker,
     ):
         in_force(maker)
         order = fresh()
@@ -473,7 +473,11 @@ def test_maker_and_checker_sign_one_order_with_two_tokens(in_force: InForce) -> 
 
 
 def test_two_tokens_that_claim_one_serial_number_are_both_named(in_force: InForce) -> None:
-    with Desk(("Left", "Right")) as desk, VirtualShield(desk=desk) as one, VirtualShield(desk=desk, reader=1) as two:
+    with (
+        PcscHost(("Left", "Right")) as desk,
+        VirtualShield(host=desk) as one,
+        VirtualShield(host=desk, reader=1) as two,
+    ):
         in_force(one)
         two.eject()
         two.claim(one.serial)
@@ -525,7 +529,7 @@ def test_nothing_listens_outside(virtual_shield: VirtualShield) -> None:
 
 
 def test_the_folder_and_the_daemon_go_with_the_desk() -> None:
-    desk = Desk()
+    desk = PcscHost()
     pid = int((desk.folder / "run" / "pcscd.pid").read_text().split("\n")[0])
     assert Path(f"/proc/{pid}").exists()
     desk.close()
@@ -535,7 +539,7 @@ def test_the_folder_and_the_daemon_go_with_the_desk() -> None:
 
 
 def test_a_desk_refuses_what_makes_no_sense() -> None:
-    with Desk() as desk, VirtualShield(desk=desk) as shield:
+    with PcscHost() as desk, VirtualShield(host=desk) as shield:
         for reader in (0, 1, -1):
             with pytest.raises(InputError) as refused:
                 desk.insert(shield.card, reader)

@@ -29,7 +29,7 @@ from ushield_hw.testing.authority import Authority
 from ushield_hw.testing.card.piv.contents import Slot, blank, hold
 from ushield_hw.testing.card.piv.yubikey import YubiKey
 from ushield_hw.testing.faulty import Action, Fault, FaultyModule, crashes, faulty_module, late, returns
-from ushield_hw.testing.readers import Desk
+from ushield_hw.testing.readers import PcscHost
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.token.watch import EventKind, TokenEvent, TokenWatch, watch_tokens
 
@@ -47,7 +47,7 @@ def no_soft_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def watch(desk: Desk, no_soft_tokens: None) -> Iterator[TokenWatch]:
+def watch(desk: PcscHost, no_soft_tokens: None) -> Iterator[TokenWatch]:
     """A watch over a desk with nothing on it."""
     with watch_tokens(SETTINGS) as watching:
         assert watching.get(QUIET_S) is None
@@ -68,7 +68,7 @@ def expect(watching: TokenWatch, *expected: tuple[EventKind, str], within_s: flo
 # --- cards ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_there_comes_first(desk: Desk, no_soft_tokens: None) -> None:
+def test_what_is_there_comes_first(desk: PcscHost, no_soft_tokens: None) -> None:
     inserted(desk, token())
     with watch_tokens(SETTINGS) as watching:
         (event,) = expect(watching, (INSERTED, "WATCH1"))
@@ -77,7 +77,7 @@ def test_what_is_there_comes_first(desk: Desk, no_soft_tokens: None) -> None:
         assert watching.get(QUIET_S) is None
 
 
-def test_a_token_is_plugged_in_and_pulled_out(desk: Desk, watch: TokenWatch) -> None:
+def test_a_token_is_plugged_in_and_pulled_out(desk: PcscHost, watch: TokenWatch) -> None:
     for within_s in (WITHIN_S, SOON_S, SOON_S):  # the first time the modules may still be loading
         insertion = desk.insert(token())
         (came,) = expect(watch, (INSERTED, "WATCH1"), within_s=within_s)
@@ -87,7 +87,7 @@ def test_a_token_is_plugged_in_and_pulled_out(desk: Desk, watch: TokenWatch) -> 
         assert came.at < went.at
 
 
-def test_a_token_that_was_announced_can_be_opened_while_it_is_watched(desk: Desk, watch: TokenWatch) -> None:
+def test_a_token_that_was_announced_can_be_opened_while_it_is_watched(desk: PcscHost, watch: TokenWatch) -> None:
     desk.insert(token())
     (event,) = expect(watch, (INSERTED, "WATCH1"))
     with event.token.open(Scripted("123456")) as session:
@@ -96,7 +96,7 @@ def test_a_token_that_was_announced_can_be_opened_while_it_is_watched(desk: Desk
         assert session.link.module.logged_in(session.login_id)
 
 
-def test_another_token_in_its_place(desk: Desk, watch: TokenWatch) -> None:
+def test_another_token_in_its_place(desk: PcscHost, watch: TokenWatch) -> None:
     first = desk.insert(token("WATCH1"))
     expect(watch, (INSERTED, "WATCH1"))
     first.eject()
@@ -105,7 +105,7 @@ def test_another_token_in_its_place(desk: Desk, watch: TokenWatch) -> None:
     expect(watch, (REMOVED, "WATCH1"), (INSERTED, "WATCH2"))
 
 
-def test_the_same_token_pulled_out_and_put_back_is_both(desk: Desk, watch: TokenWatch) -> None:
+def test_the_same_token_pulled_out_and_put_back_is_both(desk: PcscHost, watch: TokenWatch) -> None:
     first = desk.insert(token())
     expect(watch, (INSERTED, "WATCH1"))
     first.eject()
@@ -115,14 +115,14 @@ def test_the_same_token_pulled_out_and_put_back_is_both(desk: Desk, watch: Token
     assert watch.get(QUIET_S) is None
 
 
-def out_of_sight(desk: Desk) -> None:
+def out_of_sight(desk: PcscHost) -> None:
     """Wait until PC/SC sees no card any more: it would take the next one for the same."""
     deadline = time.monotonic() + WITHIN_S
     while any(reader.atr for reader in readers()):
         assert time.monotonic() < deadline
 
 
-def test_two_modules_that_show_one_token_show_one(desk: Desk, watch: TokenWatch) -> None:
+def test_two_modules_that_show_one_token_show_one(desk: PcscHost, watch: TokenWatch) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     memory = blank(4711, "123456", "12345678")
     subject = x509.Name.from_rfc4514_string("CN=张三")
@@ -137,12 +137,12 @@ def test_two_modules_that_show_one_token_show_one(desk: Desk, watch: TokenWatch)
     assert watch.get(QUIET_S) is None
 
 
-def test_a_card_that_no_module_knows_is_no_token(desk: Desk, watch: TokenWatch) -> None:
+def test_a_card_that_no_module_knows_is_no_token(desk: PcscHost, watch: TokenWatch) -> None:
     inserted(desk, Blank())
     assert watch.get(QUIET_S) is None
 
 
-def test_a_card_that_another_program_has_let_go(desk: Desk, no_soft_tokens: None) -> None:
+def test_a_card_that_another_program_has_let_go(desk: PcscHost, no_soft_tokens: None) -> None:
     inserted(desk, token())
     with another_program(scard.SCARD_SHARE_EXCLUSIVE):
         watching = watch_tokens(SETTINGS)
@@ -154,7 +154,7 @@ def test_a_card_that_another_program_has_let_go(desk: Desk, no_soft_tokens: None
 # --- the service ------------------------------------------------------------------------------------------------------
 
 
-def test_pcscd_is_restarted(desk: Desk, watch: TokenWatch) -> None:
+def test_pcscd_is_restarted(desk: PcscHost, watch: TokenWatch) -> None:
     for _ in range(2):
         inserted(desk, token())
         expect(watch, (INSERTED, "WATCH1"))
@@ -162,7 +162,7 @@ def test_pcscd_is_restarted(desk: Desk, watch: TokenWatch) -> None:
         expect(watch, (REMOVED, "WATCH1"))
 
 
-def test_pcscd_comes_later(desk: Desk, no_soft_tokens: None) -> None:
+def test_pcscd_comes_later(desk: PcscHost, no_soft_tokens: None) -> None:
     desk.stop()
     with watch_tokens(SETTINGS) as watching:
         assert watching.get(QUIET_S) is None
@@ -187,7 +187,7 @@ def test_closing_ends_the_iteration_at_once() -> None:
     assert (events, watch.closed, list(watch)) == ([], True, [])
 
 
-def test_an_event_of_the_caller_ends_the_iteration(desk: Desk, no_soft_tokens: None) -> None:
+def test_an_event_of_the_caller_ends_the_iteration(desk: PcscHost, no_soft_tokens: None) -> None:
     stop = threading.Event()
     with watch_tokens(SETTINGS, stop=stop) as watching:
         threading.Timer(0.2, stop.set).start()
@@ -195,7 +195,7 @@ def test_an_event_of_the_caller_ends_the_iteration(desk: Desk, no_soft_tokens: N
         assert watching.closed
 
 
-def test_a_program_that_forgets_to_close_ends_all_the_same(desk: Desk, no_soft_tokens: None) -> None:
+def test_a_program_that_forgets_to_close_ends_all_the_same(desk: PcscHost, no_soft_tokens: None) -> None:
     forgetful = "import ushield_hw as us; us.watch_tokens().get(0.5); print('done')"
     ended = subprocess.run([sys.executable, "-c", forgetful], capture_output=True, text=True, timeout=30, check=True)
     assert ended.stdout == "done\n"
@@ -215,7 +215,7 @@ def soft_settings(soft: Soft) -> Settings:
     return replace(SETTINGS, state_dir=soft.state)
 
 
-def test_soft_tokens_are_made_and_deleted(desk: Desk, soft: Soft) -> None:
+def test_soft_tokens_are_made_and_deleted(desk: PcscHost, soft: Soft) -> None:
     with watch_tokens(soft_settings(soft)) as watching:
         there = [watching.get(WITHIN_S), watching.get(WITHIN_S)]
         assert soft.serial in [event.token.serial for event in there if event]
@@ -236,7 +236,7 @@ def folder_of(soft: Soft, serial: str) -> Path:
     return found
 
 
-def test_an_open_session_is_not_disturbed_by_what_is_seen_meanwhile(desk: Desk, soft: Soft) -> None:
+def test_an_open_session_is_not_disturbed_by_what_is_seen_meanwhile(desk: PcscHost, soft: Soft) -> None:
     settings = soft_settings(soft)
     with watch_tokens(settings) as watching:
         first = [event for event in (watching.get(WITHIN_S), watching.get(WITHIN_S)) if event]
@@ -264,7 +264,7 @@ def opened_soon(token: us.Token) -> us.Session:
 
 
 def test_soft_tokens_where_nobody_says_where_they_are(
-    desk: Desk, soft: Soft, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    desk: PcscHost, soft: Soft, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
     (home / ".config" / "softhsm2").mkdir(parents=True)
@@ -359,7 +359,7 @@ def faulty_opensc(folder: Path) -> FaultyModule:
     return faulty_module(folder, opensc.resolve())
 
 
-def test_a_token_that_was_out_while_its_module_was_slow(desk: Desk, tmp_path: Path) -> None:
+def test_a_token_that_was_out_while_its_module_was_slow(desk: PcscHost, tmp_path: Path) -> None:
     faulty = faulty_opensc(tmp_path / "faulty")
     with faulty_watch(faulty, "token") as watching:
         insertion = inserted(desk, token())
@@ -371,7 +371,7 @@ def test_a_token_that_was_out_while_its_module_was_slow(desk: Desk, tmp_path: Pa
         expect(watching, (REMOVED, "WATCH1"), (INSERTED, "WATCH1"))
 
 
-def test_what_pcsc_says_is_gone_is_gone(desk: Desk, tmp_path: Path) -> None:
+def test_what_pcsc_says_is_gone_is_gone(desk: PcscHost, tmp_path: Path) -> None:
     faulty = faulty_opensc(tmp_path / "faulty")
     with faulty_watch(faulty, "token") as watching:
         insertion = desk.insert(token())

@@ -43,7 +43,7 @@ def test_a_revocation_is_in_the_next_crl(bank: Bank, old: SoftKey, reason: str) 
     crl(bank.service)
     certificate = bank.enrolled(old)
     done = revoke(bank.database, certificate.serial.upper().zfill(42), reason, bank.clock())
-    assert (done.certificate.state, done.certificate.reason, done.again) == (State.REVOKED, reason, False)
+    assert (done.certificate.state, done.certificate.reason, done.replayed) == (State.REVOKED, reason, False)
     listed = crl(bank.service)
     assert (number(listed), serials(listed)) == (2, {certificate.serial})
     assert crl(bank.service) == listed
@@ -55,7 +55,7 @@ def test_revoked_again_changes_nothing(bank: Bank, old: SoftKey) -> None:
     kept = crl(bank.service)
     bank.clock.on(minutes=5)
     again = revoke(bank.database, certificate.serial, "superseded", bank.clock())
-    assert again.again
+    assert again.replayed
     assert again.certificate == first.certificate
     assert crl(bank.service) == kept
 

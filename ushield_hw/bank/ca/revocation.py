@@ -32,13 +32,13 @@ class Revocation:
 
     Attributes:
         certificate: the one that was asked about, now or before.
-        again: it was revoked already.
+        replayed: it was revoked already.
         also: renewals of it that were not in use yet, revoked with it.
         successor: the certificate in use that its key once asked for, if there is one: whoever had the key may have it.
     """
 
     certificate: Certificate
-    again: bool
+    replayed: bool
     also: tuple[Certificate, ...]
     successor: Certificate | None
 
@@ -59,15 +59,15 @@ def revoke(database: Database, serial: str, reason: str, now: datetime) -> Revoc
         found = certificates.by_serial(connection, serial.lower().lstrip("0"), lock=True)
         if found is None:
             raise RequestRefused("CERTIFICATE_UNKNOWN", serial=serial)
-        again = found.state is State.REVOKED
-        if not again:
+        replayed = found.state is State.REVOKED
+        if not replayed:
             certificates.revoke(connection, found, reason, now)
         also = certificates.successors(connection, found.serial, *PENDING, lock=True)
         for one in also:
             certificates.revoke(connection, one, reason, now)
         in_use = certificates.successors(connection, found.serial, State.ACTIVE)
         after = certificates.by_serial(connection, found.serial) or found
-    return Revocation(after, again, also, in_use[0] if in_use else None)
+    return Revocation(after, replayed, also, in_use[0] if in_use else None)
 
 
 def crl(service: CaService) -> bytes:

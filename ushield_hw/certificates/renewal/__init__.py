@@ -24,7 +24,7 @@ from ushield_hw.certificates.certificate import new_key_id, read_certificate
 from ushield_hw.certificates.renewal import checks
 from ushield_hw.certificates.renewal.proof import activation, proved_here, request_by, requested_by
 from ushield_hw.certificates.renewal.record import Held, Record, Records, Step
-from ushield_hw.certificates.renewal.token_objects import NotWritten, Workbench
+from ushield_hw.certificates.renewal.token_objects import NotWritten, TokenObjects
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.config import Settings
 from ushield_hw.errors import (
@@ -88,7 +88,7 @@ class Bank(Protocol):
         ...
 
 
-Told = Callable[[Step], None]
+OnStep = Callable[[Step], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +100,14 @@ class Renewed:
         certificate: the new certificate.
         replaced: the old certificate.
         acknowledged: when the bank said that it is in use; None: no bank was asked.
-        again: it had been done before this call.
+        replayed: it had been done before this call.
     """
 
     key_id: str
     certificate: CertificateFacts
     replaced: CertificateFacts | None
     acknowledged: str | None
-    again: bool = False
+    replayed: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return it for documents."""
@@ -118,7 +118,7 @@ class Renewed:
             "not_after": time_text(self.certificate.not_after),
             "replaced": self.replaced and self.replaced.serial_hex,
             "acknowledged": self.acknowledged,
-            "again": self.again,
+            "replayed": self.replayed,
         }
 
 
@@ -126,14 +126,14 @@ def _silent(step: Step) -> None:
     """Tell nobody."""
 
 
-def request(session: Session, choice: KeyChoice = ANY, *, same_key: bool = False, told: Told = _silent) -> bytes:
+def request(session: Session, choice: KeyChoice = ANY, *, same_key: bool = False, on_step: OnStep = _silent) -> bytes:
     """Begin a renewal, or go on with one, and return the request for the bank; asked again, the same bytes.
 
     Args:
         session: an open token.
         choice: which pair; default: the only one there is.
         same_key: keep the key and renew the certificate alone: for a token without room, if the bank allows it.
-        told: hears of every step.
+        on_step: called after every step.
 
     Returns:
         CMS SignedData by the old key, DER, whose content is a PKCS#10 request by the new key.
@@ -143,7 +143,7 @@ def request(session: Session, choice: KeyChoice = ANY, *, same_key: bool = False
         TokenFull: ``RENEWAL_NO_ROOM``; nothing is left of what was begun.
         PinError, TokenError, ConfirmationError, StorageError: as elsewhere; the same call goes on from there.
     """
-    with _renewing(session, choice, told, same_key=same_key) as work:
+    with _renewing(session, choice, on_step, same_key=same_key) as work:
         work.request()
         return work.record.request
 
@@ -155,7 +155,7 @@ def install(
     *,
     authorities: Sequence[bytes] = (),
     retire: Retire = Retire.REMOVE,
-    told: Told = _silent,
+    on_step: OnStep = _silent,
 ) -> Renewed:
     """Take the certificate that came for a request, prove the new pair, and put it into use.
 
@@ -165,7 +165,7 @@ def install(
         choice: which renewal, where several are under way on the token.
         authorities: CA certificates, DER, one of which must have issued it; none: the old certificate's issuer must.
         retire: what becomes of the old pair.
-        told: hears of every step.
+        on_step: called after every step.
 
     Raises:
         InputError: ``CERTIFICATE_MALFORMED``, ``CERTIFICATE_SEVERAL``.
@@ -175,8 +175,8 @@ def install(
     """
     facts = CertificateFacts.read(read_certificate(certificate))
     if (known := _in_use(session, facts)) is not None and not _open_records(session, choice):
-        return Renewed(known.key_id, facts, None, None, again=True)
-    with _renewing(session, choice, told, begin=False) as work:
+        return Renewed(known.key_id, facts, None, None, replayed=True)
+    with _renewing(session, choice, on_step, begin=False) as work:
         work.receive(facts, authorities)
         return work.finish(None, retire)
 
@@ -189,7 +189,7 @@ def renew(
     authorities: Sequence[bytes] = (),
     retire: Retire = Retire.REMOVE,
     same_key: bool = False,
-    told: Told = _silent,
+    on_step: OnStep = _silent,
 ) -> Renewed:
     """Renew a certificate with the bank, from the new key to the end; the same call goes on after anything.
 
@@ -200,7 +200,7 @@ def renew(
         authorities: as for :func:`install`.
         retire: what becomes of the old pair.
         same_key: as for :func:`request`.
-        told: hears of every step.
+        on_step: called after every step.
 
     Raises:
         RenewalRejected: the bank refused; if it has issued nothing yet, what was begun is removed again.
@@ -210,7 +210,7 @@ def renew(
     """
     if (done := _just_done(session, choice)) is not None:
         return done
-    with _renewing(session, choice, told, same_key=same_key) as work:
+    with _renewing(session, choice, on_step, same_key=same_key) as work:
         work.request()
         if work.record.step.before(Step.RECEIVED):
             work.receive(work.certified(bank), authorities)
@@ -250,12 +250,12 @@ def abandon(session: Session, choice: KeyChoice = ANY) -> bool:
 class _Renewal:
     """One renewal, its record held."""
 
-    def __init__(self, session: Session, held: Held, record: Record, told: Told) -> None:
+    def __init__(self, session: Session, held: Held, record: Record, on_step: OnStep) -> None:
         self.record = record
         self._session = session
         self._held = held
-        self._told = told
-        self._bench = Workbench(session, record)
+        self._on_step = on_step
+        self._bench = TokenObjects(session, record)
         self._old = CertificateFacts.read(record.old)
 
     def request(self) -> None:
@@ -370,12 +370,12 @@ class _Renewal:
     def _keep(self, step: Step | None) -> None:
         self._held.keep(self.record, step)
         if step is not None:
-            self._told(step)
+            self._on_step(step)
 
 
 @contextmanager
 def _renewing(
-    session: Session, choice: KeyChoice, told: Told, *, begin: bool = True, same_key: bool = False
+    session: Session, choice: KeyChoice, on_step: OnStep, *, begin: bool = True, same_key: bool = False
 ) -> Iterator[_Renewal]:
     """Hold the renewal that is under way for a pair, or begin one."""
     under_way = _open_records(session, choice)
@@ -392,7 +392,7 @@ def _renewing(
             record = _begun(session, choice, same_key=same_key)
             held.keep(record)
         with session.noticing_removal():
-            yield _Renewal(session, held, record, told)
+            yield _Renewal(session, held, record, on_step)
 
 
 def _open_records(session: Session, choice: KeyChoice) -> list[Record]:
@@ -423,7 +423,7 @@ def _just_done(session: Session, choice: KeyChoice) -> Renewed | None:
     newest = _to_renew(session, ANY if choice.key_id == last.old_key_id else choice)
     if newest.facts.der != last.certificate:
         return None
-    return Renewed(last.key_id.hex(), newest.facts, CertificateFacts.read(last.old), last.acknowledged, again=True)
+    return Renewed(last.key_id.hex(), newest.facts, CertificateFacts.read(last.old), last.acknowledged, replayed=True)
 
 
 def _begun(session: Session, choice: KeyChoice, *, same_key: bool) -> Record:

@@ -18,7 +18,7 @@ class NotWritten(TokenError):
     """The token takes no certificate for this key, and will not."""
 
 
-class Workbench:
+class TokenObjects:
     """What one renewal does on the token.
 
     Args:

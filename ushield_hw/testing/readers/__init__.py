@@ -1,14 +1,14 @@
-"""A desk with card readers: real pcscd, real PC/SC clients, cards of our own making. Needs Linux.
+"""A host with card readers: real pcscd, real PC/SC clients, cards of our own making. Needs Linux.
 
 pcscd runs in namespaces of its own with a reader driver of this package (``testing/reader.c``): it sees no other reader
 and several of them do not meet; no root is needed where the kernel lets users make namespaces. Programs outside reach
-this pcscd by ``PCSCLITE_CSOCK_NAME``, which :attr:`Desk.env` holds.
+this pcscd by ``PCSCLITE_CSOCK_NAME``, which :attr:`PcscHost.env` holds.
 
 ::
 
-    with Desk() as desk:
-        card = desk.insert(some_card)
-        subprocess.run(["pcsc_scan", "-r"], env={**os.environ, **desk.env})
+    with PcscHost() as host:
+        card = host.insert(some_card)
+        subprocess.run(["pcsc_scan", "-r"], env={**os.environ, **host.env})
         card.eject()
 """
 
@@ -31,12 +31,12 @@ from ushield_hw.testing.compiled import Part, built
 from ushield_hw.testing.readers.namespace import DEADLINE_S, MESSAGE
 from ushield_hw.testing.readers.reader import Card, Insertion
 
-__all__ = ["Card", "Desk", "Insertion"]
+__all__ = ["Card", "Insertion", "PcscHost"]
 
 _NAMESPACE: Final = Path(__file__).with_name("namespace.py")
 
 
-class Desk:
+class PcscHost:
     """pcscd with virtual readers.
 
     Args:
@@ -54,7 +54,7 @@ class Desk:
         self._lock = threading.RLock()
         pcscd = _found("pcscd", "/usr/sbin/pcscd", "/usr/local/sbin/pcscd")
         driver = built(Part.READER)
-        self.folder = Path(tempfile.mkdtemp(prefix="ushield-desk-", dir="/tmp"))  # a socket's path is short
+        self.folder = Path(tempfile.mkdtemp(prefix="ushield-host-", dir="/tmp"))  # a socket's path is short
         self._configure(driver)
         self._outside, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._outside.settimeout(DEADLINE_S * 2)
@@ -74,7 +74,7 @@ class Desk:
 
     @property
     def env(self) -> dict[str, str]:
-        """What a program needs in its environment to find this desk's pcscd."""
+        """What a program needs in its environment to find this host's pcscd."""
         return {"PCSCLITE_CSOCK_NAME": str(self.folder / "run" / "pcscd.comm")}
 
     @property

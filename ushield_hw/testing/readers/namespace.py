@@ -1,4 +1,4 @@
-"""The inside of a desk: a process in network and mount namespaces of its own, with pcscd as its child.
+"""The inside of a host: a process in network and mount namespaces of its own, with pcscd as its child.
 
 Run as a script with ``-I -S``; imports nothing of this package. The place of pcscd's socket is compiled into it, so it
 gets a /run/pcscd of its own. In a network namespace of its own it hears of no USB device that is plugged in, and
@@ -67,7 +67,7 @@ class Door:
         daemon.unlink(missing_ok=True)
         command = [self._pcscd, "--foreground", "--config", str(self._folder / "readers")]
         with (self._folder / "pcscd.log").open("ab") as log:
-            # The program is the one that the person who made the desk named.
+            # The program is the one that the person who made the host named.
             self._daemon = subprocess.Popen(  # noqa: S603
                 command,
                 stdin=subprocess.DEVNULL,
@@ -128,7 +128,7 @@ def _end_with_the_parent() -> None:
 
 def main(descriptor: str, folder: str, pcscd: str) -> None:
     """Serve, or say why not."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the terminal is for whoever made the desk
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the terminal is for whoever made the host
     with socket.socket(fileno=int(descriptor)) as outside:
         try:
             Door(outside, Path(folder), pcscd).serve()

@@ -4,8 +4,8 @@
 
     memory = blank(12345678, pin="123456", puk="12345678")
     hold(memory, Slot.AUTHENTICATION, private_key, certificate)
-    with Desk([READER]) as desk:
-        desk.insert(YubiKey(memory))
+    with PcscHost([READER]) as host:
+        host.insert(YubiKey(memory))
 """
 
 from ushield_hw.testing.card.piv.card import PivCard
