@@ -147,7 +147,9 @@ class Log:
 
     @property
     def _locked(self) -> _Locked:
-        return _Locked(self)  # one for each use: kept here it would be a cycle, and the files open until it is collected
+        return _Locked(
+            self
+        )  # made for each use: one kept here would refer back, and only the collector close the files
 
     # --- reading and appending ----------------------------------------------------------------------------------------
 
