@@ -147,9 +147,7 @@ class Log:
 
     @property
     def _locked(self) -> _Locked:
-        return _Locked(
-            self
-        )  # made for each use: one kept here would refer back, and only the collector close the files
+        return _Locked(self)  # a new one: one that is kept refers back, and only the collector closes the files
 
     # --- reading and appending ----------------------------------------------------------------------------------------
 
