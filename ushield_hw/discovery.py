@@ -33,7 +33,7 @@ from ushield_hw.interaction import Interaction, PinState, Silent
 from ushield_hw.keys import KeyChoice, Pair, pairs
 from ushield_hw.lazy import cached_property
 from ushield_hw.limits import side_by_side
-from ushield_hw.readiness import certificates_may_hide
+from ushield_hw.readiness import asks_for_login, certificates_may_hide
 from ushield_hw.session import Link, Session, open_session
 from ushield_hw.uri import TokenUri
 
@@ -144,8 +144,8 @@ class Token:
 
     def certificates_may_hide(self, contents: Contents) -> bool:
         """Tell whether a certificate is missing that a login may show."""
-        waits = self.info.has(TokenFlag.LOGIN_REQUIRED) or self.info.has(TokenFlag.USER_PIN_INITIALIZED)
-        return waits and certificates_may_hide(contents.certificates, contents.keys)
+        waits = asks_for_login(self.info)
+        return waits and certificates_may_hide(self.driver, contents.certificates, contents.keys)
 
 
 @dataclass(frozen=True, slots=True)

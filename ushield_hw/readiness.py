@@ -154,7 +154,7 @@ class _View:
             hoped = self.selected([*behind, *_behind_certificates(self.seen.certificates, behind)], logged_in=True)
         unclear = any(one.why is Why.NOT_TOLD_APART for one in hoped.left_out)
         hidden = {Hidden.KEY} if hoped.pair is not None or unclear else set()
-        if certificates_may_hide(self.seen.certificates, self.seen.keys):
+        if certificates_may_hide(self.seen.driver, self.seen.certificates, self.seen.keys):
             hidden.add(Hidden.CERTIFICATE)
         if hoped.pair is not None and hoped.pair.facts.key is not None:
             how = plan_for(self.seen.driver, self.seen.mechanisms, hoped.pair.facts.key)
@@ -198,13 +198,21 @@ def _private(handle: int, key_id: bytes, label: str, kind: KeyKind | None, publi
     return KeyRecord(handle, True, key_id, label, kind, public, None, False)
 
 
-def certificates_may_hide(certificates: Sequence[CertificateRecord], keys: Sequence[KeyRecord]) -> bool:
+def asks_for_login(info: TokenInfo) -> bool:
+    """Tell whether a token has a login that something may hide behind; many with a PIN do not say that they want it."""
+    return info.has(TokenFlag.LOGIN_REQUIRED) or info.has(TokenFlag.USER_PIN_INITIALIZED)
+
+
+def certificates_may_hide(driver: Driver, certificates: Sequence[CertificateRecord], keys: Sequence[KeyRecord]) -> bool:
     """Tell whether a certificate is missing that a login may show: for a key that shows, or any person's at all.
 
     Args:
+        driver: the token's family: some show every certificate without a login.
         certificates: those that show without a login.
         keys: likewise.
     """
+    if driver.capabilities.public_certificates:
+        return False
     read = _facts(certificates)
     halves = {public_half(facts.key, facts.spki) for _, facts in read}
     ids = {trimmed(record.key_id) for record, _ in read if record.key_id}

@@ -55,6 +55,11 @@ def driver_document(driver: Driver) -> dict[str, object]:
             "policy_tries": driver.pin.policy_tries,
             "unblock": driver.pin.unblock,
         },
+        "capabilities": {
+            "generate": driver.capabilities.generate,
+            "write_certificate": driver.capabilities.write_certificate,
+            "public_certificates": driver.capabilities.public_certificates,
+        },
         "usb": [str(usb) for usb in driver.usb],
         "bindings": {str(usb): usb.binding for usb in driver.usb},
         "atrs": [atr.atr for atr in driver.atrs],

@@ -58,7 +58,7 @@ def visible(seen: TokenSeen) -> Said:
     facts = {"private_keys": private, "hidden_until_login": hidden, "label": seen.token.label, "uri": seen.token.uri}
     if not _is_set_up(seen):
         return skip("not_initialised")
-    if hidden and seen.uncertain and seen.able:
+    if hidden and seen.uncertain and seen.able and not seen.bare:  # H71 tells of one that shows nothing
         kind = "certificate" if seen.decision.pair is None else "key"
         return warn(kind=kind, keys=_key_ids(seen.keys), owners=_owners(seen.pairs), **facts)
     if private or hidden or seen.token.info.has(TokenFlag.LOGIN_REQUIRED):
@@ -104,21 +104,27 @@ def label(seen: TokenSeen) -> Said:
 
 @probe("H71", "certificate.present", _TOKEN)
 def present(seen: TokenSeen) -> Said:
-    """No certificate shows, none can be read, or none is in use yet."""
+    """No certificate shows, none can be read, or none is in use yet; or everything hides until a login."""
     if not _is_set_up(seen):
         return skip("not_initialised")
     facts = {"label": seen.token.label, "uri": seen.token.uri, "keys": _key_ids(seen.keys)}
+    if seen.able and seen.bare:
+        return warn(kind="hidden", hidden_until_login=True, owners=_owners(seen.pairs), **facts)
     if not seen.pairs:
-        unread = len(seen.certificates)
-        kind = "unreadable" if unread else "keys" if facts["keys"] else "nothing"
-        if kind == "keys" and seen.able:
-            return unchecked("hidden_until_login", **facts)  # H68 says so
-        return fail(kind=kind, unread=unread, **facts)
-    if not any(pair.activated for pair in seen.pairs):
-        return fail(kind="pending", owners=_owners(seen.pairs), **facts)
+        return _none_shows(seen, facts)
     if not _people(seen):
-        return fail(kind="authority", owners=_owners(seen.pairs), **facts)
+        kind = "authority" if any(pair.activated for pair in seen.pairs) else "pending"
+        return fail(kind=kind, owners=_owners(seen.pairs), **facts)
     return ok(certificates=len(seen.pairs))
+
+
+def _none_shows(seen: TokenSeen, facts: dict[str, Any]) -> Said:
+    """Say what a token without a certificate that can be read has instead."""
+    unread = len(seen.certificates)
+    kind = "unreadable" if unread else "keys" if facts["keys"] else "nothing"
+    if kind == "keys" and seen.able:
+        return unchecked("hidden_until_login", **facts)  # H68 says so
+    return fail(kind=kind, unread=unread, **facts)
 
 
 @probe("H72", "certificate.valid", _TOKEN)

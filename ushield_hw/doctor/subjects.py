@@ -14,6 +14,7 @@ from ushield_hw.discovery import Token
 from ushield_hw.doctor.finding import Way
 from ushield_hw.doctor.image import Image, glance, processor, read_image
 from ushield_hw.doctor.machine import Machine
+from ushield_hw.doctor.soft_store import objects_stored
 from ushield_hw.drivers import GENERIC, Driver, Kind
 from ushield_hw.errors import UShieldError
 from ushield_hw.installed import module_environment
@@ -22,7 +23,7 @@ from ushield_hw.keys import KeyChoice, Pair, pairs
 from ushield_hw.lazy import cached_property
 from ushield_hw.order import KeyUse
 from ushield_hw.pcsc import Reader
-from ushield_hw.readiness import Decision, Seen, Verdict, decide
+from ushield_hw.readiness import Decision, Seen, Verdict, asks_for_login, decide
 
 LOAD_DEADLINE_S: Final = 10.0
 _LONGEST_SLOT: Final = 64  # bytes of a slot's description
@@ -146,6 +147,36 @@ class TokenSeen:
         """Its slot."""
         return next((slot for slot in self.loaded.slots if slot.slot_id == self.token.link.slot_id), None)
 
+    @property
+    def atr(self) -> bytes:
+        """The ATR of the card in its reader; empty if that cannot be told."""
+        readers = self.loaded.file.machine.scene.readers
+        return next((reader.atr for reader in readers if reader.name == self.reader), b"")
+
+    @property
+    def general(self) -> bool:
+        """Whether it shows through a module that drives many families, and is of none that is told apart there."""
+        file = self.loaded.file
+        return file.driver.module.general and self.token.driver.id == file.driver.id
+
+    @cached_property
+    def set_up_by(self) -> tuple[Driver, ...]:
+        """The families that its card may be of whose own modules set it up so that a general one shows nothing."""
+        if not self.general:
+            return ()
+        ours = self.loaded.file.driver.id
+        families = self.loaded.file.machine.catalogue.for_atr(self.atr)
+        return tuple(one for one in families if ours not in {one.id, one.module.via, *one.module.also_via})
+
+    @cached_property
+    def nothing_hides(self) -> bool:
+        """Whether it is known without a login that a token that shows neither key nor certificate has none."""
+        if not asks_for_login(self.token.info) or (self.set_up_by and not self.pairs):
+            return True
+        file, shown = self.loaded.file, len(self.certificates) + len(self.keys)
+        stored = objects_stored(file.machine, file.driver.module.config_env, self.token.serial)
+        return stored is not None and stored <= shown
+
     @cached_property
     def blank(self) -> bool:
         """Whether it is a soft token without a certificate, which nobody may be waiting for."""
@@ -187,10 +218,14 @@ class TokenSeen:
 
     @property
     def able(self) -> bool:
-        """Whether it can sign, or a login may show that it can; one that shows neither keys nor a pair cannot."""
-        decision = self.decision
-        hoped = decision.pair is not None or bool(self.keys)
-        return decision.verdict is Verdict.CAN or (decision.verdict is Verdict.UNDECIDED and hoped)
+        """Whether it can sign, or a login may show that it can."""
+        verdict = self.decision.verdict
+        return verdict is Verdict.CAN or (verdict is Verdict.UNDECIDED and not (self.bare and self.nothing_hides))
+
+    @property
+    def bare(self) -> bool:
+        """Whether it shows no key and no certificate that could sign: it is empty, or all of it hides until a login."""
+        return self.decision.pair is None and not self.keys
 
     @property
     def uncertain(self) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,7 +25,7 @@ from tests.unit.doctor.recorded import told
 from tests.unit.order.samples import live, payment
 from ushield_hw.cms.der import integer
 from ushield_hw.cms.facts import CertificateFacts
-from ushield_hw.cryptoki.model import TokenFlag, User
+from ushield_hw.cryptoki.model import ObjectClass, TokenFlag, User
 from ushield_hw.cryptoki.module import Isolation, Module, close_modules
 from ushield_hw.discovery import find_token
 from ushield_hw.doctor import objects
@@ -95,6 +98,10 @@ class Writer:
             for key in module.keys(slot):
                 module.destroy(login, key.handle)
 
+    def hide(self, *kinds: ObjectClass) -> None:
+        """Have every object of these classes show only after a login."""
+        hide(self.doctor.soft.conf, self.doctor.soft.serial, self.doctor.soft.pin, *kinds)
+
     @staticmethod
     def _public(module: Module, slot: int, key_id: bytes) -> Any:
         (key,) = (key for key in module.keys(slot) if not key.private and key.key_id == key_id)
@@ -103,6 +110,22 @@ class Writer:
             return rsa.RSAPublicNumbers(65537, int.from_bytes(key.public, "big")).public_key()
         curve = ec.SECP384R1() if key.kind is KeyKind.EC_P384 else ec.SECP256R1()
         return ec.EllipticCurvePublicKey.from_encoded_point(curve, key.public)
+
+
+def hide(conf: Path, serial: str, pin: str, *kinds: ObjectClass) -> None:
+    """Have every object of these classes on a soft token show only after a login: a private copy takes its place."""
+    script = (
+        "import sys, pkcs11; from pkcs11 import Attribute as A, ObjectClass as C;"
+        "path, serial, *kinds = sys.argv[1:];"
+        "token = next(t for t in pkcs11.lib(path).get_tokens() if t.serial == serial.encode());"
+        "session = token.open(rw=True, user_pin=sys.stdin.readline().strip());"
+        "found = [o for kind in kinds for o in session.get_objects({A.CLASS: C[kind]})];"
+        "assert found;"
+        "[(o.copy({A.PRIVATE: True}), o.destroy()) for o in found]"
+    )
+    command = [sys.executable, "-c", script, str(SOFTHSM), serial, *(kind.name for kind in kinds)]
+    env = {**os.environ, CONF_VARIABLE: str(conf)}
+    subprocess.run(command, input=pin, text=True, env=env, check=True, timeout=60)
 
 
 class Open:

@@ -6,30 +6,37 @@ Fails: it does not sign. Can, and nothing hides: it signs. A warning that only a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.soft import WRONG_PIN
+from tests.soft import DRIVER, WRONG_PIN
 from tests.stack.doctor.conftest import Doctor
 from tests.stack.doctor.test_objects import DAY, ENCRYPTING, P384, PAY, RSA, Writer, elsewhere
 from tests.unit.order.samples import live, payment
-from ushield_hw.cryptoki.model import TokenFlag
+from ushield_hw.cryptoki.model import ObjectClass, TokenFlag
 from ushield_hw.doctor.finding import Finding, Status
 from ushield_hw.doctor.subjects import TokenSeen
 from ushield_hw.doctor.walk import findings_of
+from ushield_hw.drivers import Driver
 from ushield_hw.errors import UShieldError
 from ushield_hw.keys import PENDING
 from ushield_hw.signing import Journaling, sign
 from ushield_hw.suites import KeyKind
-from ushield_hw.testing.faulty import Fault, mechanisms, returns, token_info
+from ushield_hw.testing.faulty import Fault, mechanisms, passes, returns, token_info
 from ushield_hw.testing.scripted import Scripted
 
 pytestmark = pytest.mark.stack
 
 _CKM_ECDSA: Final = range(0x1040, 0x1048)
+CERTIFICATES, PUBLIC_KEYS = ObjectClass.CERTIFICATE, ObjectClass.PUBLIC_KEY
+ALL: Final = (CERTIFICATES, PUBLIC_KEYS)  # private keys hide anyhow
+# The same soft token as one of a family whose store cannot be looked into, and as one that hides no certificate.
+STRANGE: Final = replace(DRIVER, module=replace(DRIVER.module, config_env=None))
+OPEN: Final = replace(STRANGE, capabilities=replace(DRIVER.capabilities, public_certificates=True))
 State = Callable[[Writer, Doctor], Sequence[Fault]]
 
 
@@ -106,17 +113,92 @@ STATES: Final[dict[str, State]] = {
     "no mechanism": with_pair(Fault("C_GetMechanismList", None, mechanisms(hide=_CKM_ECDSA))),
     "a login that is refused": with_pair(Fault("C_Login", None, returns("CKR_PIN_LOCKED"))),
 }
+HIDDEN: Final[dict[str, State]] = {
+    "everything": written(lambda w: w.certificate(), lambda w: w.hide(*ALL)),
+    "everything, of an RSA pair": written(lambda w: w.certificate(RSA), lambda w: w.hide(*ALL)),
+    "the certificate": written(lambda w: w.certificate(), lambda w: w.hide(CERTIFICATES)),
+    "the public keys": written(lambda w: w.certificate(), lambda w: w.hide(PUBLIC_KEYS)),
+    "an expired certificate and all keys": written(
+        lambda w: w.certificate(begins=-9 * DAY, ends=-DAY), lambda w: w.hide(*ALL)
+    ),
+    "a certificate without a key": written(
+        lambda w: w.certificate(), lambda w: w.remove_keys(), lambda w: w.hide(CERTIFICATES)
+    ),
+    "keys without a certificate": written(lambda w: w.hide(PUBLIC_KEYS)),
+    "all but an authority's certificate": written(
+        lambda w: w.certificate(),
+        lambda w: w.hide(*ALL),
+        lambda w: w.certificate(elsewhere(), name="Root CA", usage=None, ca=True),
+    ),
+    "all but a certificate that is none": written(
+        lambda w: w.certificate(RSA), lambda w: w.hide(*ALL), lambda w: w.nonsense()
+    ),
+    "everything, behind a login that it does not ask for": lambda w, d: [
+        *written(lambda w: w.certificate(), lambda w: w.hide(*ALL))(w, d),
+        *says(clear_flags=TokenFlag.LOGIN_REQUIRED),
+    ],
+}
 NOT_BEFORE_A_LOGIN: Final = {"a login that is refused"}  # no look can know
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_the_doctor_says_what_a_signature_does(doctor: Doctor, state: str) -> None:
+@pytest.mark.parametrize("driver", [DRIVER, STRANGE], ids=["files known", "files not known"])
+def test_the_doctor_says_what_a_signature_does(doctor: Doctor, state: str, driver: Driver) -> None:
     plan = STATES[state](Writer(doctor), doctor)
-    seen = doctor.seen(*plan)
+    agree(doctor, doctor.seen(*plan, driver=driver), state)
+
+
+@pytest.mark.parametrize("state", HIDDEN)
+@pytest.mark.parametrize("plan", [[], [Fault("C_GetInfo", None, passes())]], ids=["plain", "shim"])
+@pytest.mark.parametrize("driver", [DRIVER, STRANGE], ids=["files known", "files not known"])
+def test_what_hides_until_a_login_is_undecided(
+    doctor: Doctor, state: str, plan: Sequence[Fault], driver: Driver
+) -> None:
+    seen = doctor.seen(*HIDDEN[state](Writer(doctor), doctor), *plan, driver=driver)
+    assert (seen.able, seen.uncertain) == (True, True), ids(findings_of(seen))
+    agree(doctor, seen, state)
+
+
+@pytest.mark.parametrize("plan", [[], [Fault("C_GetInfo", None, passes())]], ids=["plain", "shim"])
+@pytest.mark.parametrize(("driver", "able"), [(DRIVER, False), (STRANGE, True), (OPEN, False)])
+def test_an_empty_token_is_empty_where_that_can_be_known(
+    doctor: Doctor, plan: Sequence[Fault], driver: Driver, able: bool
+) -> None:
+    Writer(doctor).remove_keys()
+    seen = doctor.seen(*plan, driver=driver)
+    (told,) = [one for one in findings_of(seen) if one.matters]
+    assert (told.id, told.evidence["kind"]) == ("H71", "hidden" if able else "nothing")
+    assert (told.status, seen.able) == (Status.WARN if able else Status.FAIL, able)
+    agree(doctor, seen, "nothing")
+
+
+def test_a_family_that_hides_no_certificate_has_none_where_none_shows(doctor: Doctor) -> None:
+    for driver, able in ((STRANGE, True), (OPEN, False)):
+        seen = doctor.seen(driver=driver)  # it has keys
+        assert seen.able is able
+        assert ids(findings_of(seen)) == [("H68", "warn") if able else ("H71", "fail")]
+        agree(doctor, seen, "no certificate")
+
+
+def test_a_folder_that_may_be_anothers_says_nothing(doctor: Doctor) -> None:
+    """SoftHSM2 calls a token's folder by its serial number; two that fit, or one that is closed, tell nothing."""
+    Writer(doctor).remove_keys()
+    serial = doctor.soft.serial
+    other = doctor.soft.folder / "tokens" / f"00000000-0000-0000-{serial[:4]}-{serial[4:]}"
+    seen = doctor.seen()
+    assert not seen.able
+    other.mkdir()
+    (other / "token.object").touch()
+    assert replace(seen).able
+
+
+def agree(doctor: Doctor, seen: TokenSeen, state: str) -> None:
+    """Assert that the verdict is what a signature then does, and that a warning says where only a login tells."""
     found = findings_of(seen)
     able, hidden = seen.able, seen.uncertain
     assert any(one.status is Status.FAIL for one in found) is not able, ids(found)
-    assert any(one.id == "H68" and one.status is Status.WARN for one in found) == (able and hidden)
+    warned = [one for one in found if one.status is Status.WARN and one.evidence.get("hidden_until_login")]
+    assert [one.id for one in warned] == (["H71" if seen.bare else "H68"] if able and hidden else [])
     signed = signs(seen, doctor)
     if not able:
         assert not signed, ids(found)
