@@ -195,6 +195,12 @@ class KeyChoice:
             and (self.certificate is None or self.names(pair.facts))
         )
 
+    def among(self, found: Iterable[Pair]) -> list[Pair]:
+        """Return the pairs asked for; an id that certificates bear means these, and not another one of the same key."""
+        named = [pair for pair in found if self.takes(pair)]
+        bear_it = [pair for pair in named if any(one.key_id == self.key_id for one in (pair.certificate, *pair.copies))]
+        return bear_it or named
+
     def told(self, pair: Pair) -> Pair:
         """Return a pair with the one key of its rivals that is asked for by id or label, if that is one."""
         named = [

@@ -85,10 +85,14 @@ def select(
 ) -> Selection:
     """As :func:`choose`, but return the error, and always why the others were left out."""
     moment = now or datetime.now(UTC)
-    named = [pair for pair in found if choice.takes(pair)]
+    named = choice.among(found)
     if choice.certificate is not None and len(named) > 1:
         return Selection(None, CertificateMultiple("CERTIFICATE_SEVERAL_MATCH", candidates=_briefs(named)), ())
-    judged = [(pair := choice.told(one), _why_not(pair, use, choice, moment, refuses)) for one in found]
+    taken = {id(pair) for pair in named}
+    judged = [
+        (pair := choice.told(one), _why_not(pair, use, moment, refuses) if id(one) in taken else Why.NOT_ASKED)
+        for one in found
+    ]
     left_out = [LeftOut(pair, why) for pair, why in judged if why is not None]
     usable = [pair for pair, why in judged if why is None]
     living = [pair for pair in usable if pair.activated]
@@ -104,10 +108,8 @@ def select(
     return Selection(best, None, tuple(left_out))
 
 
-def _why_not(pair: Pair, use: KeyUse, choice: KeyChoice, moment: datetime, refuses: Refuses) -> Why | None:
-    """Return the first reason why a pair does not do a job; None: it does."""
-    if not choice.takes(pair):
-        return Why.NOT_ASKED
+def _why_not(pair: Pair, use: KeyUse, moment: datetime, refuses: Refuses) -> Why | None:
+    """Return the first reason why a pair that is asked for does not do a job; None: it does."""
     if pair.pending:
         return Why.PENDING
     return _no_key(pair) or pair.unfit(use) or _no_time(pair, moment) or _no_way(pair, refuses)

@@ -216,7 +216,7 @@ class Session:
         self._login_id = owner.login_id
         self._pid = os.getpid()
         self._closed = False
-        self._seen: frozenset[tuple[bytes, str]] | None = None
+        self._seen: dict[bytes | None, frozenset[tuple[bytes, str]]] = {}  # by the CKA_ID that was looked for
         self._seen_at = 0.0
         self._kept: dict[object, Any] = {}
         self._kept_lock = threading.Lock()
@@ -307,29 +307,33 @@ class Session:
         """Return what is known of the PIN; spends no try."""
         return self.link.pin.state()
 
-    def certificates(self) -> tuple[CertificateRecord, ...]:
-        """Return the certificate objects on the token."""
+    def certificates(self, key_id: bytes | None = None) -> tuple[CertificateRecord, ...]:
+        """Return the certificate objects on the token; at least those with ``key_id``, where that is known."""
         link = self.link
-        found = link.module.certificates(link.slot_id)
-        self._seen, self._seen_at = frozenset((record.der, record.label) for record in found), time.monotonic()
+        found = link.module.certificates(link.slot_id, key_id)
+        self._seen[key_id], self._seen_at = frozenset((record.der, record.label) for record in found), time.monotonic()
         return found
 
-    def keys(self) -> tuple[KeyRecord, ...]:
-        """Return the key objects on the token; without their secrets, which never leave it."""
+    def keys(self, key_id: bytes | None = None) -> tuple[KeyRecord, ...]:
+        """Return the key objects on the token, without their secrets; at least those with ``key_id``."""
         link = self.link
-        return link.module.keys(link.slot_id)
+        return link.module.keys(link.slot_id, key_id)
 
     def refresh(self) -> None:
         """Forget what was kept if the token's certificates have changed: another process may have renewed one.
 
         They are listed every two seconds at most. Internal.
         """
-        known = self._seen
-        if known is not None and time.monotonic() - self._seen_at >= _LOOK_S:
-            self.certificates()
-            if self._seen != known:
-                _log.info("the certificates on the token have changed")
-                self.forget()
+        if time.monotonic() - self._seen_at < _LOOK_S:
+            return
+        known = dict(self._seen)
+        if None in known:  # all were looked at, and so those of one id
+            known = {None: known[None]}
+        for key_id in known:
+            self.certificates(key_id)
+        if not known or any(self._seen.get(key_id) != seen for key_id, seen in known.items()):
+            _log.debug("the certificates on the token are not those that were known")
+            self.forget()
 
     def kept(self, name: object, make: Callable[[], Any]) -> Any:
         """Return what ``make`` gave the first time; for what does not change while the token stays in. Internal."""
@@ -343,6 +347,7 @@ class Session:
         """Drop what was kept: the token's objects have changed. Internal."""
         with self._kept_lock:
             self._kept.clear()
+            self._seen = {}
 
 
 @forgetting

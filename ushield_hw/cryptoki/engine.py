@@ -181,11 +181,14 @@ class Engine:
 
     # -- objects ------------------------------------------------------------------------------------------------
 
-    def contents(self, slot_id: int, wanted: tuple[ObjectClass, ...]) -> Contents:
-        """Return the objects of some classes and what could not be read of them; private ones show while logged in."""
+    def contents(self, slot_id: int, wanted: tuple[ObjectClass, ...], key_id: bytes | None = None) -> Contents:
+        """Return the objects of some classes and what could not be read of them; private ones show while logged in.
+
+        ``key_id``: only those that the module finds by this CKA_ID.
+        """
         state = self._state(slot_id)
         with self._session(slot_id) as session:
-            return objects.contents(self._reader(session, slot_id, state), wanted)
+            return objects.contents(self._reader(session, slot_id, state, key_id), wanted)
 
     def generate(
         self, login_id: int, kind: KeyKind, bits: int, key_id: bytes, label: str, always_authenticate: bool
@@ -342,8 +345,8 @@ class Engine:
         self._functions.call("C_OpenSession", slot_id, flags, None, None, ctypes.byref(session))
         return session.value
 
-    def _reader(self, session: int, slot_id: int, state: _SlotState) -> Reader:
-        return Reader(self._functions, session, slot_id, state.login_id is not None)
+    def _reader(self, session: int, slot_id: int, state: _SlotState, key_id: bytes | None = None) -> Reader:
+        return Reader(self._functions, session, slot_id, state.login_id is not None, key_id)
 
     def _state(self, slot_id: int) -> _SlotState:
         with self._states_lock:

@@ -168,34 +168,50 @@ class Module:
         """Return the names of the mechanisms a token offers, without CKM_."""
         return self._call(Doing.READING, "mechanisms", slot_id, slot=slot_id)  # type: ignore[no-any-return]
 
-    def contents(self, slot_id: int, *wanted: ObjectClass) -> Contents:
+    def contents(self, slot_id: int, *wanted: ObjectClass, key_id: bytes | None = None) -> Contents:
         """Return the objects on a token, and what could not be read; private keys show only while logged in.
 
         Args:
             slot_id: the token's slot.
             wanted: their classes; none given: all.
+            key_id: only those that the module finds by this CKA_ID; that it finds none proves nothing.
         """
-        found: Contents = self._call(Doing.READING, "contents", slot_id, wanted or tuple(ObjectClass), slot=slot_id)
+        classes = wanted or tuple(ObjectClass)
+        found: Contents = self._call(Doing.READING, "contents", slot_id, classes, key_id, slot=slot_id)
         for problem in found.problems:
             _log.warning("%s: %s %d: %s", self.path.name, problem.kind.value, problem.handle, name_of(problem.rv))
         return found
 
-    def certificates(self, slot_id: int) -> tuple[CertificateRecord, ...]:
+    def certificates(self, slot_id: int, key_id: bytes | None = None) -> tuple[CertificateRecord, ...]:
         """Return the certificate objects that can be read.
+
+        Args:
+            slot_id: the token's slot.
+            key_id: those that bear this CKA_ID are enough; all the same all are returned where none is found by it.
 
         Raises:
             TokenError: there are some, and none of them can be read.
         """
+        if key_id and (named := self.contents(slot_id, ObjectClass.CERTIFICATE, key_id=key_id).certificates):
+            return named
         found = self.contents(slot_id, ObjectClass.CERTIFICATE)
         self._refuse_nothing(found.certificates, found)
         return found.certificates
 
-    def keys(self, slot_id: int) -> tuple[KeyRecord, ...]:
+    def keys(self, slot_id: int, key_id: bytes | None = None) -> tuple[KeyRecord, ...]:
         """Return the key objects that can be read; private ones show only while logged in.
+
+        Args:
+            slot_id: the token's slot.
+            key_id: those that bear this CKA_ID are enough, as for :meth:`certificates`; where no private one does, all.
 
         Raises:
             TokenError: there are private or public ones, and none of them can be read.
         """
+        if key_id:
+            named = self.contents(slot_id, ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY, key_id=key_id).keys
+            if any(key.private for key in named):
+                return named
         found = self.contents(slot_id, ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY)
         self._refuse_nothing(found.keys, found)
         return found.keys

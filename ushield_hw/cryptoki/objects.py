@@ -59,7 +59,11 @@ def contents(reader: Reader, wanted: Collection[ObjectClass]) -> Contents:
     private = _of_class(reader, wanted, ObjectClass.PRIVATE_KEY, _key)
     public = _of_class(reader, wanted, ObjectClass.PUBLIC_KEY, _key)
     reader.check()
-    return Contents(certificates, private + public, tuple(reader.problems))
+    keys, only = private + public, reader.key_id
+    if only is not None:  # a module may leave the template out of account
+        certificates = tuple(one for one in certificates if one.key_id == only)
+        keys = tuple(one for one in keys if one.key_id == only)
+    return Contents(certificates, keys, tuple(reader.problems))
 
 
 def _of_class(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -62,6 +63,7 @@ class Reader:
         session: its handle.
         slot_id: the token's slot.
         logged_in: a login stands: that an object wants one then means that it has ended.
+        key_id: find only what bears this CKA_ID; None: everything.
 
     Attributes:
         problems: what could not be read.
@@ -71,6 +73,7 @@ class Reader:
     session: int
     slot_id: int
     logged_in: bool
+    key_id: bytes | None = None
     problems: list[ObjectProblem] = field(default_factory=list)
     _octets: int = 0
     _pauses: int = _ALL_PAUSES
@@ -109,8 +112,22 @@ class Reader:
         return list(made.values())
 
     def find(self, kind: ObjectClass) -> list[int]:
-        """Return the handles of the objects of a class, each once."""
-        wanted = abi.template({Attribute.CLASS: bytes(ctypes.c_ulong(_CLASSES[kind]))})
+        """Return the handles of the objects of a class, each once.
+
+        A search by CKA_ID finds nothing where the module refuses it: some know no template but that of a class.
+        """
+        try:
+            return self._found(kind)
+        except CkrError as error:
+            if self.key_id is None or error.among(*_ENDS_ALL):
+                raise
+            with suppress(CkrError):
+                self.functions.call("C_FindObjectsFinal", self.session)
+            return []
+
+    def _found(self, kind: ObjectClass) -> list[int]:
+        by_class: dict[int, bytes] = {Attribute.CLASS: bytes(ctypes.c_ulong(_CLASSES[kind]))}
+        wanted = abi.template(by_class if self.key_id is None else by_class | {Attribute.ID: self.key_id})
         self.functions.call("C_FindObjectsInit", self.session, wanted, len(wanted))
         batch, count = (ctypes.c_ulong * _BATCH)(), ctypes.c_ulong(1)
         found: dict[int, None] = {}
