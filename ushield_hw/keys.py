@@ -16,7 +16,7 @@ from ushield_hw.cms import CertificateFacts
 from ushield_hw.cryptoki.model import CertificateRecord, KeyRecord
 from ushield_hw.errors import CertificateMultiple, InputError
 from ushield_hw.order import KeyUse
-from ushield_hw.order.values import time_text
+from ushield_hw.order.times import time_text
 from ushield_hw.pairing import KeyRing, Proof, Wanted, trimmed, with_id
 from ushield_hw.session import Session
 from ushield_hw.suites import RSA_LEAST_BITS, KeyKind

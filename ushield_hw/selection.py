@@ -10,7 +10,7 @@ from ushield_hw import messages
 from ushield_hw.errors import CertificateExpired, CertificateMultiple, CertificateNotFound, UShieldError
 from ushield_hw.keys import ANY, KeyChoice, Pair, Why, not_told_apart
 from ushield_hw.order import KeyUse
-from ushield_hw.order.values import time_text
+from ushield_hw.order.times import time_text
 from ushield_hw.suites import KeyKind
 
 

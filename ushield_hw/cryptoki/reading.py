@@ -14,15 +14,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from pkcs11 import Attribute
-
 from ushield_hw.cryptoki import abi, slots, text
 from ushield_hw.cryptoki.ckr import GONE, NUMBERS, CkrError
 from ushield_hw.cryptoki.model import ObjectClass, ObjectProblem
+from ushield_hw.cryptoki.numbers import CERTIFICATE, PRIVATE_KEY, PUBLIC_KEY, Attribute
 
 T = TypeVar("T")
 
-_CLASSES: Final = {ObjectClass.CERTIFICATE: 1, ObjectClass.PUBLIC_KEY: 2, ObjectClass.PRIVATE_KEY: 3}  # CKO_*
+_CLASSES: Final = {
+    ObjectClass.CERTIFICATE: CERTIFICATE,
+    ObjectClass.PUBLIC_KEY: PUBLIC_KEY,
+    ObjectClass.PRIVATE_KEY: PRIVATE_KEY,
+}
 _BATCH: Final = 512
 _MOST_OBJECTS: Final = 1 << 17
 _MOST_FOUND: Final = 4 * _MOST_OBJECTS  # a module may find each of them several times

@@ -8,11 +8,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
-import pkcs11
-
 from ushield_hw.cryptoki import abi, text
 from ushield_hw.cryptoki.ckr import GONE, CkrError
 from ushield_hw.cryptoki.model import BUSY, LEFT_OUT, ModuleInfo, SlotInfo, TokenInfo
+from ushield_hw.cryptoki.numbers import mechanism_names
 
 _MOST_SLOTS: Final = 1 << 14
 _READS: Final = 3
@@ -126,9 +125,7 @@ def mechanisms(functions: abi.Functions, slot_id: int) -> tuple[str, ...]:
     def listed(room: Any, count: Any) -> None:
         functions.call("C_GetMechanismList", slot_id, room, count)
 
-    names = {int(known): known.name for known in pkcs11.Mechanism}
-    found = abi.numbers("C_GetMechanismList", listed)
-    return tuple(sorted({names.get(number, hex(number)) for number in found}))
+    return mechanism_names(abi.numbers("C_GetMechanismList", listed))
 
 
 def logged_in(functions: abi.Functions, session: int) -> bool:

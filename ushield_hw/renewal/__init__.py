@@ -35,7 +35,7 @@ from ushield_hw.errors import (
 )
 from ushield_hw.keys import ANY, KeyChoice, Pair, session_pairs
 from ushield_hw.order import Rules
-from ushield_hw.order.values import time_text
+from ushield_hw.order.times import time_text
 from ushield_hw.renewal import fit
 from ushield_hw.renewal.proof import activation, proved_here, request_by, requested_by
 from ushield_hw.renewal.record import Held, Record, Records, Step
