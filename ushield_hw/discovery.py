@@ -34,6 +34,7 @@ from ushield_hw.keys import KeyChoice, Pair, pairs
 from ushield_hw.lazy import cached_property
 from ushield_hw.limits import side_by_side
 from ushield_hw.readiness import asks_for_login, certificates_may_hide
+from ushield_hw.selection import unread_text
 from ushield_hw.session import Link, Session, open_session
 from ushield_hw.uri import TokenUri
 
@@ -173,14 +174,8 @@ class Problem:
     @classmethod
     def of_object(cls, module: Path, problem: ObjectProblem) -> Problem:
         """Say which object could not be read, and why."""
-        kind = messages.text(f"object.{problem.kind.value}")
-        values = {"kind": kind, "handle": problem.handle, "label": problem.label, "function": problem.function}
-        if problem.handle == 0:
-            said = "objects_left_out" if problem.count else "objects_without_end"
-            return cls(module, LEFT_OUT, messages.text(f"problem.{said}", n=problem.count, **values))
         code = name_of(problem.rv) if problem.rv else "OBJECT_UNUSABLE"
-        said = "object_unreadable" if problem.left_out else "object_in_part"
-        return cls(module, code, messages.text(f"problem.{said}", ckr=code, **values))
+        return cls(module, code if problem.handle else LEFT_OUT, unread_text(problem))
 
     def to_json(self) -> dict[str, object]:
         """Return it for documents."""

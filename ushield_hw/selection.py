@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ushield_hw import messages
+from ushield_hw.cryptoki.ckr import name_of
+from ushield_hw.cryptoki.model import ObjectProblem
 from ushield_hw.errors import CertificateExpired, CertificateMultiple, CertificateNotFound, UShieldError
 from ushield_hw.keys import ANY, KeyChoice, Pair, Why, not_told_apart
 from ushield_hw.order import KeyUse
@@ -43,6 +45,18 @@ class Selection:
     pair: Pair | None
     error: UShieldError | None
     left_out: tuple[LeftOut, ...]
+
+
+def unread_text(problem: ObjectProblem) -> str:
+    """Say which object could not be read, and why."""
+    code = name_of(problem.rv) if problem.rv else "OBJECT_UNUSABLE"
+    kind = messages.text(f"object.{problem.kind.value}")
+    values = {"kind": kind, "handle": problem.handle, "label": problem.label, "function": problem.function}
+    if problem.handle == 0:
+        said = "objects_left_out" if problem.count else "objects_without_end"
+        return messages.text(f"problem.{said}", n=problem.count, **values)
+    said = "object_unreadable" if problem.left_out else "object_in_part"
+    return messages.text(f"problem.{said}", ckr=code, **values)
 
 
 Refuses = Callable[[KeyKind], UShieldError | None]

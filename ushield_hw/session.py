@@ -20,7 +20,16 @@ from typing import Any, Final, Self
 from ushield_hw import errors
 from ushield_hw.config import Settings
 from ushield_hw.cryptoki.ckr import GONE
-from ushield_hw.cryptoki.model import CertificateRecord, Identity, KeyRecord, SlotInfo, TokenFlag, TokenInfo, User
+from ushield_hw.cryptoki.model import (
+    CertificateRecord,
+    Identity,
+    KeyRecord,
+    ObjectProblem,
+    SlotInfo,
+    TokenFlag,
+    TokenInfo,
+    User,
+)
 from ushield_hw.cryptoki.module import Module
 from ushield_hw.drivers import ConfirmText, Driver, Unblock
 from ushield_hw.hardening import forgetting
@@ -318,6 +327,10 @@ class Session:
         """Return the key objects on the token, without their secrets; at least those with ``key_id``."""
         link = self.link
         return link.module.keys(link.slot_id, key_id)
+
+    def unread(self) -> tuple[ObjectProblem, ...]:
+        """Return what cannot be read of the objects on the token."""
+        return self.link.module.contents(self.link.slot_id).problems
 
     def refresh(self) -> None:
         """Forget what was kept if the token's certificates have changed: another process may have renewed one.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Final
@@ -220,6 +220,8 @@ def decided(session: Session, use: KeyUse, choice: KeyChoice = ANY) -> tuple[Pai
     if decision.verdict is not Verdict.CAN and not session.shows_all:
         session.log_in("sign")
         decision = decide(_seen(session), use, choice)
+    if decision.verdict is not Verdict.CAN and (unread := session.unread()):
+        decision = decide(replace(_seen(session), unread=unread), use, choice)
     return decision.required()
 
 

@@ -11,7 +11,7 @@ import ctypes
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 from ushield_hw.cryptoki import abi, slots, text
@@ -101,6 +101,7 @@ class Reader:
                 if self._octets > _MOST_OCTETS:
                     self.problems.append(ObjectProblem(kind, 0, "", _READ, 0, count=len(todo) - read_already))
                     return list(made.values())
+                self._forgotten(handle)  # what an earlier round noted of it
                 try:
                     made[handle] = read(handle)
                 except (Unusable, CkrError) as error:
@@ -262,8 +263,17 @@ class Reader:
         """
         if isinstance(error, CkrError):
             self.problems.append(ObjectProblem(kind, handle, "", error.function, error.rv))
-        elif not any(problem.handle == handle for problem in self.problems) and self._alone(handle, Attribute.CLASS):
+        elif parts := self._forgotten(handle):  # without these there was nothing that could be used
+            self.problems.append(replace(parts[0], left_out=True))
+        elif self._alone(handle, Attribute.CLASS):
             self.problems.append(ObjectProblem(kind, handle, error.label, _READ, 0))
+
+    def _forgotten(self, handle: int) -> list[ObjectProblem]:
+        """Take back what was noted of an object, and return it."""
+        found = [problem for problem in self.problems if problem.handle == handle]
+        for problem in found:
+            self.problems.remove(problem)
+        return found
 
     def _pause(self, times: int = 1) -> None:
         if self._pauses:

@@ -61,7 +61,8 @@ def visible(seen: TokenSeen) -> Said:
     if hidden and seen.uncertain and seen.able and not seen.bare:  # H71 tells of one that shows nothing
         kind = "certificate" if seen.decision.pair is None else "key"
         return warn(kind=kind, keys=_key_ids(seen.keys), owners=_owners(seen.pairs), **facts)
-    if private or hidden or seen.token.info.has(TokenFlag.LOGIN_REQUIRED):
+    waits = seen.token.info.has(TokenFlag.LOGIN_REQUIRED) and not seen.all_shown
+    if private or hidden or waits:
         return ok(**facts)
     return fail(owners=_owners(seen.pairs), **facts) if seen.pairs else skip("no_certificate")
 
@@ -187,6 +188,13 @@ def mechanisms(seen: TokenSeen) -> Said:
     wanted = sorted({way for kind in lacking for way in _wanted(kind, on_token=on_token)})
     offers_others = any(set(_wanted(kind, on_token=False)) & set(seen.mechanisms) for kind in lacking)
     return fail(kind="on_token" if on_token and offers_others else "none", wanted=wanted, **facts)
+
+
+@probe("H78", "objects.readable", _TOKEN)
+def readable(seen: TokenSeen) -> Said:
+    """Objects cannot be read and were left out; the others are used all the same."""
+    texts = [one.message for one in seen.token.problems(seen.contents)]
+    return warn(objects=texts[:_SHOWN], count=len(texts), label=seen.token.label) if texts else ok(count=0)
 
 
 @probe("H75", "key.each_signature", _TOKEN)
@@ -316,6 +324,7 @@ TOKEN_PROBES: Final[tuple[Probe[TokenSeen], ...]] = (
     valid,
     purpose,
     mechanisms,
+    readable,
     each_signature,
     confirmation,
 )

@@ -8,7 +8,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from ushield_hw.cryptoki.model import CertificateRecord, KeyRecord, ModuleInfo, SlotInfo
+from ushield_hw.cryptoki.model import (
+    CertificateRecord,
+    Contents,
+    KeyRecord,
+    ModuleInfo,
+    ObjectClass,
+    ObjectProblem,
+    SlotInfo,
+)
 from ushield_hw.cryptoki.module import Isolation, Module
 from ushield_hw.discovery import Token
 from ushield_hw.doctor.finding import Way
@@ -171,11 +179,19 @@ class TokenSeen:
     @cached_property
     def nothing_hides(self) -> bool:
         """Whether it is known without a login that a token that shows neither key nor certificate has none."""
-        if not asks_for_login(self.token.info) or (self.set_up_by and not self.pairs):
-            return True
-        file, shown = self.loaded.file, len(self.certificates) + len(self.keys)
-        stored = objects_stored(file.machine, file.driver.module.config_env, self.token.serial)
-        return stored is not None and stored <= shown
+        return not asks_for_login(self.token.info) or bool(self.set_up_by and not self.pairs) or self.all_shown
+
+    @cached_property
+    def stored(self) -> int | None:
+        """How many objects its files hold, shown or not; None: that cannot be told."""
+        file = self.loaded.file
+        return objects_stored(file.machine, file.driver.module.config_env, self.token.serial)
+
+    @property
+    def all_shown(self) -> bool:
+        """Whether it is known that no object hides until a login."""
+        unread = sum(one.count for one in self.unread if one.left_out)
+        return self.stored is not None and self.stored <= len(self.certificates) + len(self.keys) + unread
 
     @cached_property
     def blank(self) -> bool:
@@ -213,7 +229,8 @@ class TokenSeen:
             pin = error
         link = self.token.link
         shown = (self.certificates, self.keys, self.mechanisms)
-        view = Seen(self.token.info, self.token.driver, link.settings, *shown, False, pin)
+        known = (self.unread, self.all_shown)
+        view = Seen(self.token.info, self.token.driver, link.settings, *shown, False, pin, *known)
         return decide(view, KeyUse.PAYMENT, self.choice, self.now)
 
     @property
@@ -233,12 +250,41 @@ class TokenSeen:
         pair = self.decision.pair
         if self.decision.verdict is not Verdict.UNDECIDED:
             return False
-        return pair is None or not any(_is_half(key, pair) for key in self.keys)
+        proving = (key for key in self.keys if key.private or self._halves_prove)
+        return pair is None or not any(_is_half(key, pair) for key in proving)
+
+    @cached_property
+    def _halves_prove(self) -> bool:
+        """Whether a public key that shows is as good as its private one.
+
+        It may have been left behind: where others show, or could not be read, or where keys are files, of which
+        either half can be removed alone. There only the number of files tells that something hides.
+        """
+        private = any(key.private for key in self.keys)
+        unread = any(one.kind is ObjectClass.PRIVATE_KEY for one in self.unread)
+        files = self.token.driver.kind in {Kind.SOFTWARE, Kind.PLATFORM} and self.stored is None
+        return not (private or unread or files)
+
+    @cached_property
+    def contents(self) -> Contents:
+        """The objects that show without a login, and what could not be read."""
+        return self.token.contents()
+
+    @property
+    def unread(self) -> Sequence[ObjectProblem]:
+        """What could not be read."""
+        return self.contents.problems
 
     @cached_property
     def certificates(self) -> Sequence[CertificateRecord]:
-        """The certificate objects that show without a login."""
-        return self.token.link.module.certificates(self.token.link.slot_id)
+        """The certificate objects that show without a login.
+
+        Raises:
+            UShieldError: none of them can be read.
+        """
+        module, found = self.token.link.module, self.contents.certificates
+        refused = not found and any(one.kind is ObjectClass.CERTIFICATE for one in self.unread)
+        return module.certificates(self.token.link.slot_id) if refused else found
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
@@ -247,8 +293,14 @@ class TokenSeen:
 
     @cached_property
     def keys(self) -> tuple[KeyRecord, ...]:
-        """The key objects that show without a login."""
-        return self.token.link.module.keys(self.token.link.slot_id)
+        """The key objects that show without a login.
+
+        Raises:
+            UShieldError: none of them can be read.
+        """
+        module, found = self.token.link.module, self.contents.keys
+        refused = not found and any(one.kind is not ObjectClass.CERTIFICATE for one in self.unread)
+        return module.keys(self.token.link.slot_id) if refused else found
 
     @cached_property
     def mechanisms(self) -> tuple[str, ...]:

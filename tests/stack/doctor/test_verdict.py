@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -15,14 +16,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.soft import DRIVER, WRONG_PIN
 from tests.stack.doctor.conftest import Doctor
-from tests.stack.doctor.test_objects import DAY, ENCRYPTING, P384, PAY, RSA, Writer, elsewhere
+from tests.stack.doctor.test_objects import DAY, ENCRYPTING, P384, PAY, RSA, Open, Writer, elsewhere
 from tests.unit.order.samples import live, payment
 from ushield_hw.cryptoki.model import ObjectClass, TokenFlag
 from ushield_hw.doctor.finding import Finding, Status
 from ushield_hw.doctor.subjects import TokenSeen
 from ushield_hw.doctor.walk import findings_of
-from ushield_hw.drivers import Driver
-from ushield_hw.errors import UShieldError
+from ushield_hw.drivers import Driver, Kind
+from ushield_hw.errors import CertificateNotFound, UShieldError
 from ushield_hw.keys import PENDING
 from ushield_hw.signing import Journaling, sign
 from ushield_hw.suites import KeyKind
@@ -84,6 +85,9 @@ STATES: Final[dict[str, State]] = {
     "no certificate": written(),
     "nothing": written(lambda w: w.remove_keys()),
     "a certificate alone": written(lambda w: w.certificate(), lambda w: w.remove_keys()),
+    "a public key left behind": written(lambda w: w.certificate(), lambda w: w.remove_keys(private=True)),
+    "public keys alone": written(lambda w: w.remove_keys(private=True)),
+    "private keys alone": written(lambda w: w.certificate(), lambda w: w.remove_keys(private=False)),
     "expired": written(lambda w: w.certificate(begins=-9 * DAY, ends=-DAY)),
     "not valid yet": written(lambda w: w.certificate(begins=DAY)),
     "for logins": written(lambda w: w.certificate(usage=("digital_signature",))),
@@ -190,6 +194,85 @@ def test_a_folder_that_may_be_anothers_says_nothing(doctor: Doctor) -> None:
     other.mkdir()
     (other / "token.object").touch()
     assert replace(seen).able
+
+
+def test_a_public_key_left_behind_is_no_proof(doctor: Doctor) -> None:
+    """SoftHSM2's files are counted; where that cannot be done for keys that are files, only a login tells."""
+    writer = Writer(doctor)
+    writer.certificate()
+    assert (doctor.seen().able, doctor.seen().uncertain) == (True, False)
+    assert (doctor.seen(driver=STRANGE).able, doctor.seen(driver=STRANGE).uncertain) == (True, True)
+    card = replace(STRANGE, kind=Kind.TOKEN)
+    assert (doctor.seen(driver=card).able, doctor.seen(driver=card).uncertain) == (True, False)
+    writer.remove_keys(private=True)
+    assert not doctor.seen().able
+    assert ("H68", "fail") in ids(findings_of(doctor.seen()))
+    assert doctor.seen(driver=STRANGE).uncertain
+
+
+def test_private_keys_that_show_tell_what_public_ones_are_worth(doctor: Doctor) -> None:
+    writer, card = Writer(doctor), replace(STRANGE, kind=Kind.TOKEN)
+    writer.certificate()
+    seen = doctor.seen(driver=card)
+    with Open(doctor) as (module, _, slot):
+        private = next(key for key in module.keys(slot) if key.private and key.key_id == RSA)
+    assert not seen.uncertain
+    other = doctor.seen(driver=card)
+    other.__dict__["keys"] = (*seen.keys, private)  # it hides none, and the one that is wanted is not there
+    assert other.uncertain
+
+
+def test_an_object_that_cannot_be_read_is_named_and_hides_no_other(doctor: Doctor) -> None:
+    writer = Writer(doctor)
+    for name in ("pay", "broken", "other"):
+        writer.certificate(label=name)
+    seen = doctor.seen(*(Fault("C_GetAttributeValue", call, returns("CKR_ARGUMENTS_BAD")) for call in range(3, 7)))
+    found = findings_of(seen)
+    (told,) = [one for one in found if one.matters]
+    assert (told.id, told.status, told.evidence["count"]) == ("H78", Status.WARN, 1)
+    assert "CKR_ARGUMENTS_BAD" in str(told.cause())
+    assert len(seen.certificates) == 2
+    agree(doctor, seen, "an unreadable certificate")
+
+
+def test_a_signature_names_what_it_could_not_read(doctor: Doctor) -> None:
+    writer = Writer(doctor)
+    before = set(objects_of(doctor))
+    writer.certificate()
+    writer.hide(CERTIFICATES)
+    (file,) = set(objects_of(doctor)) - before
+    damage(file)
+    writer.certificate(elsewhere(), name="Root CA", usage=None, ca=True)  # something can be read
+    seen = doctor.seen()
+    with (
+        seen.token.open(Scripted(doctor.soft.pin, consents=[True], confirms=[True])) as session,
+        pytest.raises(CertificateNotFound) as caught,
+    ):
+        sign(payment(**live(datetime.now(UTC))), session, journal=Journaling.CALLER)
+    assert caught.value.code == "CERTIFICATE_NOT_FOUND"
+    unread = list(caught.value.details["unread"])  # type: ignore[call-overload]
+    assert ["CKR_" in one and "left out" in one for one in unread] == [True]
+    assert unread[0] in caught.value.remedy
+
+
+def objects_of(doctor: Doctor) -> list[Path]:
+    return [*(doctor.soft.folder / "tokens").glob("*/*.object")]
+
+
+def damage(file: Path) -> None:
+    """Spoil the certificate in a private object's file, which is encrypted: it cannot be decrypted any more.
+
+    The file has a generation, then for each attribute its type, the kind of its value, and that: a truth in one byte, a
+    number in eight, or octets after their length.
+    """
+    whole, at, value = bytearray(file.read_bytes()), 8, 0
+    while at < len(whole):
+        kind, (attribute, length) = whole[at + 15], (whole[at + 6 : at + 8], whole[at + 16 : at + 24])
+        size = {1: 1, 2: 8}.get(kind) or 8 + int.from_bytes(length, "big")
+        at += 16 + size
+        value = at if int.from_bytes(attribute, "big") == 0x11 else value  # CKA_VALUE
+    whole[value - 17] ^= 0xFF  # in the last block but one: the padding is wrong then
+    file.write_bytes(whole)
 
 
 def agree(doctor: Doctor, seen: TokenSeen, state: str) -> None:
