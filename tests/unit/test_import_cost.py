@@ -72,7 +72,7 @@ def test_the_command_loads_no_more_than_it_needs(words: tuple[str, ...]) -> None
     [
         ("ushield_hw.cryptoki.engine", {"pkcs11", "asn1crypto", "cryptography"}),  # what every worker loads
         ("ushield_hw.cli.tokens", TOKENS | {"ushield_hw.order.formats", "ushield_hw.cms.build", "ushield_hw.cms.read"}),
-        ("ushield_hw.signing", TOKENS - {"smartcard"}),
+        ("ushield_hw.cli.orders", TOKENS | {"ushield_hw.renewal", "ushield_hw.verifier", "email", "ssl", "sqlite3"}),
     ],
 )
 def test_a_command_about_tokens_loads_no_more_either(module: str, unwanted: set[str]) -> None:

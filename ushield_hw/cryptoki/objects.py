@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final, TypeVar
 
+from ushield_hw.cms import der
 from ushield_hw.cryptoki import abi, numbers, text
 from ushield_hw.cryptoki.ckr import NUMBERS, CkrError
 from ushield_hw.cryptoki.model import CertificateRecord, Contents, KeyRecord, ObjectClass, PublicKey
@@ -41,6 +42,7 @@ _SPELT_OUT: Final = {
     "19a03321b63c6490867791325fc61a4df548ffaf40b94e499793a6267e5a72dd": KeyKind.EC_P384,
 }
 _PARAMETERS: Final = {kind: parameters for parameters, kind in _CURVES.items()}
+_INFO: Final = "malformed"
 # digest -> (CKM_SHA*, CKG_MGF1_SHA*, salt length in bytes), PKCS#11 v2.40 mechanisms, section 2.1
 _PSS: Final = {"sha256": (0x250, 2, 32), "sha384": (0x260, 3, 48), "sha512": (0x270, 4, 64)}
 
@@ -262,16 +264,17 @@ def _shown_half(said: Mapping[int, bytes], key_type: int | None) -> tuple[KeyKin
 
 def _of_info(info: bytes, kind: KeyKind) -> bytes | None:
     """Return the public half that a SubjectPublicKeyInfo, DER, holds; None where it is none of this kind."""
-    from asn1crypto.keys import PublicKeyInfo
-
-    if not info:
-        return None
+    outer = der.Reader(info)
     try:
-        key = PublicKeyInfo.load(info, strict=True)["public_key"]
+        whole = outer.enter(der.SEQUENCE, _INFO)
+        outer.close(_INFO)
+        whole.element(der.SEQUENCE, _INFO)
+        bits = whole.content(der.BIT_STRING, _INFO)
+        whole.close(_INFO)
         if kind is not KeyKind.RSA:
-            return ec_point(bytes(key.native), kind)
-        modulus = int(key.parsed["modulus"].native)
-    except (ValueError, TypeError, KeyError):
+            return ec_point(bits[1:], kind)
+        modulus = der.Reader(bits[1:]).enter(der.SEQUENCE, _INFO).integer(_INFO)
+    except der.DerError:
         return None
     return modulus.to_bytes((modulus.bit_length() + 7) // 8) if modulus > 0 else None
 
