@@ -204,7 +204,7 @@ def _made(order: Order, session: Session, attendance: Attendance, key: KeyChoice
     confirmation = _confirmation(session.link.driver, attendance) if profile is Profile.CADES else None
     pair, how = decided(session, order.purpose_of_key, key)
     template = Template(pair.facts.der, how.suite, profile, confirmation)
-    return _Prepared(pair, how, template, profile, confirmation, signatory(session.link, session.link.info(), pair))
+    return _Prepared(pair, how, template, profile, confirmation, signatory(session.link, session.info(), pair))
 
 
 def decided(session: Session, use: KeyUse, choice: KeyChoice = ANY) -> tuple[Pair, Plan]:
@@ -245,7 +245,7 @@ def _decided_by_id(session: Session, use: KeyUse, choice: KeyChoice) -> tuple[Pa
 def _seen(session: Session, key_id: bytes | None = None) -> Seen:
     link = session.link
     return Seen(
-        link.info(),
+        session.info(),
         link.driver,
         link.settings,
         session.certificates(key_id),
