@@ -12,6 +12,7 @@ import click
 from ushield_hw import messages, trust
 from ushield_hw.cli import families, options, output
 from ushield_hw.cli.help import Group
+from ushield_hw.config import data_file
 from ushield_hw.drivers import Catalogue, Driver, needs_consent, parse
 from ushield_hw.errors import DriverNotFound, InputError
 from ushield_hw.marks import CHIP_MAKERS
@@ -91,7 +92,7 @@ def _show(driver_id: str, as_json: bool) -> None:
     if as_json:
         output.document(driver_document(driver))
     else:
-        output.lines(driver.file.read_text(encoding="utf-8").splitlines())
+        output.lines(data_file(driver.file).decode().splitlines())
 
 
 @driver_command.command("check", help=messages.text("help.driver.check"))
