@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from ushield_hw import errors
+from ushield_hw import errors, pcsc
 from ushield_hw.cryptoki.ckr import CkrError, Doing, LoadFailed, StaleLogin, name_of, to_error
 from ushield_hw.cryptoki.model import (
     CertificateRecord,
@@ -29,7 +29,7 @@ from ushield_hw.cryptoki.model import (
     TokenInfo,
     User,
 )
-from ushield_hw.cryptoki.sharing import SHORT_S, Sharing, descriptions
+from ushield_hw.cryptoki.sharing import HANGS_S, SHORT_S, Sharing, descriptions
 from ushield_hw.cryptoki.transport import InProcess, Lost, Stopped, Transport, Watch, Worker, leave_workers
 from ushield_hw.cryptoki.under_way import SIGNATURES
 from ushield_hw.limits import of_loader
@@ -106,6 +106,7 @@ class Module:
         self.name = name
         self.sharing = sharing
         self._blocking: tuple[str, ...] = ()
+        self._hung: errors.UShieldError | None = None
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._transport: Transport | None = None
@@ -147,17 +148,20 @@ class Module:
         sharing = self.sharing
         if sharing is None:
             return self._call(Doing.READING, "slots", deadline_s=deadline_s)  # type: ignore[no-any-return]
-        held = self._held(sharing) if self._alive() else ()  # else it is asked when the worker is started
+        hung = _service_hangs()
+        held = self._held(sharing) if self._alive() and not hung else ()  # else it is asked when the worker is started
         if set(sharing.skipped) - set(held) and not sharing.busy:
             self.close()  # one of those that it was started without is free again
         limit_s = deadline_s or self.deadline_s
         if blocking := sharing.blocking(held):
             limit_s = min(limit_s, SHORT_S)
+        if hung:
+            limit_s = min(limit_s, HANGS_S)
         try:
             return sharing.listed(self._call(Doing.READING, "slots", descriptions(held), deadline_s=limit_s))
         except errors.TokenError as error:
-            if blocking and error.code == "MODULE_HUNG":
-                raise _busy(blocking) from error
+            if error.code == "MODULE_HUNG" and (blocking or hung):
+                raise (hung or _busy(blocking)) from error
             raise
 
     def token(self, slot_id: int) -> TokenInfo:
@@ -338,8 +342,8 @@ class Module:
             _leave_this_process(self)
             if (reached := of_loader(error.reason)) is not None:
                 raise reached from error
-            if error.kind == "hung" and self._blocking:
-                raise _busy(self._blocking) from error
+            if error.kind == "hung" and (self._hung or self._blocking):
+                raise (self._hung or _busy(self._blocking)) from error
             raise errors.DriverLoadError(
                 path=str(self.path), reason=error.reason, problem=f"load_{error.kind}"
             ) from error
@@ -352,6 +356,9 @@ class Module:
         Raises:
             TokenBusy: another program keeps a card, and the module would wait for it.
         """
+        self._hung, self._blocking = _service_hangs(), ()
+        if self._hung:
+            return {}, min(deadline_s, HANGS_S)
         held = ask(*sharing.question())
         self._blocking = sharing.blocking(held)
         variables = sharing.leave_out(held)
@@ -424,6 +431,15 @@ class Module:
             return errors.ConfirmationCancelled()
         code = "MODULE_HUNG" if error.kind == "hung" else "MODULE_CRASHED"
         return errors.TokenError(code, path=str(self.path), function=operation, detail=error.detail)
+
+
+def _service_hangs() -> errors.UShieldError | None:
+    """Return the error of PC/SC where it does not answer: a module that asks it would wait without an end."""
+    try:
+        pcsc.answers()
+    except errors.DriverError as error:
+        return error
+    return None
 
 
 def _busy(readers: Sequence[str]) -> errors.TokenBusy:
