@@ -25,9 +25,10 @@ from ushield_hw.cryptoki.model import (
     TokenFlag,
     TokenInfo,
 )
-from ushield_hw.cryptoki.module import ANOTHER, Module
+from ushield_hw.cryptoki.module import Module
+from ushield_hw.cryptoki.module import busy as reader_busy
 from ushield_hw.drivers import Catalogue, Driver, Kind
-from ushield_hw.errors import CertificateNotFound, InputError, TokenBusy, TokenMultiple, TokenNotFound, UShieldError
+from ushield_hw.errors import CertificateNotFound, InputError, TokenMultiple, TokenNotFound, UShieldError
 from ushield_hw.installed import Installed, chosen, discoverable, installed
 from ushield_hw.interaction import Interaction, PinState, Silent
 from ushield_hw.keys import KeyChoice, Pair, pairs
@@ -257,7 +258,7 @@ def find_token(
         code = "TOKENS_ALIKE" if len({token.uri for token in wanted}) < len(wanted) else None
         raise TokenMultiple(code, candidates=[token.uri for token in wanted], n=len(wanted))
     if busy:
-        raise TokenBusy("READER_BUSY", holder=ANOTHER, readers=busy)
+        raise reader_busy(busy)
     asked = next((word for word in (selector, serial, label) if word is not None), None)
     findings = [token.uri for token in seen.tokens] + [
         f"{problem.module}: {problem.error}" for problem in seen.problems
@@ -392,7 +393,7 @@ def _left_out(error: InputError) -> Problem:
 
 def _problem(entry: Installed, slot: SlotInfo) -> Problem:
     if slot.problem == BUSY:
-        return Problem.of(entry.path, TokenBusy("READER_BUSY", holder=ANOTHER, readers=[slot.description]))
+        return Problem.of(entry.path, reader_busy([slot.description]))
     if slot.problem == LEFT_OUT:
         return Problem(entry.path, LEFT_OUT, messages.text("problem.slots_left_out", n=int(slot.description)))
     return Problem(entry.path, slot.problem or "", slot.description)

@@ -33,11 +33,11 @@ from ushield_hw.cryptoki.sharing import HANGS_S, SHORT_S, Sharing, descriptions
 from ushield_hw.cryptoki.transport import InProcess, Lost, Stopped, Transport, Watch, Worker, leave_workers
 from ushield_hw.cryptoki.under_way import SIGNATURES
 from ushield_hw.limits import of_loader
+from ushield_hw.processes import card_users, holder
 from ushield_hw.suites import KeyKind
 from ushield_hw.trust import trusted_module
 
 _log: Final = logging.getLogger("ushield_hw")
-ANOTHER: Final = "another program"
 _ASKED_S: Final = 10.0  # for PC/SC's answer, beside the patience with other programs
 
 
@@ -161,7 +161,7 @@ class Module:
             return sharing.listed(self._call(Doing.READING, "slots", descriptions(held), deadline_s=limit_s))
         except errors.TokenError as error:
             if error.code == "MODULE_HUNG" and (blocking or hung):
-                raise (hung or _busy(blocking)) from error
+                raise (hung or busy(blocking)) from error
             raise
 
     def token(self, slot_id: int) -> TokenInfo:
@@ -343,7 +343,7 @@ class Module:
             if (reached := of_loader(error.reason)) is not None:
                 raise reached from error
             if error.kind == "hung" and (self._hung or self._blocking):
-                raise (self._hung or _busy(self._blocking)) from error
+                raise (self._hung or busy(self._blocking)) from error
             raise errors.DriverLoadError(
                 path=str(self.path), reason=error.reason, problem=f"load_{error.kind}"
             ) from error
@@ -363,7 +363,7 @@ class Module:
         self._blocking = sharing.blocking(held)
         variables = sharing.leave_out(held)
         if variables is None:
-            raise _busy(held)
+            raise busy(held)
         return variables, min(deadline_s, SHORT_S) if self._blocking else deadline_s
 
     def _held(self, sharing: Sharing, *, anew: bool = False) -> tuple[str, ...]:
@@ -379,7 +379,7 @@ class Module:
         """
         reader = sharing.reader(slot_id)
         if reader is not None and reader in descriptions(self._held(sharing, anew=True)):
-            raise _busy((reader,))
+            raise busy((reader,))
 
     def _after_fork(self) -> None:
         """In a forked child: nothing here may be used again, and no lock may be waited for."""
@@ -442,8 +442,10 @@ def _service_hangs() -> errors.UShieldError | None:
     return None
 
 
-def _busy(readers: Sequence[str]) -> errors.TokenBusy:
-    return errors.TokenBusy("READER_BUSY", holder=ANOTHER, readers=list(readers))
+def busy(readers: Sequence[str]) -> errors.TokenBusy:
+    """Return the error of cards that another program keeps to itself; it names that program where it can be told."""
+    users = card_users()
+    return errors.TokenBusy("READER_BUSY", holder=holder(users), holders=list(users), readers=list(readers))
 
 
 _Key = tuple[Path, Isolation, ModuleOptions, float, frozenset[tuple[str, str]], str]

@@ -15,10 +15,10 @@ from typing import Any, Final
 
 from ushield_hw.doctor.finding import Priority, Rule, Said, Way, causes, fail, ok, probe, skip, warn
 from ushield_hw.doctor.machine import Machine
-from ushield_hw.doctor.processes import named
 from ushield_hw.drivers import Binding, Driver, Interface
 from ushield_hw.marks import CHIP_MAKERS
 from ushield_hw.pcsc import Slot
+from ushield_hw.processes import named
 from ushield_hw.usb import CCID, HID, MASS_STORAGE, UsbDevice
 
 _GUESTS: Final = {"wsl", "vm"}  # a container sees the bus of the machine that it is on

@@ -16,11 +16,11 @@ from ushield_hw import pcsc
 from ushield_hw.doctor.bus import ccid_devices, modules_of
 from ushield_hw.doctor.finding import Priority, Rule, Said, Way, causes, fail, ok, probe, skip, unchecked, warn
 from ushield_hw.doctor.machine import Machine
-from ushield_hw.doctor.processes import Holders, users_of_node, users_of_pcsc
 from ushield_hw.drivers import Driver
 from ushield_hw.errors import UShieldError
 from ushield_hw.lazy import cached_property
 from ushield_hw.pcsc import Contact, Reader, Slot
+from ushield_hw.processes import Holders, users_of_node, users_of_pcsc
 from ushield_hw.uri import TokenUri
 
 _PCSC: Final = Rule(way=Way.PCSC)

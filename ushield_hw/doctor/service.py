@@ -14,8 +14,8 @@ from ushield_hw.doctor import pcscd, pcsclite
 from ushield_hw.doctor.bus import ccid_devices, permission_of
 from ushield_hw.doctor.finding import Priority, Rule, Said, Way, causes, fail, ok, probe, skip, warn
 from ushield_hw.doctor.machine import Machine
-from ushield_hw.doctor.processes import named
 from ushield_hw.pcsc import Failure
+from ushield_hw.processes import named
 
 _PCSC: Final = Rule(way=Way.PCSC)
 _NO_LIBRARY: Final = "NO_LIBRARY"

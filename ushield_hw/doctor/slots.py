@@ -19,13 +19,13 @@ from ushield_hw.doctor import soft_store
 from ushield_hw.doctor.bus import plugged
 from ushield_hw.doctor.finding import Priority, Probe, Rule, Said, causes, fail, ok, probe, skip, unchecked, warn
 from ushield_hw.doctor.machine import Machine
-from ushield_hw.doctor.processes import named
 from ushield_hw.doctor.soft_store import CONFIGURATIONS, FILES
 from ushield_hw.doctor.subjects import Loaded, TokenSeen, load
 from ushield_hw.drivers import GENERIC, Kind
 from ushield_hw.errors import InputError
 from ushield_hw.installed import Installed
 from ushield_hw.lazy import cached_property
+from ushield_hw.processes import named
 from ushield_hw.uri import TokenUri
 
 _NAME_IN_PROC: Final = 15  # as long as the kernel keeps a program's name
