@@ -114,6 +114,8 @@ def _worded(name: str, value: object) -> object:
         return ", ".join(str(item) for item in value) or messages.text("nothing")
     if name in {"reason", "why"} and messages.known(f"os.{value}"):  # the operating system speaks English
         return messages.text(f"os.{value}")
+    if name == "holder" and messages.known(f"holder.{value}"):  # one that has no name
+        return messages.text(f"holder.{value}")
     return value
 
 

@@ -10,9 +10,10 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from ushield_hw.order import Line
+if TYPE_CHECKING:
+    from ushield_hw.order import Line
 
 
 class CountSource(Enum):

@@ -25,7 +25,7 @@ ROOMS = (
     "cli testing doctor softhsm watch discovery renewal signing certificate readiness inventory selection keys pairing "
     "signature pkcs10 token_key session "
     "pin installed drivers descriptor marks cryptoki bank verifier journal cms interaction uri order state config "
-    "schema trust crypto files hardening suites errors messages pcsc usb limits lazy"
+    "schema trust crypto files hardening suites errors messages pcsc usb limits lazy processes sockets"
 ).split()
 
 

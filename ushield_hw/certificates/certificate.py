@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from ushield_hw.backend.model import KeyRecord, PublicKey
+from ushield_hw.backend.model import CertificateRecord, KeyRecord, PublicKey
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.cms.der import integer
 from ushield_hw.crypto import pem
@@ -227,8 +227,16 @@ def write(session: Session, facts: CertificateFacts, key_id: bytes, label: str) 
     names = {"subject": facts.subject, "issuer": facts.issuer, "serial": integer(facts.serial)}
     module.write_certificate(session.login_id, facts.der, key_id=key_id, label=label, **names)
     session.forget()
-    if not any(record.der == facts.der for record in session.certificates()):
+    if not objects_of(session, facts.der, key_id):
         raise CertificateError("CERTIFICATE_READ_BACK", subject=facts.subject_text())
+
+
+def objects_of(session: Session, der: bytes, key_id: bytes) -> list[CertificateRecord]:
+    """Return the objects that hold a certificate: those of the CKA_ID that it should have, else any."""
+    for looked_for in (key_id, None):
+        if found := [record for record in session.certificates(looked_for) if record.der == der]:
+            return found
+    return []
 
 
 def export(found: Sequence[Pair], choice: KeyChoice = ANY) -> bytes:

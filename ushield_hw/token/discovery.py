@@ -22,19 +22,21 @@ from ushield_hw.backend.model import (
     TokenFlag,
     TokenInfo,
 )
-from ushield_hw.backend.module import ANOTHER, Module
+from ushield_hw.backend.module import Module
+from ushield_hw.backend.module import busy as reader_busy
 from ushield_hw.backend.pkcs11.ckr import name_of
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.config import Settings, load
 from ushield_hw.drivers.catalogue import Catalogue, Driver, Kind
 from ushield_hw.drivers.installed import Installed, chosen, discoverable, installed
-from ushield_hw.errors import CertificateNotFound, InputError, TokenBusy, TokenMultiple, TokenNotFound, UShieldError
+from ushield_hw.errors import CertificateNotFound, InputError, TokenMultiple, TokenNotFound, UShieldError
 from ushield_hw.interaction import Interaction, PinState, Silent
 from ushield_hw.system import pcsc
 from ushield_hw.system.fork_safe import cached_property
 from ushield_hw.system.limits import side_by_side
 from ushield_hw.token.key_pairs import KeyChoice, Pair, pairs
-from ushield_hw.token.readiness import certificates_may_hide
+from ushield_hw.token.readiness import asks_for_login, certificates_may_hide
+from ushield_hw.token.selection import unread_text
 from ushield_hw.token.session import Link, Session, open_session
 from ushield_hw.uri import TokenUri
 
@@ -145,8 +147,8 @@ class Token:
 
     def certificates_may_hide(self, contents: Contents) -> bool:
         """Tell whether a certificate is missing that a login may show."""
-        waits = self.info.has(TokenFlag.LOGIN_REQUIRED) or self.info.has(TokenFlag.USER_PIN_INITIALIZED)
-        return waits and certificates_may_hide(contents.certificates, contents.keys)
+        waits = asks_for_login(self.info)
+        return waits and certificates_may_hide(self.driver, contents.certificates, contents.keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,14 +176,8 @@ class Problem:
     @classmethod
     def of_object(cls, module: Path, problem: ObjectProblem) -> Problem:
         """Say which object could not be read, and why."""
-        kind = messages.text(f"object.{problem.kind.value}")
-        values = {"kind": kind, "handle": problem.handle, "label": problem.label, "function": problem.function}
-        if problem.handle == 0:
-            said = "objects_left_out" if problem.count else "objects_without_end"
-            return cls(module, LEFT_OUT, messages.text(f"problem.{said}", n=problem.count, **values))
         code = name_of(problem.rv) if problem.rv else "OBJECT_UNUSABLE"
-        said = "object_unreadable" if problem.left_out else "object_in_part"
-        return cls(module, code, messages.text(f"problem.{said}", ckr=code, **values))
+        return cls(module, code if problem.handle else LEFT_OUT, unread_text(problem))
 
     def to_json(self) -> dict[str, object]:
         """Return it for documents."""
@@ -263,7 +259,7 @@ def find_token(
         code = "TOKENS_ALIKE" if len({token.uri for token in wanted}) < len(wanted) else None
         raise TokenMultiple(code, candidates=[token.uri for token in wanted], n=len(wanted))
     if busy:
-        raise TokenBusy("READER_BUSY", holder=ANOTHER, readers=busy)
+        raise reader_busy(busy)
     asked = next((word for word in (selector, serial, label) if word is not None), None)
     findings = [token.uri for token in seen.tokens] + [
         f"{problem.module}: {problem.error}" for problem in seen.problems
@@ -398,7 +394,7 @@ def _left_out(error: InputError) -> Problem:
 
 def _problem(entry: Installed, slot: SlotInfo) -> Problem:
     if slot.problem == BUSY:
-        return Problem.of(entry.path, TokenBusy("READER_BUSY", holder=ANOTHER, readers=[slot.description]))
+        return Problem.of(entry.path, reader_busy([slot.description]))
     if slot.problem == LEFT_OUT:
         return Problem(entry.path, LEFT_OUT, messages.text("problem.slots_left_out", n=int(slot.description)))
     return Problem(entry.path, slot.problem or "", slot.description)

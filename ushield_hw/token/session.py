@@ -18,7 +18,16 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from ushield_hw import errors
-from ushield_hw.backend.model import CertificateRecord, Identity, KeyRecord, SlotInfo, TokenFlag, TokenInfo, User
+from ushield_hw.backend.model import (
+    CertificateRecord,
+    Identity,
+    KeyRecord,
+    ObjectProblem,
+    SlotInfo,
+    TokenFlag,
+    TokenInfo,
+    User,
+)
 from ushield_hw.backend.module import Module
 from ushield_hw.backend.pkcs11.ckr import GONE
 from ushield_hw.config import Settings
@@ -87,19 +96,21 @@ class Link:
     def is_gone_after(self, error: errors.UShieldError) -> bool:
         """Tell whether a call failed because the token was pulled out, though its module did not say so.
 
-        OpenSC answers CKR_GENERAL_ERROR until it has noticed, which takes it up to 0.4 s.
+        OpenSC answers CKR_GENERAL_ERROR until it has noticed, which takes it up to 0.4 s; what is in files is gone at
+        once.
         """
         if error.details.get("ckr") not in _VAGUE:
             return False
-        until = time.monotonic() + _NOTICED_S
-        while time.monotonic() < until:
+        until = time.monotonic() + (0.0 if self.module.options.relist else _NOTICED_S)
+        while True:
             try:
                 if not any(self._may_hold(slot) for slot in self.module.slots()):
                     return True
             except errors.UShieldError:
                 return False  # it is not the token that is gone
+            if time.monotonic() >= until:
+                return False
             time.sleep(_NOTICED_S / 10)
-        return False
 
     def _may_hold(self, slot: SlotInfo) -> bool:
         """Tell whether a slot holds the token, as far as that can be told: one that cannot be read may.
@@ -146,8 +157,8 @@ class Link:
 
 
 _Key = tuple[Module, int, Identity | str]
-_Opened = tuple[Link, int, "Standing"]
-"""Where a token is held, what stands for the login, and how it stands."""
+_Opened = tuple[Link, int, "Standing", TokenInfo]
+"""Where a token is held, what stands for the login, how it stands, and what the token says then."""
 
 
 class Standing(Enum):
@@ -167,11 +178,16 @@ class _Owner:
     login_id: int | None = None
     users: int = 0
     standing: Standing = Standing.LOGGED_IN
+    info: TokenInfo | None = None  # as the token said when it was opened
     replaced: int | None = None  # what stood for the login before there was one
 
     def stands(self) -> bool:
         """Tell whether this process is logged in, as far as the module's side knows."""
         return self.login_id is not None and self.link.module.logged_in(self.login_id)
+
+    def hold(self, opened: _Opened) -> None:
+        """Keep what a login, or what stands for one, gave."""
+        self.link, self.login_id, self.standing, self.info = opened
 
     def logout(self) -> None:
         """End the login."""
@@ -216,7 +232,7 @@ class Session:
         self._login_id = owner.login_id
         self._pid = os.getpid()
         self._closed = False
-        self._seen: frozenset[tuple[bytes, str]] | None = None
+        self._seen: dict[bytes | None, frozenset[tuple[bytes, str]]] = {}  # by the CKA_ID that was looked for
         self._seen_at = 0.0
         self._kept: dict[object, Any] = {}
         self._kept_lock = threading.Lock()
@@ -299,37 +315,56 @@ class Session:
             if self._closed or self._owner.standing is not Standing.NOT_NEEDED:
                 return
             owner, former = self._owner, self._owner.login_id
-            owner.link, owner.login_id, owner.standing = _logged_in(self.link, self.interaction, purpose, None)
+            owner.hold(_logged_in(self.link, self.interaction, purpose, None))
             owner.replaced = former
             self.forget()
 
+    def info(self) -> TokenInfo:
+        """Return the token's information as it is now; as it was at the login where it cannot be read any more.
+
+        SoftHSM2 cannot read a token after a login that it could not write down; it signs all the same.
+
+        Raises:
+            TokenRemoved: another token, or none, is in the slot.
+        """
+        link, known = self.link, self._owner.info
+        return link.info() if known is None else _after(link, known)
+
     def pin_state(self) -> PinState:
         """Return what is known of the PIN; spends no try."""
-        return self.link.pin.state()
+        return self.link.pin.state(self.info())
 
-    def certificates(self) -> tuple[CertificateRecord, ...]:
-        """Return the certificate objects on the token."""
+    def certificates(self, key_id: bytes | None = None) -> tuple[CertificateRecord, ...]:
+        """Return the certificate objects on the token; at least those with ``key_id``, where that is known."""
         link = self.link
-        found = link.module.certificates(link.slot_id)
-        self._seen, self._seen_at = frozenset((record.der, record.label) for record in found), time.monotonic()
+        found = link.module.certificates(link.slot_id, key_id)
+        self._seen[key_id], self._seen_at = frozenset((record.der, record.label) for record in found), time.monotonic()
         return found
 
-    def keys(self) -> tuple[KeyRecord, ...]:
-        """Return the key objects on the token; without their secrets, which never leave it."""
+    def keys(self, key_id: bytes | None = None) -> tuple[KeyRecord, ...]:
+        """Return the key objects on the token, without their secrets; at least those with ``key_id``."""
         link = self.link
-        return link.module.keys(link.slot_id)
+        return link.module.keys(link.slot_id, key_id)
+
+    def unread(self) -> tuple[ObjectProblem, ...]:
+        """Return what cannot be read of the objects on the token."""
+        return self.link.module.contents(self.link.slot_id).problems
 
     def refresh(self) -> None:
         """Forget what was kept if the token's certificates have changed: another process may have renewed one.
 
         They are listed every two seconds at most. Internal.
         """
-        known = self._seen
-        if known is not None and time.monotonic() - self._seen_at >= _LOOK_S:
-            self.certificates()
-            if self._seen != known:
-                _log.info("the certificates on the token have changed")
-                self.forget()
+        if time.monotonic() - self._seen_at < _LOOK_S:
+            return
+        known = dict(self._seen)
+        if None in known:  # all were looked at, and so those of one id
+            known = {None: known[None]}
+        for key_id in known:
+            self.certificates(key_id)
+        if not known or any(self._seen.get(key_id) != seen for key_id, seen in known.items()):
+            _log.debug("the certificates on the token are not those that were known")
+            self.forget()
 
     def kept(self, name: object, make: Callable[[], Any]) -> Any:
         """Return what ``make`` gave the first time; for what does not change while the token stays in. Internal."""
@@ -343,6 +378,7 @@ class Session:
         """Drop what was kept: the token's objects have changed. Internal."""
         with self._kept_lock:
             self._kept.clear()
+            self._seen = {}
 
 
 @forgetting
@@ -359,7 +395,7 @@ def open_session(link: Link, interaction: Interaction, purpose: str) -> Session:
     owner = _owner(link)
     with owner.lock:
         if not owner.stands():
-            owner.link, owner.login_id, owner.standing = _opened(link, interaction, purpose)
+            owner.hold(_opened(link, interaction, purpose))
             owner.users, owner.replaced = 0, None
         owner.users += 1
         return Session(owner.link, interaction, owner)
@@ -386,7 +422,8 @@ def change_pin(link: Link, interaction: Interaction) -> PinState:
     Raises:
         TokenBusy: this process is logged in.
         PinError: nothing was changed.
-        TokenError: likewise, unless the code is ``PIN_CHANGE_UNKNOWN``: then the old or the new PIN holds.
+        TokenError: likewise, unless the code is ``PIN_CHANGE_UNKNOWN``: then the old or the new PIN holds. Where a
+            soft token's files cannot be written, the old one was tried and holds.
     """
     with _alone(link):
         guard, new = link.pin, None
@@ -396,11 +433,19 @@ def change_pin(link: Link, interaction: Interaction) -> PinState:
             interaction = _AskedOnce(interaction, ask, guard, info)
             new = _new_pin(link, interaction, info)
 
-        def send(old: str | None) -> None:
-            with _telling_unknown():
-                _change(link, old, new)
+        def send(old: str | None) -> errors.TokenError | None:
+            try:
+                with _telling_unknown():
+                    _change(link, old, new)
+            except errors.TokenError as error:
+                plain = error.__cause__
+                if not isinstance(plain, errors.TokenError) or not _is_as_it_was(link, plain, old):
+                    raise
+                return plain  # the PIN was right, and the try that it took is given back
+            return None
 
-        guard.use(interaction, PinKind.USER, "change", send, info)
+        if (failed := guard.use(interaction, PinKind.USER, "change", send, info)) is not None:
+            raise failed
         guard.note_changed()
         return _state_after(link)
 
@@ -450,6 +495,30 @@ def _telling_unknown() -> Iterator[None]:
         if not (lost or failed) or isinstance(error, errors.TokenBusy | errors.TokenNotInitialized):
             raise
         raise type(error)("PIN_CHANGE_UNKNOWN", **error.details) from error
+
+
+def _is_as_it_was(link: Link, error: errors.TokenError, pin: str | None) -> bool:
+    """Tell whether a soft token has its old PIN still, after one that its module could not write.
+
+    SoftHSM2 cannot read such a token any more until it is initialised again. Only then is the old PIN tried, which the
+    token itself does not count: a token that is well has lost the answer and may have the new one.
+    """
+    if error.code != "SOFT_TOKEN_NOT_WRITTEN":
+        return False
+    try:
+        link.info()
+    except errors.TokenError as unreadable:
+        if unreadable.details.get("ckr") not in _VAGUE:
+            return False
+    else:
+        return False
+    try:
+        place = link.fresh()
+        _logout(place, place.module.login(link.slot_id, User.USER, pin))
+    except errors.UShieldError as refused:
+        _log.info("the old PIN does not hold any more, or cannot be tried: %s", refused.code)
+        return False
+    return True
 
 
 def _state_after(link: Link, info: TokenInfo | None = None) -> PinState:
@@ -536,21 +605,24 @@ def _opened(link: Link, interaction: Interaction, purpose: str) -> _Opened:
     with link.noticing_removal():
         info = link.info()
         if info.has(TokenFlag.LOGIN_REQUIRED):
-            return *_login(link, interaction, purpose, info)[:2], Standing.LOGGED_IN
+            place, login_id, said = _login(link, interaction, purpose, info)
+            return place, login_id, Standing.LOGGED_IN, said
         if purpose == "sign" and any(key.private for key in link.module.keys(link.slot_id)):
-            return link, link.module.attend(link.slot_id), Standing.NOT_NEEDED
+            return link, link.module.attend(link.slot_id), Standing.NOT_NEEDED, info
     return _logged_in(link, interaction, purpose, info)
 
 
 def _logged_in(link: Link, interaction: Interaction, purpose: str, info: TokenInfo | None) -> _Opened:
     """Log in to a token that says that it needs no login; hold it without one if it takes none."""
+    info = info or link.info()
     try:
-        return *_login(link, interaction, purpose, info)[:2], Standing.LOGGED_IN
+        place, login_id, said = _login(link, interaction, purpose, info)
+        return place, login_id, Standing.LOGGED_IN, said
     except (errors.TokenError, errors.PinError) as error:
         if error.details.get("ckr") not in _NO_LOGIN_THERE:
             raise
         _log.info("no login: %s", error.details.get("ckr"))
-        return link, link.module.attend(link.slot_id), Standing.REFUSED
+        return link, link.module.attend(link.slot_id), Standing.REFUSED, info
 
 
 def _login(

@@ -209,9 +209,10 @@ _OUTCOMES: Final[dict[Outcome, tuple[type[errors.UShieldError], str | None]]] = 
     Outcome.KEY_REFUSED: (errors.CertificateError, "KEY_REFUSED"),
 }
 
-# What changes a token.
+# What changes a token; a login too, where it counts the tries that failed.
 _WRITES: Final = frozenset(
-    "C_InitToken C_InitPIN C_SetPIN C_CreateObject C_DestroyObject C_SetAttributeValue C_GenerateKeyPair".split()
+    "C_Login C_InitToken C_InitPIN C_SetPIN C_CreateObject C_DestroyObject C_SetAttributeValue "
+    "C_GenerateKeyPair".split()
 )
 
 # What a TokenError says of them.
