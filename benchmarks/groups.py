@@ -14,6 +14,7 @@ from benchmarks.stage import Stage
 _SLICE_S: Final = 0.06
 _ROUNDS: Final = 31
 _ROUNDS_OF_COMMANDS: Final = 21
+_ROUNDS_OF_SLOW_SYNCS: Final = 11  # a round takes half a second, and many times that while others keep the disk busy
 _RAW: Final = "raw python-pkcs11 C_Sign"
 _RAW_VERIFY: Final = "raw cryptography ECDSA verify"
 _YKMAN: Final = "ykman --version"
@@ -96,13 +97,13 @@ def journal(stage: Stage) -> Group:
         "with": ours.with_journal,
         "without": ours.in_process,
         "raw": peers.raw_synced,
-        "one": ours.journaled_one_thread,
-        "sixteen": ours.journaled_sixteen_threads,
     }
     times = race_apart(makers, stage, _ROUNDS, _SLICE_S)
+    slow_makers: dict[str, Make] = {"one": ours.journaled_one_thread, "sixteen": ours.journaled_sixteen_threads}
+    slow = race_apart(slow_makers, stage, _ROUNDS_OF_SLOW_SYNCS, _SLICE_S)
     rows = (
         Row("order to signed order, recorded", "bare C_Sign, as many syncs", compare(times, "with", "raw"), target=0.8),
-        Row("sixteen threads, each sync 5 ms slower", "one thread", compare(times, "sixteen", "one"), target=6.0),
+        Row("sixteen threads, each sync 5 ms slower", "one thread", compare(slow, "sixteen", "one"), target=6.0),
         Row("order to signed order, recorded", "without the journal", compare(times, "with", "without")),
     )
     note = (

@@ -33,6 +33,9 @@ refresh_venv() {
 }
 
 exec 9<"$lock"
-flock 9 # two at once would disturb each other: the second waits
+if ! flock --nonblock 9; then # two at once would disturb each other
+  echo "$name: another run in this folder has not ended; waiting for it" >&2
+  flock 9
+fi
 refresh_venv
-"$venv/bin/python" -m "$module" "$@"
+exec "$venv/bin/python" -m "$module" "$@" # in its place: who ends this script ends the run, and the next does not wait

@@ -12,14 +12,18 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ushield_hw.errors import InputError
 from ushield_hw.schema import Table
 from ushield_hw.system import trust
 
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
 SYSTEM_FILE: Final = Path("/etc/ushield/config.toml")
 
+_PACKAGE: Final = Path(__file__).parent
 _INNER: Final = frozenset({"lenient", "left_out", "origins"})
 _LARGEST: Final = 1 << 20
 
@@ -31,11 +35,42 @@ def data_dir(name: str) -> Path:
     """Return a data folder that ships with the project: inside the installed package, else in the checkout.
 
     An editable install also leaves a copy in site-packages that goes stale; that one is never read, since the package
-    itself is then the checkout's.
+    itself is then the checkout's. In a zip file (zipapp) the folder is inside of it: :func:`data_files` and
+    :func:`data_file` read it there too.
     """
-    package = Path(__file__).parent
-    packed = package / "_data" / name
-    return packed if packed.is_dir() else package.parent / name
+    packed = _PACKAGE / "_data" / name
+    return packed if packed.is_dir() or not _PACKAGE.is_dir() else _PACKAGE.parent / name
+
+
+def data_files(folder: Path, ending: str) -> list[Path]:
+    """Return the files of a data folder whose names end so, sorted by their stems."""
+    found = list(folder.glob(f"*{ending}"))
+    if not found and (archived := _archived(folder)) is not None and archived.is_dir():
+        found = [folder / one.name for one in archived.iterdir() if one.name.endswith(ending)]
+    return sorted(found, key=lambda file: file.stem)
+
+
+def data_file(path: Path) -> bytes:
+    """Return what a file holds that may ship with the package.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except NotADirectoryError:
+        if (archived := _archived(path)) is None:
+            raise
+    return archived.read_bytes()
+
+
+def _archived(path: Path) -> Traversable | None:
+    """Return what stands for a path inside a package that is in a zip file."""
+    if _PACKAGE.is_dir() or not path.is_relative_to(_PACKAGE):
+        return None
+    from importlib.resources import files
+
+    return files(__package__).joinpath(*path.relative_to(_PACKAGE).parts)
 
 
 @dataclass(frozen=True, slots=True)

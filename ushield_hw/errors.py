@@ -15,6 +15,7 @@
         TokenRemoved
         TokenNotInitialized
         TokenBusy            .holder .readers
+        SoftTokenNotWritten
         LoginEnded
         KeyGone
         TokenFull
@@ -198,6 +199,8 @@ def _worded(name: str, value: object) -> object:
         return ", ".join(str(item) for item in value) or messages.text("nothing")
     if name in {"reason", "why"} and messages.known(f"os.{value}"):  # the operating system speaks English
         return messages.text(f"os.{value}")
+    if name == "holder" and messages.known(f"holder.{value}"):  # one that has no name
+        return messages.text(f"holder.{value}")
     return value
 
 
@@ -340,6 +343,12 @@ class ModuleMisbehaves(TokenError):
 
     code = "MODULE_MISBEHAVES"
     key_id = Detail[str | None](None)
+
+
+class SoftTokenNotWritten(TokenError):
+    """The module keeps its tokens in files, and could not write one."""
+
+    code = "SOFT_TOKEN_NOT_WRITTEN"
 
 
 class LoginEnded(TokenError):

@@ -10,10 +10,12 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from ushield_hw.order import Line
 from ushield_hw.pin_state import CountSource, PinState
+
+if TYPE_CHECKING:
+    from ushield_hw.order import Line
 
 __all__ = [
     "ConfirmRequest",

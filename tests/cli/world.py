@@ -60,6 +60,7 @@ class Home:
     def __init__(self, folder: Path, tokens: tuple[Token, ...] = ()) -> None:
         self.folder = folder
         self.tokens = tokens
+        self.prefix: tuple[str, ...] = ()  # what starts the command
         self.environment = {
             "PATH": os.environ["PATH"],
             "LANG": "C.UTF-8",
@@ -74,7 +75,7 @@ class Home:
     def ushield(self, *words: object, exits: int = 0, stdin: str | bytes = b"", **environment: str) -> Done:
         """Run the command without a terminal, in the home, and check what holds for every call."""
         ended = subprocess.run(
-            [USHIELD, *map(str, words)],
+            [*self.prefix, USHIELD, *map(str, words)],
             cwd=self.folder,
             env=self.environment | environment,
             input=stdin.encode() if isinstance(stdin, str) else stdin,

@@ -78,6 +78,7 @@ PROVED: Final[Mapping[str, Proved]] = {
     **_all(Proof.REAL, "objects on a real token; CKA_SIGN false is made up", "H73"),
     **_all(Proof.REAL, "a real token; P-521 stands in for SM2", "H74"),
     **_all(Proof.REAL, "a virtual U-shield that waits for its button", "H76"),
+    **_all(Proof.REAL, "SoftHSM2, or a faulty module in front of it", "H78"),
 }
 
 TESTS: Final[Mapping[Layer, tuple[str, ...]]] = {
@@ -88,7 +89,7 @@ TESTS: Final[Mapping[Layer, tuple[str, ...]]] = {
     Layer.MODULE: tuple(f"tests/stack/doctor/test_module_{what}.py" for what in ("file", "links", "loaded")),
     Layer.TOKEN: ("tests/stack/doctor/test_slots.py", "tests/stack/doctor/test_compare.py"),
     Layer.PIN: ("tests/stack/doctor/test_pin.py",),
-    Layer.OBJECTS: ("tests/stack/doctor/test_objects.py",),
+    Layer.OBJECTS: ("tests/stack/doctor/test_objects.py", "tests/stack/doctor/test_verdict.py"),
 }
 
 _TITLES: Final = {

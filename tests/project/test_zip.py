@@ -1,10 +1,12 @@
-"""The package inside a zip file (``python -m zipapp``): texts are found there, and an error stays an error."""
+"""The package inside a zip file (``python -m zipapp``): texts and descriptors are there, and an error stays one."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import tomllib
 import zipapp
 from pathlib import Path
 
@@ -15,16 +17,25 @@ from tests.project.tree import ROOT
 pytestmark = pytest.mark.unit
 
 
+DATA = "_data"
+
+
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the package as a wheel installs it."""
+    target = tmp_path_factory.mktemp("packed")
+    without = shutil.ignore_patterns("__pycache__", "*.po")
+    shutil.copytree(ROOT / "ushield_hw", target / "ushield_hw", ignore=without)
+    hook = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]
+    for folder, place in hook["custom"]["data"].items():
+        shutil.copytree(ROOT / folder, target / place)
+    return target
+
+
+@pytest.fixture(scope="module")
+def archive(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("zip") / "ushield.pyz"
-    wanted = {".py", ".mo", ".html"}
-    zipapp.create_archive(
-        ROOT,
-        target,
-        main="ushield_hw.cli:main",
-        filter=lambda path: path.parts[0] == "ushield_hw" and (path.suffix in wanted or not path.suffix),
-    )
+    zipapp.create_archive(packed, target, main="ushield_hw.cli:main")
     return target
 
 
@@ -47,6 +58,31 @@ def test_looking_for_tokens_is_no_bug_there(archive: Path) -> None:
         (3, "TOKEN_NOT_FOUND"),
         (3, "TOKEN_NONE_MATCHES"),
     }, done.stderr
+
+
+def test_it_knows_every_family(archive: Path) -> None:
+    known = {file.stem for file in (ROOT / "drivers").glob("*.toml")}
+    listed = json.loads(run(archive, "driver", "list", "--json").stdout)["drivers"]
+    assert {driver["id"] for driver in listed} == known
+    assert run(archive, "driver", "show", "softhsm2").stdout == (ROOT / "drivers/softhsm2.toml").read_text()
+
+
+def test_tokens_are_made_by_its_worker_and_found(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = json.loads(run(archive, "softhsm", "init", "--dir", str(archive.with_name("soft")), "--json").stdout)
+    monkeypatch.setenv("SOFTHSM2_CONF", made["softhsm2_conf"])
+    found = json.loads(run(archive, "list", "--json").stdout)["tokens"]
+    ours = {(token["serial"], token["driver"]) for token in found if token["driver"] == "softhsm2"}
+    assert ours == {(token["serial"], "softhsm2") for token in made["tokens"]}
+
+
+def test_an_archive_without_its_data_says_so(packed: Path, tmp_path: Path) -> None:
+    target = tmp_path / "ushield.pyz"
+    zipapp.create_archive(packed, target, main="ushield_hw.cli:main", filter=lambda path: DATA not in path.parts)
+    done = run(target, "list", "--json")
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["code"]) == (3, "CATALOGUE_MISSING"), done.stderr
+    assert error["details"]["folder"] == f"{target}/ushield_hw/_data/drivers"
+    assert DATA in error["remedy"]
 
 
 def test_it_is_the_one_in_the_zip(archive: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.soft import SOFTHSM
 from tests.stack.bench import Bench
-from tests.stack.test_signing import PcscHost, bank, desk, fresh, person
+from tests.stack.test_signing import OpenToken, bank, desk, fresh, person
 from ushield_hw import sign
 from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import User
@@ -41,7 +41,7 @@ def failing(*functions: str) -> list[Fault]:
 
 @pytest.mark.parametrize("isolation", [Isolation.PROCESS, Isolation.IN_PROCESS], ids=lambda one: one.value)
 def test_a_signature_stays_when_the_session_does_not_end_well(
-    desk: PcscHost, isolation: Isolation, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    desk: OpenToken, isolation: Isolation, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     if isolation is Isolation.IN_PROCESS:
         faulty = faulty_module(tmp_path / "here", SOFTHSM, copy_target=True)
@@ -91,7 +91,7 @@ def never_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_signature_with_its_own_pin_stays_when_the_try_cannot_be_given_back(
-    desk: PcscHost, monkeypatch: pytest.MonkeyPatch
+    desk: OpenToken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order, somebody = fresh(), Scripted(desk.bench.soft.pin, desk.bench.soft.pin, confirms=(True,))
     with desk.opened(somebody) as session:
@@ -108,7 +108,9 @@ def test_a_new_pin_stays_when_the_try_cannot_be_given_back(bench: Bench, monkeyp
     bench.module.login(bench.slot, User.USER, bench.soft.pin)
 
 
-def test_a_signature_stays_when_the_journal_cannot_be_unlocked(desk: PcscHost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signature_stays_when_the_journal_cannot_be_unlocked(
+    desk: OpenToken, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(real: Any) -> Any:
         def call(descriptor: int, operation: int, *more: int) -> None:
             real(descriptor, operation, *more)
@@ -123,7 +125,7 @@ def test_a_signature_stays_when_the_journal_cannot_be_unlocked(desk: PcscHost, m
     verify(desk.sign(person(desk, True), order), trust=desk.trust, expected=order)
 
 
-def test_an_outcome_that_is_unknown_stays_so_when_the_session_does_not_end_well(desk: PcscHost) -> None:
+def test_an_outcome_that_is_unknown_stays_so_when_the_session_does_not_end_well(desk: OpenToken) -> None:
     desk.asking()
     with desk.opened(person(desk, True)) as session:
         desk.bench.faulty.plan([Fault("C_Sign", None, returns("CKR_DEVICE_ERROR")), *failing("C_Logout")])

@@ -203,14 +203,17 @@ def test_one_attribute_that_cannot_be_read_leaves_the_rest(bench: Bench) -> None
 
 
 def test_reading_beside_a_program_that_adds_and_removes_certificates(soft: Soft) -> None:
-    """Nothing fails, and the certificate that stays is always there."""
+    """Nothing fails, and the certificate that stays is always there.
+
+    On a busy machine SoftHSM2 may leave half an object behind when a write fails: that it is bad is rightly said.
+    """
     reader, writer = (
         Module(SOFTHSM, Isolation.PROCESS, OPTIONS, 30, {CONF_VARIABLE: str(soft.conf)}) for _ in range(2)
     )
     slot, other = soft.info(reader).slot_id, soft.info(writer).slot_id
     login = writer.login(other, User.USER, soft.pin)
     writer.write_certificate(login, DER, key_id=b"\1", label="stays", **NAMES)
-    stop, failures = threading.Event(), list[str]()
+    stop, failures, bad = threading.Event(), list[str](), set[int]()
 
     def change() -> None:
         while not stop.is_set():
@@ -227,7 +230,7 @@ def test_reading_beside_a_program_that_adds_and_removes_certificates(soft: Soft)
             reads += 1
             try:
                 found = reader.contents(slot, ObjectClass.CERTIFICATE)
-                failures += [repr(problem) for problem in found.problems]
+                bad.update(problem.handle for problem in found.problems)
                 if "stays" not in {one.label for one in found.certificates}:
                     failures.append(f"gone: {found}")
             except TokenError as error:
@@ -235,7 +238,9 @@ def test_reading_beside_a_program_that_adds_and_removes_certificates(soft: Soft)
     finally:
         stop.set()
         thread.join()
+        left = {problem.handle for problem in reader.contents(slot, ObjectClass.CERTIFICATE).problems}
         reader.close()
         writer.close()
     assert reads > 3  # a busy machine reads less often
     assert failures == []
+    assert bad <= left

@@ -59,14 +59,14 @@ def bank() -> Authority:
 
 
 @pytest.fixture
-def desk(bench: Bench, bank: Authority) -> Iterator[PcscHost]:
+def desk(bench: Bench, bank: Authority) -> Iterator[OpenToken]:
     """A token with a certificate for each of its keys, and somebody at the host."""
-    desk = PcscHost(bench, bank)
+    desk = OpenToken(bench, bank)
     desk.enrol()
     yield desk
 
 
-class PcscHost:
+class OpenToken:
     """Where an order is signed: the token behind the recorder, with a driver of the test's choice."""
 
     def __init__(self, bench: Bench, bank: Authority) -> None:
@@ -111,14 +111,14 @@ def fresh(**changes: object) -> Order:
     return payment(**{**live(datetime.now(UTC)), **changes})
 
 
-def person(desk: PcscHost, *confirms: bool) -> Scripted:
+def person(desk: OpenToken, *confirms: bool) -> Scripted:
     return Scripted(desk.bench.soft.pin, confirms=confirms)
 
 
 # -- the same bytes all the way ----------------------------------------------------------------------------------------
 
 
-def test_cades_what_was_shown_is_in_the_digest_that_reached_c_sign(desk: PcscHost) -> None:
+def test_cades_what_was_shown_is_in_the_digest_that_reached_c_sign(desk: OpenToken) -> None:
     somebody = person(desk, True)
     signed = desk.sign(somebody)
     parts = cms.parse(signed.der)
@@ -130,7 +130,7 @@ def test_cades_what_was_shown_is_in_the_digest_that_reached_c_sign(desk: PcscHos
 
 
 @pytest.mark.parametrize("attendance", Attendance)
-def test_a_token_that_does_not_show_what_it_signs_makes_no_plain_one(desk: PcscHost, attendance: Attendance) -> None:
+def test_a_token_that_does_not_show_what_it_signs_makes_no_plain_one(desk: OpenToken, attendance: Attendance) -> None:
     somebody, order = person(desk), fresh()
     with pytest.raises(InputError) as caught:
         desk.sign(somebody, order, profile=Profile.PLAIN, attendance=attendance)
@@ -143,7 +143,7 @@ def test_a_token_that_does_not_show_what_it_signs_makes_no_plain_one(desk: PcscH
 
 @pytest.mark.parametrize("format_name", ["jcs", "xml-tdm"])
 def test_a_token_that_shows_the_message_gets_the_message_and_nobody_is_asked_on_the_host(
-    desk: PcscHost, format_name: str
+    desk: OpenToken, format_name: str
 ) -> None:
     desk.asking(ConfirmText.MESSAGE, sign=SignSpec(HashOn.TOKEN), display=DisplayProfile(format_name))
     somebody, order = person(desk), fresh()
@@ -157,7 +157,7 @@ def test_a_token_that_shows_the_message_gets_the_message_and_nobody_is_asked_on_
     assert verify(signed, trust=desk.trust, expected=order).format == format_name
 
 
-def test_a_token_that_shows_the_message_never_signs_attributes(desk: PcscHost) -> None:
+def test_a_token_that_shows_the_message_never_signs_attributes(desk: OpenToken) -> None:
     desk.asking(ConfirmText.MESSAGE, sign=SignSpec(HashOn.TOKEN))
     with pytest.raises(InputError) as caught:
         desk.sign(person(desk), label="rsa", profile=Profile.CADES)
@@ -165,14 +165,14 @@ def test_a_token_that_shows_the_message_never_signs_attributes(desk: PcscHost) -
     assert desk.signed_by_token() == []
 
 
-def test_nobody_at_the_host_is_said_in_the_signature(desk: PcscHost) -> None:
+def test_nobody_at_the_host_is_said_in_the_signature(desk: OpenToken) -> None:
     somebody = person(desk)
     signed = desk.sign(somebody, attendance=Attendance.NOBODY)
     assert verify(signed, trust=desk.trust).confirmation is Confirmation.NONE
     assert somebody.prompts == ["user PIN to sign, 6 left"]
 
 
-def test_a_button_on_the_token_is_said_in_the_signature(desk: PcscHost) -> None:
+def test_a_button_on_the_token_is_said_in_the_signature(desk: OpenToken) -> None:
     desk.asking()
     assert desk.sign(person(desk, True)).confirmation is Confirmation.BUTTON
 
@@ -180,13 +180,13 @@ def test_a_button_on_the_token_is_said_in_the_signature(desk: PcscHost) -> None:
 # -- the conversation --------------------------------------------------------------------------------------------------
 
 
-def test_the_person_is_asked_for_the_pin_and_then_once_about_the_order(desk: PcscHost) -> None:
+def test_the_person_is_asked_for_the_pin_and_then_once_about_the_order(desk: OpenToken) -> None:
     somebody = person(desk, True)
     desk.sign(somebody)
     assert somebody.prompts == ["user PIN to sign, 6 left", "confirm ushield.payment/1?"]
 
 
-def test_a_key_that_wants_the_pin_for_each_signature_asks_after_the_order(desk: PcscHost) -> None:
+def test_a_key_that_wants_the_pin_for_each_signature_asks_after_the_order(desk: OpenToken) -> None:
     somebody = Scripted(desk.bench.soft.pin, desk.bench.soft.pin, confirms=[True])
     verify(desk.sign(somebody, label="each"), trust=desk.trust)
     assert somebody.prompts == [
@@ -197,13 +197,13 @@ def test_a_key_that_wants_the_pin_for_each_signature_asks_after_the_order(desk: 
     assert len(desk.signed_by_token()) == 1
 
 
-def test_a_no_on_the_host_reaches_no_token(desk: PcscHost) -> None:
+def test_a_no_on_the_host_reaches_no_token(desk: OpenToken) -> None:
     with pytest.raises(ConfirmationRejected):
         desk.sign(person(desk, False))
     assert desk.signed_by_token() == []
 
 
-def test_an_order_that_expires_while_the_person_reads_is_not_signed(desk: PcscHost) -> None:
+def test_an_order_that_expires_while_the_person_reads_is_not_signed(desk: OpenToken) -> None:
     now = datetime.now(UTC)
     soon = (now + timedelta(seconds=2)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -219,7 +219,7 @@ def test_an_order_that_expires_while_the_person_reads_is_not_signed(desk: PcscHo
     assert desk.signed_by_token() == []
 
 
-def test_an_order_that_expires_at_the_last_pin_prompt_is_not_signed(desk: PcscHost) -> None:
+def test_an_order_that_expires_at_the_last_pin_prompt_is_not_signed(desk: OpenToken) -> None:
     """The key wants its PIN for each signature: that prompt comes after the confirmation."""
     order = fresh(expires=(datetime.now(UTC) + timedelta(seconds=3)).strftime("%Y-%m-%dT%H:%M:%SZ"))
 
@@ -236,7 +236,7 @@ def test_an_order_that_expires_at_the_last_pin_prompt_is_not_signed(desk: PcscHo
     assert desk.bench.link.pin.state().low is False, "the PIN was not sent: no try was spent"
 
 
-def test_ctrl_c_at_the_last_pin_prompt_has_signed_nothing(desk: PcscHost) -> None:
+def test_ctrl_c_at_the_last_pin_prompt_has_signed_nothing(desk: OpenToken) -> None:
     order = fresh()
 
     class Leaves(Scripted):
@@ -252,7 +252,7 @@ def test_ctrl_c_at_the_last_pin_prompt_has_signed_nothing(desk: PcscHost) -> Non
     assert desk.sign(somebody, order, "each").replayed is False
 
 
-def test_a_token_that_takes_its_time_is_told_of_once(desk: PcscHost) -> None:
+def test_a_token_that_takes_its_time_is_told_of_once(desk: OpenToken) -> None:
     desk.asking()
     desk.bench.plan("C_Sign", None, late(1.2))
     somebody = person(desk, True)
@@ -261,14 +261,14 @@ def test_a_token_that_takes_its_time_is_told_of_once(desk: PcscHost) -> None:
     assert somebody.prompts.count("waiting: button") == 1
 
 
-def test_a_quick_token_is_not_told_of(desk: PcscHost) -> None:
+def test_a_quick_token_is_not_told_of(desk: OpenToken) -> None:
     desk.asking()
     somebody = person(desk, True)
     desk.sign(somebody)
     assert "waiting: button" not in somebody.prompts
 
 
-def test_cancelling_while_the_token_works_leaves_the_outcome_unknown(desk: PcscHost) -> None:
+def test_cancelling_while_the_token_works_leaves_the_outcome_unknown(desk: OpenToken) -> None:
     desk.asking()
     desk.bench.plan("C_Sign", None, late(30))
 
@@ -299,7 +299,7 @@ ENDS: Final = [
 
 @pytest.mark.parametrize(("answer", "error", "code"), ENDS)
 def test_each_outcome_is_an_error_of_its_own_and_the_token_was_asked_once(
-    desk: PcscHost, answer: str, error: type[UShieldError], code: str
+    desk: OpenToken, answer: str, error: type[UShieldError], code: str
 ) -> None:
     desk.asking()
     desk.bench.plan("C_Sign", None, returns(answer))
@@ -311,7 +311,7 @@ def test_each_outcome_is_an_error_of_its_own_and_the_token_was_asked_once(
 
 
 @pytest.mark.parametrize("answer", [end[0] for end in ENDS if end[1] is not OutcomeUnknown])
-def test_what_was_surely_not_signed_may_be_asked_again(desk: PcscHost, answer: str) -> None:
+def test_what_was_surely_not_signed_may_be_asked_again(desk: OpenToken, answer: str) -> None:
     desk.asking()
     order = fresh()
     desk.bench.plan("C_Sign", 1, returns(answer, after=True))
@@ -321,7 +321,7 @@ def test_what_was_surely_not_signed_may_be_asked_again(desk: PcscHost, answer: s
     verify(desk.sign(person(desk, True), order), trust=desk.trust, expected=order)
 
 
-def lost(desk: PcscHost) -> Order:
+def lost(desk: OpenToken) -> Order:
     """Have an order signed by a token whose answer is lost."""
     order = fresh()
     desk.bench.plan("C_Sign", None, crashes(after=True))
@@ -332,7 +332,7 @@ def lost(desk: PcscHost) -> Order:
     return order
 
 
-def test_what_may_have_been_signed_is_not_asked_again(desk: PcscHost) -> None:
+def test_what_may_have_been_signed_is_not_asked_again(desk: OpenToken) -> None:
     order = lost(desk)
     with pytest.raises(OutcomeUnknown) as caught:
         desk.sign(person(desk), order)
@@ -340,18 +340,18 @@ def test_what_may_have_been_signed_is_not_asked_again(desk: PcscHost) -> None:
     assert desk.signed_by_token() == []
 
 
-def test_an_unknown_outcome_does_not_stop_another_order(desk: PcscHost) -> None:
+def test_an_unknown_outcome_does_not_stop_another_order(desk: OpenToken) -> None:
     lost(desk)
     verify(desk.sign(person(desk, True), fresh(tx_id=str(uuid.uuid4()))), trust=desk.trust)
 
 
-def test_an_unknown_outcome_does_not_stop_another_persons_certificate(desk: PcscHost) -> None:
+def test_an_unknown_outcome_does_not_stop_another_persons_certificate(desk: OpenToken) -> None:
     order = lost(desk)
     verify(desk.sign(person(desk, True), order, "rsa"), trust=desk.trust, expected=order)
 
 
 @pytest.mark.parametrize("hardware", [True, False])
-def test_a_signature_that_does_not_verify_goes_nowhere(desk: PcscHost, hardware: bool) -> None:
+def test_a_signature_that_does_not_verify_goes_nowhere(desk: OpenToken, hardware: bool) -> None:
     """And the order may be signed again: nothing valid was made."""
     if hardware:
         desk.asking()
@@ -373,7 +373,7 @@ def test_a_request_whose_signature_does_not_verify_is_none_and_its_key_goes(benc
         assert session.keys() == before
 
 
-def test_the_same_order_again_is_not_asked_again_even_after_its_time(desk: PcscHost) -> None:
+def test_the_same_order_again_is_not_asked_again_even_after_its_time(desk: OpenToken) -> None:
     order = fresh()
     first = desk.sign(person(desk, True), order)
     somebody = person(desk)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,31 @@ def test_the_command_loads_no_more_than_it_needs(words: tuple[str, ...]) -> None
     modules = loaded("-m", "ushield_hw.cli", *(word.replace("ORDER", order) for word in words))
     assert "click" in modules
     assert modules & TOKENS == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("ushield_hw.backend.pkcs11.engine", {"pkcs11", "asn1crypto", "cryptography"}),  # what every worker loads
+        ("ushield_hw.cli.tokens", TOKENS | {"ushield_hw.order.formats", "ushield_hw.cms.build", "ushield_hw.cms.read"}),
+        (
+            "ushield_hw.cli.orders",
+            TOKENS | {"ushield_hw.certificates.renewal", "ushield_hw.verifier", "email", "ssl", "sqlite3"},
+        ),
+    ],
+)
+def test_a_command_about_tokens_loads_no_more_either(module: str, unwanted: set[str]) -> None:
+    modules = loaded("-c", f"import {module}")
+    assert module in modules
+    assert modules & unwanted == set()
+
+
+@pytest.mark.parametrize("package", ["ushield_hw.order", "ushield_hw.cms"])
+def test_what_is_imported_late_is_there(package: str) -> None:
+    module = importlib.import_module(package)
+    assert all(getattr(module, name) is not None for name in module.__all__)
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = module.nonsense
 
 
 def test_every_public_name_is_there() -> None:

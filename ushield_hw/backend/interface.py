@@ -138,12 +138,12 @@ class TokenBackend(Protocol):
         """Return the objects on a token, and what could not be read."""
         ...
 
-    def certificates(self, slot_id: int) -> tuple[CertificateRecord, ...]:
-        """Return the certificate objects that can be read."""
+    def certificates(self, slot_id: int, key_id: bytes | None = None) -> tuple[CertificateRecord, ...]:
+        """Return the certificate objects that can be read; at least those with ``key_id``, where that is known."""
         ...
 
-    def keys(self, slot_id: int) -> tuple[KeyRecord, ...]:
-        """Return the key objects that can be read."""
+    def keys(self, slot_id: int, key_id: bytes | None = None) -> tuple[KeyRecord, ...]:
+        """Return the key objects that can be read; at least those with ``key_id``, where that is known."""
         ...
 
     def login(self, slot_id: int, user: User, pin: str | None, *, deadline_s: float | None = None) -> int:

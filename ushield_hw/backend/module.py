@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ushield_hw import errors
-from ushield_hw.backend.interface import ANOTHER, PATIENCE, Isolation, Patience
+from ushield_hw.backend.interface import PATIENCE, Isolation, Patience
 from ushield_hw.backend.model import (
     CertificateRecord,
     Contents,
@@ -28,12 +28,14 @@ from ushield_hw.backend.model import (
     User,
 )
 from ushield_hw.backend.pkcs11.ckr import CkrError, Doing, LoadFailed, StaleLogin, to_error
-from ushield_hw.backend.sharing import SHORT_S, Sharing, descriptions
+from ushield_hw.backend.sharing import HANGS_S, SHORT_S, Sharing, descriptions
 from ushield_hw.backend.signatures import SIGNATURES
 from ushield_hw.backend.transport import InProcess, Lost, Stopped, Transport, Worker, leave_workers
 from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.system import pcsc
 from ushield_hw.system.limits import of_loader
 from ushield_hw.system.log import LOG
+from ushield_hw.system.processes import card_users, holder
 from ushield_hw.system.trust import trusted_module
 
 _ASKED_S: Final = 10.0  # for PC/SC's answer, beside the patience with other programs
@@ -73,6 +75,7 @@ class Module:
         self.name = name
         self.sharing = sharing
         self._blocking: tuple[str, ...] = ()
+        self._hung: errors.UShieldError | None = None
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._transport: Transport | None = None
@@ -119,17 +122,20 @@ class Module:
         sharing = self.sharing
         if sharing is None:
             return self._call(Doing.READING, "slots", deadline_s=deadline_s)  # type: ignore[no-any-return]
-        held = self._held(sharing) if self._alive() else ()  # else it is asked when the worker is started
+        hung = _service_hangs()
+        held = self._held(sharing) if self._alive() and not hung else ()  # else it is asked when the worker is started
         if set(sharing.skipped) - set(held) and not sharing.busy:
             self.close()  # one of those that it was started without is free again
         limit_s = deadline_s or self.deadline_s
         if blocking := sharing.blocking(held):
             limit_s = min(limit_s, SHORT_S)
+        if hung:
+            limit_s = min(limit_s, HANGS_S)
         try:
             return sharing.listed(self._call(Doing.READING, "slots", descriptions(held), deadline_s=limit_s))
         except errors.ModuleHung as error:
-            if blocking:
-                raise _busy(blocking) from error
+            if blocking or hung:
+                raise (hung or busy(blocking)) from error
             raise
 
     def token(self, slot_id: int) -> TokenInfo:
@@ -140,34 +146,50 @@ class Module:
         """Return the names of the mechanisms a token offers, without CKM_."""
         return self._call(Doing.READING, "mechanisms", slot_id, slot=slot_id)  # type: ignore[no-any-return]
 
-    def contents(self, slot_id: int, *wanted: ObjectClass) -> Contents:
+    def contents(self, slot_id: int, *wanted: ObjectClass, key_id: bytes | None = None) -> Contents:
         """Return the objects on a token, and what could not be read; private keys show only while logged in.
 
         Args:
             slot_id: the token's slot.
             wanted: their classes; none given: all.
+            key_id: only those that the module finds by this CKA_ID; that it finds none proves nothing.
         """
-        found: Contents = self._call(Doing.READING, "contents", slot_id, wanted or tuple(ObjectClass), slot=slot_id)
+        classes = wanted or tuple(ObjectClass)
+        found: Contents = self._call(Doing.READING, "contents", slot_id, classes, key_id, slot=slot_id)
         for problem in found.problems:
             LOG.warning("%s: %s %d: %s", self.path.name, problem.kind.value, problem.handle, problem.code)
         return found
 
-    def certificates(self, slot_id: int) -> tuple[CertificateRecord, ...]:
+    def certificates(self, slot_id: int, key_id: bytes | None = None) -> tuple[CertificateRecord, ...]:
         """Return the certificate objects that can be read.
+
+        Args:
+            slot_id: the token's slot.
+            key_id: those that bear this CKA_ID are enough; all the same all are returned where none is found by it.
 
         Raises:
             TokenError: there are some, and none of them can be read.
         """
+        if key_id and (named := self.contents(slot_id, ObjectClass.CERTIFICATE, key_id=key_id).certificates):
+            return named
         found = self.contents(slot_id, ObjectClass.CERTIFICATE)
         self._refuse_nothing(found.certificates, found)
         return found.certificates
 
-    def keys(self, slot_id: int) -> tuple[KeyRecord, ...]:
+    def keys(self, slot_id: int, key_id: bytes | None = None) -> tuple[KeyRecord, ...]:
         """Return the key objects that can be read; private ones show only while logged in.
+
+        Args:
+            slot_id: the token's slot.
+            key_id: those that bear this CKA_ID are enough, as for :meth:`certificates`; where no private one does, all.
 
         Raises:
             TokenError: there are private or public ones, and none of them can be read.
         """
+        if key_id:
+            named = self.contents(slot_id, ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY, key_id=key_id).keys
+            if any(key.private for key in named):
+                return named
         found = self.contents(slot_id, ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY)
         self._refuse_nothing(found.keys, found)
         return found.keys
@@ -294,8 +316,8 @@ class Module:
             _leave_this_process(self)
             if (reached := of_loader(error.reason)) is not None:
                 raise reached from error
-            if error.kind == "hung" and self._blocking:
-                raise _busy(self._blocking) from error
+            if error.kind == "hung" and (self._hung or self._blocking):
+                raise (self._hung or busy(self._blocking)) from error
             raise errors.DriverLoadError(
                 path=str(self.path), reason=error.reason, problem=errors.LoadOutcome(f"load_{error.kind}").value
             ) from error
@@ -308,11 +330,14 @@ class Module:
         Raises:
             TokenBusy: another program keeps a card, and the module would wait for it.
         """
+        self._hung, self._blocking = _service_hangs(), ()
+        if self._hung:
+            return {}, min(deadline_s, HANGS_S)
         held = ask(*sharing.question())
         self._blocking = sharing.blocking(held)
         variables = sharing.leave_out(held)
         if variables is None:
-            raise _busy(held)
+            raise busy(held)
         return variables, min(deadline_s, SHORT_S) if self._blocking else deadline_s
 
     def _held(self, sharing: Sharing, *, anew: bool = False) -> tuple[str, ...]:
@@ -328,7 +353,7 @@ class Module:
         """
         reader = sharing.reader(slot_id)
         if reader is not None and reader in descriptions(self._held(sharing, anew=True)):
-            raise _busy((reader,))
+            raise busy((reader,))
 
     def _after_fork(self) -> None:
         """In a forked child: nothing here may be used again, and no lock may be waited for."""
@@ -382,8 +407,19 @@ class Module:
         return kind(path=str(self.path), function=operation, detail=error.detail)
 
 
-def _busy(readers: Sequence[str]) -> errors.TokenBusy:
-    return errors.TokenBusy("READER_BUSY", holder=ANOTHER, readers=list(readers))
+def _service_hangs() -> errors.UShieldError | None:
+    """Return the error of PC/SC where it does not answer: a module that asks it would wait without an end."""
+    try:
+        pcsc.answers()
+    except errors.DriverError as error:
+        return error
+    return None
+
+
+def busy(readers: Sequence[str]) -> errors.TokenBusy:
+    """Return the error of cards that another program keeps to itself; it names that program where it can be told."""
+    users = card_users()
+    return errors.TokenBusy("READER_BUSY", holder=holder(users), holders=list(users), readers=list(readers))
 
 
 _Key = tuple[Path, Isolation, ModuleOptions, float, frozenset[tuple[str, str]], str]

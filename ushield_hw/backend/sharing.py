@@ -15,6 +15,7 @@ from ushield_hw.backend.model import BUSY, SlotInfo
 from ushield_hw.backend.pkcs11.function_list import UNAVAILABLE
 
 SHORT_S: Final = 6.0  # for a module that may be waiting for another program
+HANGS_S: Final = 2.0  # for one that may be waiting for a smart card service that does not answer
 _DESCRIPTION_BYTES: Final = 64  # as much of a reader's name as CK_SLOT_INFO holds
 _own: Final[set[str]] = set()  # readers whose card this process keeps, by whichever module
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from ushield_hw.backend.model import PublicKey
+from ushield_hw.backend.model import CertificateRecord, PublicKey
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.crypto import pem
 from ushield_hw.crypto.algorithms import KeyKind
@@ -209,8 +209,16 @@ def write(session: Session, facts: CertificateFacts, key_id: bytes, label: str) 
         CertificateError: ``CERTIFICATE_READ_BACK``.
     """
     session.write_certificate(facts, key_id, label)
-    if not any(record.der == facts.der for record in session.certificates()):
+    if not objects_of(session, facts.der, key_id):
         raise CertificateError("CERTIFICATE_READ_BACK", subject=facts.subject_text())
+
+
+def objects_of(session: Session, der: bytes, key_id: bytes) -> list[CertificateRecord]:
+    """Return the objects that hold a certificate: those of the CKA_ID that it should have, else any."""
+    for looked_for in (key_id, None):
+        if found := [record for record in session.certificates(looked_for) if record.der == der]:
+            return found
+    return []
 
 
 def export(found: Sequence[Pair], choice: KeyChoice = ANY) -> bytes:

@@ -329,6 +329,6 @@ def _row(one: Certificate) -> dict[str, object]:
 
 
 def _time(moment: datetime | None) -> str | None:
-    from ushield_hw.order.values import time_text
+    from ushield_hw.order.times import time_text
 
     return time_text(moment) if moment else None

@@ -110,7 +110,7 @@ class TokenKey:
             kind = public_of(self._spki).kind
             key = private_key_of(session, kind, self._spki, self._key_id)
             if key is None:
-                there = any(one.private and one.key_id == self._key_id for one in session.keys())
+                there = any(one.private and one.key_id == self._key_id for one in session.keys(self._key_id))
                 code = "BANK_KEY_MISMATCH" if there else "BANK_KEY_GONE"
                 raise KeyMismatch(code, serial=session.serial, key_id=self._key_id.hex())
             return _Held(session, key, plan(session, kind))

@@ -28,7 +28,7 @@ from ushield_hw import messages
 from ushield_hw.cli import output
 from ushield_hw.cli.help import Command
 from ushield_hw.cli.terminal import Terminal
-from ushield_hw.config import data_dir
+from ushield_hw.config import data_dir, data_file
 from ushield_hw.errors import DriverNotFound, UShieldError
 
 _REFUSED: Final = 10
@@ -213,7 +213,7 @@ def _refuse(demo: _Demo) -> None:
 
 def fresh_order() -> dict[str, Any]:
     """Return the example order with a new transaction number, nonce and times: it lives for five minutes."""
-    order: dict[str, Any] = json.loads((data_dir("examples") / "order.json").read_text(encoding="utf-8"))
+    order: dict[str, Any] = json.loads(data_file(data_dir("examples") / "order.json"))
     now = datetime.now(UTC)
     order["tx_id"] = str(uuid.uuid4())
     order["nonce"] = urlsafe_b64encode(secrets.token_bytes(32)).decode().rstrip("=")

@@ -12,6 +12,7 @@ import click
 from ushield_hw import messages
 from ushield_hw.cli import families, options, output
 from ushield_hw.cli.help import Group
+from ushield_hw.config import data_file
 from ushield_hw.drivers.catalogue import Catalogue, Driver, needs_consent, parse
 from ushield_hw.drivers.match import CHIP_MAKERS
 from ushield_hw.errors import DriverNotFound, InputError
@@ -56,6 +57,11 @@ def driver_document(driver: Driver) -> dict[str, object]:
             "policy_tries": driver.pin.policy_tries,
             "unblock": driver.pin.unblock,
         },
+        "capabilities": {
+            "generate": driver.capabilities.generate,
+            "write_certificate": driver.capabilities.write_certificate,
+            "public_certificates": driver.capabilities.public_certificates,
+        },
         "usb": [str(usb) for usb in driver.usb],
         "bindings": {str(usb): usb.binding for usb in driver.usb},
         "atrs": [atr.atr for atr in driver.atrs],
@@ -87,7 +93,7 @@ def _show(driver_id: str, as_json: bool) -> None:
     if as_json:
         output.document(driver_document(driver))
     else:
-        output.lines(driver.file.read_text(encoding="utf-8").splitlines())
+        output.lines(data_file(driver.file).decode().splitlines())
 
 
 @driver_command.command("check", help=messages.text("help.driver.check"))

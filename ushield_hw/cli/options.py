@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -21,9 +21,11 @@ from ushield_hw.cli.terminal import Terminal
 from ushield_hw.config import Settings
 from ushield_hw.errors import InputError, StorageError, UShieldError
 from ushield_hw.interaction import PinKind
-from ushield_hw.order import Order, Rules
 from ushield_hw.system import files
 from ushield_hw.token.discovery import Token, find_token
+
+if TYPE_CHECKING:
+    from ushield_hw.order import Order, Rules
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -98,6 +100,8 @@ def person(given: dict[PinKind, str | None], *, allow_last_try: bool = False) ->
 
 def rules() -> Rules:
     """Return the rules for orders that are in force."""
+    from ushield_hw.order import Rules
+
     return Rules(demo=settings().demo)
 
 
@@ -107,6 +111,8 @@ def read_order(path: Path) -> Order:
     Raises:
         InputError: it cannot be read, or is no order; names the place in it.
     """
+    from ushield_hw.order import Order
+
     data = read_file(path)
     with naming(path):
         return Order.parse(data, rules=rules())

@@ -14,7 +14,6 @@ from ushield_hw.cli import options, output, signals
 from ushield_hw.cli.expiry import warn
 from ushield_hw.cli.help import Command
 from ushield_hw.cli.pin_sources import Sources
-from ushield_hw.cli.renew import is_under_way
 from ushield_hw.cli.terminal import Terminal
 from ushield_hw.cms import CertificateFacts, Profile
 from ushield_hw.drivers.catalogue import ConfirmText
@@ -127,6 +126,8 @@ def _signed(order: Order, token: Token, person: Sources, how: _How, out: Path) -
         _hand_out(out, bytes(error.signed_order))  # type: ignore[call-overload]
         raise
     except CertificateNotFound as error:
+        from ushield_hw.cli.renew import is_under_way
+
         if is_under_way(token):
             raise CertificateNotFound("CERTIFICATE_BEING_RENEWED", serial=token.serial) from error
         raise

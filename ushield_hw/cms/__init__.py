@@ -2,12 +2,21 @@
 
 Two rooms use it: signing fills a :class:`Template`, the verifier calls :func:`parse`. Neither imports a crypto library
 here.
+
+Each name is imported when it is first used: who reads a certificate needs no signed order.
 """
 
-from ushield_hw.cms.attributes import CONFIRMATION_OID, Confirmation
-from ushield_hw.cms.build import MOST_OCTETS, Draft, Profile, Template
-from ushield_hw.cms.certificate import CertificateFacts
-from ushield_hw.cms.read import SignedOrderParts, parse
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ushield_hw.system.fork_safe import names_of
+
+if TYPE_CHECKING:
+    from ushield_hw.cms.attributes import CONFIRMATION_OID, Confirmation
+    from ushield_hw.cms.build import MOST_OCTETS, Draft, Profile, Template
+    from ushield_hw.cms.certificate import CertificateFacts
+    from ushield_hw.cms.read import SignedOrderParts, parse
 
 __all__ = [
     "CONFIRMATION_OID",
@@ -20,3 +29,19 @@ __all__ = [
     "Template",
     "parse",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = names_of(
+        __name__,
+        {
+            "CONFIRMATION_OID": "attributes",
+            "CertificateFacts": "facts",
+            "Confirmation": "attributes",
+            "Draft": "build",
+            "MOST_OCTETS": "build",
+            "Profile": "build",
+            "SignedOrderParts": "read",
+            "Template": "build",
+            "parse": "read",
+        },
+    )

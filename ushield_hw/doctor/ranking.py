@@ -72,8 +72,9 @@ class Case:
     @cached_property
     def idle(self) -> frozenset[str]:
         """Empty soft tokens that nobody asked for, and that need not be judged: another token can sign, or is meant."""
+        filled = any(not seen.blank for seen in self.usable)  # an empty one may be usable, too: all of it may hide
         return frozenset(
-            seen.name for seen in self.tokens if seen.blank and (self.usable or (self.named and seen not in self.meant))
+            seen.name for seen in self.tokens if seen.blank and (filled or (self.named and seen not in self.meant))
         )
 
     @cached_property
@@ -83,8 +84,8 @@ class Case:
 
     @cached_property
     def soft(self) -> bool:
-        """Whether a soft token can sign: nothing has to be plugged in."""
-        return any(seen.token.driver.kind is Kind.SOFTWARE for seen in self.usable)
+        """Whether a soft token can sign for certain: nothing has to be plugged in."""
+        return any(seen.token.driver.kind is Kind.SOFTWARE and not seen.uncertain for seen in self.usable)
 
     @cached_property
     def needs_pcsc(self) -> bool:

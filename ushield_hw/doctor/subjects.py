@@ -9,12 +9,21 @@ from pathlib import Path
 from typing import Final
 
 from ushield_hw.backend.interface import Isolation
-from ushield_hw.backend.model import CertificateRecord, KeyRecord, ModuleInfo, SlotInfo
+from ushield_hw.backend.model import (
+    CertificateRecord,
+    Contents,
+    KeyRecord,
+    ModuleInfo,
+    ObjectClass,
+    ObjectProblem,
+    SlotInfo,
+)
 from ushield_hw.backend.module import Module
 from ushield_hw.doctor.finding import Way
 from ushield_hw.doctor.inspect.image import glance, processor, read_image
 from ushield_hw.doctor.inspect.image_model import Image
 from ushield_hw.doctor.inspect.machine import Machine
+from ushield_hw.doctor.soft_store import objects_stored
 from ushield_hw.drivers.catalogue import GENERIC, Driver, Kind
 from ushield_hw.drivers.installed import module_environment
 from ushield_hw.errors import UShieldError
@@ -24,7 +33,7 @@ from ushield_hw.system.fork_safe import cached_property
 from ushield_hw.system.pcsc import Reader
 from ushield_hw.token.discovery import Token
 from ushield_hw.token.key_pairs import KeyChoice, Pair, pairs
-from ushield_hw.token.readiness import Decision, Seen, Verdict, decide
+from ushield_hw.token.readiness import Decision, Seen, Verdict, asks_for_login, decide
 
 LOAD_DEADLINE_S: Final = 10.0
 _LONGEST_SLOT: Final = 64  # bytes of a slot's description
@@ -148,6 +157,44 @@ class TokenSeen:
         """Its slot."""
         return next((slot for slot in self.loaded.slots if slot.slot_id == self.token.info.slot_id), None)
 
+    @property
+    def atr(self) -> bytes:
+        """The ATR of the card in its reader; empty if that cannot be told."""
+        readers = self.loaded.file.machine.scene.readers
+        return next((reader.atr for reader in readers if reader.name == self.reader), b"")
+
+    @property
+    def general(self) -> bool:
+        """Whether it shows through a module that drives many families, and is of none that is told apart there."""
+        file = self.loaded.file
+        return file.driver.module.general and self.token.driver.id == file.driver.id
+
+    @cached_property
+    def set_up_by(self) -> tuple[Driver, ...]:
+        """The families that its card may be of whose own modules set it up so that a general one shows nothing."""
+        if not self.general:
+            return ()
+        ours = self.loaded.file.driver.id
+        families = self.loaded.file.machine.catalogue.for_atr(self.atr)
+        return tuple(one for one in families if ours not in {one.id, one.module.via, *one.module.also_via})
+
+    @cached_property
+    def nothing_hides(self) -> bool:
+        """Whether it is known without a login that a token that shows neither key nor certificate has none."""
+        return not asks_for_login(self.token.info) or bool(self.set_up_by and not self.pairs) or self.all_shown
+
+    @cached_property
+    def stored(self) -> int | None:
+        """How many objects its files hold, shown or not; None: that cannot be told."""
+        file = self.loaded.file
+        return objects_stored(file.machine, file.driver.module.config_env, self.token.serial)
+
+    @property
+    def all_shown(self) -> bool:
+        """Whether it is known that no object hides until a login."""
+        unread = sum(one.count for one in self.unread if one.left_out)
+        return self.stored is not None and self.stored <= len(self.certificates) + len(self.keys) + unread
+
     @cached_property
     def blank(self) -> bool:
         """Whether it is a soft token without a certificate, which nobody may be waiting for."""
@@ -183,15 +230,20 @@ class TokenSeen:
         except UShieldError as error:
             pin = error
         shown = (self.certificates, self.keys, self.mechanisms)
-        view = Seen(self.token.info, self.token.driver, self.token.settings, *shown, False, pin)
+        known = (self.unread, self.all_shown)
+        view = Seen(self.token.info, self.token.driver, self.token.settings, *shown, False, pin, *known)
         return decide(view, KeyUse.PAYMENT, self.choice, self.now)
 
     @property
     def able(self) -> bool:
-        """Whether it can sign, or a login may show that it can; one that shows neither keys nor a pair cannot."""
-        decision = self.decision
-        hoped = decision.pair is not None or bool(self.keys)
-        return decision.verdict is Verdict.CAN or (decision.verdict is Verdict.UNDECIDED and hoped)
+        """Whether it can sign, or a login may show that it can."""
+        verdict = self.decision.verdict
+        return verdict is Verdict.CAN or (verdict is Verdict.UNDECIDED and not (self.bare and self.nothing_hides))
+
+    @property
+    def bare(self) -> bool:
+        """Whether it shows no key and no certificate that could sign: it is empty, or all of it hides until a login."""
+        return self.decision.pair is None and not self.keys
 
     @property
     def uncertain(self) -> bool:
@@ -199,12 +251,41 @@ class TokenSeen:
         pair = self.decision.pair
         if self.decision.verdict is not Verdict.UNDECIDED:
             return False
-        return pair is None or not any(_is_half(key, pair) for key in self.keys)
+        proving = (key for key in self.keys if key.private or self._halves_prove)
+        return pair is None or not any(_is_half(key, pair) for key in proving)
+
+    @cached_property
+    def _halves_prove(self) -> bool:
+        """Whether a public key that shows is as good as its private one.
+
+        It may have been left behind: where others show, or could not be read, or where keys are files, of which
+        either half can be removed alone. There only the number of files tells that something hides.
+        """
+        private = any(key.private for key in self.keys)
+        unread = any(one.kind is ObjectClass.PRIVATE_KEY for one in self.unread)
+        files = self.token.driver.kind in {Kind.SOFTWARE, Kind.PLATFORM} and self.stored is None
+        return not (private or unread or files)
+
+    @cached_property
+    def contents(self) -> Contents:
+        """The objects that show without a login, and what could not be read."""
+        return self.token.contents()
+
+    @property
+    def unread(self) -> Sequence[ObjectProblem]:
+        """What could not be read."""
+        return self.contents.problems
 
     @cached_property
     def certificates(self) -> Sequence[CertificateRecord]:
-        """The certificate objects that show without a login."""
-        return self.token.certificates()
+        """The certificate objects that show without a login.
+
+        Raises:
+            UShieldError: none of them can be read.
+        """
+        found = self.contents.certificates
+        refused = not found and any(one.kind is ObjectClass.CERTIFICATE for one in self.unread)
+        return self.token.certificates() if refused else found
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
@@ -213,8 +294,14 @@ class TokenSeen:
 
     @cached_property
     def keys(self) -> tuple[KeyRecord, ...]:
-        """The key objects that show without a login."""
-        return self.token.keys()
+        """The key objects that show without a login.
+
+        Raises:
+            UShieldError: none of them can be read.
+        """
+        found = self.contents.keys
+        refused = not found and any(one.kind is not ObjectClass.CERTIFICATE for one in self.unread)
+        return self.token.keys() if refused else found
 
     @cached_property
     def mechanisms(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from ushield_hw.backend.model import TokenInfo
-from ushield_hw.config import Settings, data_dir
+from ushield_hw.config import Settings, data_dir, data_file, data_files
 from ushield_hw.drivers.descriptor import (
     Capabilities,
     ConfirmKind,
@@ -43,7 +43,7 @@ from ushield_hw.drivers.descriptor import (
     parse,
 )
 from ushield_hw.drivers.match import Atr, Binding, TokenPattern, UsbId
-from ushield_hw.errors import DescriptorError, DriverNotFound, InputError
+from ushield_hw.errors import DescriptorError, DriverError, DriverNotFound, InputError
 from ushield_hw.system import trust
 from ushield_hw.system.fork_safe import cached_property
 
@@ -102,6 +102,7 @@ class Catalogue:
     Raises:
         DescriptorError: from every method that has to read a descriptor that is wrong.
         InputError: likewise: ``CONFIG_UNSAFE``: other users could change one, or a folder above it.
+        DriverError: likewise: ``CATALOGUE_MISSING``: the descriptors that ship with the package are not there.
     """
 
     def __init__(self, folders: Sequence[Path], consent: Sequence[str] = (), *, lenient: bool = False) -> None:
@@ -141,12 +142,15 @@ class Catalogue:
                 return []
             except OSError:  # a folder that is not there holds nothing
                 return []
-        return sorted(folder.glob("*.toml"), key=lambda file: file.stem)
+        found = data_files(folder, ".toml")
+        if not found and self._is_shipped(folder):
+            raise DriverError("CATALOGUE_MISSING", folder=str(folder))
+        return found
 
     def _content(self, file: Path) -> bytes | None:
         """Return what a descriptor holds; None: it was left out."""
         try:
-            return file.read_bytes() if self._is_shipped(file.parent) else trust.read(file.absolute(), _LARGEST)
+            return data_file(file) if self._is_shipped(file.parent) else trust.read(file.absolute(), _LARGEST)
         except trust.Unsafe as error:
             self._refuse(file, error)
             return None

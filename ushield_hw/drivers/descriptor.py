@@ -214,11 +214,19 @@ class SignSpec:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What the module can be asked to do on the token. ``full``: CKR names that, when an object is written, mean so."""
+    """What the module can be asked to do on the token, and what it shows.
+
+    Attributes:
+        generate: it makes keys.
+        write_certificate: it takes certificates.
+        full: CKR names that, when an object is written, mean that the token is full.
+        public_certificates: every certificate shows without a login: what is not seen then is not there.
+    """
 
     generate: bool = True
     write_certificate: bool = True
     full: tuple[str, ...] = ()
+    public_certificates: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -482,6 +490,7 @@ def _capabilities(table: Table) -> Capabilities:
         generate=table.boolean("generate", default.generate),
         write_certificate=table.boolean("write_certificate", default.write_certificate),
         full=table.texts("full", default.full, pattern=r"CKR_[A-Z0-9_]+"),
+        public_certificates=table.boolean("public_certificates", default.public_certificates),
     )
     table.close()
     return found

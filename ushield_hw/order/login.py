@@ -19,7 +19,8 @@ from __future__ import annotations
 from typing import Final
 
 from ushield_hw.order.envelope import BANK_LINE, EXPIRES_LINE, envelope
-from ushield_hw.order.schema import Field, Group, KeyUse, OrderType, Shown
+from ushield_hw.order.schema import Field, Group, OrderType, Shown
+from ushield_hw.order.use import KeyUse
 from ushield_hw.order.values import REFERENCE, TEXT
 
 LOGIN: Final = OrderType(

@@ -13,8 +13,10 @@ from ushield_hw.order.document import canonical, check_size, read
 from ushield_hw.order.login import LOGIN
 from ushield_hw.order.payment import PAYMENT
 from ushield_hw.order.renewal import RENEWAL
-from ushield_hw.order.schema import KeyUse, OrderType, nested, type_name
-from ushield_hw.order.values import STRICT, Rules, time_of, time_text
+from ushield_hw.order.schema import OrderType, nested, type_name
+from ushield_hw.order.times import time_text
+from ushield_hw.order.use import KeyUse
+from ushield_hw.order.values import STRICT, Rules, time_of
 
 TYPES: Final[dict[str, OrderType]] = {kind.name: kind for kind in (PAYMENT, LOGIN, RENEWAL)}
 

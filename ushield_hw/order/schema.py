@@ -6,30 +6,17 @@ A value is known by its place, the dotted path of its key: ``payee.bank.name``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from enum import Enum
 from typing import Any, Final, NamedTuple
 
 from ushield_hw.errors import InputError
 from ushield_hw.messages import shown
 from ushield_hw.order.document import ORDER, Number, Pairs
+from ushield_hw.order.use import KeyUse
 from ushield_hw.order.values import Rule, Rules
 
 MOST_BYTES: Final = 64 * 1024
 
 _LONGEST_KEY: Final = 40  # of an unknown key in an error
-
-
-class KeyUse(Enum):
-    """Which of a token's keys signs orders of a type: the key usage that its certificate must have, or one of two."""
-
-    PAYMENT = "nonRepudiation"
-    LOGIN = "digitalSignature"
-    RENEWAL = "nonRepudiation | digitalSignature"
-
-    @property
-    def usages(self) -> frozenset[str]:
-        """The key usages (RFC 5280 section 4.2.1.3), any of which will do."""
-        return frozenset(self.value.split(" | "))
 
 
 class Field(NamedTuple):

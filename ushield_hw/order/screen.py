@@ -4,39 +4,17 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from ushield_hw.errors import InputError
 from ushield_hw.messages import Language
+from ushield_hw.order.display import WIDEST, DisplayProfile
 from ushield_hw.order.formats import decode
 from ushield_hw.order.lines import Line, lines_of, screen_of
 from ushield_hw.order.order import Order
 from ushield_hw.order.values import STRICT, Rules
 
 _WIDE: Final = frozenset("WFA")
-_WIDEST: Final = 2
-
-
-@dataclass(frozen=True, slots=True)
-class DisplayProfile:
-    """What a token's driver says of its display.
-
-    Args:
-        format: the message format that the token reads.
-        max_text: the longest value it takes, in code points; None is no limit of its own.
-        columns: narrow characters in a row, two at least; None where rows are as long as they need.
-        rows: rows of a screen; None where everything is on one.
-    """
-
-    format: str = "jcs"
-    max_text: int | None = None
-    columns: int | None = None
-    rows: int | None = None
-
-    def __post_init__(self) -> None:
-        if (self.columns is not None and self.columns < _WIDEST) or (self.rows is not None and self.rows < 1):
-            raise ValueError("a display needs two columns and one row at least")
 
 
 def screen_lines(content: bytes, lang: Language, *, rules: Rules = STRICT) -> tuple[Line, ...]:
@@ -118,4 +96,4 @@ def _stands_on(character: str) -> bool:
 
 def _width(cluster: str) -> int:
     """Return columns, taking what is wide in East Asian text as wide: a row must not run over the edge."""
-    return _WIDEST if unicodedata.east_asian_width(cluster[0]) in _WIDE else 1
+    return WIDEST if unicodedata.east_asian_width(cluster[0]) in _WIDE else 1

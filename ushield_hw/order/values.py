@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from ushield_hw.errors import InputError
@@ -92,11 +92,6 @@ def time_of(value: str) -> datetime:
     if found is None:
         raise ValueError(value)
     return datetime.fromisoformat(f"{found[1]}T{found[2]}+00:00")
-
-
-def time_text(moment: datetime) -> str:
-    """Return ``moment`` (aware) in the form that orders hold, cut to the second."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _check_time(value: str, place: str, _rules: Rules) -> None:

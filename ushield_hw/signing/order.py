@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Final
@@ -36,6 +36,7 @@ from ushield_hw.order import KeyUse, Order, Rules, check_fits, message_format, s
 from ushield_hw.signing.journal import Attempt, Journal, Signatory, State, TokenName
 from ushield_hw.system.log import LOG
 from ushield_hw.token.discovery import Token
+from ushield_hw.token.key_matching import Proof
 from ushield_hw.token.key_pairs import ANY, KeyChoice, Pair
 from ushield_hw.token.readiness import Seen, Verdict, decide
 from ushield_hw.token.session import Session
@@ -218,20 +219,41 @@ def decided(session: Session, use: KeyUse, choice: KeyChoice = ANY) -> tuple[Pai
         CertificateError, TokenError: no key fits, or several do: what :func:`decide` says of the token.
         PinError, StorageError: as :meth:`Session.log_in`.
     """
+    if (by_id := _decided_by_id(session, use, choice)) is not None:
+        return by_id
     decision = decide(_seen(session), use, choice)
     if decision.verdict is not Verdict.CAN and not session.shows_all:
         session.log_in("sign")
         decision = decide(_seen(session), use, choice)
+    if decision.verdict is not Verdict.CAN and (unread := session.unread()):
+        decision = decide(replace(_seen(session), unread=unread), use, choice)
     return decision.required()
 
 
-def _seen(session: Session) -> Seen:
+def _decided_by_id(session: Session, use: KeyUse, choice: KeyChoice) -> tuple[Pair, Plan] | None:
+    """Return what signs, from the objects with the CKA_ID that is asked for alone; None: all must be looked at.
+
+    That all are is not needed only where one certificate bears the id and its key is proved: what is the only one, or
+    the newest, cannot be told from a part. Serial numbers are no such way: the digits of ``--certificate`` may name a
+    second certificate by its SHA-256.
+    """
+    if not choice.key_id or choice.certificate is not None:
+        return None
+    seen = _seen(session, choice.key_id)
+    if len({one.der for one in seen.certificates}) != 1:
+        return None
+    decision = decide(seen, use, choice)
+    proved = decision.pair is not None and decision.pair.proof in {Proof.OWN, Proof.PUBLIC}
+    return decision.required() if decision.verdict is Verdict.CAN and proved else None
+
+
+def _seen(session: Session, key_id: bytes | None = None) -> Seen:
     return Seen(
         session.info(),
         session.driver,
         session.settings,
-        session.certificates(),
-        session.keys(),
+        session.certificates(key_id),
+        session.keys(key_id),
         session.mechanisms(),
         session.shows_all,
     )

@@ -1,12 +1,15 @@
-"""``cached_property`` without a lock.
+"""What is computed or imported when it is first used.
 
-Until Python 3.12 the one in functools holds one lock for all objects of a class while it computes. A process that forks
-at that moment has a child in which the lock is never released, and every look at tokens there would wait for ever.
+``cached_property`` is without a lock. Until Python 3.12 the one in functools holds one lock for all objects of a class
+while it computes. A process that forks at that moment has a child in which the lock is never released, and every look
+at tokens there would wait for ever.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING or sys.version_info >= (3, 12):
@@ -30,4 +33,22 @@ else:
             return found
 
 
-__all__ = ["cached_property"]
+def names_of(package: str, homes: Mapping[str, str]) -> Callable[[str], object]:
+    """Return a package's ``__getattr__``: it imports a name from its module when the name is first used.
+
+    Args:
+        package: the package.
+        homes: the module of each name, by name.
+    """
+
+    def load(name: str) -> object:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        found = getattr(import_module(f"{package}.{homes[name]}"), name)
+        setattr(sys.modules[package], name, found)  # once
+        return found
+
+    return load
+
+
+__all__ = ["cached_property", "names_of"]

@@ -191,7 +191,8 @@ def answers() -> None:
     """
     with _service_lock:
         if not _service or time.monotonic() - _service[-1][0] > _SERVICE_S:
-            _service[:] = [(time.monotonic(), _no_answer())]
+            error = _no_answer()
+            _service[:] = [(time.monotonic(), error)]  # counted from now: who has waited for it meanwhile does not ask
         error = _service[-1][1]
     if error is not None:
         raise error

@@ -18,7 +18,7 @@ from typing import Final
 from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import ModuleOptions, TokenFlag, TokenInfo, User
 from ushield_hw.backend.module import Module
-from ushield_hw.config import Settings, data_dir
+from ushield_hw.config import Settings, data_dir, data_file
 from ushield_hw.drivers.catalogue import Catalogue
 from ushield_hw.errors import DriverNotFound, InputError, StorageError
 from ushield_hw.schema import Table
@@ -104,7 +104,7 @@ def _wanted(file: Path) -> list[_Wanted]:
         return InputError("CONFIG_INVALID", file=str(file), key=key, problem=problem, **values)
 
     try:
-        table = Table(tomllib.loads(file.read_text(encoding="utf-8")), refuse)
+        table = Table(tomllib.loads(data_file(file).decode()), refuse)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError("CONFIG_UNREADABLE", file=str(file), reason=str(error)) from error
     rows = table.tables("token")
@@ -130,7 +130,7 @@ def _prepare(folder: Path, template: Path) -> Path:
     try:
         trust.make_folder(tokens)
         if not conf.exists():
-            text = template.read_text(encoding="utf-8").replace("{token_dir}", str(tokens))
+            text = data_file(template).decode().replace("{token_dir}", str(tokens))
             write_atomically(conf, text.encode())
     except trust.Unsafe as error:
         raise StorageError("STATE_UNSAFE", path=str(folder), **error.details) from error

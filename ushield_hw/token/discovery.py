@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from ushield_hw import messages
-from ushield_hw.backend.interface import ANOTHER, Isolation
+from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import (
     BUSY,
     LEFT_OUT,
@@ -23,6 +23,7 @@ from ushield_hw.backend.model import (
     TokenInfo,
 )
 from ushield_hw.backend.module import Module
+from ushield_hw.backend.module import busy as reader_busy
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.config import Settings, load_settings
 from ushield_hw.drivers.catalogue import Catalogue, Driver, Kind
@@ -35,7 +36,8 @@ from ushield_hw.system.limits import side_by_side
 from ushield_hw.system.log import LOG
 from ushield_hw.token.key_pairs import KeyChoice, Pair, pairs
 from ushield_hw.token.link import Link
-from ushield_hw.token.readiness import certificates_may_hide
+from ushield_hw.token.readiness import asks_for_login, certificates_may_hide
+from ushield_hw.token.selection import unread_text
 from ushield_hw.token.session import Session, open_session
 from ushield_hw.uri import TokenUri
 
@@ -173,8 +175,8 @@ class Token:
 
     def certificates_may_hide(self, contents: Contents) -> bool:
         """Tell whether a certificate is missing that a login may show."""
-        waits = self.info.has(TokenFlag.LOGIN_REQUIRED) or self.info.has(TokenFlag.USER_PIN_INITIALIZED)
-        return waits and certificates_may_hide(contents.certificates, contents.keys)
+        waits = asks_for_login(self.info)
+        return waits and certificates_may_hide(self.driver, contents.certificates, contents.keys)
 
     def __repr__(self) -> str:
         return f"<Token {self.label!r} serial={self.serial!r} driver={self.driver.id!r} module={str(self.module)!r}>"
@@ -205,14 +207,8 @@ class Problem:
     @classmethod
     def of_object(cls, module: Path, problem: ObjectProblem) -> Problem:
         """Say which object could not be read, and why."""
-        kind = messages.text(f"object.{problem.kind.value}")
-        values = {"kind": kind, "handle": problem.handle, "label": problem.label, "function": problem.function}
-        if problem.handle == 0:
-            said = "objects_left_out" if problem.count else "objects_without_end"
-            return cls(module, LEFT_OUT, messages.text(f"problem.{said}", n=problem.count, **values))
         code = problem.code or "OBJECT_UNUSABLE"
-        said = "object_unreadable" if problem.left_out else "object_in_part"
-        return cls(module, code, messages.text(f"problem.{said}", ckr=code, **values))
+        return cls(module, code if problem.handle else LEFT_OUT, unread_text(problem))
 
     def to_json(self) -> dict[str, object]:
         """Return it for documents."""
@@ -297,7 +293,7 @@ def find_token(
         code = "TOKENS_ALIKE" if len({token.uri for token in wanted}) < len(wanted) else None
         raise TokenMultiple(code, candidates=[token.uri for token in wanted], n=len(wanted))
     if busy:
-        raise TokenBusy("READER_BUSY", holder=ANOTHER, readers=busy)
+        raise reader_busy(busy)
     asked = next((word for word in (selector, serial, label) if word is not None), None)
     findings = [token.uri for token in seen.tokens] + [
         f"{problem.module}: {problem.error}" for problem in seen.problems
@@ -432,7 +428,7 @@ def _left_out(error: InputError) -> Problem:
 
 def _problem(entry: Installed, slot: SlotInfo) -> Problem:
     if slot.problem == BUSY:
-        return Problem.of(entry.path, TokenBusy("READER_BUSY", holder=ANOTHER, readers=[slot.description]))
+        return Problem.of(entry.path, reader_busy([slot.description]))
     if slot.problem == LEFT_OUT:
         return Problem(entry.path, LEFT_OUT, messages.text("problem.slots_left_out", n=int(slot.description)))
     return Problem(entry.path, slot.problem or "", slot.description)

@@ -17,7 +17,7 @@ from ushield_hw.cms import CertificateFacts
 from ushield_hw.crypto.algorithms import RSA_LEAST_BITS, KeyKind
 from ushield_hw.errors import CertificateMultiple, InputError
 from ushield_hw.order import KeyUse
-from ushield_hw.order.values import time_text
+from ushield_hw.order.times import time_text
 from ushield_hw.token.key_matching import KeyRing, Proof, Wanted, trimmed, with_id
 from ushield_hw.token.session import Session
 
@@ -197,6 +197,12 @@ class KeyChoice:
             and (self.label is None or any(one.label == self.label for one in objects))
             and (self.certificate is None or self.names(pair.facts))
         )
+
+    def among(self, found: Iterable[Pair]) -> list[Pair]:
+        """Return the pairs asked for; an id that certificates bear means these, and not another one of the same key."""
+        named = [pair for pair in found if self.takes(pair)]
+        bear_it = [pair for pair in named if any(one.key_id == self.key_id for one in (pair.certificate, *pair.copies))]
+        return bear_it or named
 
     def resolved(self, pair: Pair) -> Pair:
         """Return a pair with the one key of its rivals that is asked for by id or label, if that is one."""

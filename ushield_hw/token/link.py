@@ -57,13 +57,13 @@ class Link:
             raise errors.TokenRemoved(serial=self.serial)
         return info
 
-    def certificates(self) -> tuple[CertificateRecord, ...]:
-        """Return the certificate objects that can be read."""
-        return self.module.certificates(self.slot_id)
+    def certificates(self, key_id: bytes | None = None) -> tuple[CertificateRecord, ...]:
+        """Return the certificate objects that can be read; at least those with ``key_id``, where that is known."""
+        return self.module.certificates(self.slot_id, key_id)
 
-    def keys(self) -> tuple[KeyRecord, ...]:
-        """Return the key objects that can be read; private ones may show only while logged in."""
-        return self.module.keys(self.slot_id)
+    def keys(self, key_id: bytes | None = None) -> tuple[KeyRecord, ...]:
+        """Return the key objects that can be read, at least those with ``key_id``; private ones may need a login."""
+        return self.module.keys(self.slot_id, key_id)
 
     def contents(self) -> Contents:
         """Return the objects that can be read, and what could not be read of them."""
@@ -80,19 +80,21 @@ class Link:
     def is_gone_after(self, error: errors.UShieldError) -> bool:
         """Tell whether a call failed because the token was pulled out, though its module did not say so.
 
-        OpenSC answers CKR_GENERAL_ERROR until it has noticed, which takes it up to 0.4 s.
+        OpenSC answers CKR_GENERAL_ERROR until it has noticed, which takes it up to 0.4 s; what is in files is gone at
+        once.
         """
         if not error.failed_as(errors.Trait.VAGUE):
             return False
-        until = time.monotonic() + _NOTICED_S
-        while time.monotonic() < until:
+        until = time.monotonic() + (0.0 if self.module.needs_relist else _NOTICED_S)
+        while True:
             try:
                 if not any(self._may_hold(slot) for slot in self.module.slots()):
                     return True
             except errors.UShieldError:
                 return False  # it is not the token that is gone
+            if time.monotonic() >= until:
+                return False
             time.sleep(_NOTICED_S / 10)
-        return False
 
     def _may_hold(self, slot: SlotInfo) -> bool:
         """Tell whether a slot holds the token, as far as that can be told: one that cannot be read may.

@@ -37,11 +37,16 @@ class Owner:
     login_id: int | None = None
     users: int = 0
     standing: Standing = Standing.LOGGED_IN
+    info: TokenInfo | None = None  # as the token said when it was opened
     replaced: int | None = None  # what stood for the login before there was one
 
     def stands(self) -> bool:
         """Tell whether this process is logged in, as far as the module's side knows."""
         return self.login_id is not None and self.link.module.logged_in(self.login_id)
+
+    def hold(self, opened: Opened) -> None:
+        """Keep what a login, or what stands for one, gave."""
+        self.link, self.login_id, self.standing, self.info = opened
 
     def logout(self) -> None:
         """End the login."""
@@ -70,8 +75,8 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-Opened = tuple[Link, int, Standing]
-"""Where a token is held, what stands for the login, and how it stands."""
+Opened = tuple[Link, int, Standing, TokenInfo]
+"""Where a token is held, what stands for the login, how it stands, and what the token says then."""
 
 
 def fresh(link: Link) -> Link:
@@ -98,21 +103,24 @@ def opened(link: Link, interaction: Interaction, purpose: str) -> Opened:
     with link.noticing_removal():
         info = link.info()
         if info.has(TokenFlag.LOGIN_REQUIRED):
-            return *login(link, interaction, purpose, info)[:2], Standing.LOGGED_IN
+            place, login_id, said = login(link, interaction, purpose, info)
+            return place, login_id, Standing.LOGGED_IN, said
         if purpose == "sign" and any(key.private for key in link.module.keys(link.slot_id)):
-            return link, link.module.attend(link.slot_id), Standing.NOT_NEEDED
+            return link, link.module.attend(link.slot_id), Standing.NOT_NEEDED, info
     return logged_in(link, interaction, purpose, info)
 
 
 def logged_in(link: Link, interaction: Interaction, purpose: str, info: TokenInfo | None) -> Opened:
     """Log in to a token that says that it needs no login; hold it without one if it takes none."""
+    info = info or link.info()
     try:
-        return *login(link, interaction, purpose, info)[:2], Standing.LOGGED_IN
+        place, login_id, said = login(link, interaction, purpose, info)
+        return place, login_id, Standing.LOGGED_IN, said
     except (errors.TokenError, errors.PinError) as error:
         if not error.failed_as(_NO_LOGIN_THERE):
             raise
         LOG.info("no login: %s", error.ckr)
-        return link, link.module.attend(link.slot_id), Standing.REFUSED
+        return link, link.module.attend(link.slot_id), Standing.REFUSED, info
 
 
 def login(
@@ -138,7 +146,7 @@ def login(
     try:
         link.pin.use(interaction, PinKind.USER, purpose, send, info)
         place, login_id = logins[0]
-        return place, login_id, _after(place, info)  # the token that was asked for is still the one in the slot
+        return place, login_id, said_after(place, info)  # the token that was asked for is still the one in the slot
     except BaseException as error:
         for place, login_id in logins:
             logout(place, login_id)
@@ -147,7 +155,7 @@ def login(
         raise
 
 
-def _after(place: Link, before: TokenInfo) -> TokenInfo:
+def said_after(place: Link, before: TokenInfo) -> TokenInfo:
     """Return what a token says after a login; what it said before where it cannot say any more, and is still there.
 
     Raises:

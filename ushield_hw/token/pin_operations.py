@@ -67,7 +67,8 @@ def change_pin(token: HasLink | Link, interaction: Interaction) -> PinState:
     Raises:
         TokenBusy: this process is logged in.
         PinError: nothing was changed.
-        TokenError: likewise, unless the code is ``PIN_CHANGE_UNKNOWN``: then the old or the new PIN holds.
+        TokenError: likewise, unless the code is ``PIN_CHANGE_UNKNOWN``: then the old or the new PIN holds. Where a
+            soft token's files cannot be written, the old one was tried and holds.
     """
     link = link_of(token)
     with alone(link):
@@ -78,11 +79,19 @@ def change_pin(token: HasLink | Link, interaction: Interaction) -> PinState:
             interaction = _AskedOnce(interaction, ask, guard, info)
             new = _new_pin(link, interaction, info)
 
-        def send(old: str | None) -> None:
-            with _telling_unknown():
-                _change(link, old, new)
+        def send(old: str | None) -> errors.TokenError | None:
+            try:
+                with _telling_unknown():
+                    _change(link, old, new)
+            except errors.TokenError as error:
+                plain = error.__cause__
+                if not isinstance(plain, errors.SoftTokenNotWritten) or not _is_as_it_was(link, old):
+                    raise
+                return plain  # the PIN was right, and the attempt that it took is given back
+            return None
 
-        guard.use(interaction, PinKind.USER, "change", send, info)
+        if (failed := guard.use(interaction, PinKind.USER, "change", send, info)) is not None:
+            raise failed
         guard.note_changed()
         return _state_after(link)
 
@@ -139,6 +148,28 @@ def _telling_unknown() -> Iterator[None]:
         if not (lost or failed) or isinstance(error, errors.TokenBusy | errors.TokenNotInitialized):
             raise
         raise error.restated(type(error), "PIN_CHANGE_UNKNOWN") from error
+
+
+def _is_as_it_was(link: Link, pin: str | None) -> bool:
+    """Tell whether a soft token has its old PIN still, after one that its module could not write.
+
+    SoftHSM2 cannot read such a token any more until it is initialised again. Only then is the old PIN tried, which the
+    token itself does not count: a token that is well has lost the answer and may have the new one.
+    """
+    try:
+        link.info()
+    except errors.TokenError as unreadable:
+        if not unreadable.failed_as(errors.Trait.VAGUE):
+            return False
+    else:
+        return False
+    try:
+        place = fresh(link)
+        logout(place, place.module.login(link.slot_id, User.USER, pin))
+    except errors.UShieldError as refused:
+        LOG.info("the old PIN does not hold any more, or cannot be tried: %s", refused.code)
+        return False
+    return True
 
 
 def _state_after(link: Link, info: TokenInfo | None = None) -> PinState:

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
-from ushield_hw.backend.model import CertificateRecord, KeyRecord, TokenFlag, TokenInfo
+from ushield_hw.backend.model import CertificateRecord, KeyRecord, ObjectProblem, TokenFlag, TokenInfo
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.config import Settings
 from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.drivers.catalogue import Driver
-from ushield_hw.errors import InputError, TokenError, UShieldError
+from ushield_hw.errors import CertificateNotFound, InputError, TokenError, UShieldError
 from ushield_hw.interaction import PinState
 from ushield_hw.order import KeyUse
 from ushield_hw.token.key_matching import KeyRing, public_half, trimmed
 from ushield_hw.token.key_pairs import ANY, KeyChoice, Pair, Why, pairs
 from ushield_hw.token.pin_guard import refusal
-from ushield_hw.token.selection import LeftOut, Selection, select
+from ushield_hw.token.selection import LeftOut, Selection, select, unread_text
 from ushield_hw.token.signature import Plan, plan_for
 
 
@@ -55,6 +55,8 @@ class Seen:
         mechanisms: those it offers, without CKM_.
         logged_in: the user is logged in: nothing hides any more.
         pin: the state of the PIN, or why it cannot be read; not looked at after a login.
+        unread: the objects that could not be read.
+        all_shown: nothing hides, though nobody is logged in: that is known from elsewhere.
     """
 
     info: TokenInfo
@@ -65,6 +67,8 @@ class Seen:
     mechanisms: Sequence[str]
     logged_in: bool
     pin: PinState | UShieldError | None = None
+    unread: Sequence[ObjectProblem] = ()
+    all_shown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,8 @@ def decide(seen: Seen, use: KeyUse = KeyUse.PAYMENT, choice: KeyChoice = ANY, no
         return view.final(plain)
     if (error := _pin_refuses(seen)) is not None:
         return Decision(Verdict.CANNOT, None, None, error, plain.left_out)
+    if plain.pair is None and seen.all_shown:
+        return view.final(view.selected(seen.keys, logged_in=True))
     return view.final(plain) if plain.pair is not None else view.before_login()
 
 
@@ -141,7 +147,7 @@ class _View:
     def final(self, selection: Selection) -> Decision:
         pair = selection.pair
         if pair is None or pair.facts.key is None:
-            return Decision(Verdict.CANNOT, None, None, selection.error, selection.left_out)
+            return Decision(Verdict.CANNOT, None, None, self._naming_unread(selection.error), selection.left_out)
         how = plan_for(self.seen.driver, self.seen.mechanisms, pair.facts.key)
         return Decision(Verdict.CAN, pair, how, None, selection.left_out)
 
@@ -154,13 +160,22 @@ class _View:
             hoped = self.selected([*behind, *_behind_certificates(self.seen.certificates, behind)], logged_in=True)
         unclear = any(one.why is Why.NOT_TOLD_APART for one in hoped.left_out)
         hidden = {Hidden.KEY} if hoped.pair is not None or unclear else set()
-        if certificates_may_hide(self.seen.certificates, self.seen.keys):
+        if certificates_may_hide(self.seen.driver, self.seen.certificates, self.seen.keys):
             hidden.add(Hidden.CERTIFICATE)
         if hoped.pair is not None and hoped.pair.facts.key is not None:
             how = plan_for(self.seen.driver, self.seen.mechanisms, hoped.pair.facts.key)
-            return Decision(Verdict.UNDECIDED, hoped.pair, how, bare.error, hoped.left_out, frozenset(hidden))
-        verdict = Verdict.UNDECIDED if hidden else Verdict.CANNOT
-        return Decision(verdict, None, None, hoped.error, hoped.left_out, frozenset(hidden))
+            error = self._naming_unread(bare.error)
+            return Decision(Verdict.UNDECIDED, hoped.pair, how, error, hoped.left_out, frozenset(hidden))
+        verdict, error = Verdict.UNDECIDED if hidden else Verdict.CANNOT, self._naming_unread(hoped.error)
+        return Decision(verdict, None, None, error, hoped.left_out, frozenset(hidden))
+
+    def _naming_unread(self, error: UShieldError | None) -> UShieldError | None:
+        """Return an error that says which objects could not be read: what is missing may be among them."""
+        if not self.seen.unread or not isinstance(error, CertificateNotFound):
+            return error
+        problem = {"problem": "some_unread"} if error.code == CertificateNotFound.code else {}
+        unread = [unread_text(one) for one in self.seen.unread]
+        return CertificateNotFound(error.code, **error.details, unread=unread, **problem)
 
     def _refuses(self, kind: KeyKind) -> UShieldError | None:
         try:
@@ -198,13 +213,21 @@ def _private(handle: int, key_id: bytes, label: str, kind: KeyKind | None, publi
     return KeyRecord(handle, True, key_id, label, kind, public, None, False)
 
 
-def certificates_may_hide(certificates: Sequence[CertificateRecord], keys: Sequence[KeyRecord]) -> bool:
+def asks_for_login(info: TokenInfo) -> bool:
+    """Tell whether a token has a login that something may hide behind; many with a PIN do not say that they want it."""
+    return info.has(TokenFlag.LOGIN_REQUIRED) or info.has(TokenFlag.USER_PIN_INITIALIZED)
+
+
+def certificates_may_hide(driver: Driver, certificates: Sequence[CertificateRecord], keys: Sequence[KeyRecord]) -> bool:
     """Tell whether a certificate is missing that a login may show: for a key that shows, or any person's at all.
 
     Args:
+        driver: the token's family: some show every certificate without a login.
         certificates: those that show without a login.
         keys: likewise.
     """
+    if driver.capabilities.public_certificates:
+        return False
     read = _facts(certificates)
     halves = {public_half(facts.key, facts.spki) for _, facts in read}
     ids = {trimmed(record.key_id) for record, _ in read if record.key_id}

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ushield_hw import messages
+from ushield_hw.backend.model import ObjectProblem
+from ushield_hw.backend.pkcs11.ckr import name_of
 from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.errors import CertificateExpired, CertificateMultiple, CertificateNotFound, UShieldError
 from ushield_hw.order import KeyUse
-from ushield_hw.order.values import time_text
+from ushield_hw.order.times import time_text
 from ushield_hw.token.key_pairs import ANY, KeyChoice, Pair, Why, not_told_apart
 
 
@@ -43,6 +45,18 @@ class Selection:
     pair: Pair | None
     error: UShieldError | None
     left_out: tuple[LeftOut, ...]
+
+
+def unread_text(problem: ObjectProblem) -> str:
+    """Say which object could not be read, and why."""
+    code = name_of(problem.rv) if problem.rv else "OBJECT_UNUSABLE"
+    kind = messages.text(f"object.{problem.kind.value}")
+    values = {"kind": kind, "handle": problem.handle, "label": problem.label, "function": problem.function}
+    if problem.handle == 0:
+        said = "objects_left_out" if problem.count else "objects_without_end"
+        return messages.text(f"problem.{said}", n=problem.count, **values)
+    said = "object_unreadable" if problem.left_out else "object_in_part"
+    return messages.text(f"problem.{said}", ckr=code, **values)
 
 
 Refuses = Callable[[KeyKind], UShieldError | None]
@@ -85,10 +99,14 @@ def select(
 ) -> Selection:
     """As :func:`choose`, but return the error, and always why the others were left out."""
     moment = now or datetime.now(UTC)
-    named = [pair for pair in found if choice.takes(pair)]
+    named = choice.among(found)
     if choice.certificate is not None and len(named) > 1:
         return Selection(None, CertificateMultiple("CERTIFICATE_SEVERAL_MATCH", candidates=_briefs(named)), ())
-    judged = [(pair := choice.resolved(one), _why_not(pair, use, choice, moment, refuses)) for one in found]
+    taken = {id(pair) for pair in named}
+    judged = [
+        (pair := choice.resolved(one), _why_not(pair, use, moment, refuses) if id(one) in taken else Why.NOT_ASKED)
+        for one in found
+    ]
     left_out = [LeftOut(pair, why) for pair, why in judged if why is not None]
     usable = [pair for pair, why in judged if why is None]
     living = [pair for pair in usable if pair.activated]
@@ -104,10 +122,8 @@ def select(
     return Selection(best, None, tuple(left_out))
 
 
-def _why_not(pair: Pair, use: KeyUse, choice: KeyChoice, moment: datetime, refuses: Refuses) -> Why | None:
-    """Return the first reason why a pair does not do a job; None: it does."""
-    if not choice.takes(pair):
-        return Why.NOT_ASKED
+def _why_not(pair: Pair, use: KeyUse, moment: datetime, refuses: Refuses) -> Why | None:
+    """Return the first reason why a pair that is asked for does not do a job; None: it does."""
     if pair.pending:
         return Why.PENDING
     return _no_key(pair) or pair.unfit(use) or _no_time(pair, moment) or _no_way(pair, refuses)

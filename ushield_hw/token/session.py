@@ -15,7 +15,15 @@ from typing import Final, Self
 
 from ushield_hw import errors
 from ushield_hw.backend.interface import PATIENCE, Patience
-from ushield_hw.backend.model import CertificateRecord, Identity, KeyRecord, PublicKey, SignCall, TokenInfo
+from ushield_hw.backend.model import (
+    CertificateRecord,
+    Identity,
+    KeyRecord,
+    ObjectProblem,
+    PublicKey,
+    SignCall,
+    TokenInfo,
+)
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.cms.der import integer
 from ushield_hw.config import Settings
@@ -25,7 +33,7 @@ from ushield_hw.interaction import Interaction, PinState
 from ushield_hw.system.hardening import forgetting
 from ushield_hw.system.log import LOG
 from ushield_hw.token.link import Link
-from ushield_hw.token.login import Owner, Standing, logged_in, opened, owner_of
+from ushield_hw.token.login import Owner, Standing, logged_in, opened, owner_of, said_after
 
 _LOOK_S: Final = 2.0  # how often a session that is kept open looks whether its certificates are still the same
 
@@ -46,7 +54,7 @@ class Session:
         self._login_id = owner.login_id
         self._pid = os.getpid()
         self._closed = False
-        self._seen: frozenset[tuple[bytes, str]] | None = None
+        self._seen: dict[bytes | None, frozenset[tuple[bytes, str]]] = {}  # by the id that was looked for
         self._seen_at = 0.0
         self._revision = 0
         self._checked: set[tuple[int, bytes]] = set()
@@ -129,7 +137,7 @@ class Session:
             if self._closed or self._owner.standing is not Standing.NOT_NEEDED:
                 return
             owner, former = self._owner, self._owner.login_id
-            owner.link, owner.login_id, owner.standing = logged_in(self.link, self.interaction, purpose, None)
+            owner.hold(logged_in(self.link, self.interaction, purpose, None))
             owner.replaced = former
             self.invalidate()
 
@@ -149,12 +157,15 @@ class Session:
         return self._revision
 
     def info(self) -> TokenInfo:
-        """Return the token's information as it is now.
+        """Return the token's information as it is now; as it was at the login where it cannot be read any more.
+
+        SoftHSM2 cannot read a token after a login that it could not write down; it signs all the same.
 
         Raises:
             TokenRemoved: another token, or none, is in the slot.
         """
-        return self.link.info()
+        link, known = self.link, self._owner.info
+        return link.info() if known is None else said_after(link, known)
 
     def mechanisms(self) -> tuple[str, ...]:
         """Return the names of the mechanisms that the token offers."""
@@ -162,34 +173,43 @@ class Session:
 
     def pin_state(self) -> PinState:
         """Return what is known of the PIN; spends no attempt."""
-        return self.link.pin.state()
+        return self.link.pin.state(self.info())
 
-    def certificates(self) -> tuple[CertificateRecord, ...]:
-        """Return the certificate objects on the token."""
-        found = self.link.certificates()
-        self._seen, self._seen_at = frozenset((record.der, record.label) for record in found), time.monotonic()
+    def certificates(self, key_id: bytes | None = None) -> tuple[CertificateRecord, ...]:
+        """Return the certificate objects on the token; at least those with ``key_id``, where that is known."""
+        found = self.link.certificates(key_id)
+        self._seen[key_id], self._seen_at = frozenset((record.der, record.label) for record in found), time.monotonic()
         return found
 
-    def keys(self) -> tuple[KeyRecord, ...]:
-        """Return the key objects on the token; without their secrets, which never leave it."""
-        return self.link.keys()
+    def keys(self, key_id: bytes | None = None) -> tuple[KeyRecord, ...]:
+        """Return the key objects on the token, without their secrets; at least those with ``key_id``."""
+        return self.link.keys(key_id)
+
+    def unread(self) -> tuple[ObjectProblem, ...]:
+        """Return what cannot be read of the objects on the token."""
+        return self.link.contents().problems
 
     def refresh(self) -> None:
         """Look whether the token's certificates have changed: another process may have renewed one.
 
         They are listed every two seconds at most; if they differ, :attr:`revision` changes.
         """
-        known = self._seen
-        if known is not None and time.monotonic() - self._seen_at >= _LOOK_S:
-            self.certificates()
-            if self._seen != known:
-                LOG.info("the certificates on the token have changed")
-                self.invalidate()
+        if time.monotonic() - self._seen_at < _LOOK_S:
+            return
+        known = dict(self._seen)
+        if None in known:  # all were looked at, and so those of one id
+            known = {None: known[None]}
+        for key_id in known:
+            self.certificates(key_id)
+        if not known or any(self._seen.get(key_id) != seen for key_id, seen in known.items()):
+            LOG.debug("the certificates on the token are not those that were known")
+            self.invalidate()
 
     def invalidate(self) -> None:
         """Take it that the objects on the token have changed: something was not there that was listed before."""
         self._revision += 1
         self._checked.clear()
+        self._seen = {}
 
     def generate(self, kind: KeyKind, bits: int, key_id: bytes, label: str, *, always_authenticate: bool) -> PublicKey:
         """Make a signature key pair on the token.
@@ -296,7 +316,7 @@ def open_session(link: Link, interaction: Interaction, purpose: str) -> Session:
     owner = owner_of(link)
     with owner.lock:
         if not owner.stands():
-            owner.link, owner.login_id, owner.standing = opened(link, interaction, purpose)
+            owner.hold(opened(link, interaction, purpose))
             owner.users, owner.replaced = 0, None
         owner.users += 1
         return Session(owner.link, interaction, owner)

@@ -164,7 +164,7 @@ def _signed(session: Session, call: SignCall, purpose: str, patience: Patience, 
                 return error  # the PIN was right: what failed after it must not count as a failed try
             raise
 
-    done = session.link.pin.use(session.interaction, PinKind.CONTEXT, purpose, send)
+    done = session.link.pin.use(session.interaction, PinKind.CONTEXT, purpose, send, session.info())
     if isinstance(done, UShieldError):
         raise done
     return done

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,7 +24,7 @@ from tests.stack.doctor.conftest import Doctor, ids
 from tests.unit.doctor.recorded import told
 from tests.unit.order.samples import live, payment
 from ushield_hw.backend.interface import Isolation
-from ushield_hw.backend.model import TokenFlag, User
+from ushield_hw.backend.model import ObjectClass, TokenFlag, User
 from ushield_hw.backend.module import Module, close_modules
 from ushield_hw.cms.certificate import CertificateFacts
 from ushield_hw.cms.der import integer
@@ -90,11 +93,16 @@ class Writer:
         with Open(self.doctor) as (module, login, _):
             module.generate(login, kind, bits, key_id, label, always_authenticate=False)
 
-    def remove_keys(self) -> None:
-        """Remove every key."""
+    def remove_keys(self, private: bool | None = None) -> None:
+        """Remove every key, or every private or public one."""
         with Open(self.doctor) as (module, login, slot):
             for key in module.keys(slot):
-                module.destroy(login, key.handle)
+                if private in {None, key.private}:
+                    module.destroy(login, key.handle)
+
+    def hide(self, *kinds: ObjectClass) -> None:
+        """Have every object of these classes show only after a login."""
+        hide(self.doctor.soft.conf, self.doctor.soft.serial, self.doctor.soft.pin, *kinds)
 
     @staticmethod
     def _public(module: Module, slot: int, key_id: bytes) -> Any:
@@ -104,6 +112,22 @@ class Writer:
             return rsa.RSAPublicNumbers(65537, int.from_bytes(key.public, "big")).public_key()
         curve = ec.SECP384R1() if key.kind is KeyKind.EC_P384 else ec.SECP256R1()
         return ec.EllipticCurvePublicKey.from_encoded_point(curve, key.public)
+
+
+def hide(conf: Path, serial: str, pin: str, *kinds: ObjectClass) -> None:
+    """Have every object of these classes on a soft token show only after a login: a private copy takes its place."""
+    script = (
+        "import sys, pkcs11; from pkcs11 import Attribute as A, ObjectClass as C;"
+        "path, serial, *kinds = sys.argv[1:];"
+        "token = next(t for t in pkcs11.lib(path).get_tokens() if t.serial == serial.encode());"
+        "session = token.open(rw=True, user_pin=sys.stdin.readline().strip());"
+        "found = [o for kind in kinds for o in session.get_objects({A.CLASS: C[kind]})];"
+        "assert found;"
+        "[(o.copy({A.PRIVATE: True}), o.destroy()) for o in found]"
+    )
+    command = [sys.executable, "-c", script, str(SOFTHSM), serial, *(kind.name for kind in kinds)]
+    env = {**os.environ, CONF_VARIABLE: str(conf)}
+    subprocess.run(command, input=pin, text=True, env=env, check=True, timeout=60)
 
 
 class Open:
@@ -204,8 +228,11 @@ def test_a_certificate_whose_key_may_hide_until_a_login(doctor: Doctor, writer: 
     open_token = Fault("C_GetTokenInfo", None, token_info(clear_flags=TokenFlag.LOGIN_REQUIRED))
     told(objects.visible(seen(doctor, open_token)), objects.visible, OK, private_keys=0, hidden_until_login=True)
     writer.remove_keys()
-    finding = objects.visible(seen(doctor))
+    unknown = replace(DRIVER, module=replace(DRIVER.module, config_env=None))
+    finding = objects.visible(seen(doctor, driver=unknown))
     told(finding, objects.visible, WARN, "PIN", "张三", kind="key", private_keys=0, hidden_until_login=True)
+    # SoftHSM2's files show that there is none
+    told(objects.visible(seen(doctor)), objects.visible, FAIL, "张三", "ushield cert request", hidden_until_login=False)
 
 
 def test_a_certificate_with_another_id_than_its_key(doctor: Doctor, writer: Writer) -> None:

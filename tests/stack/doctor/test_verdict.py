@@ -6,30 +6,38 @@ Fails: it does not sign. Can, and nothing hides: it signs. A warning that only a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.soft import WRONG_PIN
+from tests.soft import DRIVER, WRONG_PIN
 from tests.stack.doctor.conftest import Doctor
-from tests.stack.doctor.test_objects import DAY, ENCRYPTING, P384, PAY, RSA, Writer, elsewhere
+from tests.stack.doctor.test_objects import DAY, ENCRYPTING, P384, PAY, RSA, Open, Writer, elsewhere
 from tests.unit.order.samples import live, payment
-from ushield_hw.backend.model import TokenFlag
+from ushield_hw.backend.model import ObjectClass, TokenFlag
 from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.doctor.finding import Finding, Status
 from ushield_hw.doctor.runner import findings_of
 from ushield_hw.doctor.subjects import TokenSeen
-from ushield_hw.errors import UShieldError
+from ushield_hw.drivers.catalogue import Driver, Kind
+from ushield_hw.errors import CertificateNotFound, UShieldError
 from ushield_hw.signing.order import Journaling, sign
-from ushield_hw.testing.faulty import Fault, mechanisms, returns, token_info
+from ushield_hw.testing.faulty import Fault, mechanisms, passes, returns, token_info
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.token.key_pairs import PENDING
 
 pytestmark = pytest.mark.stack
 
 _CKM_ECDSA: Final = range(0x1040, 0x1048)
+CERTIFICATES, PUBLIC_KEYS = ObjectClass.CERTIFICATE, ObjectClass.PUBLIC_KEY
+ALL: Final = (CERTIFICATES, PUBLIC_KEYS)  # private keys hide anyhow
+# The same soft token as one of a family whose store cannot be looked into, and as one that hides no certificate.
+STRANGE: Final = replace(DRIVER, module=replace(DRIVER.module, config_env=None))
+OPEN: Final = replace(STRANGE, capabilities=replace(DRIVER.capabilities, public_certificates=True))
 State = Callable[[Writer, Doctor], Sequence[Fault]]
 
 
@@ -77,6 +85,9 @@ STATES: Final[dict[str, State]] = {
     "no certificate": written(),
     "nothing": written(lambda w: w.remove_keys()),
     "a certificate alone": written(lambda w: w.certificate(), lambda w: w.remove_keys()),
+    "a public key left behind": written(lambda w: w.certificate(), lambda w: w.remove_keys(private=True)),
+    "public keys alone": written(lambda w: w.remove_keys(private=True)),
+    "private keys alone": written(lambda w: w.certificate(), lambda w: w.remove_keys(private=False)),
     "expired": written(lambda w: w.certificate(begins=-9 * DAY, ends=-DAY)),
     "not valid yet": written(lambda w: w.certificate(begins=DAY)),
     "for logins": written(lambda w: w.certificate(usage=("digital_signature",))),
@@ -106,17 +117,171 @@ STATES: Final[dict[str, State]] = {
     "no mechanism": with_pair(Fault("C_GetMechanismList", None, mechanisms(hide=_CKM_ECDSA))),
     "a login that is refused": with_pair(Fault("C_Login", None, returns("CKR_PIN_LOCKED"))),
 }
+HIDDEN: Final[dict[str, State]] = {
+    "everything": written(lambda w: w.certificate(), lambda w: w.hide(*ALL)),
+    "everything, of an RSA pair": written(lambda w: w.certificate(RSA), lambda w: w.hide(*ALL)),
+    "the certificate": written(lambda w: w.certificate(), lambda w: w.hide(CERTIFICATES)),
+    "the public keys": written(lambda w: w.certificate(), lambda w: w.hide(PUBLIC_KEYS)),
+    "an expired certificate and all keys": written(
+        lambda w: w.certificate(begins=-9 * DAY, ends=-DAY), lambda w: w.hide(*ALL)
+    ),
+    "a certificate without a key": written(
+        lambda w: w.certificate(), lambda w: w.remove_keys(), lambda w: w.hide(CERTIFICATES)
+    ),
+    "keys without a certificate": written(lambda w: w.hide(PUBLIC_KEYS)),
+    "all but an authority's certificate": written(
+        lambda w: w.certificate(),
+        lambda w: w.hide(*ALL),
+        lambda w: w.certificate(elsewhere(), name="Root CA", usage=None, ca=True),
+    ),
+    "all but a certificate that is none": written(
+        lambda w: w.certificate(RSA), lambda w: w.hide(*ALL), lambda w: w.nonsense()
+    ),
+    "everything, behind a login that it does not ask for": lambda w, d: [
+        *written(lambda w: w.certificate(), lambda w: w.hide(*ALL))(w, d),
+        *says(clear_flags=TokenFlag.LOGIN_REQUIRED),
+    ],
+}
 NOT_BEFORE_A_LOGIN: Final = {"a login that is refused"}  # no look can know
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_the_doctor_says_what_a_signature_does(doctor: Doctor, state: str) -> None:
+@pytest.mark.parametrize("driver", [DRIVER, STRANGE], ids=["files known", "files not known"])
+def test_the_doctor_says_what_a_signature_does(doctor: Doctor, state: str, driver: Driver) -> None:
     plan = STATES[state](Writer(doctor), doctor)
-    seen = doctor.seen(*plan)
+    agree(doctor, doctor.seen(*plan, driver=driver), state)
+
+
+@pytest.mark.parametrize("state", HIDDEN)
+@pytest.mark.parametrize("plan", [[], [Fault("C_GetInfo", None, passes())]], ids=["plain", "shim"])
+@pytest.mark.parametrize("driver", [DRIVER, STRANGE], ids=["files known", "files not known"])
+def test_what_hides_until_a_login_is_undecided(
+    doctor: Doctor, state: str, plan: Sequence[Fault], driver: Driver
+) -> None:
+    seen = doctor.seen(*HIDDEN[state](Writer(doctor), doctor), *plan, driver=driver)
+    assert (seen.able, seen.uncertain) == (True, True), ids(findings_of(seen))
+    agree(doctor, seen, state)
+
+
+@pytest.mark.parametrize("plan", [[], [Fault("C_GetInfo", None, passes())]], ids=["plain", "shim"])
+@pytest.mark.parametrize(("driver", "able"), [(DRIVER, False), (STRANGE, True), (OPEN, False)])
+def test_an_empty_token_is_empty_where_that_can_be_known(
+    doctor: Doctor, plan: Sequence[Fault], driver: Driver, able: bool
+) -> None:
+    Writer(doctor).remove_keys()
+    seen = doctor.seen(*plan, driver=driver)
+    (told,) = [one for one in findings_of(seen) if one.matters]
+    assert (told.id, told.evidence["kind"]) == ("H71", "hidden" if able else "nothing")
+    assert (told.status, seen.able) == (Status.WARN if able else Status.FAIL, able)
+    agree(doctor, seen, "nothing")
+
+
+def test_a_family_that_hides_no_certificate_has_none_where_none_shows(doctor: Doctor) -> None:
+    for driver, able in ((STRANGE, True), (OPEN, False)):
+        seen = doctor.seen(driver=driver)  # it has keys
+        assert seen.able is able
+        assert ids(findings_of(seen)) == [("H68", "warn") if able else ("H71", "fail")]
+        agree(doctor, seen, "no certificate")
+
+
+def test_a_folder_that_may_be_anothers_says_nothing(doctor: Doctor) -> None:
+    """SoftHSM2 calls a token's folder by its serial number; two that fit, or one that is closed, tell nothing."""
+    Writer(doctor).remove_keys()
+    serial = doctor.soft.serial
+    other = doctor.soft.folder / "tokens" / f"00000000-0000-0000-{serial[:4]}-{serial[4:]}"
+    seen = doctor.seen()
+    assert not seen.able
+    other.mkdir()
+    (other / "token.object").touch()
+    assert replace(seen).able
+
+
+def test_a_public_key_left_behind_is_no_proof(doctor: Doctor) -> None:
+    """SoftHSM2's files are counted; where that cannot be done for keys that are files, only a login tells."""
+    writer = Writer(doctor)
+    writer.certificate()
+    assert (doctor.seen().able, doctor.seen().uncertain) == (True, False)
+    assert (doctor.seen(driver=STRANGE).able, doctor.seen(driver=STRANGE).uncertain) == (True, True)
+    card = replace(STRANGE, kind=Kind.TOKEN)
+    assert (doctor.seen(driver=card).able, doctor.seen(driver=card).uncertain) == (True, False)
+    writer.remove_keys(private=True)
+    assert not doctor.seen().able
+    assert ("H68", "fail") in ids(findings_of(doctor.seen()))
+    assert doctor.seen(driver=STRANGE).uncertain
+
+
+def test_private_keys_that_show_tell_what_public_ones_are_worth(doctor: Doctor) -> None:
+    writer, card = Writer(doctor), replace(STRANGE, kind=Kind.TOKEN)
+    writer.certificate()
+    seen = doctor.seen(driver=card)
+    with Open(doctor) as (module, _, slot):
+        private = next(key for key in module.keys(slot) if key.private and key.key_id == RSA)
+    assert not seen.uncertain
+    other = doctor.seen(driver=card)
+    other.__dict__["keys"] = (*seen.keys, private)  # it hides none, and the one that is wanted is not there
+    assert other.uncertain
+
+
+def test_an_object_that_cannot_be_read_is_named_and_hides_no_other(doctor: Doctor) -> None:
+    writer = Writer(doctor)
+    for name in ("pay", "broken", "other"):
+        writer.certificate(label=name)
+    seen = doctor.seen(*(Fault("C_GetAttributeValue", call, returns("CKR_ARGUMENTS_BAD")) for call in range(3, 7)))
+    found = findings_of(seen)
+    (told,) = [one for one in found if one.matters]
+    assert (told.id, told.status, told.evidence["count"]) == ("H78", Status.WARN, 1)
+    assert "CKR_ARGUMENTS_BAD" in str(told.cause())
+    assert len(seen.certificates) == 2
+    agree(doctor, seen, "an unreadable certificate")
+
+
+def test_a_signature_names_what_it_could_not_read(doctor: Doctor) -> None:
+    writer = Writer(doctor)
+    before = set(objects_of(doctor))
+    writer.certificate()
+    writer.hide(CERTIFICATES)
+    (file,) = set(objects_of(doctor)) - before
+    damage(file)
+    writer.certificate(elsewhere(), name="Root CA", usage=None, ca=True)  # something can be read
+    seen = doctor.seen()
+    with (
+        seen.token.open(Scripted(doctor.soft.pin, consents=[True], confirms=[True])) as session,
+        pytest.raises(CertificateNotFound) as caught,
+    ):
+        sign(payment(**live(datetime.now(UTC))), session, journal=Journaling.CALLER)
+    assert caught.value.code == "CERTIFICATE_NOT_FOUND"
+    unread = list(caught.value.details["unread"])  # type: ignore[call-overload]
+    assert ["CKR_" in one and "left out" in one for one in unread] == [True]
+    assert unread[0] in caught.value.remedy
+
+
+def objects_of(doctor: Doctor) -> list[Path]:
+    return [*(doctor.soft.folder / "tokens").glob("*/*.object")]
+
+
+def damage(file: Path) -> None:
+    """Spoil the certificate in a private object's file, which is encrypted: it cannot be decrypted any more.
+
+    The file has a generation, then for each attribute its type, the kind of its value, and that: a truth in one byte, a
+    number in eight, or octets after their length.
+    """
+    whole, at, value = bytearray(file.read_bytes()), 8, 0
+    while at < len(whole):
+        kind, (attribute, length) = whole[at + 15], (whole[at + 6 : at + 8], whole[at + 16 : at + 24])
+        size = {1: 1, 2: 8}.get(kind) or 8 + int.from_bytes(length, "big")
+        at += 16 + size
+        value = at if int.from_bytes(attribute, "big") == 0x11 else value  # CKA_VALUE
+    whole[value - 17] ^= 0xFF  # in the last block but one: the padding is wrong then
+    file.write_bytes(whole)
+
+
+def agree(doctor: Doctor, seen: TokenSeen, state: str) -> None:
+    """Assert that the verdict is what a signature then does, and that a warning says where only a login tells."""
     found = findings_of(seen)
     able, hidden = seen.able, seen.uncertain
     assert any(one.status is Status.FAIL for one in found) is not able, ids(found)
-    assert any(one.id == "H68" and one.status is Status.WARN for one in found) == (able and hidden)
+    warned = [one for one in found if one.status is Status.WARN and one.evidence.get("hidden_until_login")]
+    assert [one.id for one in warned] == (["H71" if seen.bare else "H68"] if able and hidden else [])
     signed = signs(seen, doctor)
     if not able:
         assert not signed, ids(found)

@@ -9,18 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.soft import OPTIONS, SOFTHSM
+from tests.soft import OPTIONS, SETTINGS, SOFTHSM
 from tests.stack.doctor.modules import LIST, Compile, built
+from tests.stack.doctor.test_objects import hide
 from tests.stack.doctor.walking import walk
 from tests.stack.virtual.desks import Blank
 from ushield_hw.backend.interface import Isolation
+from ushield_hw.backend.model import ObjectClass
 from ushield_hw.backend.module import Module
 from ushield_hw.drivers.catalogue import Catalogue
 from ushield_hw.drivers.descriptor import parse
 from ushield_hw.testing.faulty import Action, Fault, FaultyModule, crashes, faulty_module, hangs, returns, token_info
 from ushield_hw.testing.readers import PcscHost
 from ushield_hw.testing.shield import VirtualShield
-from ushield_hw.testing.softhsm import CONF_VARIABLE
+from ushield_hw.testing.softhsm import CONF_VARIABLE, provision
 from ushield_hw.testing.softtoken import SoftToken, soft_token
 
 __all__ = ["built"]
@@ -171,6 +173,23 @@ def test_an_empty_soft_token_is_named_last_but_before_a_service_that_nobody_miss
     assert "H71" in found.failures
     (tmp_path / "broken.so").write_bytes(SOFTHSM.read_bytes()[:5000])
     walk(tmp_path, env, module_files=[tmp_path / "broken.so"]).names("E43", 3, "broken.so")
+
+
+def test_a_soft_token_of_which_everything_hides_is_usable_with_a_warning(tmp_path: Path, soft: SoftToken) -> None:
+    hidden = soft.copy(tmp_path / "hidden")
+    hide(hidden.softhsm2_conf, hidden.serial, hidden.pin, ObjectClass.CERTIFICATE, ObjectClass.PUBLIC_KEY)
+    found = walk(tmp_path, hidden.env)
+    found.is_well(hidden.serial)
+    assert found.report["usable"][0]["certain"] is False
+    told = {one["subject"]: one for one in found.report["findings"] if one["id"] == "H71"}
+    one = told[f"{hidden.label} ({hidden.serial})"]
+    assert (one["status"], one["evidence"]["kind"]) == ("warn", "hidden")
+    assert f"ushield key list --token '{hidden.uri}' --pin-source" in one["remedy"]
+
+
+def test_a_soft_token_that_was_just_set_up_is_empty(tmp_path: Path) -> None:
+    made = provision(tmp_path / "new", SETTINGS)
+    walk(tmp_path, {CONF_VARIABLE: str(made.conf)}).names("H71", 6, "ushield cert request", kind="nothing")
 
 
 def test_two_tokens_of_one_name(tmp_path: Path) -> None:

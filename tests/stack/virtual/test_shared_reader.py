@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import threading
@@ -12,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +34,7 @@ from ushield_hw.testing.shield import VirtualShield
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
 PATIENCE_S = 2  # the setting's default
+MOMENT_S = 0.5  # 0.3 s, and the time that a thread takes to be started
 SOON_S = PATIENCE_S + 10  # a machine that runs tests may be busy; what it is about took 30 s a try
 
 HOLDER = """
@@ -40,6 +45,54 @@ with us.find_token(sys.argv[1]).open(Scripted(sys.stdin.readline().strip())):
     print("open", flush=True)
     sys.stdin.readline()
 """
+
+
+KEEPS = """
+import sys
+from smartcard import scard
+context = scard.SCardEstablishContext(scard.SCARD_SCOPE_USER)[1]
+protocols = scard.SCARD_PROTOCOL_T0 | scard.SCARD_PROTOCOL_T1
+card = scard.SCardConnect(context, sys.argv[1], scard.SCARD_SHARE_SHARED, protocols)[1]
+print(scard.SCardBeginTransaction(card), flush=True)
+sys.stdin.read()
+"""
+USES = (
+    "from ushield_hw.system.pcsc import Monitor; import sys; Monitor().wait(); print(0, flush=True); sys.stdin.read()"
+)
+ASKS = """
+import json, sys, time
+import ushield_hw as us
+from ushield_hw import messages, processes
+from ushield_hw.token.discovery import survey
+if "hides" in sys.argv:
+    processes.users_of_pcsc = lambda *_: time.sleep(60)
+started = time.monotonic()
+users, took_s = processes.card_users(), time.monotonic() - started
+try:
+    us.find_token(sys.argv[1])
+except us.errors.TokenBusy as error:
+    messages.set_language("zh")
+    said = {"zh": error.message, "problems": [problem.message for problem in survey().problems]}
+    print(json.dumps({**error.details, **said, "users": users, "took_s": took_s}))
+"""
+
+
+@contextmanager
+def another(script: str) -> Iterator[str]:
+    """Another program, at the first reader; yields what it is called."""
+    command = [sys.executable, "-c", script, SLOT]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "0\n"
+        yield f"{Path(f'/proc/{process.pid}/comm').read_text().strip()} ({process.pid})"
+        process.communicate("", timeout=30)
+
+
+def asked_elsewhere(shield: VirtualShield, *words: str) -> dict[str, Any]:
+    """Return what a program is told that wants a token which another one keeps."""
+    command = [sys.executable, "-c", ASKS, shield.uri, *words]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    return dict(json.loads(said.stdout))
 
 
 @contextmanager
@@ -99,6 +152,43 @@ def test_a_process_that_starts_meanwhile_is_told_at_once_and_the_free_token_work
         release()
     with us.find_token(mine.uri).open(Scripted(mine.pin)) as session:
         assert session.certificates()
+
+
+def test_the_program_that_keeps_a_card_is_named(shields: Shields) -> None:
+    with another(KEEPS) as name:
+        told = asked_elsewhere(shields[0])
+    assert (told["holder"], told["holders"], told["users"]) == (name, [name], [name])
+    assert name in told["zh"]
+    assert any(name in problem for problem in told["problems"])
+    assert told["took_s"] < MOMENT_S
+
+
+def test_of_several_programs_that_use_cards_each_is_named(shields: Shields) -> None:
+    with another(KEEPS) as keeps, another(USES) as uses:
+        told = asked_elsewhere(shields[0])
+    assert sorted(told["holders"]) == sorted([keeps, uses])
+    assert told["holder"] == " / ".join(told["holders"])
+
+
+def test_a_program_of_another_service_is_not_named(shields: Shields) -> None:
+    with another(KEEPS) as name, PcscHost() as desk:
+        env = {**os.environ, **desk.env}
+        with subprocess.Popen(
+            [sys.executable, "-c", USES], cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as stranger:
+            assert stranger.stdout is not None
+            stranger.stdout.readline()
+            told = asked_elsewhere(shields[0])
+            stranger.communicate(timeout=30)
+    assert told["holders"] == [name]
+
+
+def test_a_program_that_cannot_be_found_in_time_is_another_program(shields: Shields) -> None:
+    with another(KEEPS):
+        told = asked_elsewhere(shields[0], "hides")
+    assert (told["holder"], told["holders"], told["users"]) == ("another program", [], [])
+    assert "另一个程序" in told["zh"]
+    assert told["took_s"] < MOMENT_S
 
 
 def test_a_process_that_had_found_it_before_is_told_too_whatever_it_asks(shields: Shields) -> None:

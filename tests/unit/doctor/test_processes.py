@@ -18,9 +18,9 @@ from tests.unit.doctor.recorded import Tree, told
 from ushield_hw.config import Settings
 from ushield_hw.doctor.finding import Status
 from ushield_hw.doctor.inspect.machine import Machine
-from ushield_hw.doctor.inspect.processes import Holders, named, processes, users_of_node, users_of_pcsc
-from ushield_hw.doctor.inspect.sockets import Line, lines
 from ushield_hw.doctor.probes import card
+from ushield_hw.system.processes import Holders, named, processes, users_of_node, users_of_pcsc
+from ushield_hw.system.sockets import Line, lines
 
 pytestmark = pytest.mark.unit
 
@@ -121,7 +121,7 @@ def test_this_machines_programs_are_found_and_our_own_left_out(tmp_path: Path) -
         assert named(machine, "no such program") == []
         outside = "import sys; from pathlib import Path; from ushield_hw.config import Settings\n"
         outside += "from ushield_hw.doctor.inspect.machine import Machine\n"
-        outside += "from ushield_hw.doctor.inspect.processes import users_of_node\n"
+        outside += "from ushield_hw.system.processes import users_of_node\n"
         outside += "print(*users_of_node(Machine(Settings(), log=''), Path(sys.argv[1]), 60).programs, sep='\\n')"
         said = subprocess.check_output([sys.executable, "-c", outside, str(held)], text=True)
         assert f"({child.pid})" in said
@@ -137,7 +137,7 @@ sys.stdin.read()
 USERS = """
 from ushield_hw.config import Settings
 from ushield_hw.doctor.inspect.machine import Machine
-from ushield_hw.doctor.inspect.processes import users_of_pcsc
+from ushield_hw.system.processes import users_of_pcsc
 print(*users_of_pcsc(Machine(Settings(), log=""), 60).programs)
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import json
 import os
 import shutil
@@ -469,6 +470,30 @@ def test_the_folder_may_be_moved_away(kept: tuple[Path, bytes], tmp_path: Path) 
     assert journal.signed(SIGNED, ME.signatory)
     os.rename(tmp_path / "state" / "journal", tmp_path / "state" / "journal.damaged")
     assert journal.entries() == []
+
+
+def test_the_files_of_a_removed_folder_are_closed_at_once(tmp_path: Path) -> None:
+    journal = journal_in(tmp_path / "removed")
+    gc.disable()  # nothing may wait for it
+    try:
+        move(journal, ME, SIGNED, State.SIGN_CALLED, State.SIGNED)
+        assert opened_under(tmp_path / "removed") == {"journal.log", "journal.lock", "orders.lock"}
+        shutil.rmtree(tmp_path / "removed")
+        move(journal_in(tmp_path / "other"), ME, SIGNED, State.SIGN_CALLED)
+        assert opened_under(tmp_path / "removed") == set()
+    finally:
+        gc.enable()
+
+
+def opened_under(folder: Path) -> set[str]:
+    """Return the names of the files in a folder, removed ones too, that this process has open."""
+    opened = set()
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # the one of the listing
+            target = Path(os.readlink(f"/proc/self/fd/{number}").removesuffix(" (deleted)"))
+            if target.is_relative_to(folder):
+                opened.add(target.name)
+    return opened
 
 
 def test_a_body_is_json_a_person_can_read(tmp_path: Path) -> None:

@@ -310,6 +310,16 @@ def test_by_the_certificates_id_when_the_keys_differs(shelf: Shelf) -> None:
         assert shelf.choose(choice=KeyChoice(key_id)).key_id == "0a"
 
 
+def test_an_id_that_certificates_bear_means_these(shelf: Shelf) -> None:
+    shelf.key(pki.key(), b"\x0a")
+    shelf.certificate(pki.key(), b"\x0a", subject="CN=张三")
+    shelf.certificate(pki.key(), b"\x0b", subject="CN=李四", not_before=pki.NOW - timedelta(hours=1))
+    assert [shelf.choose(choice=KeyChoice(bytes([one]))).facts.subject_text() for one in (10, 11)] == [
+        "CN=张三",
+        "CN=李四",
+    ]
+
+
 def test_by_label(shelf: Shelf) -> None:
     shelf.pair(0, subject="CN=张三", label="first")
     shelf.pair(1, subject="CN=李四", label="second")

@@ -244,9 +244,10 @@ _OUTCOMES: Final[dict[Outcome, tuple[type[errors.UShieldError], str | None]]] = 
     Outcome.KEY_REFUSED: (errors.CertificateError, "KEY_REFUSED"),
 }
 
-# What changes a token.
+# What changes a token; a login too, where it counts the tries that failed.
 _WRITES: Final = frozenset(
-    "C_InitToken C_InitPIN C_SetPIN C_CreateObject C_DestroyObject C_SetAttributeValue C_GenerateKeyPair".split()
+    "C_Login C_InitToken C_InitPIN C_SetPIN C_CreateObject C_DestroyObject C_SetAttributeValue "
+    "C_GenerateKeyPair".split()
 )
 
 # What a TokenError says of them.
@@ -317,7 +318,7 @@ def _to_error(
         if found := _of_signing(name, facts, declared, late=late, waited_s=round(waited_s, 1)):
             return found
     if in_files and name == "GENERAL_ERROR" and error.function in _WRITES:
-        return errors.TokenError("SOFT_TOKEN_NOT_WRITTEN", **facts)
+        return errors.SoftTokenNotWritten(**facts)
     if name in _CODES:
         return errors.TokenError(_CODES[name], **facts)
     if _SIMPLE.get(name) is errors.PinFormatError:

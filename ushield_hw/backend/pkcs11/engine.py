@@ -132,7 +132,8 @@ class Engine:
             self._relist()
             try:
                 session = self._logged_in_session(slot_id, state, user, pin)
-            except CkrError:
+            except CkrError as error:
+                self._doubt(error)
                 if self._options.renew_when_refused:
                     self._renew()
                 raise
@@ -181,11 +182,14 @@ class Engine:
 
     # -- objects ------------------------------------------------------------------------------------------------
 
-    def contents(self, slot_id: int, wanted: tuple[ObjectClass, ...]) -> Contents:
-        """Return the objects of some classes and what could not be read of them; private ones show while logged in."""
+    def contents(self, slot_id: int, wanted: tuple[ObjectClass, ...], key_id: bytes | None = None) -> Contents:
+        """Return the objects of some classes and what could not be read of them; private ones show while logged in.
+
+        ``key_id``: only those that the module finds by this CKA_ID.
+        """
         state = self._state(slot_id)
         with self._session(slot_id) as session:
-            return objects.contents(self._reader(session, slot_id, state), wanted)
+            return objects.contents(self._reader(session, slot_id, state, key_id), wanted)
 
     def generate(
         self, login_id: int, kind: KeyKind, bits: int, key_id: bytes, label: str, always_authenticate: bool
@@ -307,6 +311,14 @@ class Engine:
         if self._options.relist and time.monotonic() - self._initialized_at >= _FRESH_S:
             self._renew()
 
+    def _doubt(self, error: CkrError) -> None:
+        """Have a module that keeps its tokens in files read them anew before the next login, once it has failed.
+
+        SoftHSM2 knows nothing of a token any more that it could not write, and takes no login for it.
+        """
+        if error.among("GENERAL_ERROR"):
+            self._initialized_at = -_FRESH_S
+
     def _renew(self) -> None:
         """C_Finalize and C_Initialize, unless somebody is logged in or the module is in other hands."""
         if not self._ours or not self._gate.open:
@@ -342,8 +354,8 @@ class Engine:
         self._functions.call("C_OpenSession", slot_id, flags, None, None, ctypes.byref(session))
         return session.value
 
-    def _reader(self, session: int, slot_id: int, state: _SlotState) -> Reader:
-        return Reader(self._functions, session, slot_id, state.login_id is not None)
+    def _reader(self, session: int, slot_id: int, state: _SlotState, key_id: bytes | None = None) -> Reader:
+        return Reader(self._functions, session, slot_id, state.login_id is not None, key_id)
 
     def _state(self, slot_id: int) -> _SlotState:
         with self._states_lock:
@@ -410,8 +422,10 @@ class Engine:
         with state.lock:
             if session is not None and era == state.era:
                 self._close_quietly(session)
-        if era == state.era and isinstance(error, CkrError) and _ends_login(error):
-            self._forget(slot_id, state)
+        if isinstance(error, CkrError):
+            self._doubt(error)
+            if era == state.era and _ends_login(error):
+                self._forget(slot_id, state)
 
     def _close_idle(self, state: _SlotState) -> None:
         with state.lock:

@@ -10,18 +10,22 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
-
-from pkcs11 import Attribute
 
 from ushield_hw.backend.model import ObjectClass, ObjectProblem
 from ushield_hw.backend.pkcs11 import function_list, slots, text
 from ushield_hw.backend.pkcs11.ckr import GONE, NUMBERS, CkrError
+from ushield_hw.backend.pkcs11.numbers import CERTIFICATE, PRIVATE_KEY, PUBLIC_KEY, Attribute
 
 T = TypeVar("T")
 
-_CLASSES: Final = {ObjectClass.CERTIFICATE: 1, ObjectClass.PUBLIC_KEY: 2, ObjectClass.PRIVATE_KEY: 3}  # CKO_*
+_CLASSES: Final = {
+    ObjectClass.CERTIFICATE: CERTIFICATE,
+    ObjectClass.PUBLIC_KEY: PUBLIC_KEY,
+    ObjectClass.PRIVATE_KEY: PRIVATE_KEY,
+}
 _BATCH: Final = 512
 _MOST_OBJECTS: Final = 1 << 17
 _MOST_FOUND: Final = 4 * _MOST_OBJECTS  # a module may find each of them several times
@@ -62,6 +66,7 @@ class Reader:
         session: its handle.
         slot_id: the token's slot.
         logged_in: a login stands: that an object wants one then means that it has ended.
+        key_id: find only what bears this CKA_ID; None: everything.
 
     Attributes:
         problems: what could not be read.
@@ -71,6 +76,7 @@ class Reader:
     session: int
     slot_id: int
     logged_in: bool
+    key_id: bytes | None = None
     problems: list[ObjectProblem] = field(default_factory=list)
     _octets: int = 0
     _pauses: int = _ALL_PAUSES
@@ -95,6 +101,7 @@ class Reader:
                 if self._octets > _MOST_OCTETS:
                     self.problems.append(ObjectProblem(kind, 0, "", _READ, 0, "", count=len(todo) - read_already))
                     return list(made.values())
+                self._forgotten(handle)  # what an earlier round noted of it
                 try:
                     made[handle] = read(handle)
                 except (Unusable, CkrError) as error:
@@ -109,8 +116,22 @@ class Reader:
         return list(made.values())
 
     def find(self, kind: ObjectClass) -> list[int]:
-        """Return the handles of the objects of a class, each once."""
-        wanted = function_list.template({Attribute.CLASS: bytes(ctypes.c_ulong(_CLASSES[kind]))})
+        """Return the handles of the objects of a class, each once.
+
+        A search by CKA_ID finds nothing where the module refuses it: some know no template but that of a class.
+        """
+        try:
+            return self._found(kind)
+        except CkrError as error:
+            if self.key_id is None or error.among(*_ENDS_ALL):
+                raise
+            with suppress(CkrError):
+                self.functions.call("C_FindObjectsFinal", self.session)
+            return []
+
+    def _found(self, kind: ObjectClass) -> list[int]:
+        by_class: dict[int, bytes] = {Attribute.CLASS: bytes(ctypes.c_ulong(_CLASSES[kind]))}
+        wanted = function_list.template(by_class if self.key_id is None else by_class | {Attribute.ID: self.key_id})
         self.functions.call("C_FindObjectsInit", self.session, wanted, len(wanted))
         batch, count = (ctypes.c_ulong * _BATCH)(), ctypes.c_ulong(1)
         found: dict[int, None] = {}
@@ -244,8 +265,17 @@ class Reader:
         """
         if isinstance(error, CkrError):
             self.problems.append(ObjectProblem(kind, handle, "", *_answer(error)))
-        elif not any(problem.handle == handle for problem in self.problems) and self._alone(handle, Attribute.CLASS):
+        elif parts := self._forgotten(handle):  # without these there was nothing that could be used
+            self.problems.append(replace(parts[0], left_out=True))
+        elif self._alone(handle, Attribute.CLASS):
             self.problems.append(ObjectProblem(kind, handle, error.label, _READ, 0, ""))
+
+    def _forgotten(self, handle: int) -> list[ObjectProblem]:
+        """Take back what was noted of an object, and return it."""
+        found = [problem for problem in self.problems if problem.handle == handle]
+        for problem in found:
+            self.problems.remove(problem)
+        return found
 
     def _pause(self, times: int = 1) -> None:
         if self._pauses:

@@ -14,29 +14,23 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final, TypeVar
 
-import pkcs11
-from pkcs11 import Attribute, KeyType
-
 from ushield_hw.backend.model import CertificateRecord, Contents, KeyRecord, ObjectClass, PublicKey
-from ushield_hw.backend.pkcs11 import function_list, text
+from ushield_hw.backend.pkcs11 import function_list, numbers, text
 from ushield_hw.backend.pkcs11.ckr import NUMBERS, CkrError
+from ushield_hw.backend.pkcs11.numbers import Attribute
 from ushield_hw.backend.pkcs11.object_reader import Reader, Unusable
+from ushield_hw.cms import der
 from ushield_hw.crypto.algorithms import POINT_OCTETS, KeyKind, ec_point
 
 T = TypeVar("T")
 
 _TRUE: Final = b"\x01"
 _FALSE: Final = b"\x00"
-_CERTIFICATE, _PUBLIC_KEY, _PRIVATE_KEY = (
-    pkcs11.ObjectClass.CERTIFICATE,
-    pkcs11.ObjectClass.PUBLIC_KEY,
-    pkcs11.ObjectClass.PRIVATE_KEY,
-)
 _OF_KEYS: Final = (Attribute.KEY_TYPE, Attribute.ID, Attribute.LABEL)
 _OF_PRIVATE_KEYS: Final = (Attribute.SIGN, Attribute.ALWAYS_AUTHENTICATE)
 _OF_TYPE: Final[dict[int, tuple[Attribute, ...]]] = {
-    KeyType.RSA: (Attribute.MODULUS,),
-    KeyType.EC: (Attribute.EC_PARAMS, Attribute.EC_POINT),
+    numbers.RSA: (Attribute.MODULUS,),
+    numbers.EC: (Attribute.EC_PARAMS, Attribute.EC_POINT),
 }
 _CURVES: Final = {
     bytes.fromhex("06082a8648ce3d030107"): KeyKind.EC_P256,
@@ -48,7 +42,7 @@ _SPELT_OUT: Final = {
     "19a03321b63c6490867791325fc61a4df548ffaf40b94e499793a6267e5a72dd": KeyKind.EC_P384,
 }
 _PARAMETERS: Final = {kind: parameters for parameters, kind in _CURVES.items()}
-_PUBLIC_KEY_INFO: Final = 0x129  # CKA_PUBLIC_KEY_INFO (PKCS#11 v2.40, section 4.9): python-pkcs11 does not name it
+_INFO: Final = "malformed"
 # digest -> (CKM_SHA*, CKG_MGF1_SHA*, salt length in bytes), PKCS#11 v2.40 mechanisms, section 2.1
 _PSS: Final = {"sha256": (0x250, 2, 32), "sha384": (0x260, 3, 48), "sha512": (0x270, 4, 64)}
 
@@ -59,7 +53,11 @@ def contents(reader: Reader, wanted: Collection[ObjectClass]) -> Contents:
     private = _of_class(reader, wanted, ObjectClass.PRIVATE_KEY, _key)
     public = _of_class(reader, wanted, ObjectClass.PUBLIC_KEY, _key)
     reader.check()
-    return Contents(certificates, private + public, tuple(reader.problems))
+    keys, only = private + public, reader.key_id
+    if only is not None:  # a module may leave the template out of account
+        certificates = tuple(one for one in certificates if one.key_id == only)
+        keys = tuple(one for one in keys if one.key_id == only)
+    return Contents(certificates, keys, tuple(reader.problems))
 
 
 def _of_class(
@@ -111,10 +109,10 @@ def generate(
     """
     mechanism, public = _wanted(kind, bits)
     common: dict[int, bytes] = {Attribute.TOKEN: _TRUE, Attribute.ID: key_id, Attribute.LABEL: label.encode()}
-    public = {Attribute.CLASS: _number(_PUBLIC_KEY), **common, Attribute.VERIFY: _TRUE, **public}
+    public = {Attribute.CLASS: _number(numbers.PUBLIC_KEY), **common, Attribute.VERIFY: _TRUE, **public}
     if says.says_false:
         public.update(dict.fromkeys((Attribute.ENCRYPT, Attribute.WRAP), _FALSE))
-    private: dict[int, bytes] = {Attribute.CLASS: _number(_PRIVATE_KEY), **common}
+    private: dict[int, bytes] = {Attribute.CLASS: _number(numbers.PRIVATE_KEY), **common}
     private.update(dict.fromkeys((Attribute.PRIVATE, Attribute.SENSITIVE, Attribute.SIGN), _TRUE))
     private[Attribute.EXTRACTABLE] = _FALSE
     if says.says_false:
@@ -155,8 +153,10 @@ def _wanted(kind: KeyKind, bits: int) -> tuple[function_list.Mechanism, dict[int
     """Return the mechanism that makes a key, and what the public half must say of it."""
     if kind is KeyKind.RSA:
         size: dict[int, bytes] = {Attribute.MODULUS_BITS: _number(bits), Attribute.PUBLIC_EXPONENT: b"\x01\x00\x01"}
-        return function_list.Mechanism(pkcs11.Mechanism.RSA_PKCS_KEY_PAIR_GEN, None, 0), size
-    return function_list.Mechanism(pkcs11.Mechanism.EC_KEY_PAIR_GEN, None, 0), {Attribute.EC_PARAMS: _PARAMETERS[kind]}
+        return function_list.Mechanism(numbers.MECHANISMS["RSA_PKCS_KEY_PAIR_GEN"], None, 0), size
+    return function_list.Mechanism(numbers.MECHANISMS["EC_KEY_PAIR_GEN"], None, 0), {
+        Attribute.EC_PARAMS: _PARAMETERS[kind]
+    }
 
 
 def _pair(
@@ -197,8 +197,8 @@ def write_certificate(
     subject, issuer, serial = names
     wanted = function_list.template(
         {
-            Attribute.CLASS: _number(_CERTIFICATE),
-            Attribute.CERTIFICATE_TYPE: _number(pkcs11.CertificateType.X_509),
+            Attribute.CLASS: _number(numbers.CERTIFICATE),
+            Attribute.CERTIFICATE_TYPE: _number(numbers.X_509),
             Attribute.TOKEN: _TRUE,
             Attribute.PRIVATE: _FALSE,
             Attribute.ID: key_id,
@@ -223,10 +223,9 @@ def relabel(functions: function_list.Functions, session: int, handle: int, label
 @cache
 def mechanism(name: str, digest: str | None) -> function_list.Mechanism:
     """Return the CK_MECHANISM for a name (without CKM_), with the PSS parameters for ``digest``."""
-    try:
-        number = int(pkcs11.Mechanism[name])
-    except KeyError:
-        raise CkrError("C_SignInit", NUMBERS["MECHANISM_INVALID"]) from None
+    number = numbers.mechanism_number(name)
+    if number is None:
+        raise CkrError("C_SignInit", NUMBERS["MECHANISM_INVALID"])
     if "PSS" not in name:
         return function_list.Mechanism(number, None, 0)
     parameters = function_list.PssParams(*_PSS[digest or "sha256"])
@@ -244,8 +243,8 @@ def _key(reader: Reader, of: ObjectClass, handle: int) -> KeyRecord:
     said |= reader.read(of, handle, _OF_TYPE[key_type]) if key_type in _OF_TYPE else {}
     kind, public = _shown_half(said, key_type)
     if private and public is None and kind is not None:
-        said |= reader.read_if_shown(of, handle, (_PUBLIC_KEY_INFO,))
-        public = _of_info(said.get(_PUBLIC_KEY_INFO, b""), kind)
+        said |= reader.read_if_shown(of, handle, (Attribute.PUBLIC_KEY_INFO,))
+        public = _of_info(said.get(Attribute.PUBLIC_KEY_INFO, b""), kind)
     return KeyRecord(
         handle,
         private,
@@ -255,30 +254,31 @@ def _key(reader: Reader, of: ObjectClass, handle: int) -> KeyRecord:
         public,
         _flag(said.get(Attribute.SIGN)) if private else False,
         private and bool(_flag(said.get(Attribute.ALWAYS_AUTHENTICATE))),
-        key_type is not None and (key_type != KeyType.EC or Attribute.EC_PARAMS in said),
+        key_type is not None and (key_type != numbers.EC or Attribute.EC_PARAMS in said),
     )
 
 
 def _shown_half(said: Mapping[int, bytes], key_type: int | None) -> tuple[KeyKind | None, bytes | None]:
     """Return what kind of key an object is, and the public half that it shows itself."""
-    if key_type == KeyType.RSA:
+    if key_type == numbers.RSA:
         return KeyKind.RSA, said.get(Attribute.MODULUS, b"").lstrip(b"\0") or None
-    kind = _curve(said.get(Attribute.EC_PARAMS, b"")) if key_type == KeyType.EC else None
+    kind = _curve(said.get(Attribute.EC_PARAMS, b"")) if key_type == numbers.EC else None
     return kind, _point(said.get(Attribute.EC_POINT, b""), kind) if kind else None
 
 
 def _of_info(info: bytes, kind: KeyKind) -> bytes | None:
     """Return the public half that a SubjectPublicKeyInfo, DER, holds; None where it is none of this kind."""
-    from asn1crypto.keys import PublicKeyInfo
-
-    if not info:
-        return None
+    outer = der.Reader(info)
     try:
-        key = PublicKeyInfo.load(info, strict=True)["public_key"]
+        whole = outer.enter(der.SEQUENCE, _INFO)
+        outer.close(_INFO)
+        whole.element(der.SEQUENCE, _INFO)
+        bits = whole.content(der.BIT_STRING, _INFO)
+        whole.close(_INFO)
         if kind is not KeyKind.RSA:
-            return ec_point(bytes(key.native), kind)
-        modulus = int(key.parsed["modulus"].native)
-    except (ValueError, TypeError, KeyError):
+            return ec_point(bits[1:], kind)
+        modulus = der.Reader(bits[1:]).enter(der.SEQUENCE, _INFO).integer(_INFO)
+    except der.DerError:
         return None
     return modulus.to_bytes((modulus.bit_length() + 7) // 8) if modulus > 0 else None
 

@@ -8,11 +8,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
-import pkcs11
-
 from ushield_hw.backend.model import BUSY, LEFT_OUT, ModuleInfo, SlotInfo, TokenInfo
 from ushield_hw.backend.pkcs11 import function_list, text
 from ushield_hw.backend.pkcs11.ckr import GONE, CkrError
+from ushield_hw.backend.pkcs11.numbers import mechanism_names
 
 _MOST_SLOTS: Final = 1 << 14
 _READS: Final = 3
@@ -129,9 +128,7 @@ def mechanisms(functions: function_list.Functions, slot_id: int) -> tuple[str, .
     def listed(room: Any, count: Any) -> None:
         functions.call("C_GetMechanismList", slot_id, room, count)
 
-    names = {int(known): known.name for known in pkcs11.Mechanism}
-    found = function_list.numbers("C_GetMechanismList", listed)
-    return tuple(sorted({names.get(number, hex(number)) for number in found}))
+    return mechanism_names(function_list.numbers("C_GetMechanismList", listed))
 
 
 def logged_in(functions: function_list.Functions, session: int) -> bool:

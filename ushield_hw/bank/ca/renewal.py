@@ -28,7 +28,7 @@ from ushield_hw.bank.ca.tables import DOCUMENTS
 from ushield_hw.cms import SignedOrderParts
 from ushield_hw.errors import BadSignature, InputError, RequestRefused, UntrustedSigner, VerificationError
 from ushield_hw.order import Order
-from ushield_hw.order.values import time_text
+from ushield_hw.order.times import time_text
 from ushield_hw.verifier import (
     Verified,
     check_signature,

@@ -39,7 +39,7 @@ from ushield_hw.errors import (
     Trait,
 )
 from ushield_hw.order import Rules
-from ushield_hw.order.values import time_text
+from ushield_hw.order.times import time_text
 from ushield_hw.token.key_pairs import ANY, KeyChoice, Pair, session_pairs
 from ushield_hw.token.session import Session
 

@@ -9,7 +9,7 @@ from typing import Final
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.errors import CertificateError, KeyMismatch
 from ushield_hw.order import KeyUse
-from ushield_hw.order.values import time_text
+from ushield_hw.order.times import time_text
 
 _AHEAD: Final = timedelta(minutes=5)  # as far as two clocks may differ
 _USES: Final = (KeyUse.PAYMENT, KeyUse.LOGIN)

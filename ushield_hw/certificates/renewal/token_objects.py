@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ushield_hw.backend.model import CertificateRecord
-from ushield_hw.certificates.certificate import make_key, remove, remove_key, write
+from ushield_hw.certificates.certificate import make_key, objects_of, remove, remove_key, write
 from ushield_hw.certificates.csr import spki_of
 from ushield_hw.certificates.renewal.record import Record
 from ushield_hw.cms import CertificateFacts
@@ -46,7 +46,8 @@ class TokenObjects:
 
     def has_key(self) -> bool:
         """Tell whether the private half of the key is on the token."""
-        return any(key.private and key.key_id == self._record.key_id for key in self._session.keys())
+        key_id = self._record.key_id
+        return any(key.private and key.key_id == key_id for key in self._session.keys(key_id))
 
     def write(self) -> None:
         """Write the new certificate and compare what the token gives back.
@@ -109,7 +110,7 @@ class TokenObjects:
         return CertificateFacts.read(self._record.certificate)
 
     def _written(self) -> list[CertificateRecord]:
-        return [one for one in self._session.certificates() if one.der == self._record.certificate]
+        return objects_of(self._session, self._record.certificate, self._record.key_id)
 
     def _new_pair(self) -> Pair | None:
         pairs = session_pairs(self._session)

@@ -11,8 +11,10 @@ import struct
 from pathlib import Path
 from typing import Final
 
-SOCKET: Final = "/run/pcscd/pcscd.comm"
-VARIABLE: Final = "PCSCLITE_CSOCK_NAME"  # tells PC/SC's library to look elsewhere
+from ushield_hw.system.processes import PCSCD_SOCKET, PCSCD_VARIABLE
+
+SOCKET: Final = PCSCD_SOCKET
+VARIABLE: Final = PCSCD_VARIABLE
 PLACES: Final = (SOCKET, "/var/run/pcscd/pcscd.comm", "/usr/local/var/run/pcscd/pcscd.comm", "/var/run/pcscd.comm")
 
 ABSENT: Final = "absent"  # no socket

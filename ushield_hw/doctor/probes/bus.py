@@ -15,10 +15,10 @@ from typing import Any, Final
 
 from ushield_hw.doctor.finding import Priority, Rule, Said, Way, causes, fail, ok, probe, skip, warn
 from ushield_hw.doctor.inspect.machine import Machine
-from ushield_hw.doctor.inspect.processes import named
 from ushield_hw.drivers.catalogue import Binding, Driver, Interface
 from ushield_hw.drivers.match import CHIP_MAKERS
 from ushield_hw.system.pcsc import Slot
+from ushield_hw.system.processes import named
 from ushield_hw.system.usb import CCID, HID, MASS_STORAGE, UsbDevice
 
 _GUESTS: Final = {"wsl", "vm"}  # a container sees the bus of the machine that it is on

@@ -14,13 +14,13 @@ from typing import Any, Final
 
 from ushield_hw.doctor.finding import Priority, Rule, Said, Way, causes, fail, ok, probe, skip, unchecked, warn
 from ushield_hw.doctor.inspect.machine import Machine
-from ushield_hw.doctor.inspect.processes import Holders, users_of_node, users_of_pcsc
 from ushield_hw.doctor.probes.bus import ccid_devices, modules_of
 from ushield_hw.drivers.catalogue import Driver
 from ushield_hw.errors import UShieldError
 from ushield_hw.system import pcsc
 from ushield_hw.system.fork_safe import cached_property
 from ushield_hw.system.pcsc import Contact, Reader, Slot
+from ushield_hw.system.processes import Holders, users_of_node, users_of_pcsc
 from ushield_hw.uri import TokenUri
 
 _PCSC: Final = Rule(way=Way.PCSC)

@@ -58,10 +58,11 @@ def visible(seen: TokenSeen) -> Said:
     facts = {"private_keys": private, "hidden_until_login": hidden, "label": seen.token.label, "uri": seen.token.uri}
     if not _is_set_up(seen):
         return skip("not_initialised")
-    if hidden and seen.uncertain and seen.able:
+    if hidden and seen.uncertain and seen.able and not seen.bare:  # H71 tells of one that shows nothing
         kind = "certificate" if seen.decision.pair is None else "key"
         return warn(kind=kind, keys=_key_ids(seen.keys), owners=_owners(seen.pairs), **facts)
-    if private or hidden or seen.token.info.has(TokenFlag.LOGIN_REQUIRED):
+    waits = seen.token.info.has(TokenFlag.LOGIN_REQUIRED) and not seen.all_shown
+    if private or hidden or waits:
         return ok(**facts)
     return fail(owners=_owners(seen.pairs), **facts) if seen.pairs else skip("no_certificate")
 
@@ -104,21 +105,27 @@ def label(seen: TokenSeen) -> Said:
 
 @probe("H71", "certificate.present", _TOKEN)
 def present(seen: TokenSeen) -> Said:
-    """No certificate shows, none can be read, or none is in use yet."""
+    """No certificate shows, none can be read, or none is in use yet; or everything hides until a login."""
     if not _is_set_up(seen):
         return skip("not_initialised")
     facts = {"label": seen.token.label, "uri": seen.token.uri, "keys": _key_ids(seen.keys)}
+    if seen.able and seen.bare:
+        return warn(kind="hidden", hidden_until_login=True, owners=_owners(seen.pairs), **facts)
     if not seen.pairs:
-        unread = len(seen.certificates)
-        kind = "unreadable" if unread else "keys" if facts["keys"] else "nothing"
-        if kind == "keys" and seen.able:
-            return unchecked("hidden_until_login", **facts)  # H68 says so
-        return fail(kind=kind, unread=unread, **facts)
-    if not any(pair.activated for pair in seen.pairs):
-        return fail(kind="pending", owners=_owners(seen.pairs), **facts)
+        return _none_shows(seen, facts)
     if not _people(seen):
-        return fail(kind="authority", owners=_owners(seen.pairs), **facts)
+        kind = "authority" if any(pair.activated for pair in seen.pairs) else "pending"
+        return fail(kind=kind, owners=_owners(seen.pairs), **facts)
     return ok(certificates=len(seen.pairs))
+
+
+def _none_shows(seen: TokenSeen, facts: dict[str, Any]) -> Said:
+    """Say what a token without a certificate that can be read has instead."""
+    unread = len(seen.certificates)
+    kind = "unreadable" if unread else "keys" if facts["keys"] else "nothing"
+    if kind == "keys" and seen.able:
+        return unchecked("hidden_until_login", **facts)  # H68 says so
+    return fail(kind=kind, unread=unread, **facts)
 
 
 @probe("H72", "certificate.valid", _TOKEN)
@@ -181,6 +188,13 @@ def mechanisms(seen: TokenSeen) -> Said:
     wanted = sorted({way for kind in lacking for way in _wanted(kind, on_token=on_token)})
     offers_others = any(set(_wanted(kind, on_token=False)) & set(seen.mechanisms) for kind in lacking)
     return fail(kind="on_token" if on_token and offers_others else "none", wanted=wanted, **facts)
+
+
+@probe("H78", "objects.readable", _TOKEN)
+def readable(seen: TokenSeen) -> Said:
+    """Objects cannot be read and were left out; the others are used all the same."""
+    texts = [one.message for one in seen.token.problems(seen.contents)]
+    return warn(objects=texts[:_SHOWN], count=len(texts), label=seen.token.label) if texts else ok(count=0)
 
 
 @probe("H75", "key.each_signature", _TOKEN)
@@ -310,6 +324,7 @@ TOKEN_PROBES: Final[tuple[Probe[TokenSeen], ...]] = (
     valid,
     purpose,
     mechanisms,
+    readable,
     each_signature,
     confirmation,
 )

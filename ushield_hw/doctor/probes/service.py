@@ -13,9 +13,9 @@ from typing import Any, Final
 from ushield_hw.doctor.finding import Priority, Rule, Said, Way, causes, fail, ok, probe, skip, warn
 from ushield_hw.doctor.inspect import pcscd, pcsclite
 from ushield_hw.doctor.inspect.machine import Machine
-from ushield_hw.doctor.inspect.processes import named
 from ushield_hw.doctor.probes.bus import ccid_devices, permission_of
 from ushield_hw.system.pcsc import Failure
+from ushield_hw.system.processes import named
 
 _PCSC: Final = Rule(way=Way.PCSC)
 _NO_LIBRARY: Final = "NO_LIBRARY"

@@ -14,25 +14,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from ushield_hw.backend.model import SlotInfo, TokenFlag
+from ushield_hw.doctor import soft_store
 from ushield_hw.doctor.finding import Priority, Probe, Rule, Said, causes, fail, ok, probe, skip, unchecked, warn
 from ushield_hw.doctor.inspect.machine import Machine
-from ushield_hw.doctor.inspect.processes import named
 from ushield_hw.doctor.probes.bus import plugged
+from ushield_hw.doctor.soft_store import CONFIGURATIONS, FILES
 from ushield_hw.doctor.subjects import Loaded, TokenSeen, load
-from ushield_hw.drivers.catalogue import GENERIC, Driver, Kind
+from ushield_hw.drivers.catalogue import GENERIC, Kind
 from ushield_hw.drivers.installed import Installed
 from ushield_hw.errors import DriverLoadError, InputError, LoadOutcome
 from ushield_hw.system.fork_safe import cached_property
+from ushield_hw.system.processes import named
 from ushield_hw.token.discovery import Token, alike, certificates_on, names, tokens_in
 from ushield_hw.uri import TokenUri
 
-# Where a module looks for its configuration if its descriptor's variable is not set; the first that exists counts.
-_CONFIGURATIONS: Final = {
-    "SOFTHSM2_CONF": ("{home}/.config/softhsm2/softhsm2.conf", "/etc/softhsm/softhsm2.conf", "/etc/softhsm2.conf")
-}
-_LINE: Final = re.compile(r"^\s*([\w.]+)\s*=\s*([^#]*?)\s*(?:#.*)?$")  # SoftHSM2 drops what follows a #
-_VERSION_1: Final = re.compile(r"(?m)^\s*\d+\s*:\s*\S")  # SLOT:FILE
-_USUAL_FOLDER: Final = "/var/lib/softhsm/tokens"
 _NAME_IN_PROC: Final = 15  # as long as the kernel keeps a program's name
 
 _STARTED_TWICE: Final = {"CKR_CRYPTOKI_ALREADY_INITIALIZED", "CKR_CRYPTOKI_NOT_INITIALIZED"}
@@ -248,18 +243,17 @@ def one(choice: Choice) -> Said:
 @probe("F61", "token.format", Rule(failed=Priority.TOKEN))
 def formatted_for_us(seen: TokenSeen) -> Said:
     """It looks empty through a general module because its maker's own tools have set it up."""
-    driver, file = seen.token.driver, seen.loaded.file
-    if not file.driver.module.general or driver.id != file.driver.id:
+    if not seen.general:
         return skip("its_own_module")
     if seen.pairs or seen.keys:
         return ok(certificates=len(seen.pairs), keys=len(seen.keys))
-    atr = _atr(seen)
-    families = [family for family in file.machine.catalogue.for_atr(atr) if _has_its_own(family, file.driver)]
+    families, atr = seen.set_up_by, seen.atr
     if not families:
         return skip("no_other_family_known", atr=atr.hex())
     modules = [str(path) for family in families for path in family.module_files()]
     facts = {"atr": atr.hex(), "families": [family.product for family in families], "modules": modules}
-    return fail(kind="installed" if modules else "missing", through=str(file.path), label=seen.token.label, **facts)
+    facts |= {"through": str(seen.loaded.file.path), "label": seen.token.label}
+    return fail(kind="installed" if modules else "missing", **facts)
 
 
 def _code(loaded: Loaded) -> str | None:
@@ -311,30 +305,20 @@ def _judged(loaded: Loaded, **evidence: Any) -> Said:
 def _configured(loaded: Loaded) -> tuple[str | None, dict[str, Any]] | None:
     """Return what is wrong with a module's configuration, and the facts; None: it needs none that is known here."""
     variable, machine = loaded.file.driver.module.config_env, loaded.file.machine
-    if variable not in _CONFIGURATIONS:
+    if variable not in CONFIGURATIONS:
         return None
-    path = _configuration_file(machine, variable)
-    text = machine.text(path)
-    facts = {"path": path, "variable": variable, "set": variable in machine.environ, "folder": ""}
-    if text is None:
-        behind = _closed(machine.path(path).parent) in {"above_closed", "folder_closed"}
-        return ("closed" if behind or os.path.lexists(machine.path(path)) else "missing"), facts
-    rows = (_LINE.match(line) for line in text.splitlines())
-    said = {row[1]: row[2] for row in rows if row}
-    facts["folder"] = said.get("directories.tokendir") or _USUAL_FOLDER
-    facts["store"] = said.get("objectstore.backend") or "file"
-    if not said and _VERSION_1.search(text):
+    said = soft_store.configuration(machine, variable)
+    file = machine.path(said.path)
+    facts = {"path": said.path, "variable": variable, "set": variable in machine.environ, "folder": said.folder}
+    if not said.readable:
+        behind = _closed(file.parent) in {"above_closed", "folder_closed"}
+        return ("closed" if behind or os.path.lexists(file) else "missing"), facts
+    facts["store"] = said.store
+    if said.version_1:
         return "version_1", facts
-    if loaded.error is not None and facts["store"] != "file":
+    if loaded.error is not None and said.store != FILES:
         return "store", facts  # the only other one is a database, which may not be built in
-    return _closed(machine.path(str(facts["folder"]))), facts
-
-
-def _configuration_file(machine: Machine, variable: str) -> str:
-    if variable in machine.environ:
-        return machine.environ[variable]
-    places = [place.format(home=machine.environ.get("HOME", "")) for place in _CONFIGURATIONS[variable]]
-    return next((place for place in places if os.path.lexists(machine.path(place))), places[1])
+    return _closed(machine.path(said.folder)), facts
 
 
 def _closed(folder: Path) -> str | None:
@@ -386,17 +370,6 @@ def _words(wanted: str) -> Iterator[str]:
 
 def _plain(name: str) -> str:
     return "".join(_SUFFIX.sub("", name.strip()).split()).casefold()
-
-
-def _atr(seen: TokenSeen) -> bytes:
-    """Return the ATR of the card in the reader that the module's slot is named for; empty if that cannot be told."""
-    readers = seen.loaded.file.machine.scene.readers
-    return next((reader.atr for reader in readers if reader.name == seen.reader), b"")
-
-
-def _has_its_own(family: Driver, general: Driver) -> bool:
-    """Tell whether a family is not one of those that a general module drives."""
-    return general.id not in {family.id, family.module.via, *family.module.also_via}
 
 
 LOADED_PROBES: Final[tuple[Probe[Loaded], ...]] = (

@@ -180,7 +180,6 @@ def first_record(order: Order, signatory: Signatory, number: int, *, masked: boo
         number: of the entry among those of its order.
         masked: leave out payee and amount.
     """
-    signer, token = signatory.certificate, signatory.token
     return {
         "n": number,
         **next_record(State.PREPARED),
@@ -191,11 +190,18 @@ def first_record(order: Order, signatory: Signatory, number: int, *, masked: boo
         "expires": order["expires"],
         "payee": None if masked else _part(order, "payee", ("name", "account")),
         "amount": None if masked else _part(order, "amount", ("currency", "value")),
+        **_signer_part(signatory.certificate, signatory.token),
+    }
+
+
+@lru_cache(maxsize=4)  # one person signs many orders
+def _signer_part(signer: CertificateFacts, token: TokenName) -> Mapping[str, object]:
+    return {
         "subject": signer.subject.hex(),
         "name": _subject_text(signer),
         "certificate": signer.sha256.hex(),
         "serial": signer.serial_hex,
-        "token": [token.manufacturer, token.model, token.serial, token.label],
+        "token": (token.manufacturer, token.model, token.serial, token.label),
     }
 
 

@@ -82,8 +82,8 @@ class JournalFile:
         crc, lines = self.crc, []
         for body in bodies:
             crc = zlib.crc32(body, crc)
-            lines.append(b"%08x %s" % (crc, body))
-        rest = b"".join(line + b"\n" for line in lines)
+            lines.append((crc, body))
+        rest = b"".join([b"%08x %s\n" % line for line in lines])
         try:
             while rest:
                 rest = rest[os.write(self.descriptor, rest) :]
@@ -91,8 +91,8 @@ class JournalFile:
             with suppress(OSError):  # else it is a line that was not finished
                 os.ftruncate(self.descriptor, self.end)
             raise
-        for line in lines:
-            self._take(line)
+        for crc, body in lines:
+            self._add(body, crc)
 
     def lines(self, key: bytes) -> list[dict[str, Any]]:
         """Return what the lines of one order hold, read again and checked again."""
@@ -103,13 +103,18 @@ class JournalFile:
         crc = zlib.crc32(body, self.crc)
         if line[:_CRC_LENGTH] != b"%08x " % crc:
             raise unusable(self.path, "damaged", offset=self.end)
+        self._add(body, crc)
+
+    def _add(self, body: bytes, crc: int) -> None:
+        """Know one more line that is in the file; ``crc``: of every line up to and with it."""
+        length = _CRC_LENGTH + len(body)
         if self.end == 0:
             self._check_header(body)
         elif (found := _KEY.match(body)) is None:
             raise unusable(self.path, "damaged", offset=self.end)
         else:
-            self.spans.setdefault(found[1], []).append((self.end, len(line), self.crc))
-        self.end += len(line) + 1
+            self.spans.setdefault(found[1], []).append((self.end, length, self.crc))
+        self.end += length + 1
         self.crc = crc
         self._as_noted = self._as_noted or (self.end, crc) == self._noted
 

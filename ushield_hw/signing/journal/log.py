@@ -95,7 +95,6 @@ class Log:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         self.lock = _private(self._lock_name, flags)
         self._orders = _private(str(folder / "orders.lock"), flags)
-        self._locked = _Locked(self)
         about = os.fstat(self.lock)
         self._identity = about.st_dev, about.st_ino
 
@@ -143,6 +142,10 @@ class Log:
             log._file = None
         cls._known.clear()
         cls._known_lock = threading.Lock()
+
+    @property
+    def _locked(self) -> _Locked:
+        return _Locked(self)  # a new one: one that is kept refers back, and only the collector closes the files
 
     # --- reading and appending ----------------------------------------------------------------------------------------
 
