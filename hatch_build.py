@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from importlib.util import module_from_spec, spec_from_file_location
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +37,20 @@ class WheelBuildHook(BuildHookInterface[BuilderConfig]):
         build_data["artifacts"] += [f"/{path.as_posix()}" for path in compile_all(Path(self.root))]
         if version == "standard":
             build_data["force_include"] |= self.config["data"]
+            built = Path(self.root, "build", "index.json")
+            built.parent.mkdir(exist_ok=True)
+            built.write_bytes(_index_module(Path(self.root)).build(Path(self.root, "drivers")))
+            build_data["force_include"][str(built)] = f"{self.config['data']['drivers']}/index.json"
+
+
+def _index_module(root: Path) -> Any:
+    """Return the package's own module that makes the index of descriptors; it imports the standard library alone."""
+    spec = spec_from_file_location("index", root / "ushield_hw" / "drivers" / "index.py")
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError("ushield_hw/drivers/index.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def compile_all(root: Path) -> list[Path]:

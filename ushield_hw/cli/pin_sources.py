@@ -16,7 +16,7 @@ from typing import Final
 from ushield_hw.errors import InputError, PinFormatError
 from ushield_hw.interaction import ConfirmRequest, Interaction, Pin, PinKind, PinRequest, TokenAction
 from ushield_hw.system import files, trust
-from ushield_hw.system.fork_safe import cached_property
+from ushield_hw.system.lazy import cached_property
 
 STDIN: Final = "-"
 _LONGEST: Final = 4096

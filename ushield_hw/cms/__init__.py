@@ -1,6 +1,6 @@
 """The signed order: CMS SignedData (RFC 5652), written and strictly read.
 
-Two rooms use it: signing fills a :class:`Template`, the verifier calls :func:`parse`. Neither imports a crypto library
+Two packages use it: signing fills a :class:`Template`, the verifier calls :func:`parse`. No crypto library is imported
 here.
 
 Each name is imported when it is first used: who reads a certificate needs no signed order.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ushield_hw.system.fork_safe import names_of
+from ushield_hw.system.lazy import names_of
 
 if TYPE_CHECKING:
     from ushield_hw.cms.attributes import CONFIRMATION_OID, Confirmation
@@ -35,7 +35,7 @@ if not TYPE_CHECKING:
         __name__,
         {
             "CONFIRMATION_OID": "attributes",
-            "CertificateFacts": "facts",
+            "CertificateFacts": "certificate",
             "Confirmation": "attributes",
             "Draft": "build",
             "MOST_OCTETS": "build",

@@ -29,7 +29,7 @@ from ushield_hw.drivers.installed import module_environment
 from ushield_hw.errors import UShieldError
 from ushield_hw.interaction import PinState
 from ushield_hw.order import KeyUse
-from ushield_hw.system.fork_safe import cached_property
+from ushield_hw.system.lazy import cached_property
 from ushield_hw.system.pcsc import Reader
 from ushield_hw.token.discovery import Token
 from ushield_hw.token.key_pairs import KeyChoice, Pair, pairs

@@ -1,7 +1,7 @@
 """The catalogue of token families: what is different about each, as data (``drivers/*.toml``).
 
-A descriptor in a user's folder wins over a shipped one with the same id. Files are read at once but parsed only when
-asked for: a signature needs one of them.
+A descriptor in a user's folder wins over a shipped one with the same id. The shipped ones come from one index
+(:mod:`ushield_hw.drivers.index`), and a family's entry is checked only when it is asked for: a signature needs one.
 
 The package's own descriptors are as trusted as its code. Others are read only where no other user could change them
 (``ushield_hw.system.trust``), and count in full only where the root-owned configuration lists their family
@@ -11,15 +11,16 @@ The package's own descriptors are as trusted as its code. Others are read only w
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ushield_hw.backend.model import TokenInfo
 from ushield_hw.config import Settings, data_dir, data_file, data_files
+from ushield_hw.drivers import index
 from ushield_hw.drivers.descriptor import (
     Capabilities,
     ConfirmKind,
@@ -41,11 +42,14 @@ from ushield_hw.drivers.descriptor import (
     limited,
     needs_consent,
     parse,
+    platform_paths,
+    read,
+    table_of,
 )
 from ushield_hw.drivers.match import Atr, Binding, TokenPattern, UsbId
 from ushield_hw.errors import DescriptorError, DriverError, DriverNotFound, InputError
 from ushield_hw.system import trust
-from ushield_hw.system.fork_safe import cached_property
+from ushield_hw.system.lazy import cached_property
 
 __all__ = [
     "GENERIC",
@@ -75,20 +79,40 @@ __all__ = [
     "parse",
 ]
 
-# What can be seen in a descriptor's text without parsing it: absolute paths, a * in a file name, [[match.token]].
-_PATH: Final = re.compile(rb"""["'](/[^"'\n]+)["']""")
-_STAR: Final = re.compile(rb"""\*[^/\\"'\n]*(?=["'])""")
-_BEFORE_A_NAME: Final = (b"/", b"\\", b'"', b"'")
-_TOKEN_TABLE: Final = re.compile(rb"\[\[\s*match\s*\.\s*token\s*\]\]")
-_TOKEN_LIST: Final = re.compile(rb"\btoken\s*=")
-_MASK: Final = re.compile(rb"\bmask\s*=")
-_REGEX: Final = re.compile(rb"\bregex\s*=")
-_MAKER: Final = re.compile(rb"""\bmanufacturer\s*=\s*["']([^"'\\\n]*)["']""")
-
 _LARGEST: Final = 1 << 20
 
 GENERIC: Final = Driver("generic", "", "", Path())
 """For a module that no descriptor names: a worker process, no assumptions."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One descriptor: a shipped one's table, or the octets of somebody's own."""
+
+    file: Path
+    table: Mapping[str, Any] | None = None
+    raw: bytes = b""
+
+    def part(self, name: str) -> Mapping[str, Any]:
+        """Return one table of a shipped descriptor."""
+        found: Mapping[str, Any] = (self.table or {}).get(name, {})
+        return found
+
+    @property
+    def paths(self) -> list[str]:
+        """The module's paths on this platform, with ``*``."""
+        return platform_paths(self.part("module"))
+
+    @property
+    def names(self) -> list[str]:
+        """By what names the module and the SKF library go, on whatever platform."""
+        module = self.part("module")
+        paths = [path for platform in ("linux", "macos", "windows") for path in module.get(platform, ())]
+        return [
+            *module.get("names", ()),
+            *module.get("skf", ()),
+            *(path.replace("\\", "/").rpartition("/")[2] for path in paths),
+        ]
 
 
 class Catalogue:
@@ -121,36 +145,49 @@ class Catalogue:
     @property
     def left_out(self) -> tuple[InputError, ...]:
         """What was left out because other users could change it."""
-        _ = self._raw
+        _ = self._entries
         return tuple(self._left_out)
 
     @cached_property
-    def _raw(self) -> dict[str, tuple[Path, bytes]]:
-        found: dict[str, tuple[Path, bytes]] = {}
+    def _entries(self) -> dict[str, _Entry]:
+        found: dict[str, _Entry] = {}
         for folder in self._folders:
-            for file in self._files(folder):
-                if file.stem not in found and (content := self._content(file)) is not None:
-                    found[file.stem] = file, content
+            for one in self._shipped_in(folder) if self._is_shipped(folder) else self._own_in(folder):
+                found.setdefault(one.file.stem, one)
         return found
 
-    def _files(self, folder: Path) -> list[Path]:
-        if not self._is_shipped(folder):
-            try:
-                trust.checked_folder(folder.absolute())
-            except trust.Unsafe as error:
-                self._refuse(folder, error)
-                return []
-            except OSError:  # a folder that is not there holds nothing
-                return []
-        found = data_files(folder, ".toml")
-        if not found and self._is_shipped(folder):
+    def _shipped_in(self, folder: Path) -> list[_Entry]:
+        try:
+            tables = index.of_wheel(data_file(folder / index.NAME))
+        except OSError:  # a checkout, or an archive that was put together without one
+            tables = self._without_index(folder)
+        return [_Entry(folder / f"{name}.toml", table) for name, table in sorted(tables.items())]
+
+    def _without_index(self, folder: Path) -> index.Tables:
+        files = data_files(folder, ".toml")
+        if not files:
             raise DriverError("CATALOGUE_MISSING", folder=str(folder))
-        return found
+        with suppress(OSError, ValueError):  # which of them is wrong, and where, is said by reading each
+            if folder.is_dir():
+                return index.of_checkout(folder)
+        return {file.stem: table_of(file, data_file(file)) for file in files}
+
+    def _own_in(self, folder: Path) -> Iterator[_Entry]:
+        try:
+            trust.checked_folder(folder.absolute())
+        except trust.Unsafe as error:
+            self._refuse(folder, error)
+            return
+        except OSError:  # a folder that is not there holds nothing
+            return
+        for file in data_files(folder, ".toml"):
+            if (content := self._content(file)) is not None:
+                yield _Entry(file, None, content)
 
     def _content(self, file: Path) -> bytes | None:
         """Return what a descriptor holds; None: it was left out."""
         try:
-            return data_file(file) if self._is_shipped(file.parent) else trust.read(file.absolute(), _LARGEST)
+            return trust.read(file.absolute(), _LARGEST)
         except trust.Unsafe as error:
             self._refuse(file, error)
             return None
@@ -168,7 +205,7 @@ class Catalogue:
 
     def ids(self) -> list[str]:
         """Return every id, sorted."""
-        return sorted(self._raw)
+        return sorted(self._entries)
 
     def get(self, driver_id: str) -> Driver:
         """Return one driver.
@@ -176,36 +213,33 @@ class Catalogue:
         Raises:
             DriverNotFound: no descriptor has this id.
         """
-        if driver_id not in self._raw:
+        if driver_id not in self._entries:
             raise DriverNotFound("DRIVER_ID_UNKNOWN", id=driver_id, searched=[str(folder) for folder in self._folders])
         if driver_id not in self._parsed:
-            file, raw = self._raw[driver_id]
-            driver = parse(file, raw)
-            counts = self._is_shipped(file.parent) or driver_id in self._consent
+            entry = self._entries[driver_id]
+            driver = parse(entry.file, entry.raw) if entry.table is None else read(entry.file, entry.table)
+            counts = entry.table is not None or driver_id in self._consent
             self._parsed[driver_id] = driver if counts else limited(driver)
         return self._parsed[driver_id]
 
     def __iter__(self) -> Iterator[Driver]:
         """Yield every driver, those of the first folder first: for a file that two name, the user's wins."""
-        return (self.get(driver_id) for driver_id in self._raw)
+        return map(self.get, self._entries)
 
     def installed(self) -> Iterator[Driver]:
         """Yield the drivers that have a module file here, in the catalogue's order.
 
-        A shipped one is parsed only if its text names a file that is there. Someone's own always is: what is wrong with
-        it has to be told.
+        A shipped one is checked only if it names a file that is there. Someone's own always is: what is wrong with it
+        has to be told.
         """
-        for driver_id, (file, raw) in self._raw.items():
-            if not self._is_shipped(file.parent) or any(map(os.path.isfile, _places(raw))):
-                driver = self.get(driver_id)
-                if driver.module_files():
-                    yield driver
+        for driver in self._where(lambda entry: any(map(os.path.isfile, _places(entry)))):
+            if driver.module_files():
+                yield driver
 
     def for_module(self, path: Path) -> Driver | None:
         """Return the driver that names this module file: by path, else by its name, or by where it leads."""
         real, by_name = path.resolve(), None
-        for driver_id in self._naming(path.name):
-            driver = self.get(driver_id)
+        for driver in self._naming(path.name):
             if any(Path(found).resolve() == real for pattern in driver.module.paths for found in candidates(pattern)):
                 return driver
             if _names(driver.module.names, path.name):
@@ -214,25 +248,31 @@ class Catalogue:
 
     def naming(self, name: str) -> list[Driver]:
         """Return the drivers that know a module, on whatever platform, or an SKF library of this name."""
-        found = (self.get(driver_id) for driver_id in self._naming(name))
-        return [driver for driver in found if _names(driver.module.names + driver.module.skf, name)]
+        return [driver for driver in self._naming(name) if _names(driver.module.names + driver.module.skf, name)]
 
     def driven_by(self, driver: Driver) -> list[Driver]:
         """Return the families whose tokens the module of ``driver`` shows too."""
         wanted = driver.id
-        found = self._saying(wanted)
-        return [one for one in found if one.module.via == wanted or wanted in one.module.also_via]
+
+        def drives(entry: _Entry) -> bool:
+            module = entry.part("module")
+            return module.get("via") == wanted or wanted in module.get("also_via", ())
+
+        return [one for one in self._where(drives) if one.module.via == wanted or wanted in one.module.also_via]
 
     def family(self, driver: Driver, info: TokenInfo) -> Driver:
         """Return the family a token belongs to, of those that are driven by the module of ``driver``; else ``driver``.
 
         The family's own descriptor says everything but how the module is run.
         """
-        via = re.compile(rb"""\bvia\s*=\s*["']%s["']""" % re.escape(driver.id).encode())
-        for driver_id, (_, raw) in self._raw.items():
-            if not (via.search(raw) and _may_fit(raw, info)):
-                continue  # not worth parsing
-            found = self.get(driver_id)
+
+        def may_be(entry: _Entry) -> bool:
+            patterns = (row.get("manufacturer", "*") for row in _rows(entry, "token"))
+            return entry.part("module").get("via") == driver.id and any(
+                fnmatchcase(info.manufacturer, pattern) for pattern in patterns
+            )
+
+        for found in self._where(may_be):
             if found.module.via == driver.id and any(pattern.matches(info) for pattern in found.tokens):
                 return replace(found, module=driver.module)
         return driver
@@ -240,77 +280,54 @@ class Catalogue:
     def for_usb(self, vid: str, pid: str) -> list[Driver]:
         """Return the drivers that know a USB id; several is possible."""
         wanted = f"{vid}:{pid}".lower()
-        return [driver for driver in self._saying(vid, pid) if any(str(usb) == wanted for usb in driver.usb)]
+        found = self._where(lambda entry: any(f"{row['vid']}:{row['pid']}" == wanted for row in _rows(entry, "usb")))
+        return [driver for driver in found if any(str(usb) == wanted for usb in driver.usb)]
 
     def for_vendor(self, vid: str) -> list[Driver]:
         """Return the drivers that know another product with this USB vendor id."""
-        return [driver for driver in self._saying(vid) if any(usb.vid == vid.lower() for usb in driver.usb)]
+        wanted = vid.lower()
+        found = self._where(lambda entry: any(row["vid"] == wanted for row in _rows(entry, "usb")))
+        return [driver for driver in found if any(usb.vid == wanted for usb in driver.usb)]
 
     def for_atr(self, atr: bytes) -> list[Driver]:
         """Return the drivers that know an ATR; several is common."""
-        plain, quoted = atr.hex().encode(), re.compile(rb"""["']([0-9a-fA-F]{%d})["']""" % (2 * len(atr)))
-        seen = int.from_bytes(atr, "big")
+        seen = atr.hex()
 
-        def worth_parsing(raw: bytes) -> bool:
-            if plain in raw.lower() or _REGEX.search(raw):
-                return True
-            if not _MASK.search(raw):
-                return False
-            numbers = {int(found, 16) for found in quoted.findall(raw)}
-            return any(seen & mask == bits & mask for mask in numbers for bits in numbers)
+        def may_match(entry: _Entry) -> bool:
+            return any(row["atr"] == seen or "mask" in row or "regex" in row for row in _rows(entry, "atr"))
 
-        return [driver for driver in self._where(worth_parsing) if any(known.matches(atr) for known in driver.atrs)]
+        return [driver for driver in self._where(may_match) if any(known.matches(atr) for known in driver.atrs)]
 
-    def _saying(self, *words: str) -> Iterator[Driver]:
-        """Yield the drivers in whose text each of these words stands in quotes, in either case."""
-        wanted = [re.compile(rb"""["']%s["']""" % re.escape(word).encode(), re.IGNORECASE) for word in words]
-        return self._where(lambda raw: all(word.search(raw) for word in wanted))
-
-    def _where(self, worth_parsing: Callable[[bytes], bool]) -> Iterator[Driver]:
-        """Yield the shipped drivers whose text is worth parsing, and all of somebody's own: TOML can be odd."""
-        for driver_id, (file, raw) in self._raw.items():
-            if not self._is_shipped(file.parent) or worth_parsing(raw):
+    def _where(self, fits: Callable[[_Entry], bool]) -> Iterator[Driver]:
+        """Yield the shipped drivers whose entry fits, and all of somebody's own: what is wrong there has to be told."""
+        for driver_id, entry in self._entries.items():
+            if entry.table is None or fits(entry):
                 yield self.get(driver_id)
 
-    def _naming(self, name: str) -> Iterator[str]:
-        """Yield the ids of those worth parsing for a file name: they have its first part, or a pattern that fits."""
-        first = name.partition(".")[0].lower().encode()
-        starts = [mark + first for mark in _BEFORE_A_NAME]
-        for driver_id, (_, raw) in self._raw.items():
-            text = raw.lower()
-            if any(start in text for start in starts) or _names(list(_patterns(raw)), name):
-                yield driver_id
+    def _naming(self, name: str) -> Iterator[Driver]:
+        """Yield those that may know a module or an SKF library by a file name."""
+        return self._where(lambda entry: _names(entry.names, name))
 
     def _leading_to(self, real: Path) -> Driver | None:
         """Return the driver of a file that bears another name where its descriptor looks for it."""
-        for driver_id, (_, raw) in self._raw.items():
-            if any(os.path.realpath(place) == str(real) for place in _places(raw)):
-                return self.get(driver_id)
+        wanted = str(real)
+        for driver in self._where(lambda entry: any(os.path.realpath(place) == wanted for place in _places(entry))):
+            places = (place for pattern in driver.module.paths for place in candidates(pattern))
+            if any(os.path.realpath(place) == wanted for place in places):
+                return driver
         return None
 
-    def __repr__(self) -> str:
-        return f"<Catalogue of {[str(folder) for folder in self._folders]}>"
+
+def _rows(entry: _Entry, kind: str) -> list[Mapping[str, Any]]:
+    """Return the rows of ``[[match.usb]]``, ``atr`` or ``token`` of a shipped descriptor."""
+    found: list[Mapping[str, Any]] = entry.part("match").get(kind, [])
+    return found
 
 
-def _places(raw: bytes) -> Iterator[str]:
-    """Yield the paths that the text of a descriptor names, whatever for, without parsing it."""
-    for pattern in _PATH.findall(raw):
-        yield from candidates(pattern.decode("utf-8", "replace"))
-
-
-def _patterns(raw: bytes) -> Iterator[str]:
-    """Yield the file names with a ``*`` that the text of a descriptor has."""
-    for star in _STAR.finditer(raw):
-        start = max(raw.rfind(mark, 0, star.start()) for mark in _BEFORE_A_NAME) + 1
-        yield raw[start : star.end()].decode("utf-8", "replace")
-
-
-def _may_fit(raw: bytes, info: TokenInfo) -> bool:
-    """Tell whether the rows of ``[[match.token]]`` in a descriptor's text may fit a token, by its manufacturer."""
-    makers = _MAKER.findall(raw)
-    if len(makers) != len(_TOKEN_TABLE.findall(raw)) or _TOKEN_LIST.search(raw):  # written in another way
-        return bool(_TOKEN_TABLE.search(raw) or _TOKEN_LIST.search(raw))
-    return any(fnmatchcase(info.manufacturer, maker.decode("utf-8", "replace")) for maker in makers)
+def _places(entry: _Entry) -> Iterator[str]:
+    """Yield where a shipped descriptor looks for its module here."""
+    for pattern in entry.paths:
+        yield from candidates(pattern)
 
 
 def _names(patterns: Sequence[str], name: str) -> bool:

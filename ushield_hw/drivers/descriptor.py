@@ -8,15 +8,14 @@ from __future__ import annotations
 import os
 import re
 import sys
-import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import lru_cache
 from glob import glob
 from itertools import chain
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import ModuleOptions
@@ -336,14 +335,37 @@ def parse(file: Path, raw: bytes) -> Driver:
     Raises:
         DescriptorError: it is not TOML, or a key is missing, unknown or wrong; names the file and the key.
     """
+    return read(file, table_of(file, raw))
+
+
+def table_of(file: Path, raw: bytes) -> Mapping[str, Any]:
+    """Return what a descriptor holds.
+
+    Raises:
+        DescriptorError: it is not TOML; names the file.
+    """
+    import tomllib
+
+    try:
+        return tomllib.loads(raw.decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DescriptorError(file=str(file), key="", problem="not_toml", reason=str(error)) from error
+
+
+def read(file: Path, data: Mapping[str, object]) -> Driver:
+    """Return what a descriptor's table says.
+
+    Args:
+        file: the descriptor; its stem is the family's id.
+        data: what it holds.
+
+    Raises:
+        DescriptorError: a key is missing, unknown or wrong; names the file and the key.
+    """
 
     def refuse(*, key: str, problem: str, **values: object) -> DescriptorError:
         return DescriptorError(file=str(file), key=key, problem=problem, **values)
 
-    try:
-        data = tomllib.loads(raw.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DescriptorError(file=str(file), key="", problem="not_toml", reason=str(error)) from error
     table = Table(data, refuse)
     driver = _driver(file, table)
     table.close()
@@ -394,7 +416,7 @@ def _module(table: Table) -> ModuleSpec:
         general=table.boolean("general", default.general),
         via=table.text("via", None, pattern=FAMILY_ID),
         also_via=table.texts("also_via", (), pattern=FAMILY_ID),
-        names=table.texts("names", (), pattern=_FILE_NAME) + tuple(map(_name, chain(*everywhere.values()))),
+        names=table.texts("names", (), pattern=_FILE_NAME) + tuple(map(file_name, chain(*everywhere.values()))),
         skf=table.texts("skf", (), pattern=_FILE_NAME),
         config_env=config.text("env", None, pattern="[A-Z][A-Z0-9_]*"),
         config_template=config.text("template", None),
@@ -421,7 +443,14 @@ def _module(table: Table) -> ModuleSpec:
     return spec
 
 
-def _name(path: str) -> str:
+def platform_paths(module: Mapping[str, object]) -> list[str]:
+    """Return the module's paths on this platform, with ``*``, from a descriptor's table ``[module]``."""
+    found = module.get(_PLATFORM, [])
+    return [str(path) for path in found] if isinstance(found, list) else []
+
+
+def file_name(path: str) -> str:
+    """Return the last part of a path of any platform."""
     return path.replace("\\", "/").rpartition("/")[2]
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from ushield_hw import errors
 from ushield_hw.backend.interface import PATIENCE, Patience
@@ -24,7 +24,6 @@ from ushield_hw.backend.model import (
     SignCall,
     TokenInfo,
 )
-from ushield_hw.cms import CertificateFacts
 from ushield_hw.cms.der import integer
 from ushield_hw.config import Settings
 from ushield_hw.crypto.algorithms import KeyKind
@@ -34,6 +33,9 @@ from ushield_hw.system.hardening import forgetting
 from ushield_hw.system.log import LOG
 from ushield_hw.token.link import Link
 from ushield_hw.token.login import Owner, Standing, logged_in, opened, owner_of, said_after
+
+if TYPE_CHECKING:
+    from ushield_hw.cms import CertificateFacts
 
 _LOOK_S: Final = 2.0  # how often a session that is kept open looks whether its certificates are still the same
 

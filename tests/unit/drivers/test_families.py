@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import TokenInfo
 from ushield_hw.config import Settings, data_dir
-from ushield_hw.drivers.catalogue import Atr, Binding, Catalogue, Discover, Driver, Interface, Kind, _places
-from ushield_hw.drivers.descriptor import candidates
+from ushield_hw.drivers import index
+from ushield_hw.drivers.catalogue import Atr, Binding, Catalogue, Discover, Driver, Interface, Kind
+from ushield_hw.drivers.descriptor import parse
 from ushield_hw.drivers.installed import discoverable, installed
 
 pytestmark = pytest.mark.unit
@@ -177,9 +178,30 @@ def test_here_are_loaded_only_what_this_machine_has() -> None:
 
 
 @each
-def test_a_look_at_the_text_sees_every_path_that_parsing_finds(driver: Driver) -> None:
-    seen = set(_places(driver.file.read_bytes()))
-    assert {found for pattern in driver.module.paths for found in candidates(pattern)} <= seen
+def test_the_index_says_what_the_file_says(driver: Driver) -> None:
+    assert driver == parse(driver.file, driver.file.read_bytes())
+    assert CATALOGUE._entries[driver.id].paths == list(driver.module.paths)
+    names = {*driver.module.names, *driver.module.skf}
+    assert set(CATALOGUE._entries[driver.id].names) == names
+
+
+def test_a_changed_descriptor_makes_the_index_anew(tmp_path: Path) -> None:
+    file = tmp_path / "softhsm2.toml"
+    file.write_bytes((FOLDER / "softhsm2.toml").read_bytes())
+    assert index.of_checkout(tmp_path)["softhsm2"]["id"] == "softhsm2"
+    made = (tmp_path / index.IN_CHECKOUT).read_bytes()
+    assert index.of_wheel(made).keys() == {"softhsm2"}
+    file.write_text(file.read_text().replace('vendor = "', 'vendor = "X'))
+    assert str(index.of_checkout(tmp_path)["softhsm2"]["vendor"]).startswith("X")
+    assert (tmp_path / index.IN_CHECKOUT).read_bytes() != made
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"stamp": 1}', b"\xff"])
+def test_an_index_that_cannot_be_read_is_made_anew(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "softhsm2.toml").write_bytes((FOLDER / "softhsm2.toml").read_bytes())
+    (tmp_path / index.IN_CHECKOUT).write_bytes(content)
+    index._fresh.cache_clear()
+    assert index.of_checkout(tmp_path).keys() == {"softhsm2"}
 
 
 def test_what_is_installed_is_found_without_parsing_the_rest() -> None:
