@@ -174,17 +174,33 @@ class UShieldError(Exception):
 
     @property
     def remedy(self) -> str:
-        """What to do about it, in the language in force."""
+        """What a program that uses the library can do about it, or have its user do; in the language in force."""
+        found = self._remedy_id()
+        return messages.text(f"{found}.library" if messages.known(f"{found}.library") else found, **self._values())
+
+    @property
+    def command_remedy(self) -> str:
+        """What a person at the command line can do about it: it may name options and commands of ``ushield``."""
+        return messages.text(self._remedy_id(), **self._values())
+
+    def _remedy_id(self) -> str:
         own = f"problem.{self.details.get('problem')}.remedy"  # where one code stands for problems of several kinds
-        return messages.text(own if messages.known(own) else f"{self.code}.remedy", **self._values())
+        return own if messages.known(own) else f"{self.code}.remedy"
 
     def __str__(self) -> str:
         return self.message
 
     def to_json(self) -> dict[str, object]:
+        """Return the error's document, for programs that use the library."""
+        return self._document(self.remedy)
+
+    def to_command_json(self) -> dict[str, object]:
         """Return the error document that ``--json`` prints."""
+        return self._document(self.command_remedy)
+
+    def _document(self, remedy: str) -> dict[str, object]:
         details = {name: jsonable(value) for name, value in self.details.items()}
-        return {"code": self.code, "message": self.message, "remedy": self.remedy, "details": details}
+        return {"code": self.code, "message": self.message, "remedy": remedy, "details": details}
 
     def _values(self) -> dict[str, object]:
         values = {name: _worded(name, value) for name, value in self.details.items()}

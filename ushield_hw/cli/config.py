@@ -27,10 +27,10 @@ def _show(origin: bool, as_json: bool) -> None:
     if as_json:
         found = {name: {"value": value, "origin": source} for name, value, source in rows}
         shown = found if origin else {name: value for name, value, _ in rows}
-        output.document({"settings": shown, "problems": [error.to_json() for error in problems]})
+        output.document({"settings": shown, "problems": [error.to_command_json() for error in problems]})
         return
     for error in problems:
-        output.note(f"{error.message} {error.remedy}")
+        output.note(f"{error.message} {error.command_remedy}")
     table = [(name, f"{_text(value)}{f'   [{source}]' if origin else ''}") for name, value, source in rows]
     output.lines(output.table(table))
 

@@ -73,10 +73,10 @@ def doctor_command(
         _write_bundle(report, bundle)
     unusable = left_out(options.settings())
     if as_json:
-        output.document({**report.to_json(), "problems": [error.to_json() for error in unusable]})
+        output.document({**report.to_json(), "problems": [error.to_command_json() for error in unusable]})
     else:
         for error in unusable:
-            output.note(f"{error.message} {error.remedy}")
+            output.note(f"{error.message} {error.command_remedy}")
         _print(_rows(report, everything=everything), kept=report.skeleton or "")
         if bundle is not None:
             output.hint("doctor.bundle", file=bundle)

@@ -112,15 +112,15 @@ def afterwards(error: UShieldError) -> None:
 
 def failure(error: UShieldError, *, as_json: bool) -> None:
     """Print an error: its sentence, its code, and what to do; on stderr too where stdout takes no document."""
-    if as_json and _printed({"error": error.to_json()}):
+    if as_json and _printed({"error": error.to_command_json()}):
         return
     note(messages.text("cli.error", message=error.message, code=error.code))
     if place := _file(error):
         note(f"  {place}")
     if known := _pin_known(error):
         note(f"  {known}")
-    if error.remedy != f"{error.code}.remedy":
-        note(messages.text("cli.remedy", remedy=error.remedy))
+    if error.command_remedy != f"{error.code}.remedy":
+        note(messages.text("cli.remedy", remedy=error.command_remedy))
 
 
 def _file(error: UShieldError) -> str:

@@ -45,10 +45,8 @@ class NothingSigned(UShieldError):
         """One sentence, in the language in force."""
         return messages.text("INTERRUPTED.unsigned")
 
-    @property
-    def remedy(self) -> str:
-        """What to do about it."""
-        return messages.text("INTERRUPTED.unsigned.remedy")
+    def _remedy_id(self) -> str:
+        return "INTERRUPTED.unsigned.remedy"
 
 
 class Interrupted(KeyboardInterrupt):
