@@ -19,7 +19,7 @@ from ushield_hw.messages import LANGUAGES, Language
 
 pytestmark = pytest.mark.unit
 
-PACKAGE = Path(errors.__file__).parent
+PACKAGE = Path(errors.__file__).parents[1]
 
 
 def subclasses(kind: type[UShieldError] = UShieldError) -> Iterator[type[UShieldError]]:
@@ -29,7 +29,7 @@ def subclasses(kind: type[UShieldError] = UShieldError) -> Iterator[type[UShield
 
 
 CLASSES = [kind for kind in subclasses() if kind.__module__.startswith("ushield_hw.")]
-OURS = [kind for kind in CLASSES if kind.__module__ == errors.__name__]
+OURS = [kind for kind in CLASSES if kind.__module__.startswith(errors.__name__)]
 
 every_language = pytest.mark.parametrize("lang", LANGUAGES)
 
