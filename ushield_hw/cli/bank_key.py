@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ushield_hw.bank.ca.authority import Signer, root
 from ushield_hw.bank.folder import BankFolder, BankSettings
-from ushield_hw.certificate import KeySpec, make_key, new_key_id, remove
+from ushield_hw.certificate import KeySpec, make_key, new_key_id, remove_quietly
 from ushield_hw.cli import options
 from ushield_hw.crypto.reading import Unreadable, reading
 from ushield_hw.cryptoki.model import KeyRecord
@@ -167,7 +167,7 @@ def new_key(selector: str, pin_source: str | None, spec: str) -> Iterator[tuple[
             with closing(joined):
                 yield joined, token.uri, key_id
         except BaseException:
-            remove(session, key_id)
+            remove_quietly(session, key_id)
             raise
 
 

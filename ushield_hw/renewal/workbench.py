@@ -160,13 +160,13 @@ class Workbench:
         for last in (False, True):
             self._destroy(lambda one: one.key_id == self._record.key_id)  # half of one, perhaps
             try:
-                return write(self._session, self._facts, self._record.key_id, self._record.label + PENDING)
+                write(self._session, self._facts, self._record.key_id, self._record.label + PENDING)
+                return
             except TokenError as error:
                 if error.details.get("ckr") not in unclear or self._session.link.is_gone_after(error):
                     raise
                 if last:
                     raise NotWritten("RENEWAL_NOT_WRITTEN", serial=self._session.serial, **error.details) from error
-        return None
 
     def _write_beside(self) -> None:
         """Write the certificate beside the old one of the same key, or in its place."""
