@@ -226,11 +226,16 @@ def read_installable(data: bytes) -> CertificateFacts:
 
     Raises:
         InputError: ``CERTIFICATE_MALFORMED``, ``CERTIFICATE_SEVERAL``.
-        CertificateError: ``CERTIFICATE_WITHOUT_PURPOSE``: it is of version 1, which cannot state a key usage.
+        CertificateError: ``CERTIFICATE_WITHOUT_PURPOSE``: it is of version 1, which cannot state a key usage;
+            ``CERTIFICATE_EXPLICIT_CURVE``: its key spells its curve out, which RFC 5480 forbids.
     """
+    from ushield_hw.verifier.signatures import key_problem
+
     facts = CertificateFacts.read(read_certificate(data))
     if facts.version == 1:
         raise CertificateError("CERTIFICATE_WITHOUT_PURPOSE", serial=facts.serial_hex)
+    if key_problem(facts.spki) == "explicit_curve":
+        raise CertificateError("CERTIFICATE_EXPLICIT_CURVE", serial=facts.serial_hex)
     return facts
 
 

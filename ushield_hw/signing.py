@@ -17,6 +17,7 @@ from typing import Final
 
 from ushield_hw import messages
 from ushield_hw.cms import Confirmation, Draft, Profile, Template
+from ushield_hw.cms.names import same
 from ushield_hw.config import Settings
 from ushield_hw.cryptoki.model import TokenInfo
 from ushield_hw.cryptoki.under_way import SIGNATURES
@@ -293,7 +294,7 @@ def _renewed(order: Order, session: Session, gone: _Prepared, how: _How) -> _Pre
     """Return what signs in place of a key that is gone; None: nothing of the same person does."""
     session.forget()
     found = _prepare(order, session, how, datetime.now(UTC))
-    return found if found.pair.facts.subject == gone.pair.facts.subject else None
+    return found if same(found.pair.facts.subject, gone.pair.facts.subject) else None
 
 
 def _confirm(order: Order, content: bytes, session: Session, lang: messages.Language) -> None:

@@ -463,7 +463,7 @@ def _to_renew(session: Session, choice: KeyChoice) -> Pair:
     asked = [pair for pair in found if choice.takes(pair)]
     if not asked:
         raise CertificateNotFound("RENEWAL_NOTHING", candidates=[pair.brief() for pair in found])
-    if len({(pair.facts.subject, pair.facts.issuer, pair.facts.key_usage) for pair in asked}) > 1:
+    if len({(pair.names, pair.facts.key_usage) for pair in asked}) > 1:
         raise CertificateMultiple("RENEWAL_WHICH", candidates=[pair.brief() for pair in asked])
     newest = max(asked, key=lambda pair: (pair.facts.not_before, pair.facts.not_after))
     if newest.facts.not_after <= datetime.now(UTC):

@@ -7,6 +7,7 @@ from typing import Final
 
 from ushield_hw.certificate import make_key, objects_of, remove, remove_key, write
 from ushield_hw.cms import CertificateFacts
+from ushield_hw.cms.names import same
 from ushield_hw.cryptoki.model import CertificateRecord
 from ushield_hw.errors import CertificateError, KeyMismatch, TokenBusy, TokenError, TokenRemoved
 from ushield_hw.keys import PENDING, REPLACED, Pair, session_pairs
@@ -78,7 +79,7 @@ class Workbench:
     def put_into_use(self) -> None:
         """Take the mark off the new pair: this is what makes it the one that signs."""
         record = self._record
-        if CertificateFacts.read(record.old).issuer != self._facts.issuer:
+        if not same(CertificateFacts.read(record.old).issuer, self._facts.issuer):
             self._relabel_pair(record.old_key_id, record.old, record.label + REPLACED)  # or both would be in use
         self._relabel_pair(record.key_id, record.certificate, record.label)
         if any(certificate.label.endswith(PENDING) for certificate in self._written()):
