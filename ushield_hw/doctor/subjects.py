@@ -18,6 +18,7 @@ from ushield_hw.cryptoki.model import (
     SlotInfo,
 )
 from ushield_hw.cryptoki.module import Isolation, Module
+from ushield_hw.cryptoki.sharing import descriptions
 from ushield_hw.discovery import Token
 from ushield_hw.doctor.finding import Way
 from ushield_hw.doctor.image import Image, glance, processor, read_image
@@ -34,7 +35,6 @@ from ushield_hw.pcsc import Reader
 from ushield_hw.readiness import Decision, Seen, Verdict, asks_for_login, decide
 
 LOAD_DEADLINE_S: Final = 10.0
-_LONGEST_SLOT: Final = 64  # bytes of a slot's description
 
 
 @dataclass
@@ -116,8 +116,7 @@ def of_reader(slot: SlotInfo | None, reader: Reader) -> bool:
     """Tell whether a slot's description is the name of a reader, as far as it fits into one."""
     if slot is None or not slot.description:
         return False
-    cut = reader.name.encode()[:_LONGEST_SLOT].decode("utf-8", "ignore").rstrip()
-    return slot.description.rstrip() in {reader.name, cut}
+    return slot.description.rstrip() in {reader.name, *descriptions((reader.name,))}
 
 
 def _is_half(key: KeyRecord, pair: Pair) -> bool:
