@@ -81,6 +81,11 @@ class TokenKey:
             self._drop(held)
             raise
 
+    @property
+    def wants_pin_each_time(self) -> bool:
+        """Whether the token wants the PIN for every signature."""
+        return self._held is not None and self._held.key.always_authenticate
+
     def close(self) -> None:
         """Log out."""
         if self._held is not None:
@@ -188,6 +193,8 @@ def ca_key(where: BankFolder, settings: BankSettings, pin_source: str | None) ->
         return find_token(settings.token, settings=our).open(person, purpose=_PURPOSE)
 
     with closing(TokenKey(opening, bytes.fromhex(settings.key_id), public)) as key:
+        if not key.wants_pin_each_time:
+            person.forget()  # the token that was pulled out is opened again with a PIN file, or by who sits there
         yield key
 
 
