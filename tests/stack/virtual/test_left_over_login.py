@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Final
 
 import pytest
 
+from tests.project.tree import ROOT
 from tests.soft import OPTIONS, SOFTHSM, Soft
 from ushield_hw.cryptoki.ckr import CkrError
 from ushield_hw.cryptoki.engine import Engine
@@ -18,7 +21,7 @@ from ushield_hw.cryptoki.model import ModuleOptions, ObjectClass, SignCall, User
 from ushield_hw.cryptoki.module import close_modules
 from ushield_hw.discovery import find_token
 from ushield_hw.errors import UShieldError
-from ushield_hw.testing.desk import Desk
+from ushield_hw.testing.desk import Desk, reader
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.testing.shield import TRIES, Model, VirtualShield
 
@@ -45,26 +48,47 @@ def open_behind(engine: Engine, slot_id: int, pin: str) -> int:
     return session.value
 
 
+def slot_with_a_token(engine: Engine, within_s: float = 10) -> int:
+    until = time.monotonic() + within_s
+    while not (found := [slot.slot_id for slot in engine.slots() if slot.token is not None]):
+        assert time.monotonic() < until, "OpenSC sees no card"
+        time.sleep(0.1)
+    return found[0]
+
+
 def tries(shield: VirtualShield) -> int:
     return shield.card.memory.secrets["user"].left
 
 
-def test_a_login_that_nobody_holds_is_ended_and_no_try_is_spent_on_it(shield: VirtualShield) -> None:
-    engine = Engine(str(Path(shield._module).resolve()), ModuleOptions(one_at_a_time=True), alone=True)
+def log_in_beside(module: str, pin: str, given: str) -> None:
+    """Log in where OpenSC holds a login that the engine knows nothing of, and sign; say what came of it."""
+    engine = Engine(module, ModuleOptions(one_at_a_time=True), alone=True)
+    slot_id = slot_with_a_token(engine)
+    open_behind(engine, slot_id, pin)
     try:
-        slot_id = next(slot.slot_id for slot in engine.slots() if slot.token is not None)
-        open_behind(engine, slot_id, shield.pin)
-        with pytest.raises(CkrError) as caught:
-            engine.login(slot_id, User.USER, WRONG)
-        assert caught.value.name == "CKR_PIN_INCORRECT"
-        assert tries(shield) == TRIES - 1  # it was sent twice, and checked once
-        open_behind(engine, slot_id, shield.pin)
-        login = engine.login(slot_id, User.USER, shield.pin)
-        (key, *_) = (one for one in engine.contents(slot_id, tuple(ObjectClass)).keys if one.private)
-        assert engine.sign(login, SignCall(key.handle, "ECDSA", DIGEST))
-        assert tries(shield) == TRIES
-    finally:
-        engine.close()
+        login = engine.login(slot_id, User.USER, given)
+    except CkrError as error:
+        print(error.name)
+        return
+    (key, *_) = (one for one in engine.contents(slot_id, tuple(ObjectClass)).keys if one.private)
+    print(len(engine.sign(login, SignCall(key.handle, "ECDSA", DIGEST))))
+
+
+def test_a_login_that_nobody_holds_is_ended_and_no_try_is_spent_on_it(shield: VirtualShield) -> None:
+    """In a program of its own: a process finds pcscd once."""
+
+    def said(given: str) -> str:
+        program = f"from {__name__} import log_in_beside; log_in_beside(*(input() for _ in range(3)))"
+        typed = "\n".join((str(Path(shield._module).resolve()), shield.pin, given))
+        command = [sys.executable, "-c", program]
+        return subprocess.run(
+            command, cwd=ROOT, input=typed, capture_output=True, text=True, check=True, timeout=60
+        ).stdout.strip()
+
+    assert said(WRONG) == "CKR_PIN_INCORRECT"
+    assert tries(shield) == TRIES - 1  # it was sent twice, and checked once
+    assert said(shield.pin) == "64"
+    assert tries(shield) == TRIES
 
 
 @pytest.mark.parametrize("alone", [True, False])
@@ -91,9 +115,10 @@ def test_a_login_of_another_part_of_this_program_is_left_alone(
 
 
 def test_after_a_quick_swap_nothing_is_signed_with_the_login_of_the_earlier_card(
-    shield: VirtualShield, desk: Desk
+    shield: VirtualShield, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other card is in within a tenth of a second: OpenSC may not have looked meanwhile."""
+    monkeypatch.setattr(reader, "_OUT_S", 0.0)
     shield.eject()
     with VirtualShield(model=Model.NONE, desk=desk) as spare:
         spare.eject()

@@ -98,6 +98,8 @@ class Desk:
                 raise InputError("DESK_REFUSED", reason=f"reader {reader} has a card in it")
             if not 0 <= reader < len(self._readers):
                 raise InputError("DESK_REFUSED", reason=f"there is no reader {reader}")
+            if there is not None:
+                there.rest()
             there = self._inserted[reader] = Insertion(card, self._connect(reader))
             if not there.noticed(deadline_s):
                 there.eject()

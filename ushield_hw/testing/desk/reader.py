@@ -10,10 +10,12 @@ import logging
 import socket
 import struct
 import threading
+import time
 from contextlib import suppress
 from typing import Final, Protocol
 
 _log: Final = logging.getLogger("ushield_hw")
+_OUT_S: Final = 0.45  # how long a card is out at least: modules look for a removal now and then only
 _OFF, _ON, _RESET, _ATR = 0, 1, 2, 4
 _NO_PRECISE_DIAGNOSIS: Final = b"\x6f\x00"  # ISO/IEC 7816-4
 
@@ -52,6 +54,7 @@ class Insertion:
         self._connection = connection
         self._noticed = threading.Event()
         self._removed = False
+        self._removed_at = 0.0
         connection.settimeout(None)
         self._thread = threading.Thread(target=self._serve, name="virtual card", daemon=True)
         self._thread.start()
@@ -67,12 +70,16 @@ class Insertion:
 
     def eject(self) -> None:
         """Pull the card out, at once, whatever it is doing."""
-        self._removed = True
+        self._removed, self._removed_at = True, time.monotonic()
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self.card.pulled_out()
         if threading.current_thread() is not self._thread:
             self._thread.join()
+
+    def rest(self) -> None:
+        """Wait until the reader was empty for as long as it is when a person changes cards."""
+        time.sleep(max(0.0, self._removed_at + _OUT_S - time.monotonic()))
 
     def _serve(self) -> None:
         try:
