@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ushield_hw.system.fork_safe import names_of
+from ushield_hw.system.lazy import names_of
 
 if TYPE_CHECKING:
     from ushield_hw.cms.attributes import CONFIRMATION_OID, Confirmation

@@ -18,6 +18,7 @@ from ushield_hw.backend.model import (
     SlotInfo,
 )
 from ushield_hw.backend.module import Isolation, Module
+from ushield_hw.backend.sharing import descriptions
 from ushield_hw.doctor.finding import Way
 from ushield_hw.doctor.inspect.image import Image, glance, processor, read_image
 from ushield_hw.doctor.inspect.machine import Machine
@@ -27,14 +28,13 @@ from ushield_hw.drivers.installed import module_environment
 from ushield_hw.errors import UShieldError
 from ushield_hw.interaction import PinState
 from ushield_hw.order import KeyUse
-from ushield_hw.system.fork_safe import cached_property
+from ushield_hw.system.lazy import cached_property
 from ushield_hw.system.pcsc import Reader
 from ushield_hw.token.discovery import Token
 from ushield_hw.token.key_pairs import KeyChoice, Pair, pairs
 from ushield_hw.token.readiness import Decision, Seen, Verdict, asks_for_login, decide
 
 LOAD_DEADLINE_S: Final = 10.0
-_LONGEST_SLOT: Final = 64  # bytes of a slot's description
 
 
 @dataclass
@@ -116,8 +116,7 @@ def of_reader(slot: SlotInfo | None, reader: Reader) -> bool:
     """Tell whether a slot's description is the name of a reader, as far as it fits into one."""
     if slot is None or not slot.description:
         return False
-    cut = reader.name.encode()[:_LONGEST_SLOT].decode("utf-8", "ignore").rstrip()
-    return slot.description.rstrip() in {reader.name, cut}
+    return slot.description.rstrip() in {reader.name, *descriptions((reader.name,))}
 
 
 def _is_half(key: KeyRecord, pair: Pair) -> bool:

@@ -45,7 +45,7 @@ from ushield_hw.drivers.descriptor import (
 from ushield_hw.drivers.match import Atr, Binding, TokenPattern, UsbId
 from ushield_hw.errors import DescriptorError, DriverError, DriverNotFound, InputError
 from ushield_hw.system import trust
-from ushield_hw.system.fork_safe import cached_property
+from ushield_hw.system.lazy import cached_property
 
 __all__ = [
     "GENERIC",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ushield_hw.system.fork_safe import names_of
+from ushield_hw.system.lazy import names_of
 
 if TYPE_CHECKING:
     from ushield_hw.order.display import DisplayProfile

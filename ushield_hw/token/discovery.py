@@ -32,7 +32,7 @@ from ushield_hw.drivers.installed import Installed, chosen, discoverable, instal
 from ushield_hw.errors import CertificateNotFound, InputError, TokenMultiple, TokenNotFound, UShieldError
 from ushield_hw.interaction import Interaction, PinState, Silent
 from ushield_hw.system import pcsc
-from ushield_hw.system.fork_safe import cached_property
+from ushield_hw.system.lazy import cached_property
 from ushield_hw.system.limits import side_by_side
 from ushield_hw.token.key_pairs import KeyChoice, Pair, pairs
 from ushield_hw.token.readiness import asks_for_login, certificates_may_hide

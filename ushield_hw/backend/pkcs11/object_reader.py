@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 from ushield_hw.backend.model import ObjectClass, ObjectProblem
-from ushield_hw.backend.numbers import CERTIFICATE, PRIVATE_KEY, PUBLIC_KEY, Attribute
 from ushield_hw.backend.pkcs11 import function_list, slots, text
 from ushield_hw.backend.pkcs11.ckr import GONE, NUMBERS, CkrError
+from ushield_hw.backend.pkcs11.numbers import CERTIFICATE, PRIVATE_KEY, PUBLIC_KEY, Attribute
 
 T = TypeVar("T")
 

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final, TypeVar
 
-from ushield_hw.backend import numbers
 from ushield_hw.backend.model import CertificateRecord, Contents, KeyRecord, ObjectClass, PublicKey
-from ushield_hw.backend.numbers import Attribute
-from ushield_hw.backend.pkcs11 import function_list, text
+from ushield_hw.backend.pkcs11 import function_list, numbers, text
 from ushield_hw.backend.pkcs11.ckr import NUMBERS, CkrError
+from ushield_hw.backend.pkcs11.numbers import Attribute
 from ushield_hw.backend.pkcs11.object_reader import Reader, Unusable
 from ushield_hw.cms import der
 from ushield_hw.crypto.algorithms import POINT_OCTETS, KeyKind, ec_point

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ushield_hw.backend.model import BUSY, LEFT_OUT, ModuleInfo, SlotInfo, TokenInfo
-from ushield_hw.backend.numbers import mechanism_names
 from ushield_hw.backend.pkcs11 import function_list, text
 from ushield_hw.backend.pkcs11.ckr import GONE, CkrError
+from ushield_hw.backend.pkcs11.numbers import mechanism_names
 
 _MOST_SLOTS: Final = 1 << 14
 _READS: Final = 3

@@ -20,7 +20,7 @@ from ushield_hw.bank.ca.profiles import PROFILES
 from ushield_hw.bank.database import Database
 from ushield_hw.errors import RequestRefused
 from ushield_hw.order import Rules
-from ushield_hw.system.fork_safe import cached_property
+from ushield_hw.system.lazy import cached_property
 from ushield_hw.verifier import TrustStore
 
 

@@ -12,6 +12,7 @@ use, the old one signs; from then on, the new one.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,8 +35,10 @@ from ushield_hw.errors import (
     CertificateNotFound,
     KeyGenerationUnavailable,
     RenewalRejected,
+    StorageError,
     TokenError,
     TokenFull,
+    UShieldError,
 )
 from ushield_hw.order import Rules
 from ushield_hw.order.times import time_text
@@ -45,6 +48,7 @@ from ushield_hw.token.session import Session
 __all__ = ["Bank", "Renewed", "Retire", "Step", "abandon", "install", "is_under_way", "renew", "request", "requested"]
 
 
+_log: Final = logging.getLogger("ushield_hw")
 _AGAIN: Final = timedelta(hours=1)
 
 
@@ -313,7 +317,7 @@ class _Renewal:
             self._bench.check_in_use()
             if retire is Retire.REMOVE:
                 self._bench.remove_old()
-            self._keep(Step.DONE)
+            self._note_done()
         return Renewed(record.key_id.hex(), facts, self._old, record.acknowledged)
 
     def give_up(self, reason: str) -> None:
@@ -366,6 +370,13 @@ class _Renewal:
             self.give_up("expired")
             raise _too_late(self._old)
 
+    def _note_done(self) -> None:
+        """Record the last step. All of it is done on the token: where that cannot be written down, it stands."""
+        try:
+            self._keep(Step.DONE)
+        except StorageError as error:
+            _log.warning("the renewal is done; its record could not be written: %s", error.code)
+
     def _keep(self, step: Step | None) -> None:
         self._held.keep(self.record, step)
         if step is not None:
@@ -390,8 +401,12 @@ def _renewing(
                 raise CertificateNotFound("RENEWAL_NOT_BEGUN", serial=session.serial)
             record = _begun(session, choice, same_key=same_key)
             held.keep(record)
-        with session.link.noticing_removal():
-            yield _Renewal(session, held, record, told)
+        try:
+            with session.link.noticing_removal():
+                yield _Renewal(session, held, record, told)
+        except UShieldError as error:
+            error.details.setdefault("step", record.step.value)  # what was achieved, and stands
+            raise
 
 
 def _open_records(session: Session, choice: KeyChoice) -> list[Record]:
@@ -448,7 +463,7 @@ def _to_renew(session: Session, choice: KeyChoice) -> Pair:
     asked = [pair for pair in found if choice.takes(pair)]
     if not asked:
         raise CertificateNotFound("RENEWAL_NOTHING", candidates=[pair.brief() for pair in found])
-    if len({(pair.facts.subject, pair.facts.issuer, pair.facts.key_usage) for pair in asked}) > 1:
+    if len({(pair.names, pair.facts.key_usage) for pair in asked}) > 1:
         raise CertificateMultiple("RENEWAL_WHICH", candidates=[pair.brief() for pair in asked])
     newest = max(asked, key=lambda pair: (pair.facts.not_before, pair.facts.not_after))
     if newest.facts.not_after <= datetime.now(UTC):

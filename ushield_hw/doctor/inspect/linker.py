@@ -16,7 +16,7 @@ from typing import Final
 
 from ushield_hw.doctor.inspect.image import Format, Image, read_image
 from ushield_hw.doctor.inspect.machine import Machine
-from ushield_hw.system.fork_safe import cached_property
+from ushield_hw.system.lazy import cached_property
 
 _MOST_LIBRARIES: Final = 300
 _CACHE_MOST: Final = 8 << 20

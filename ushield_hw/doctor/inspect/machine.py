@@ -23,7 +23,7 @@ from ushield_hw.doctor.inspect import pcscd
 from ushield_hw.drivers.catalogue import Catalogue
 from ushield_hw.errors import InputError
 from ushield_hw.system import pcsc
-from ushield_hw.system.fork_safe import cached_property
+from ushield_hw.system.lazy import cached_property
 from ushield_hw.system.usb import UsbDevice, usb_devices
 from ushield_hw.token.key_pairs import KeyChoice
 from ushield_hw.uri import TokenUri

@@ -18,7 +18,7 @@ from ushield_hw.doctor.probes.bus import ccid_devices, modules_of
 from ushield_hw.drivers.catalogue import Driver
 from ushield_hw.errors import UShieldError
 from ushield_hw.system import pcsc
-from ushield_hw.system.fork_safe import cached_property
+from ushield_hw.system.lazy import cached_property
 from ushield_hw.system.pcsc import Contact, Reader, Slot
 from ushield_hw.system.processes import Holders, users_of_node, users_of_pcsc
 from ushield_hw.uri import TokenUri

@@ -23,7 +23,7 @@ from ushield_hw.doctor.subjects import Loaded, TokenSeen, load
 from ushield_hw.drivers.catalogue import GENERIC, Kind
 from ushield_hw.drivers.installed import Installed
 from ushield_hw.errors import InputError
-from ushield_hw.system.fork_safe import cached_property
+from ushield_hw.system.lazy import cached_property
 from ushield_hw.system.processes import named
 from ushield_hw.token.discovery import Token, alike, certificates_on, names, tokens_in
 from ushield_hw.uri import TokenUri

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pkcs11
 import pytest
 
-from ushield_hw.backend import numbers
-from ushield_hw.backend.numbers import MECHANISMS, Attribute, mechanism_names, mechanism_number
+from ushield_hw.backend.pkcs11 import numbers
+from ushield_hw.backend.pkcs11.numbers import MECHANISMS, Attribute, mechanism_names, mechanism_number
 from ushield_hw.crypto.algorithms import KeyKind, suites_for
 
 pytestmark = pytest.mark.unit
