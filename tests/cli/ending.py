@@ -7,14 +7,14 @@ behind the recording module, which counts what it was asked also by a process th
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.cli.world import USHIELD, Done, Home
+from tests.cli import forked
+from tests.cli.world import Done, Home
 from ushield_hw.testing.faulty import FaultyModule, faulty_module
 
 SOFTHSM: Final = Path("/usr/lib/softhsm/libsofthsm2.so").resolve()
@@ -88,30 +88,21 @@ class Counted:
 
     def run(self, *words: object) -> Done:
         """Run a command as anybody would."""
-        return self._ended([USHIELD, *self._words(words)])
+        return self._forked(self._words(words))
 
     def ended_at(self, point: int, words: Sequence[object], watched: Sequence[str], end: str = "kill") -> Ended:
         """Run a command and end it at a point; 0: never."""
         log = self.home.folder / "steps"
         log.unlink(missing_ok=True)
-        done = self._ended([*ending(point, log, watched, end), *self._words(words)])
+        program, *arguments = ending(point, log, watched, end)[2:]
+        done = self._forked([*arguments, *self._words(words)], program)
         return Ended(done, log.read_text().splitlines() if log.exists() else [])
 
     def _words(self, words: Sequence[object]) -> list[str]:
         return ["--drivers", "drivers", *map(str, words)]
 
-    def _ended(self, command: list[str]) -> Done:
-        done = subprocess.run(
-            command,
-            cwd=self.home.folder,
-            env=self.home.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=60,
-            check=False,
-            text=True,
-        )
-        return Done(done.returncode, done.stdout, done.stderr)
+    def _forked(self, words: list[str], program: str | None = None) -> Done:
+        return forked.run(words, self.home.folder, self.home.environment, program)
 
 
 def ending(point: int, log: Path, watched: Sequence[str], end: str = "kill") -> list[str]:

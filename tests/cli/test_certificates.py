@@ -124,6 +124,15 @@ def test_a_certificate_of_version_1_is_not_installed(home: Home, bank: Bank) -> 
     assert "keyUsage = critical,nonRepudiation" in told and "-extfile" in told
 
 
+def test_a_certificate_that_spells_its_curve_out_is_not_installed(home: Home, bank: Bank) -> None:
+    """RFC 5480 section 2.1.1; the verifier accepts no such key either."""
+    explicit = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -pkeyopt ec_param_enc:explicit -nodes".split()
+    run_openssl("req", *explicit, "-keyout", "x.key", "-out", "x.csr", "-subj", "/CN=x", folder=home.folder)
+    bank.certify(home.file("x.csr"), home.file("x.pem"))
+    fails = home.fails(6, "CERTIFICATE_EXPLICIT_CURVE", "cert", "install", "x.pem", *own(home, home.pin()))
+    assert fails["serial"] and home.tries_left() == 6
+
+
 def test_a_certificate_without_a_key_usage_is_installed_with_a_warning(home: Home, bank: Bank) -> None:
     certified(home, bank, "-extfile", home.write("leaf.ext", "basicConstraints = CA:FALSE\n"))
     assert "no key usage" in home.ushield("cert", "install", "new.pem", *own(home)).err

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.world import TIMEOUT_S, USHIELD, Home
+from tests.cli import forked
+from tests.cli.world import TIMEOUT_S, USHIELD, Home, checked
 
 ROOT = Path(__file__).parents[2]
 HEADINGS = {"en": ("Usage:", "Options", "Commands"), "zh": ("用法：", "选项", "命令")}
@@ -35,8 +36,14 @@ def pages(desk: Home, lang: str) -> Pages:
     return dict(walk(desk, lang))
 
 
+def shown(home: Home, *command: str) -> str:
+    """Return a command's help page: there are a hundred, and each by a fork."""
+    words = (*command, "--help")
+    return checked(forked.run(words, home.folder, home.environment), words, 0).out
+
+
 def walk(home: Home, lang: str, *command: str) -> Iterator[tuple[str, str]]:
-    page = home.ushield("--lang", lang, *command, "--help").out
+    page = shown(home, "--lang", lang, *command)
     yield " ".join(command), page
     for name, _ in rows(page, HEADINGS[lang][2]):
         yield from walk(home, lang, *command, name)
@@ -129,7 +136,11 @@ def commands_in_texts() -> set[str]:
 
 @pytest.mark.parametrize("command", sorted(commands_in_texts()))
 def test_what_a_text_tells_to_run_can_be_run(desk: Home, command: str) -> None:
-    desk.ushield(*command.split(), "--help")
+    assert shown(desk, *command.split())
+
+
+def test_what_the_installed_command_shows_is_the_same(desk: Home, pages: Pages, lang: str) -> None:
+    assert desk.ushield("--lang", lang, "sign", "--help").out == pages["sign"]
 
 
 # --- completion -------------------------------------------------------------------------------------------------------

@@ -66,8 +66,10 @@ def test_a_person_reads_the_same(shared: Home) -> None:
 def test_nothing_plugged_in(bare: Home) -> None:
     assert bare.json("list")["tokens"] == []
     done = bare.ushield("list")
-    assert done.out == ""
+    assert (done.code, done.out) == (0, "")
     assert "softhsm init" in done.err
+    assert "`ushield doctor`" in done.err
+    assert "`ushield doctor`" in bare.ushield("--lang", "zh", "list").err
 
 
 @pytest.mark.parametrize("named_by", ["uri", "serial", "label"])

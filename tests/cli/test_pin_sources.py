@@ -6,14 +6,17 @@ import os
 import socket
 import struct
 import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.cli.world import USHIELD, Home
-from ushield_hw.cli.pin_sources import CODE_FILE, PIN_FILE, read_secret
+from ushield_hw.cli.pin_sources import CODE_FILE, PIN_FILE, Sources, read_secret
 from ushield_hw.errors import InputError
+from ushield_hw.interaction import PinKind, PinRequest, PinState, Silent
 from ushield_hw.system import files
 
 NEW = "24681357"
@@ -248,3 +251,72 @@ def test_a_pin_is_in_no_file_and_no_output(home: Home) -> None:
     for pin in CANARIES.values():
         assert [path for path in files if pin.encode() in path.read_bytes()] == []
         assert pin not in "".join(said)
+
+
+# Counts the PINs that the command holds when it comes to a function; what the test's own frames hold is none.
+_LOOK = """
+import gc, sys
+from importlib import import_module
+place, name, *words = sys.argv[1:]
+from ushield_hw.cli.app import run
+from ushield_hw.interaction import Pin
+owner = import_module(place)
+real = getattr(owner, name)
+
+def call(*arguments, **options):
+    gc.collect()
+    held = {id(one) for holder in gc.get_objects() for one in gc.get_referents(holder) if isinstance(one, Pin)}
+    print("PINs:", len(held), file=sys.stderr)
+    sys.stderr.flush()
+    if "serve" in words:
+        raise KeyboardInterrupt
+    return real(*arguments, **options)
+
+setattr(owner, name, call)
+sys.exit(run(words))
+"""
+
+
+def pins_held(home: Home, place: str, *words: str) -> list[str]:
+    """Run a command with its PIN from stdin; return how many it holds when it comes to a function."""
+    ended = subprocess.run(
+        [sys.executable, "-c", _LOOK, *place.split(":"), *words, "--pin-source", "-"],
+        cwd=home.folder,
+        env=home.environment,
+        input=pin_of(home).encode(),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    return [line for line in ended.stderr.decode().splitlines() if line.startswith("PINs:")]
+
+
+def test_a_pin_from_a_pipe_is_dropped_after_the_last_login(home: Home) -> None:
+    own = ("--token", home.token.uri)
+    sign = ("sign", home.order(), *own, "--unattended", "-o")
+    assert pins_held(home, "ushield_hw.cli.orders:sign", *sign, "one.p7m") == ["PINs: 1"]  # it may be needed once more
+    home.order()
+    assert pins_held(home, "ushield_hw.cli.orders:_write", *sign, "two.p7m") == ["PINs: 0"]
+    assert pins_held(home, "ushield_hw.certificates.renewal:request", "cert", "renew", *own, "--out", "r.p7m") == [
+        "PINs: 0"
+    ]
+    home.json("bank", "init", "--dir", "bank", *own, "--pin-source", home.token.pin_file)
+    assert pins_held(home, "ushield_hw.bank.server:serve", "bank", "serve", "--dir", "bank") == ["PINs: 0"]
+
+
+def test_a_pipe_gives_a_pin_once(tmp_path: Path) -> None:
+    """The token of a bank's CA that was pulled out is not opened again with what stdin gives next."""
+    ask = PinRequest(PinKind.USER, "0", "x", PinState(), "ca")
+    os.mkfifo(tmp_path / "pin", 0o600)
+    (tmp_path / "kept").write_text("123456")
+    (tmp_path / "kept").chmod(0o600)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit((tmp_path / "pin").write_text, "123456")
+        sources = [Sources({PinKind.USER: str(tmp_path / name)}, Silent()) for name in ("pin", "kept")]
+        assert [one.request_pin(ask) for one in sources * 2] == ["123456"] * 4
+    for one in sources:
+        one.forget()
+    assert sources[1].request_pin(ask) == "123456"
+    with pytest.raises(InputError) as caught:
+        sources[0].request_pin(ask)
+    assert caught.value.code == "PIN_MISSING"

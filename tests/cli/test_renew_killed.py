@@ -67,8 +67,8 @@ class Case:
         done = self.counted.run("sign", order, *known, "--unattended", "-o", "signed.p7m", "--json")
         assert done.code == 0, (told, done)
         assert bank.accepts(signed), told
-        said = self.home.json("verify", "signed.p7m", "--ca", bank.ca)
-        return str(said["signer"]["serial"])
+        said = self.counted.run("verify", "signed.p7m", "--ca", bank.ca, "--json")
+        return str(said.document["signer"]["serial"])
 
 
 def renewing(shared: Home, folder: Path, options: tuple[str, ...] = ()) -> Case:

@@ -13,15 +13,18 @@ import pytest
 
 from tests.soft import SOFTHSM
 from tests.stack.bench import Bench
-from tests.stack.test_signing import OpenToken, bank, desk, fresh, person
+from tests.stack.test_signing import OpenToken, bank, desk, fresh, person, public_key
+from tests.unit.cms.pki import Authority, der
 from ushield_hw import sign
 from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import User
-from ushield_hw.errors import OutcomeUnknown
+from ushield_hw.certificates.certificate import KeySpec, install, request
+from ushield_hw.errors import OutcomeUnknown, TokenError, TokenFull
 from ushield_hw.signing.journal import Journal, State
 from ushield_hw.system import storage
 from ushield_hw.testing.faulty import Fault, faulty_module, returns
 from ushield_hw.testing.scripted import Scripted
+from ushield_hw.token.key_inventory import delete, of_session, pick
 from ushield_hw.token.key_pairs import KeyChoice
 from ushield_hw.token.pin_operations import change_pin, unblock_pin, verify_pin
 from ushield_hw.token.session import open_session
@@ -131,3 +134,57 @@ def test_an_outcome_that_is_unknown_stays_so_when_the_session_does_not_end_well(
         desk.bench.faulty.plan([Fault("C_Sign", None, returns("CKR_DEVICE_ERROR")), *failing("C_Logout")])
         with pytest.raises(OutcomeUnknown):
             sign(fresh(), session, key=KeyChoice(label="pay"))
+
+
+# --- certificates and keys --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [1, 2], ids=["not read back", "not listed"])
+@pytest.mark.parametrize("code", ["CKR_GENERAL_ERROR", "CKR_DEVICE_REMOVED"])
+def test_a_certificate_that_was_written_is_installed_though_the_token_cannot_be_read(
+    desk: OpenToken, bank: Authority, monkeypatch: pytest.MonkeyPatch, code: str, first: int
+) -> None:
+    module, faulty = desk.bench.module, desk.bench.faulty
+    write = module.write_certificate
+
+    def write_and_break(*arguments: Any, **more: Any) -> int:
+        handle: int = write(*arguments, **more)
+        faulty.clear()
+        faulty.plan([Fault("C_FindObjectsInit", call, returns(code)) for call in range(first, 99)])
+        return handle
+
+    monkeypatch.setattr(module, "write_certificate", write_and_break)
+    with desk.opened(person(desk)) as session:
+        key = next(one for one in session.keys() if not one.private and one.label == "pay")
+        wanted = der(bank.issue("CN=王五", public_key(key.kind, key.public or b""), serial=99))
+        pair = install(session, wanted)
+    assert (pair.facts.der, pair.has_key, pair.key_id) == (wanted, True, key.key_id.hex())
+    faulty.plan([])
+    assert wanted in {one.der for one in module.certificates(desk.bench.slot)}
+
+
+def test_the_error_of_a_request_is_told_though_its_key_cannot_be_removed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_session(bench.link, Scripted(bench.soft.pin), "request") as session:
+        bench.plan("C_Sign", None, returns("CKR_DEVICE_MEMORY"))
+        bench.faulty.plan([Fault(name, None, returns("CKR_DEVICE_MEMORY")) for name in ("C_Sign", "C_DestroyObject")])
+        with pytest.raises(TokenFull) as caught:
+            request(session, KeySpec.EC_P256, "CN=A")
+    assert caught.value.details["function"] == "C_Sign"
+
+
+def test_half_a_key_pair_that_was_deleted_is_said_to_be(bench: Bench) -> None:
+    with open_session(bench.link, Scripted(bench.soft.pin), "keys") as session:
+        entry = pick(of_session(session), KeyChoice(label="pay"))
+        bench.plan("C_DestroyObject", 2, returns("CKR_GENERAL_ERROR"))
+        with pytest.raises(TokenError) as caught:
+            delete(session, entry)
+        assert caught.value.code == "KEY_DELETED_IN_PART"
+        assert "pay" in caught.value.message
+        left = pick(of_session(session), KeyChoice(label="pay"))
+        assert (left.has_private, len(left.objects)) == (False, 1)
+        bench.plan("C_DestroyObject", 1, returns("CKR_GENERAL_ERROR"))
+        with pytest.raises(TokenError) as caught:
+            delete(session, left)
+        assert caught.value.code != "KEY_DELETED_IN_PART"

@@ -316,8 +316,9 @@ class Module:
             _leave_this_process(self)
             if (reached := of_loader(error.reason)) is not None:
                 raise reached from error
-            if error.kind == "hung" and (self._hung or self._blocking):
-                raise (self._hung or busy(self._blocking)) from error
+            hung = self._hung or (_service_hangs() if error.kind == "hung" and self.sharing is not None else None)
+            if error.kind == "hung" and (hung or self._blocking):
+                raise (hung or busy(self._blocking)) from error
             raise errors.DriverLoadError(
                 path=str(self.path), reason=error.reason, problem=errors.LoadOutcome(f"load_{error.kind}").value
             ) from error

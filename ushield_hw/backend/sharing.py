@@ -17,6 +17,7 @@ from ushield_hw.backend.pkcs11.function_list import UNAVAILABLE
 SHORT_S: Final = 6.0  # for a module that may be waiting for another program
 HANGS_S: Final = 2.0  # for one that may be waiting for a smart card service that does not answer
 _DESCRIPTION_BYTES: Final = 64  # as much of a reader's name as CK_SLOT_INFO holds
+_DOTS: Final = "..."  # OpenSC says so that it has cut a name
 _own: Final[set[str]] = set()  # readers whose card this process keeps, by whichever module
 
 
@@ -88,9 +89,15 @@ class Sharing:
 
 
 def descriptions(readers: tuple[str, ...]) -> tuple[str, ...]:
-    """Return readers' names as slots describe them."""
-    return tuple(map(_described, readers))
+    """Return readers' names as slots describe them: of one that is too long either its beginning, or that and dots."""
+    return tuple(text for reader in readers for text in _described(reader.encode()))
 
 
-def _described(reader: str) -> str:
-    return reader.encode()[:_DESCRIPTION_BYTES].decode("utf-8", "ignore").rstrip(" \0")
+def _described(reader: bytes) -> tuple[str, ...]:
+    if len(reader) <= _DESCRIPTION_BYTES:
+        return (_text(reader),)
+    return _text(reader[:_DESCRIPTION_BYTES]), f"{_text(reader[: _DESCRIPTION_BYTES - len(_DOTS)])}{_DOTS}"
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "ignore").rstrip(" \0")

@@ -97,7 +97,7 @@ def _load(path: str, options: Any) -> tuple[Any, dict[str, object]]:
     from ushield_hw.backend.pkcs11.engine import Engine
 
     try:
-        engine = Engine(path, options)
+        engine = Engine(path, options, alone=True)
         return engine, {"ok": engine.info()}
     except LoadFailed as error:
         return None, {"load": error.reason, "kind": error.kind}

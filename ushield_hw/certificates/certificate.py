@@ -21,7 +21,9 @@ from ushield_hw.errors import (
     InputError,
     KeyMismatch,
     TokenError,
+    UShieldError,
 )
+from ushield_hw.system.log import LOG
 from ushield_hw.token.key_matching import public_half
 from ushield_hw.token.key_pairs import ANY, KeyChoice, Pair, private_key_of, session_pairs
 from ushield_hw.token.session import Session
@@ -29,6 +31,7 @@ from ushield_hw.token.signature import plan, signature
 
 if TYPE_CHECKING:
     from cryptography import x509
+
 
 _PEM_LABELS: Final = ("CERTIFICATE", "X509 CERTIFICATE")
 
@@ -92,7 +95,7 @@ def request(
     try:
         der = signed_request(session, name, made, key_id)
     except BaseException:
-        remove(session, key_id)
+        remove_quietly(session, key_id)
         raise
     return Request(pem.armored(der, "CERTIFICATE REQUEST"), key_id)
 
@@ -151,6 +154,14 @@ def remove(session: Session, key_id: bytes) -> None:
     session.destroy([key for key in session.keys() if key.key_id == key_id])
 
 
+def remove_quietly(session: Session, key_id: bytes) -> None:
+    """As :func:`remove`, after something has failed: that is the error to tell, and what fails in this is logged."""
+    try:
+        remove(session, key_id)
+    except UShieldError as error:
+        LOG.warning("the key %s is left on the token: %s", key_id.hex(), error.code)
+
+
 def remove_key(session: Session, facts: CertificateFacts, key_id: bytes) -> None:
     """Remove both halves of a certificate's key and nothing of another pair, though it have the same CKA_ID.
 
@@ -183,9 +194,15 @@ def install(session: Session, data: bytes) -> Pair:
     )  # without an id: what the token shows of its keys must prove it
     if key is None:
         raise KeyMismatch(subject=facts.subject_text(), serial=facts.serial_hex)
-    if not any(record.der == der for record in session.certificates()):
-        write(session, facts, key.key_id, key.label)
-    return next(pair for pair in session_pairs(session) if pair.facts.der == der)
+    if any(record.der == der for record in session.certificates()):
+        return next(pair for pair in session_pairs(session) if pair.facts.der == der)
+    written = write(session, facts, key.key_id, key.label)
+    try:
+        found = session_pairs(session)
+    except UShieldError as error:
+        LOG.warning("the certificate is installed; the token cannot be listed: %s", error.code)
+        found = ()
+    return next((pair for pair in found if pair.facts.der == der), Pair(written, facts, key, has_key=True))
 
 
 def read_installable(data: bytes) -> CertificateFacts:
@@ -193,24 +210,37 @@ def read_installable(data: bytes) -> CertificateFacts:
 
     Raises:
         InputError: ``CERTIFICATE_MALFORMED``, ``CERTIFICATE_SEVERAL``.
-        CertificateError: ``CERTIFICATE_WITHOUT_PURPOSE``: it is of version 1, which cannot state a key usage.
+        CertificateError: ``CERTIFICATE_WITHOUT_PURPOSE``: it is of version 1, which cannot state a key usage;
+            ``CERTIFICATE_EXPLICIT_CURVE``: its key spells its curve out, which RFC 5480 forbids.
     """
+    from ushield_hw.verifier.signatures import key_problem
+
     facts = CertificateFacts.read(read_certificate(data))
     if facts.version == 1:
         raise CertificateError("CERTIFICATE_WITHOUT_PURPOSE", serial=facts.serial_hex)
+    if key_problem(facts.spki) == "explicit_curve":
+        raise CertificateError("CERTIFICATE_EXPLICIT_CURVE", serial=facts.serial_hex)
     return facts
 
 
-def write(session: Session, facts: CertificateFacts, key_id: bytes, label: str) -> None:
+def write(session: Session, facts: CertificateFacts, key_id: bytes, label: str) -> CertificateRecord:
     """Write a certificate object and compare what the token gives back.
+
+    What was written stays so where the token gives nothing back, as when it is pulled out just then: that is logged.
 
     Raises:
         TokenError: as the token says; ``TokenFull``: there is no room.
         CertificateError: ``CERTIFICATE_READ_BACK``.
     """
-    session.write_certificate(facts, key_id, label)
-    if not objects_of(session, facts.der, key_id):
+    handle = session.write_certificate(facts, key_id, label)
+    try:
+        found = objects_of(session, facts.der, key_id)
+    except UShieldError as error:
+        LOG.warning("the certificate was written and cannot be read back: %s", error.code)
+        return CertificateRecord(handle, key_id, label, facts.der)
+    if not found:
         raise CertificateError("CERTIFICATE_READ_BACK", subject=facts.subject_text())
+    return found[0]
 
 
 def objects_of(session: Session, der: bytes, key_id: bytes) -> list[CertificateRecord]:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from ushield_hw.backend.model import KeyRecord
 from ushield_hw.bank.ca.authority import Signer, root
 from ushield_hw.bank.folder import BankFolder, BankSettings
-from ushield_hw.certificates.certificate import KeySpec, make_key, new_key_id, remove
+from ushield_hw.certificates.certificate import KeySpec, make_key, new_key_id, remove_quietly
 from ushield_hw.certificates.csr import key_of, public_of
 from ushield_hw.cli import options
 from ushield_hw.crypto.algorithms import Suite
@@ -80,6 +80,11 @@ class TokenKey:
         except (TokenError, OutcomeUnknown):
             self._drop(held)
             raise
+
+    @property
+    def wants_pin_each_time(self) -> bool:
+        """Whether the token wants the PIN for every signature."""
+        return self._held is not None and self._held.key.always_authenticate
 
     def close(self) -> None:
         """Log out."""
@@ -167,7 +172,7 @@ def new_key(selector: str, pin_source: str | None, spec: str) -> Iterator[tuple[
             with closing(joined):
                 yield joined, token.uri, key_id
         except BaseException:
-            remove(session, key_id)
+            remove_quietly(session, key_id)
             raise
 
 
@@ -188,6 +193,8 @@ def ca_key(where: BankFolder, settings: BankSettings, pin_source: str | None) ->
         return find_token(settings.token, settings=our).open(person, purpose=_PURPOSE)
 
     with closing(TokenKey(opening, bytes.fromhex(settings.key_id), public)) as key:
+        if not key.wants_pin_each_time:
+            person.forget()  # the token that was pulled out is opened again with a PIN file, or by who sits there
         yield key
 
 

@@ -15,7 +15,7 @@ from ushield_hw.certificates.certificate import (
     install,
     matches,
     read_installable,
-    remove,
+    remove_quietly,
     request,
 )
 from ushield_hw.cli import options, output
@@ -112,7 +112,7 @@ def _request(
         try:
             options.write_new(out, made.pem)
         except UShieldError:
-            remove(session, made.key_id)  # a key nobody can ask a certificate for would only take room
+            remove_quietly(session, made.key_id)  # a key nobody can ask a certificate for would only take room
             raise
     output.achieved()
     if as_json:

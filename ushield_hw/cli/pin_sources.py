@@ -40,6 +40,7 @@ class Sources:
     allow_last_try: bool = False
     _read: dict[str, str] = field(default_factory=dict, repr=False)
     _typed: str | None = field(default=None, repr=False)
+    _spent: set[str] = field(default_factory=set, repr=False)  # sources that can be read but once
 
     def request_pin(self, ask: PinRequest) -> str | None:
         """Return the PIN of a source, else ask the person."""
@@ -47,6 +48,8 @@ class Sources:
         source = self.given.get(kind)
         if source is None:
             return self._ask(ask)
+        if source in self._spent:
+            raise InputError("PIN_MISSING", source=source, n=1)
         return self._stdin[kind] if source == STDIN else self._file(source)
 
     def _ask(self, ask: PinRequest) -> str | None:
@@ -87,7 +90,8 @@ class Sources:
             _ = self._stdin[kind] if source == STDIN else self._file(source)
 
     def forget(self) -> None:
-        """Drop what was typed or came through a pipe: no further login needs it."""
+        """Drop what was typed or came through a pipe: no further login needs it. A pipe gives no other."""
+        self._spent |= {*self._read, STDIN}
         self._read.clear()
         self._typed = None
         self.__dict__.pop("_stdin", None)

@@ -68,6 +68,8 @@ def renew_command(
         return _say_requested(out, token, as_json)
     retire = renewal.Retire.KEEP if keep_old else renewal.Retire.REMOVE
     with token.open(person, purpose="renew") as session:
+        if not any(key.always_authenticate for key in session.keys()):
+            person.forget()  # before the bank is waited for
         if out is not None:
             options.write_new(out, renewal.request(session, choice, same_key=same_key, on_step=_on_step))
             return _say_requested(out, token, as_json)
@@ -80,6 +82,7 @@ def renew_command(
             assert came is not None and received is not None  # noqa: S101 - one of the ways
             with options.naming(received):
                 done = renewal.install(session, came, choice, **more)
+    person.forget()
     return _say_renewed(done, as_json)
 
 

@@ -75,6 +75,19 @@ def canonical(name: bytes) -> Canonical:
     )
 
 
+def comparable(name: bytes) -> Canonical | bytes:
+    """Return what stands for a name, DER, where names are compared: :func:`canonical`, or its bytes if it is none."""
+    try:
+        return canonical(name)
+    except DerError:
+        return name
+
+
+def same(one: bytes, other: bytes) -> bool:
+    """Tell whether two names, DER, are the same (RFC 5280 section 7.1)."""
+    return one == other or comparable(one) == comparable(other)
+
+
 def is_well_encoded(name: bytes) -> bool:
     """Tell whether every UTF8String, BMPString and UniversalString of a name is one.
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from ushield_hw.cms.certificate import CertificateFacts
 from ushield_hw.cms.der import DerError
+from ushield_hw.cms.names import same
 from ushield_hw.crypto.algorithms import RSA_LEAST_BITS, KeyKind, Suite
 
 MOST_INTERMEDIATES: Final = 4
@@ -43,7 +44,7 @@ def in_order(signer: CertificateFacts, others: Sequence[CertificateFacts]) -> tu
     if len(left) > MOST_INTERMEDIATES:
         raise DerError("certificate_not_on_path")
     while left:
-        issuers = [one for one in left if one.is_ca and one.subject == child.issuer]
+        issuers = [one for one in left if one.is_ca and same(one.subject, child.issuer)]
         if len(issuers) != 1:
             raise DerError("certificate_not_on_path")
         child = issuers[0]

@@ -321,6 +321,7 @@ def _private(machine: Machine, tokens: Sequence[TokenSeen]) -> Iterator[tuple[st
         yield "label", seen.token.label
         with suppress(UShieldError):
             yield from (("label", key.label) for key in seen.keys)
+            yield from (("label", problem.label) for problem in seen.unread if problem.label)
         with suppress(UShieldError):
             for pair in seen.pairs:
                 yield "label", pair.certificate.label

@@ -19,6 +19,7 @@ from ushield_hw.backend.model import (
     SlotInfo,
 )
 from ushield_hw.backend.module import Module
+from ushield_hw.backend.sharing import descriptions
 from ushield_hw.doctor.finding import Way
 from ushield_hw.doctor.inspect.image import glance, processor, read_image
 from ushield_hw.doctor.inspect.image_model import Image
@@ -36,7 +37,6 @@ from ushield_hw.token.key_pairs import KeyChoice, Pair, pairs
 from ushield_hw.token.readiness import Decision, Seen, Verdict, asks_for_login, decide
 
 LOAD_DEADLINE_S: Final = 10.0
-_LONGEST_SLOT: Final = 64  # bytes of a slot's description
 
 
 @dataclass
@@ -118,8 +118,7 @@ def of_reader(slot: SlotInfo | None, reader: Reader) -> bool:
     """Tell whether a slot's description is the name of a reader, as far as it fits into one."""
     if slot is None or not slot.description:
         return False
-    cut = reader.name.encode()[:_LONGEST_SLOT].decode("utf-8", "ignore").rstrip()
-    return slot.description.rstrip() in {reader.name, cut}
+    return slot.description.rstrip() in {reader.name, *descriptions((reader.name,))}
 
 
 def _is_half(key: KeyRecord, pair: Pair) -> bool:

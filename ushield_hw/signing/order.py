@@ -20,6 +20,7 @@ from ushield_hw import messages
 from ushield_hw.backend.model import TokenInfo
 from ushield_hw.backend.signatures import SIGNATURES
 from ushield_hw.cms import Confirmation, Draft, Profile, Template
+from ushield_hw.cms.names import same
 from ushield_hw.config import Settings
 from ushield_hw.drivers.catalogue import ConfirmKind, ConfirmText, Driver
 from ushield_hw.errors import (
@@ -297,7 +298,7 @@ def _renewed(order: Order, session: Session, gone: _Prepared, how: _How) -> _Pre
     """Return what signs in place of a key that is gone; None: nothing of the same person does."""
     session.invalidate()
     found = _prepare(order, session, how, datetime.now(UTC))
-    return found if found.pair.facts.subject == gone.pair.facts.subject else None
+    return found if same(found.pair.facts.subject, gone.pair.facts.subject) else None
 
 
 def _confirm(order: Order, content: bytes, session: Session, lang: messages.Language) -> None:

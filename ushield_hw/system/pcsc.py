@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 DEADLINE_S: Final = 5.0
 _SERVICE_S: Final = 3.0  # a service that answers does so in milliseconds
+_ANSWERED_S: Final = 0.5  # so long it is taken to go on answering
 # pcsc-lite tells changes at once; but a reader that comes between two waits is seen only by the next list of readers.
 _SLICE_MS: Final = 500
 _RETRY_S: Final = 0.2  # asking a service that is not there costs microseconds
@@ -190,7 +191,7 @@ def answers() -> None:
         DriverError: ``PCSC_NO_ANSWER``.
     """
     with _service_lock:
-        if not _service or time.monotonic() - _service[-1][0] > _SERVICE_S:
+        if not _service or time.monotonic() - _service[-1][0] > (_SERVICE_S if _service[-1][1] else _ANSWERED_S):
             error = _no_answer()
             _service[:] = [(time.monotonic(), error)]  # counted from now: who has waited for it meanwhile does not ask
         error = _service[-1][1]

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from ushield_hw.backend.model import KeyRecord
 from ushield_hw.crypto.algorithms import KeyKind
-from ushield_hw.errors import CertificateError, CertificateMultiple, CertificateNotFound
+from ushield_hw.errors import CertificateError, CertificateMultiple, CertificateNotFound, TokenError
 from ushield_hw.token.key_matching import KeyRing, public_half
 from ushield_hw.token.key_pairs import KeyChoice, Pair, not_told_apart, pairs
 from ushield_hw.token.session import Session
@@ -130,10 +130,18 @@ def delete(session: Session, entry: Entry) -> None:
 
     Raises:
         CertificateError: as :func:`check_not_in_use`; nothing was deleted.
-        TokenError: as the token says; run again, it deletes what is left.
+        TokenError: as the token says; ``KEY_DELETED_IN_PART``: some of it is gone; run again, it deletes what is left.
     """
     check_not_in_use(entry)
-    session.destroy(entry.objects)
+    deleted = 0
+    try:
+        for one in entry.objects:
+            session.destroy([one])
+            deleted += 1
+    except TokenError as error:
+        if not deleted:
+            raise
+        raise error.restated(type(error), "KEY_DELETED_IN_PART", key=entry.brief()) from error
 
 
 class _Certified:

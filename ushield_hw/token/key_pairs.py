@@ -14,6 +14,7 @@ from typing import Final
 
 from ushield_hw.backend.model import CertificateRecord, KeyRecord
 from ushield_hw.cms import CertificateFacts
+from ushield_hw.cms.names import Canonical, comparable
 from ushield_hw.crypto.algorithms import RSA_LEAST_BITS, KeyKind
 from ushield_hw.errors import CertificateMultiple, InputError
 from ushield_hw.order import KeyUse
@@ -98,6 +99,11 @@ class Pair:
     def fingerprint(self) -> str:
         """What ``--certificate`` takes for this certificate and for no other: the beginning of its SHA-256."""
         return self.facts.sha256.hex()[:_FINGERPRINT]
+
+    @property
+    def names(self) -> tuple[Canonical | bytes, Canonical | bytes]:
+        """Subject and issuer, as they are compared (RFC 5280 section 7.1)."""
+        return comparable(self.facts.subject), comparable(self.facts.issuer)
 
     @property
     def subject(self) -> str:
@@ -245,12 +251,12 @@ def pairs(
     read = _read(certificates)
     claimed = {(facts.key, trimmed(one.key_id)) for facts, objects in read for one in objects if one.key_id}
     found = [_paired(facts, objects, ring, claimed, logged_in=logged_in) for facts, objects in read]
-    living: dict[bytes, list[Pair]] = {}
+    living: dict[Canonical | bytes, list[Pair]] = {}
     for pair in found:
         if not pair.pending and pair.has_key is not False and pair.valid_at(moment):
-            living.setdefault(pair.facts.subject, []).append(pair)
+            living.setdefault(comparable(pair.facts.subject), []).append(pair)
     return tuple(
-        replace(pair, superseded=True) if _superseded(pair, living.get(pair.facts.subject, ())) else pair
+        replace(pair, superseded=True) if _superseded(pair, living.get(comparable(pair.facts.subject), ())) else pair
         for pair in found
     )
 
@@ -335,4 +341,4 @@ def _superseded(pair: Pair, living: Iterable[Pair]) -> bool:
 def _kin(facts: CertificateFacts, of: Pair) -> tuple[object, ...]:
     """Return what else must be the same, beside the subject, for one to take the other's place."""
     marked = of.certificate.label.endswith(REPLACED)
-    return facts.key_usage, None if marked else facts.issuer
+    return facts.key_usage, None if marked else comparable(facts.issuer)

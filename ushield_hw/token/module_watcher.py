@@ -10,6 +10,7 @@ from typing import Final
 from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import SlotInfo
 from ushield_hw.backend.module import Module
+from ushield_hw.backend.sharing import descriptions
 from ushield_hw.config import Settings
 from ushield_hw.drivers.catalogue import GENERIC, Catalogue, Driver, Kind
 from ushield_hw.drivers.installed import Installed
@@ -26,7 +27,6 @@ _GIVEN_UP_S: Final = 60.0  # a module that cannot even be loaded costs a process
 # A look waits behind a signature that waits for a person. One that is given up too early leaves its call waiting in the
 # worker, and the next look another.
 _MARGIN_S: Final = 60.0
-_DESCRIPTION_BYTES: Final = 64  # of CK_SLOT_INFO, where modules put the reader's name
 _ABSENT: Final = {"CKR_TOKEN_NOT_PRESENT", "TOKEN_NOT_PRESENT"}
 _FOREIGN: Final = {"CKR_TOKEN_NOT_RECOGNIZED", "TOKEN_NOT_RECOGNIZED"}  # another module's: asking again disturbs it
 
@@ -199,5 +199,4 @@ def _insertion(scene: Scene, reader: Reader) -> Insertion:
 
 def _names(description: str, reader: Reader) -> bool:
     """Tell whether a slot's description is the name of a reader, as far as it fits."""
-    cut = reader.name.encode()[:_DESCRIPTION_BYTES].decode("utf-8", "replace").rstrip(" \0")
-    return description in {reader.name, cut} - {""}
+    return description in {reader.name, *descriptions((reader.name,))} - {""}

@@ -116,7 +116,7 @@ def select(
         living = usable  # a superseded one may be asked for by its id
     if not living:
         return Selection(None, _nothing(left_out, use, choice, refuses), tuple(left_out))
-    if len({(pair.facts.subject, pair.facts.issuer) for pair in living}) > 1:
+    if len({pair.names for pair in living}) > 1:
         return Selection(None, CertificateMultiple(candidates=_briefs(living)), tuple(left_out))
     best = max(living, key=lambda pair: pair.age)
     return Selection(best, None, tuple(left_out))

@@ -234,15 +234,15 @@ class Session:
                 self.login_id, kind, bits, key_id, label, always_authenticate=always_authenticate
             )
 
-    def write_certificate(self, facts: CertificateFacts, key_id: bytes, label: str) -> None:
-        """Write a certificate object.
+    def write_certificate(self, facts: CertificateFacts, key_id: bytes, label: str) -> int:
+        """Write a certificate object; return its handle.
 
         Raises:
             TokenError: as the token says; ``TokenFull``: there is no room.
         """
         names = {"subject": facts.subject, "issuer": facts.issuer, "serial": integer(facts.serial)}
         with self._changing():
-            self.link.module.write_certificate(self.login_id, facts.der, key_id=key_id, label=label, **names)
+            return self.link.module.write_certificate(self.login_id, facts.der, key_id=key_id, label=label, **names)
 
     def relabel(self, handle: int, label: str) -> None:
         """Give an object another label; many tokens refuse that.

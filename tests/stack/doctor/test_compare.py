@@ -39,6 +39,14 @@ def test_opensc_has_no_slot_left_for_the_fifth_reader(tmp_path: Path) -> None:
     assert [token["serial"] for token in helped.report["usable"]] == ["FIFTH1"]
 
 
+def test_a_reader_whose_name_does_not_fit_into_a_slots_description(tmp_path: Path) -> None:
+    """OpenSC cuts it and puts three dots behind it: the token is in its reader all the same."""
+    with PcscHost(("A" * 90,)) as desk, VirtualShield(host=desk, serial="LONG1") as shield:
+        found = walk(tmp_path, shield.host_env, cards=1)
+    found.is_well("LONG1")
+    assert [one["status"] for one in found.report["findings"] if one["id"] == "F77"] == ["ok"]
+
+
 # --- recorded: a device of the maker's own class needs the maker's module ---------------------------------------------
 
 

@@ -111,6 +111,45 @@ def test_a_token_that_is_plugged_in_without_its_driver_is_told_by_its_product(tm
     assert (file.path, FILE_PROBES[0](file).status) == (place, Status.OK)
 
 
+BY = '[module]\nlinux = ["/opt/example/lib/libkey2.so"]\nalso_via = ["general"]\n'
+GENERAL = (
+    'id = "general"\nvendor = "Any"\nproduct = "Cards"\nkind = "token"\ninterface = "pkcs11"\nconfidence = "low"\n'
+    'sources = ["https://example.org/"]\n[module]\nlinux = ["/opt/general/libgeneral.so"]\ngeneral = true\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("also", "module", "row", "missing"),
+    [
+        ("", "", "", True),
+        (BY, "", "", True),
+        (BY, "/opt/general/libgeneral.so", "", False),  # another's module shows its tokens too
+        ("", "/opt/general/libgeneral.so", "", True),
+        ("", "", "reader = true\n", False),  # a reader that takes any card is no token
+    ],
+)
+def test_a_driver_is_missing_only_where_a_token_is_there_that_nothing_else_drives(
+    tmp_path: Path, also: str, module: str, row: str, missing: bool
+) -> None:
+    device, folder = tmp_path / "sys/bus/usb/devices/1-2", tmp_path / "drivers"
+    device.mkdir(parents=True)
+    for name, value in {"idVendor": "055c", "idProduct": "f618", "product": "Bank Key", "bDeviceClass": "00"}.items():
+        (device / name).write_text(f"{value}\n")
+    folder.mkdir()
+    (folder / "general.toml").write_text(GENERAL)
+    (folder / "bank-key.toml").write_text(
+        'id = "bank-key"\nvendor = "Example"\nproduct = "Key 2"\nkind = "token"\ninterface = "pkcs11"\n'
+        f'confidence = "low"\nsources = ["https://example.org/"]\n{also or BY.partition("also_via")[0]}'
+        f'[[match.usb]]\nvid = "055c"\npid = "f618"\nbinding = "ccid"\n{row}'
+    )
+    if module:
+        (tmp_path / module.lstrip("/")).parent.mkdir(parents=True)
+        shutil.copy(SOFTHSM, tmp_path / module.lstrip("/"))
+    recorded = Machine(replace(SETTINGS, drivers=(folder,)), root=tmp_path)
+    wanted = [file.driver.id for file in module_files(recorded) if not file.path.exists()]
+    assert wanted == (["bank-key"] if missing else [])
+
+
 # --- E41: it may not be read ------------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ from tests.unit.order.samples import live, payment
 from ushield_hw.backend.model import ObjectClass, TokenFlag
 from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.doctor.finding import Finding, Status
-from ushield_hw.doctor.runner import findings_of
+from ushield_hw.doctor.runner import _private, findings_of
 from ushield_hw.doctor.subjects import TokenSeen
 from ushield_hw.drivers.catalogue import Driver, Kind
 from ushield_hw.errors import CertificateNotFound, UShieldError
@@ -233,6 +233,14 @@ def test_an_object_that_cannot_be_read_is_named_and_hides_no_other(doctor: Docto
     assert "CKR_ARGUMENTS_BAD" in str(told.cause())
     assert len(seen.certificates) == 2
     agree(doctor, seen, "an unreadable certificate")
+
+
+def test_a_bundle_masks_the_label_of_what_cannot_be_read(doctor: Doctor) -> None:
+    Writer(doctor).certificate(label="张三's")
+    seen = doctor.seen(*(Fault("C_GetAttributeValue", call, returns("CKR_ARGUMENTS_BAD")) for call in (1, 2)))
+    assert [one.label for one in seen.unread] == ["张三's"]
+    seen.__dict__["certificates"] = ()  # as where it is left out
+    assert ("label", "张三's") in list(_private(seen.loaded.file.machine, [seen]))
 
 
 def test_a_signature_names_what_it_could_not_read(doctor: Doctor) -> None:

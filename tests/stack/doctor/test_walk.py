@@ -12,7 +12,7 @@ import pytest
 from tests.soft import OPTIONS, SETTINGS, SOFTHSM
 from tests.stack.doctor.modules import LIST, Compile, built
 from tests.stack.doctor.test_objects import hide
-from tests.stack.doctor.walking import walk
+from tests.stack.doctor.walking import Walked, walk
 from tests.stack.virtual.desks import Blank
 from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import ObjectClass
@@ -201,6 +201,50 @@ def test_two_tokens_of_one_name(tmp_path: Path) -> None:
 def test_a_name_that_no_token_bears_though_another_token_can_sign(tmp_path: Path, soft: SoftToken) -> None:
     walk(tmp_path, soft.env, selector="00000000").names("F57", 3, "00000000", kind="none")
     walk(tmp_path, soft.env, selector=soft.serial).is_well(soft.serial)
+
+
+@pytest.fixture
+def vendors(tmp_path: Path) -> dict[str, list[Path]]:
+    """The module of another vendor, known by its descriptor, that does not start; and one that nothing is known of."""
+    broken = faulty(tmp_path / "vendor", Fault("C_Initialize", None, returns("CKR_GENERAL_ERROR"))).path
+    unknown = faulty(tmp_path / "unknown", Fault("C_Initialize", None, returns("CKR_DEVICE_ERROR"))).path
+    folder = tmp_path / "vendors"
+    folder.mkdir()
+    (folder / "vendor.toml").write_text(
+        'id = "vendor"\nvendor = "Another"\nproduct = "Key"\nkind = "hsm"\ninterface = "pkcs11"\nconfidence = "low"\n'
+        f'sources = ["a test"]\n[module]\nlinux = ["{broken}"]\n'
+    )
+    return {"drivers": [folder], "module_files": [unknown]}
+
+
+def test_a_named_token_is_well_whatever_another_vendors_module_does(
+    tmp_path: Path, soft: SoftToken, vendors: dict[str, list[Path]]
+) -> None:
+    with PcscHost() as desk:
+        for selector in (soft.serial, soft.uri.partition("?")[0]):
+            found = walk(tmp_path, soft.env, desk.env, selector=selector, **vendors)
+            found.is_well(soft.serial)
+            assert _told_of_others(found) == {("F52", "vendor", True), ("F52", "unknown", True)}
+
+
+def test_of_a_named_token_its_own_cause_comes_first(
+    tmp_path: Path, soft: SoftToken, vendors: dict[str, list[Path]]
+) -> None:
+    later = (datetime.now(UTC) + timedelta(days=200)).isoformat()
+    with PcscHost() as desk:
+        for selector in (soft.serial, soft.label):
+            found = walk(tmp_path, soft.env, desk.env, selector=selector, now=later, **vendors)
+            found.names("H72", 6, "张三", kind="expired")
+            assert found.report["first"]["subject"] == f"{soft.label} ({soft.serial})"
+            assert _told_of_others(found) == {("F52", "vendor", True), ("F52", "unknown", True)}
+
+
+def _told_of_others(found: Walked) -> set[tuple[str, str, bool]]:
+    """Return what is told of the modules that do not start: the cause, of which, and whether it is set aside."""
+    telling = [one for one in found.report["findings"] if one["status"] in {"warn", "fail"}]
+    return {
+        (one["id"], Path(one["subject"]).parent.name, one["aside"]) for one in telling if "faulty" in one["subject"]
+    }
 
 
 # --- a module's file that somebody names ------------------------------------------------------------------------------

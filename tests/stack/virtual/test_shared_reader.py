@@ -24,7 +24,10 @@ from tests.project.tree import ROOT
 from tests.stack.virtual.desks import SLOT
 from tests.unit.order.samples import live, payment
 from ushield_hw.backend.module import close_modules
-from ushield_hw.config import load_settings
+from ushield_hw.config import Settings, load_settings
+from ushield_hw.doctor.finding import Status
+from ushield_hw.doctor.inspect.machine import Machine
+from ushield_hw.doctor.probes import card
 from ushield_hw.errors import OutcomeUnknown, TokenBusy
 from ushield_hw.interaction import TokenAction
 from ushield_hw.testing.readers import PcscHost
@@ -181,6 +184,31 @@ def test_a_program_of_another_service_is_not_named(shields: Shields) -> None:
             told = asked_elsewhere(shields[0])
             stranger.communicate(timeout=30)
     assert told["holders"] == [name]
+
+
+def test_a_worker_of_our_own_that_is_slow_is_no_other_program(shields: Shields) -> None:
+    machine = Machine(Settings(), log="")
+    with another(KEEPS) as name:  # started by this process, as a worker is
+        (here,) = (one for one in card.readers(machine) if one.reader.name == SLOT)
+        finding = card.held(here)
+        command = [sys.executable, "-c", DIAGNOSES, SLOT]
+        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert (finding.status, finding.evidence["reason"]) == (Status.SKIP, "our_own_look")
+    assert finding.unchecked
+    status, *holders = said.stdout.split("\n")
+    assert status == "fail"  # for everybody else it is one; this process waits for the card, too
+    assert name in holders
+
+
+DIAGNOSES = """
+import sys
+from ushield_hw.config import Settings
+from ushield_hw.doctor.probes import card
+from ushield_hw.doctor.inspect.machine import Machine
+(here,) = (one for one in card.readers(Machine(Settings(), log="")) if one.reader.name == sys.argv[1])
+finding = card.held(here)
+print(finding.status.value, *finding.evidence["holders"], sep="\\n")
+"""
 
 
 def test_a_program_that_cannot_be_found_in_time_is_another_program(shields: Shields) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from ushield_hw.config import Settings
 from ushield_hw.drivers.catalogue import Catalogue
 from ushield_hw.drivers.installed import Installed
 from ushield_hw.errors import TokenRemoved
+from ushield_hw.system import pcsc
 from ushield_hw.system.pcsc import readers
 from ushield_hw.testing.authority import Authority
 from ushield_hw.testing.card.piv.contents import Slot, blank, hold
@@ -134,6 +136,50 @@ def test_two_modules_that_show_one_token_show_one(desk: PcscHost, watch: TokenWa
     assert watch.get(QUIET_S) is None
     insertion.eject()
     expect(watch, (REMOVED, "4711"))
+    assert watch.get(QUIET_S) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "reader"),
+    [(["某银行读卡器"], 0), (["Lecteur à carte"], 0), (["A" * 90, "A" * 90], 1), (["A" * 90, "A" * 90], 0)],
+    ids=["Chinese", "French", "the second of one description", "the first of one description"],
+)
+def test_readers_of_any_name(names: list[str], reader: int, tmp_path: Path) -> None:
+    """In a program of its own: PC/SC's library looks for its service once a process."""
+    with PcscHost(names) as desk:
+        env = {**os.environ, **desk.env, "SOFTHSM2_CONF": str(tmp_path / "none.conf"), "HOME": str(tmp_path)}
+        command = [sys.executable, "-c", _WATCHES]
+        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as watching:
+            assert watching.stdout is not None
+            assert watching.stdout.readline() == "nothing\n"
+            insertion = desk.insert(token(), reader)
+            assert watching.stdout.readline() == "inserted WATCH1\n"
+            assert watching.stdout.readline() == "nothing\n"  # once
+            insertion.eject()
+            assert watching.stdout.readline() == "removed WATCH1\n"
+            watching.terminate()
+
+
+_WATCHES = f"""
+from ushield_hw.token.watch import watch_tokens
+with watch_tokens() as watch:
+    watch.get({QUIET_S})
+    print("nothing", flush=True)
+    for _ in range(3):
+        event = watch.get({WITHIN_S} if _ != 1 else {QUIET_S})
+        print(f"{{event.kind.value}} {{event.token.serial}}" if event else "nothing", flush=True)
+"""
+
+
+def test_a_reader_that_pcsc_lists_twice_is_one(
+    desk: PcscHost, watch: TokenWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two readers of one name: PC/SC is asked by name, and the first of them answers for both."""
+    once = pcsc._names
+    monkeypatch.setattr(pcsc, "_names", lambda context: [*once(context), *once(context)])
+    assert [reader.name for reader in readers()] == [*dict.fromkeys(reader.name for reader in readers())]
+    inserted(desk, token())
+    expect(watch, (INSERTED, "WATCH1"))
     assert watch.get(QUIET_S) is None
 
 

@@ -21,6 +21,11 @@ pytestmark = pytest.mark.unit
 
 EMPTY: Final = Scene((Reader("Alcor Micro AU9540 00 00", Slot.EMPTY),))
 HANGS: Final = Scene(failure=Failure("SCardEstablishContext", "NO_ANSWER"))
+IO_ERROR: Final = "pcscd[1]: ccid_usb.c:859:WriteUSB() write failed (1/2): -1 LIBUSB_ERROR_IO"
+NO_RIGHT: Final = "pcscd[1]: ccid_usb.c:672:OpenUSBByName() Can't libusb_open(1/2): LIBUSB_ERROR_ACCESS"
+NOT_AUTHORIZED: Final = (
+    "pcscd[1]: auth.c:143:IsClientAuthorized() Process 7 (user: 1000) is NOT authorized for action: access_pcsc"
+)
 DENIED: Final = 'audit: apparmor="DENIED" operation="connect" profile="bank" name="/run/pcscd/pcscd.comm"'
 BUSY: Final = "pcscd[1]: ccid_usb.c:672:OpenUSBByName() Can't claim interface 1/2: LIBUSB_ERROR_BUSY"
 NO_FOLDER: Final = "pcscd[1]: hotplug_libudev.c:128 Cannot open PC/SC drivers directory: /usr/lib/pcsc/drivers"
@@ -80,6 +85,38 @@ def nothing(tree: Tree) -> None:
     tree.bus()
 
 
+def switched_off(tree: Tree) -> None:
+    nothing(tree)
+    tree.family("offkey", "1050:0401 no-ccid")
+    tree.device("1050:0401", [HID], name="YubiKey OTP+FIDO")
+
+
+def not_allowed(tree: Tree) -> None:
+    token(tree)
+    tree.process(812, "pcscd", uid=4711)
+
+
+def sleepy(tree: Tree) -> None:
+    driver(tree)
+    tree.device(TOKEN, power="auto")
+    tree.file("/usr/lib/libepass.so")
+
+
+def in_wsl(tree: Tree) -> None:
+    nothing(tree)
+    tree.file("/proc/version", "Linux version 5.15.90.1-microsoft-standard-WSL2")
+
+
+def without_pcscd(tree: Tree) -> None:
+    tree.device(TOKEN)
+    tree.file("/usr/lib/libepass.so")
+
+
+def without_its_module(tree: Tree) -> None:
+    driver(tree)
+    tree.device(TOKEN)
+
+
 def reader_alone(tree: Tree) -> None:
     driver(tree)
     tree.device("058f:9540", name="Alcor Micro AU9540", place="1-3")
@@ -129,6 +166,17 @@ MACHINES: Final = {
     "a socket that is closed": Made(token, "B16", NO_SERVICE, hail="barred"),
     "pcscd hangs after the greeting": Made(token, "B12", HANGS, hail="4:5"),
     "pcscd hangs": Made(token, "B12", HANGS, hail="silent"),
+    "pcscd may not open the device": Made(not_allowed, "A10", log=NO_RIGHT),
+    "a device that falls asleep": Made(sleepy, "A9", log=IO_ERROR),
+    "the card interface of the token is switched off": Made(switched_off, "A5"),
+    "switched off, and no service": Made(switched_off, "A5", NO_SERVICE),
+    "nothing reaches the guest": Made(in_wsl, "A2", NO_SERVICE),
+    "polkit": Made(token, "B16", NO_SERVICE, log=NOT_AUTHORIZED, hail="closed"),
+    "another protocol": Made(token, "B19", NO_SERVICE, hail="4:5"),
+    "no service, and it is not installed": Made(without_pcscd, "B11", NO_SERVICE),
+    "a reader of before": Made(token, "C28", Scene((Reader("Feitian ePass2003 00 00", Slot.UNAVAILABLE),))),
+    "a card that is mute": Made(token, "D30", Scene((Reader("Feitian ePass2003 00 00", Slot.MUTE),))),
+    "no module for the token that is there": Made(without_its_module, "C26"),
     "an own key that may not be opened has to have a module first": Made(own_protocol("1ea8:c001", HID), "A4"),
 }
 

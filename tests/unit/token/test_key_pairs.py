@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import cast
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.unit.cms import pki
 from tests.unit.drivers.shelf import Shelf, public, record
+from tests.unit.verifier.test_rules import renamed
 from ushield_hw.backend.model import CertificateRecord
 from ushield_hw.certificates.certificate import install
 from ushield_hw.crypto.algorithms import KeyKind
@@ -292,6 +294,21 @@ def test_an_older_one_that_still_lives(shelf: Shelf) -> None:
 def test_the_last_second_counts(shelf: Shelf, moment: datetime, lives: bool) -> None:
     shelf.pair(not_before=NOW, not_after=NOW + DAY)
     assert shelf.pairs()[0].valid_at(moment) is lives
+
+
+@pytest.mark.parametrize("uses", [["nonRepudiation"], ["nonRepudiation", "digitalSignature"]])
+def test_a_name_that_the_ca_writes_otherwise_is_the_same_person(shelf: Shelf, uses: list[str]) -> None:
+    shelf.key(pki.key(), b"\x01")
+    shelf.key(pki.key(number=1), b"\x02")
+    shelf.certificate(pki.key(), b"\x01", subject="CN=Zhang")
+    shelf.certificate(
+        pki.key(number=1), b"\x02", subject="CN=Zhang", not_before=pki.NOW - timedelta(hours=1), key_usage=uses
+    )
+    newer = shelf.certificates.pop()
+    der = renamed(newer.der, shelf.bank.key, b"\x0c\x05Zhang", b"\x13\x07 zHANG ")
+    shelf.certificates.append(replace(newer, der=der))
+    assert shelf.choose().key_id == "02"
+    assert [pair.superseded for pair in shelf.pairs()] == [len(uses) == 1, False]
 
 
 # --- the person's choice ----------------------------------------------------------------------------------------------

@@ -12,10 +12,11 @@ from asn1crypto import x509 as asn1_x509
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tests.unit.cms import pki
+from tests.unit.cms import forge, pki
 from tests.unit.cms.people import P256
 from tests.unit.verifier.conftest import NOW, Scene
 from tests.unit.verifier.test_path import untrusted
+from ushield_hw.cms import parse
 from ushield_hw.cms.der import OID, SEQUENCE, SET, oid, tlv
 from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.errors import InputError, UntrustedSigner
@@ -105,6 +106,18 @@ def test_names_that_differ_in_case_and_kind_of_string_are_one(scene: Scene) -> N
     signer = renamed(own, root.key, b"\x0c\x04Root", b"\x13\x06 rOOT ")
 
     signed = pki.sign_order(scene.order.canonical, scene.private, signer, P256)
+    assert verify(signed, trust=TrustStore([root.der]), at=NOW)
+
+
+def test_the_certificates_inside_may_write_the_name_of_one_otherwise(scene: Scene) -> None:
+    root = pki.authority("CN=Root", number=203)
+    between = root.subordinate("CN=Between", number=204)
+    own = pki.der(between.issue("CN=A", scene.private.public_key()))
+    signer = renamed(own, between.key, b"\x0c\x07Between", b"\x13\x09 bETWEEN ")
+
+    order = forge.plain(scene.private, signer, P256, scene.order.canonical)
+    signed = order.but(certificates=sorted([signer, between.der])).der()
+    assert parse(signed).intermediates == (between.der,)
     assert verify(signed, trust=TrustStore([root.der]), at=NOW)
 
 

@@ -36,6 +36,7 @@ from ushield_hw.backend.pkcs11.reinit_lock import Gate
 from ushield_hw.crypto.algorithms import KeyKind
 
 _CONTEXT_SPECIFIC: Final = 2
+_LOGGED_IN: Final = ("USER_ALREADY_LOGGED_IN", "USER_ANOTHER_ALREADY_LOGGED_IN")
 _USER_TYPES: Final = {User.SO: 0, User.USER: 1}
 # A module that must be re-initialised to see the world is, unless it was initialised this recently.
 _FRESH_S: Final = 0.5
@@ -60,12 +61,17 @@ class _SlotState:
 class Engine:
     """One PKCS#11 module in this process.
 
+    Args:
+        path: of the module file.
+        options: how the module must be handled.
+        alone: nothing else in this process uses the module, so that a login that is not ours is nobody's.
+
     Raises:
         LoadFailed: the file cannot be loaded, exports no C_GetFunctionList, or C_Initialize failed.
     """
 
-    def __init__(self, path: str, options: ModuleOptions) -> None:
-        self._options = options
+    def __init__(self, path: str, options: ModuleOptions, *, alone: bool = False) -> None:
+        self._options, self._alone = options, alone
         try:
             self._functions = function_list.Functions(path)
             self._initialize()
@@ -120,7 +126,8 @@ class Engine:
     def login(self, slot_id: int, user: User, pin: str | None) -> int:
         """Log in and return the login's id; ``pin`` None uses the token's own PIN entry.
 
-        The session of a login that failed is closed: one that is left open makes every later SO login fail.
+        The session of a login that failed is closed: one that is left open makes every later SO login fail. A login
+        that the module has kept, and nobody holds, is ended.
         """
         state = self._state(slot_id)
         with state.login_lock:
@@ -156,13 +163,28 @@ class Engine:
     def _logged_in_session(self, slot_id: int, state: _SlotState, user: User, pin: str | None) -> int:
         with self._gate, self._serial:
             self._close_idle(state)  # the SO cannot log in beside read-only sessions
-            session = self._open(slot_id, rw=user is User.SO)
             try:
-                self._c_login(session, _USER_TYPES[user], pin)
-            except BaseException:
-                self._close_quietly(session)
-                raise
-            return session
+                return self._new_login(slot_id, user, pin)
+            except CkrError as error:
+                if not self._alone or not error.among(*_LOGGED_IN):
+                    raise
+            # A login that nobody here holds: OpenSC keeps one when it has not seen that the token was out for a moment.
+            # No PIN was checked, so that none is sent twice.
+            self._forget(slot_id, state)
+            return self._new_login(slot_id, user, pin, left_over=True)
+
+    def _new_login(self, slot_id: int, user: User, pin: str | None, *, left_over: bool = False) -> int:
+        """Return a session that is logged in. ``left_over``: what stands for a login there is ended first."""
+        session = self._open(slot_id, rw=user is User.SO)
+        try:
+            if left_over:
+                with suppress(CkrError):
+                    self._functions.call("C_Logout", session)
+            self._c_login(session, _USER_TYPES[user], pin)
+        except BaseException:
+            self._close_quietly(session)
+            raise
+        return session
 
     def logout(self, login_id: int) -> None:
         """End a login: C_Logout, then every session of the slot. The first error is raised after both were done."""

@@ -34,12 +34,15 @@ from ushield_hw.errors import (
     CertificateNotFound,
     KeyGenerationUnavailable,
     RenewalRejected,
+    StorageError,
     TokenError,
     TokenFull,
     Trait,
+    UShieldError,
 )
 from ushield_hw.order import Rules
 from ushield_hw.order.times import time_text
+from ushield_hw.system.log import LOG
 from ushield_hw.token.key_pairs import ANY, KeyChoice, Pair, session_pairs
 from ushield_hw.token.session import Session
 
@@ -314,7 +317,7 @@ class _Renewal:
             self._bench.check_in_use()
             if retire is Retire.REMOVE:
                 self._bench.remove_old()
-            self._keep(Step.DONE)
+            self._note_done()
         return Renewed(record.key_id.hex(), facts, self._old, record.acknowledged)
 
     def give_up(self, reason: str) -> None:
@@ -367,6 +370,13 @@ class _Renewal:
             self.give_up("expired")
             raise _too_late(self._old)
 
+    def _note_done(self) -> None:
+        """Record the last step. All of it is done on the token: where that cannot be written down, it stands."""
+        try:
+            self._keep(Step.DONE)
+        except StorageError as error:
+            LOG.warning("the renewal is done; its record could not be written: %s", error.code)
+
     def _keep(self, step: Step | None) -> None:
         self._held.keep(self.record, step)
         if step is not None:
@@ -391,8 +401,12 @@ def _renewing(
                 raise CertificateNotFound("RENEWAL_NOT_BEGUN", serial=session.serial)
             record = _begun(session, choice, same_key=same_key)
             held.keep(record)
-        with session.noticing_removal():
-            yield _Renewal(session, held, record, on_step)
+        try:
+            with session.noticing_removal():
+                yield _Renewal(session, held, record, on_step)
+        except UShieldError as error:
+            error.details.setdefault("step", record.step.value)  # what was achieved, and stands
+            raise
 
 
 def _open_records(session: Session, choice: KeyChoice) -> list[Record]:
@@ -449,7 +463,7 @@ def _to_renew(session: Session, choice: KeyChoice) -> Pair:
     asked = [pair for pair in found if choice.takes(pair)]
     if not asked:
         raise CertificateNotFound("RENEWAL_NOTHING", candidates=[pair.brief() for pair in found])
-    if len({(pair.facts.subject, pair.facts.issuer, pair.facts.key_usage) for pair in asked}) > 1:
+    if len({(pair.names, pair.facts.key_usage) for pair in asked}) > 1:
         raise CertificateMultiple("RENEWAL_WHICH", candidates=[pair.brief() for pair in asked])
     newest = max(asked, key=lambda pair: (pair.facts.not_before, pair.facts.not_after))
     if newest.facts.not_after <= datetime.now(UTC):

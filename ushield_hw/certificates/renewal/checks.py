@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from ushield_hw.cms import CertificateFacts
+from ushield_hw.cms.names import same
 from ushield_hw.errors import CertificateError, KeyMismatch
 from ushield_hw.order import KeyUse
 from ushield_hw.order.times import time_text
@@ -50,11 +51,11 @@ def check(
 
 
 def _problem(new: CertificateFacts, old: CertificateFacts, authorities: Sequence[bytes]) -> str | None:
-    same = new.der == old.der or (new.issuer == old.issuer and new.serial == old.serial)
-    issued = _issued(new, authorities) if authorities else new.issuer == old.issuer
+    of_same_issuer = same(new.issuer, old.issuer)
+    issued = _issued(new, authorities) if authorities else of_same_issuer
     wrong = {
-        "same": same,
-        "subject": new.subject != old.subject,
+        "same": new.der == old.der or (of_same_issuer and new.serial == old.serial),
+        "subject": not same(new.subject, old.subject),
         "issuer": not issued,
         "usage": new.is_ca or any(_allows(old, use) and not _allows(new, use) for use in _USES),
         "gap": new.not_before > old.not_after,

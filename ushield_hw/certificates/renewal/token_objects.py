@@ -9,6 +9,7 @@ from ushield_hw.certificates.certificate import make_key, objects_of, remove, re
 from ushield_hw.certificates.csr import spki_of
 from ushield_hw.certificates.renewal.record import Record
 from ushield_hw.cms import CertificateFacts
+from ushield_hw.cms.names import same
 from ushield_hw.errors import CertificateError, KeyMismatch, TokenBusy, TokenError, TokenRemoved, Trait
 from ushield_hw.token.key_pairs import PENDING, REPLACED, Pair, session_pairs
 from ushield_hw.token.session import Session
@@ -70,7 +71,7 @@ class TokenObjects:
     def put_into_use(self) -> None:
         """Take the mark off the new pair: this is what makes it the one that signs."""
         record = self._record
-        if CertificateFacts.read(record.old).issuer != self._facts.issuer:
+        if not same(CertificateFacts.read(record.old).issuer, self._facts.issuer):
             self._relabel_pair(record.old_key_id, record.old, record.label + REPLACED)  # or both would be in use
         self._relabel_pair(record.key_id, record.certificate, record.label)
         if any(certificate.label.endswith(PENDING) for certificate in self._written()):
@@ -148,13 +149,13 @@ class TokenObjects:
         for last in (False, True):
             self._destroy(lambda one: one.key_id == self._record.key_id)  # half of one, perhaps
             try:
-                return write(self._session, self._facts, self._record.key_id, self._record.label + PENDING)
+                write(self._session, self._facts, self._record.key_id, self._record.label + PENDING)
+                return
             except TokenError as error:
                 if error.ckr not in unclear or self._session.is_removed_after(error):
                     raise
                 if last:
                     raise error.restated(NotWritten, "RENEWAL_NOT_WRITTEN", serial=self._session.serial) from error
-        return None
 
     def _write_beside(self) -> None:
         """Write the certificate beside the old one of the same key, or in its place."""

@@ -13,8 +13,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from ushield_hw.cms import CertificateFacts
-from ushield_hw.cms.der import DerError
-from ushield_hw.cms.names import canonical
+from ushield_hw.cms.names import same
 from ushield_hw.errors import InputError
 from ushield_hw.order import Order
 
@@ -138,12 +137,7 @@ class JournalEntry:
 
     def is_of(self, subject: bytes) -> bool:
         """Tell whether a name, DER, is the signer's, compared as RFC 5280 section 7.1 has it."""
-        if subject == self.subject:
-            return True
-        try:
-            return canonical(subject) == canonical(self.subject)
-        except DerError:
-            return False
+        return same(subject, self.subject)
 
     def to_json(self) -> dict[str, object]:
         """Return it for documents."""
