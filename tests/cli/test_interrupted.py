@@ -119,7 +119,7 @@ def test_ctrl_c_waits_for_the_answer_and_what_was_signed_is_written(
     asked.gets(signal.SIGINT)
     done = asked.ends(0)
     assert "waiting up to 2 s" in done.err
-    assert done.document["again"] is False
+    assert done.document["replayed"] is False
     assert bank.accepts(asked.home.file("signed.p7m"))
 
 
@@ -173,7 +173,7 @@ def test_before_the_token_is_asked_nothing_was_signed(
     assert not any(call.function == "C_Sign" for call in asked.module.calls)
     assert asked.left == []
     again = asked.again()
-    assert (again.code, again.document["again"]) == (0, False)
+    assert (again.code, again.document["replayed"]) == (0, False)
 
 
 @pytest.mark.parametrize("name", ["INT", "HUP"])
@@ -184,4 +184,4 @@ def test_a_signal_that_was_ignored_stays_ignored(in_process: Counted, running: l
         asked.gets(signal.Signals[f"SIG{name}"])
     done = asked.ends(0)
     assert done.err == ""
-    assert done.document["again"] is False
+    assert done.document["replayed"] is False
