@@ -33,10 +33,12 @@ if TYPE_CHECKING:
     from ushield_hw.pin_state import CountSource, PinState
     from ushield_hw.signing.journal import Journal, JournalEntry
     from ushield_hw.signing.order import Attendance, Journaling, SignedOrder, sign
-    from ushield_hw.token.discovery import Problem, Survey, Token, find_token, find_tokens, survey
+    from ushield_hw.token.choice import find_token
+    from ushield_hw.token.discovery import Survey, find_tokens, survey
     from ushield_hw.token.key_pairs import KeyChoice, Pair
     from ushield_hw.token.pin_operations import change_pin, unblock_pin, verify_pin
     from ushield_hw.token.session import Session
+    from ushield_hw.token.token import Problem, Token
     from ushield_hw.token.watch import EventKind, TokenEvent, TokenWatch, watch_tokens
     from ushield_hw.verifier import Revocation, TrustStore, Verified, verify
 
@@ -111,7 +113,7 @@ _MODULES: Final = {
     "PinKind": "interaction",
     "PinRequest": "interaction",
     "PinState": "pin_state",
-    "Problem": "token.discovery",
+    "Problem": "token.token",
     "Profile": "cms",
     "Revocation": "verifier",
     "Rules": "order",
@@ -120,7 +122,7 @@ _MODULES: Final = {
     "SignedOrder": "signing.order",
     "Silent": "interaction",
     "Survey": "token.discovery",
-    "Token": "token.discovery",
+    "Token": "token.token",
     "TokenAction": "interaction",
     "TokenEvent": "token.watch",
     "TokenInfo": "backend.model",
@@ -129,7 +131,7 @@ _MODULES: Final = {
     "UShieldError": "errors",
     "Verified": "verifier",
     "change_pin": "token.pin_operations",
-    "find_token": "token.discovery",
+    "find_token": "token.choice",
     "find_tokens": "token.discovery",
     "freeze_support": "backend.interpreter",
     "load_settings": "config",

@@ -11,7 +11,8 @@ from ushield_hw.config import Settings
 from ushield_hw.errors import TokenMultiple, TokenRemoved
 from ushield_hw.testing.faulty import Action, Fault, FaultyModule, faulty_module, token_info
 from ushield_hw.testing.scripted import Scripted
-from ushield_hw.token.discovery import find_token, survey
+from ushield_hw.token.choice import find_token
+from ushield_hw.token.discovery import survey
 
 pytestmark = pytest.mark.stack
 

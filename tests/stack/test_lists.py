@@ -25,7 +25,8 @@ from ushield_hw.drivers.installed import Installed
 from ushield_hw.errors import TokenError, TokenRemoved
 from ushield_hw.testing.faulty import Fault, returns
 from ushield_hw.testing.softhsm import CONF_VARIABLE
-from ushield_hw.token.discovery import names, tokens_in
+from ushield_hw.token.choice import names
+from ushield_hw.token.discovery import tokens_in
 
 pytestmark = pytest.mark.stack
 

@@ -25,7 +25,7 @@ from ushield_hw.crypto.private_key import CertifiedKey
 from ushield_hw.errors import InputError, KeyMismatch, OutcomeUnknown, PinError, TokenError, UShieldError
 from ushield_hw.interaction import PinKind
 from ushield_hw.testing.softhsm import CONF_VARIABLE, provision
-from ushield_hw.token.discovery import find_token
+from ushield_hw.token.choice import find_token
 from ushield_hw.token.key_pairs import private_key_of
 from ushield_hw.token.session import Session
 from ushield_hw.token.signature import Plan, plan, signature

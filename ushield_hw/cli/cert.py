@@ -26,7 +26,7 @@ from ushield_hw.cli.renew import is_under_way, renew_command
 from ushield_hw.cli.tokens import certificate_rows, say_problems
 from ushield_hw.errors import UShieldError
 from ushield_hw.interaction import PinKind
-from ushield_hw.token.discovery import key_choice
+from ushield_hw.token.choice import key_choice
 from ushield_hw.token.key_pairs import ANY, KeyChoice, Pair
 
 _EXPIRING = 6

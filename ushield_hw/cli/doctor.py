@@ -57,7 +57,7 @@ def doctor_command(
     from ushield_hw.cli.config import left_out
     from ushield_hw.doctor.inspect.machine import Machine
     from ushield_hw.doctor.runner import examine
-    from ushield_hw.token.discovery import key_choice
+    from ushield_hw.token.choice import key_choice
     from ushield_hw.uri import TokenUri
 
     if selector is not None and _SECRETS.search(selector):

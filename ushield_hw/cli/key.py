@@ -13,9 +13,10 @@ from ushield_hw.cli.help import Group
 from ushield_hw.cli.terminal import Terminal
 from ushield_hw.errors import ConfirmationRejected, InputError
 from ushield_hw.interaction import PinKind
-from ushield_hw.token.discovery import Token, key_choice
+from ushield_hw.token.choice import key_choice
 from ushield_hw.token.key_inventory import Entry, check_not_in_use, delete, entries, of_session, pick
 from ushield_hw.token.key_pairs import ANY, KeyChoice
+from ushield_hw.token.token import Token
 
 
 @click.group("key", cls=Group, help=messages.text("help.key"))

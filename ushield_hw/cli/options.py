@@ -22,7 +22,8 @@ from ushield_hw.config import Settings
 from ushield_hw.errors import InputError, StorageError, UShieldError
 from ushield_hw.interaction import PinKind
 from ushield_hw.system import files
-from ushield_hw.token.discovery import Token, find_token
+from ushield_hw.token.choice import find_token
+from ushield_hw.token.token import Token
 
 if TYPE_CHECKING:
     from ushield_hw.order import Order, Rules

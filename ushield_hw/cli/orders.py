@@ -31,8 +31,9 @@ from ushield_hw.interaction import PinKind
 from ushield_hw.order import Line, Order, message_format, screen_lines
 from ushield_hw.signing.journal import Journal
 from ushield_hw.signing.order import Attendance, SignedOrder, check_profile, sign, signatory, stored
-from ushield_hw.token.discovery import Token, key_choice
+from ushield_hw.token.choice import key_choice
 from ushield_hw.token.key_pairs import KeyChoice
+from ushield_hw.token.token import Token
 
 if TYPE_CHECKING:
     from ushield_hw.verifier import Verified

@@ -16,8 +16,9 @@ from ushield_hw.cli.help import Command
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.errors import InputError, StorageError
 from ushield_hw.interaction import PinKind
-from ushield_hw.token.discovery import Token, key_choice
+from ushield_hw.token.choice import key_choice
 from ushield_hw.token.key_pairs import KeyChoice
+from ushield_hw.token.token import Token
 
 _WAYS = "--out, --in, --bank, --abandon"
 

@@ -17,8 +17,9 @@ from ushield_hw.cli.help import Command
 from ushield_hw.cli.pin_text import pin_state_text
 from ushield_hw.errors import UShieldError
 from ushield_hw.interaction import PinState
-from ushield_hw.token.discovery import Problem, Token, survey
+from ushield_hw.token.discovery import survey
 from ushield_hw.token.key_pairs import Pair
+from ushield_hw.token.token import Problem, Token
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ import click
 from ushield_hw import messages
 from ushield_hw.cli import exits, options, output, signals
 from ushield_hw.cli.help import Command
-from ushield_hw.token.discovery import Token
+from ushield_hw.token.token import Token
 from ushield_hw.token.watch import EventKind, TokenEvent, TokenWatch, watch_tokens
 
 _PATIENCE_S = 1.5

@@ -30,7 +30,8 @@ from ushield_hw.doctor.subjects import LOAD_DEADLINE_S, Loaded, ModuleFile, Toke
 from ushield_hw.drivers.catalogue import Discover
 from ushield_hw.errors import InputError, TokenNotInitialized, UShieldError
 from ushield_hw.messages import shown
-from ushield_hw.token.discovery import alike, certificates_on, names
+from ushield_hw.token.choice import names
+from ushield_hw.token.discovery import alike, certificates_on
 from ushield_hw.uri import TokenUri
 
 # What a file needs is no reason not to load it: the loader itself knows best.

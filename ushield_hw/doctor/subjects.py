@@ -32,9 +32,9 @@ from ushield_hw.interaction import PinState
 from ushield_hw.order import KeyUse
 from ushield_hw.system.lazy import cached_property
 from ushield_hw.system.pcsc import Reader
-from ushield_hw.token.discovery import Token
 from ushield_hw.token.key_pairs import KeyChoice, Pair, pairs
 from ushield_hw.token.readiness import Decision, Seen, Verdict, asks_for_login, decide
+from ushield_hw.token.token import Token
 
 LOAD_DEADLINE_S: Final = 10.0
 

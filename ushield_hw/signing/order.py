@@ -36,12 +36,12 @@ from ushield_hw.interaction import ConfirmRequest
 from ushield_hw.order import KeyUse, Order, Rules, check_fits, message_format, screen_lines
 from ushield_hw.signing.journal import Attempt, Journal, Signatory, State, TokenName
 from ushield_hw.system.log import LOG
-from ushield_hw.token.discovery import Token
 from ushield_hw.token.key_matching import Proof
 from ushield_hw.token.key_pairs import ANY, KeyChoice, Pair
 from ushield_hw.token.readiness import Seen, Verdict, decide
 from ushield_hw.token.session import Session
 from ushield_hw.token.signature import Plan, signature
+from ushield_hw.token.token import Token
 
 _OWN_CONFIRMATION: Final = {
     ConfirmKind.TOUCH: Confirmation.TOUCH,

@@ -17,8 +17,9 @@ from ushield_hw.drivers.installed import Installed
 from ushield_hw.errors import UShieldError
 from ushield_hw.system.log import LOG
 from ushield_hw.system.pcsc import Monitor, Reader, Scene, Slot
-from ushield_hw.token.discovery import Token, certificates_on, tokens_in
+from ushield_hw.token.discovery import certificates_on, tokens_in
 from ushield_hw.token.file_poller import Files
+from ushield_hw.token.token import Token
 
 _POLL_S: Final = 0.5
 _FIRST_ANSWER_S: Final = 2.0

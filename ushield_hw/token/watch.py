@@ -20,8 +20,9 @@ from ushield_hw.config import Settings, load_settings
 from ushield_hw.drivers.catalogue import Catalogue, Kind
 from ushield_hw.drivers.installed import Installed, discoverable, installed
 from ushield_hw.system.pcsc import Monitor, Scene
-from ushield_hw.token.discovery import Token, alike
+from ushield_hw.token.discovery import alike
 from ushield_hw.token.module_watcher import Insertion, ModuleWatcher, Seen, reads_cards
+from ushield_hw.token.token import Token
 
 __all__ = ["EventKind", "TokenEvent", "TokenWatch", "watch_tokens"]
 

@@ -24,9 +24,10 @@ from ushield_hw.drivers.catalogue import PinFlags
 from ushield_hw.errors import UShieldError
 from ushield_hw.interaction import PinState
 from ushield_hw.testing.scripted import Scripted
-from ushield_hw.token.discovery import Token, find_token
+from ushield_hw.token.choice import find_token
 from ushield_hw.token.pin_operations import verify_pin
 from ushield_hw.token.session import open_session
+from ushield_hw.token.token import Token
 
 NAME: Final = "device"
 _ENOUGH: Final = 3  # tries: two are left when a wrong PIN has been sent

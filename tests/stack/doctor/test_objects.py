@@ -40,7 +40,7 @@ from ushield_hw.testing.faulty import Fault, mechanisms, token_info
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.testing.shield import VirtualShield
 from ushield_hw.testing.softhsm import CONF_VARIABLE
-from ushield_hw.token.discovery import find_token
+from ushield_hw.token.choice import find_token
 from ushield_hw.token.key_pairs import PENDING, session_pairs
 from ushield_hw.token.selection import choose
 from ushield_hw.token.session import open_session

@@ -26,7 +26,7 @@ from ushield_hw.errors import PinIncorrect, PinLocked, UShieldError
 from ushield_hw.testing.faulty import Fault, FaultyModule, pinpad, token_info
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.testing.shield import VirtualShield
-from ushield_hw.token.discovery import find_token
+from ushield_hw.token.choice import find_token
 from ushield_hw.token.pin_operations import verify_pin
 
 pytestmark = pytest.mark.stack

@@ -23,7 +23,7 @@ from ushield_hw.errors import UShieldError
 from ushield_hw.testing.readers import PcscHost, reader
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.testing.shield import TRIES, Model, VirtualShield
-from ushield_hw.token.discovery import find_token
+from ushield_hw.token.choice import find_token
 
 pytestmark = pytest.mark.stack
 

@@ -21,8 +21,9 @@ from ushield_hw.signing.order import sign
 from ushield_hw.testing.card.ushield import UShieldCard
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.testing.shield import VirtualShield
-from ushield_hw.token.discovery import Token, find_token
+from ushield_hw.token.choice import find_token
 from ushield_hw.token.pin_operations import change_pin
+from ushield_hw.token.token import Token
 from ushield_hw.verifier import TrustStore, verify
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]

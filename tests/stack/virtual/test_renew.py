@@ -33,8 +33,9 @@ from ushield_hw.testing.authority import Authority
 from ushield_hw.testing.card.ushield import _renewal_lines
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.testing.shield import VirtualShield
-from ushield_hw.token.discovery import Token, find_token
+from ushield_hw.token.choice import find_token
 from ushield_hw.token.key_pairs import Pair
+from ushield_hw.token.token import Token
 from ushield_hw.verifier import TrustStore, verify
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]

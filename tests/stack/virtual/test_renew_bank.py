@@ -18,7 +18,7 @@ from ushield_hw.certificates.renewal.est_client import EstBank
 from ushield_hw.errors import NetworkError, TokenError
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.testing.shield import VirtualShield
-from ushield_hw.token.discovery import find_token
+from ushield_hw.token.choice import find_token
 from ushield_hw.token.key_pairs import KeyChoice, Pair
 from ushield_hw.token.session import Session
 

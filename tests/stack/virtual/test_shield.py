@@ -44,8 +44,9 @@ from ushield_hw.testing.authority import Authority
 from ushield_hw.testing.readers import PcscHost
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.testing.shield import Outcome, VirtualShield
-from ushield_hw.token.discovery import Token, find_token
+from ushield_hw.token.choice import find_token
 from ushield_hw.token.pin_operations import change_pin, unblock_pin, verify_pin
+from ushield_hw.token.token import Token
 from ushield_hw.verifier import TrustStore, verify
 
 pytestmark = pytest.mark.stack

@@ -15,7 +15,9 @@ from ushield_hw.backend.pkcs11 import text
 from ushield_hw.config import Settings, data_dir
 from ushield_hw.drivers.catalogue import GENERIC, Catalogue
 from ushield_hw.drivers.installed import Installed
-from ushield_hw.token.discovery import Token, alike, names, tokens_in
+from ushield_hw.token.choice import names
+from ushield_hw.token.discovery import alike, tokens_in
+from ushield_hw.token.token import Token
 
 pytestmark = pytest.mark.unit
 

@@ -25,7 +25,9 @@ from ushield_hw.drivers.installed import Installed
 from ushield_hw.errors import DriverLoadError, InputError, LoadOutcome
 from ushield_hw.system.lazy import cached_property
 from ushield_hw.system.processes import named
-from ushield_hw.token.discovery import Token, alike, certificates_on, names, tokens_in
+from ushield_hw.token.choice import names
+from ushield_hw.token.discovery import alike, certificates_on, tokens_in
+from ushield_hw.token.token import Token
 from ushield_hw.uri import TokenUri
 
 _NAME_IN_PROC: Final = 15  # as long as the kernel keeps a program's name
