@@ -20,7 +20,7 @@ from ushield_hw import cms
 from ushield_hw.certificates.certificate import KeySpec, install, request
 from ushield_hw.cms import Confirmation, Profile
 from ushield_hw.crypto.algorithms import KeyKind
-from ushield_hw.drivers.descriptor import ConfirmKind, ConfirmSpec, ConfirmText, Driver, HashOn, Kind, SignSpec
+from ushield_hw.drivers.family import ConfirmKind, ConfirmSpec, ConfirmText, Driver, HashOn, Kind, SignSpec
 from ushield_hw.errors import (
     CertificateError,
     ConfirmationCancelled,

@@ -5,7 +5,7 @@ A descriptor in a user's folder wins over a shipped one with the same id. The sh
 
 The package's own descriptors are as trusted as its code. Others are read only where no other user could change them
 (``ushield_hw.system.trust``), and count in full only where the root-owned configuration lists their family
-(``[drivers] consent``); see :func:`ushield_hw.drivers.descriptor.limited`.
+(``[drivers] consent``); see :func:`ushield_hw.drivers.family.limited`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import Any, Final
 from ushield_hw.backend.model import TokenInfo
 from ushield_hw.config import Settings, data_dir, data_file, data_files
 from ushield_hw.drivers import index
-from ushield_hw.drivers.descriptor import (
+from ushield_hw.drivers.descriptor import parse, platform_paths, read, table_of
+from ushield_hw.drivers.family import (
     Capabilities,
     ConfirmKind,
     ConfirmSpec,
@@ -41,10 +42,6 @@ from ushield_hw.drivers.descriptor import (
     candidates,
     limited,
     needs_consent,
-    parse,
-    platform_paths,
-    read,
-    table_of,
 )
 from ushield_hw.drivers.match import Atr, Binding, TokenPattern, UsbId
 from ushield_hw.errors import DescriptorError, DriverError, DriverNotFound, InputError

@@ -27,7 +27,7 @@ from ushield_hw.drivers.catalogue import (
     Unblock,
     parse,
 )
-from ushield_hw.drivers.descriptor import candidates
+from ushield_hw.drivers.family import candidates
 from ushield_hw.errors import DescriptorError, DriverNotFound, InputError
 from ushield_hw.messages import LANGUAGES
 
