@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ushield_hw import errors
+from ushield_hw.backend.in_process import InProcess
 from ushield_hw.backend.interface import PATIENCE, Isolation, Patience
 from ushield_hw.backend.model import (
     CertificateRecord,
@@ -30,7 +31,7 @@ from ushield_hw.backend.model import (
 from ushield_hw.backend.pkcs11.ckr import CkrError, Doing, LoadFailed, StaleLogin, to_error
 from ushield_hw.backend.sharing import HANGS_S, SHORT_S, Sharing, descriptions
 from ushield_hw.backend.signatures import SIGNATURES
-from ushield_hw.backend.transport import InProcess, Lost, Stopped, Transport, Worker, leave_workers
+from ushield_hw.backend.transport import Lost, Stopped, Transport, Worker, leave_workers
 from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.system import pcsc
 from ushield_hw.system.limits import of_loader
