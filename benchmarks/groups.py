@@ -29,6 +29,7 @@ def signing(stage: Stage) -> Group:
         "raw": peers.raw,
         "in-process": ours.in_process,
         "worker": ours.in_worker,
+        "anew": ours.prepared_anew,
         "pykcs11": peers.pykcs11,
         "pyca": peers.pyca,
         "pyhanko": peers.pyhanko,
@@ -37,6 +38,7 @@ def signing(stage: Stage) -> Group:
     rows = (
         Row("order to signed CAdES order", _RAW, compare(times, "in-process", "raw"), target=0.7),
         Row("the same, module in a worker", _RAW, compare(times, "worker", "raw"), target=0.35),
+        Row("order to signed order", "prepared anew for each order", compare(times, "in-process", "anew")),
         Row("PyKCS11, digest only", _RAW, compare(times, "pykcs11", "raw"), ours=False),
         Row("cryptography PKCS7 builder", _RAW, compare(times, "pyca", "raw"), ours=False),
         Row("pyHanko CAdES", _RAW, compare(times, "pyhanko", "raw"), ours=False),
@@ -73,6 +75,7 @@ def verifying(stage: Stage) -> Group:
     makers: dict[str, Make] = {
         "raw": peers.raw_verify,
         "expected": ours.verify_expected,
+        "strictly": ours.verify_strictly,
         "unknown": ours.verify_unknown,
         "first": ours.verify_first,
         "few": signers.few_cas,
@@ -84,6 +87,7 @@ def verifying(stage: Stage) -> Group:
     rows = (
         Row("verify, order expected, path known", _RAW_VERIFY, compare(times, "expected", "raw"), target=0.6),
         Row("verify, order read from it, path known", _RAW_VERIFY, compare(times, "unknown", "raw")),
+        Row("verify, order expected, path known", "each read strictly", compare(times, "expected", "strictly")),
         Row("verify with a new trust store", _RAW_VERIFY, compare(times, "first", "raw")),
         Row("a new signer, 10,000 CAs in the store", "one CA", compare(times, "many", "few"), target=0.8),
         Row("a new signer, 500,000 entries in the CRL", "one entry", compare(times, "long", "short"), target=0.8),

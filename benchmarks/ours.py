@@ -13,6 +13,7 @@ from typing import Final
 import ushield_hw as us
 from benchmarks.race import Work
 from benchmarks.stage import Stage, open_token, orders
+from ushield_hw.cms import read
 from ushield_hw.config import Settings
 from ushield_hw.signing.journal import Journal
 from ushield_hw.signing.order import Journaling
@@ -33,6 +34,17 @@ def in_process(stage: Stage) -> Work:
 def in_worker(stage: Stage) -> Work:
     """Order to signed order, the module in a worker."""
     return _signing(stage.ec, stage.in_worker)
+
+
+def prepared_anew(stage: Stage) -> Work:
+    """Order to signed order, key and template chosen anew for each order."""
+    session, endless = open_token(stage.ec, stage.in_process), cycle(orders())
+
+    def work() -> us.SignedOrder:
+        session.invalidate()
+        return _sign(next(endless), session)
+
+    return work
 
 
 def with_journal(stage: Stage) -> Work:
@@ -110,6 +122,12 @@ def verify_expected(stage: Stage) -> Work:
         return us.verify(der, trust=trust, expected=order)
 
     return verify
+
+
+def verify_strictly(stage: Stage) -> Work:
+    """Verify as :func:`verify_expected`, each signed order read strictly, though its signer is known."""
+    read.recognised = lambda der: None
+    return verify_expected(stage)
 
 
 def verify_unknown(stage: Stage) -> Work:
