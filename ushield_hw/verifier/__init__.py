@@ -1,6 +1,6 @@
-"""Checking a signed order, on the bank's side: no token, no network.
+"""Verify signed orders on the bank's side, without a token and without network access.
 
-The slow library (cryptography) is imported when the first signature is checked.
+cryptography, which is slow to import, is imported when the first signature is checked.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ _JCS: Final = "jcs"  # the message format that is the canonical bytes
 
 
 class Revocation(StrEnum):
-    """What is known about revocation."""
+    """Whether revocation was checked."""
 
-    GOOD = "good"  # a CRL was there for every certificate, and none is revoked
+    GOOD = "good"  # every certificate is covered by a CRL and none is revoked
     NOT_CHECKED = "not_checked"  # no CRLs were given
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A signed order that is genuine.
+    """The result of a successful verification.
 
     Attributes:
-        order: what was signed.
-        format: the message format it was signed in: ``jcs``, ``xml-tdm``…
-        signer: whose signature it is.
+        order: the order that was signed.
+        format: the message format of the signed content, for example ``jcs`` or ``xml-tdm``.
+        signer: the signer and its certificate.
         profile: what the signature covers.
-        confirmation: how the person confirmed, as the signer states it; None for ``Profile.PLAIN``. What a bank trusts
-            is what it registered for the certificate.
-        claimed_signing_time: when the signer's host says that it was signed; None for ``Profile.PLAIN``. Nobody vouches
-            for it, and nothing is judged by it.
-        revocation: what is known about it.
+        confirmation: how the user confirmed, as stated by the signer; None for ``Profile.PLAIN``. A bank relies on what
+            it registered for the certificate, not on this value.
+        claimed_signing_time: the signing time stated by the signer's host; None for ``Profile.PLAIN``. It is not
+            authenticated by a third party and no check uses it.
+        revocation: whether revocation was checked.
     """
 
     order: Order
@@ -62,7 +62,7 @@ class Verified:
     revocation: Revocation
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document that ``ushield verify --json`` prints."""
+        """Return the JSON document of ``ushield verify --json``."""
         return {
             "verified": True,
             "order": self.order.to_json(),
@@ -86,38 +86,43 @@ def verify(
     rules: Rules = _STRICT,
     judge_expiry: bool | None = None,
 ) -> Verified:
-    """Check a signed order: return what it says, or raise.
+    """Verify a signed order.
 
-    1. The container is taken apart, strictly: what :func:`ushield_hw.cms.parse` refuses, goes no further.
-    2. The signature is checked with the key of the signer's certificate.
-    3. A path must lead from that certificate to a trusted CA and hold at the moment. The certificate's key usage, if it
-       has one, must allow digitalSignature or nonRepudiation; extended key usage does not matter (as with openssl's
-       ``-purpose any``).
-    4. With CRLs, each certificate of the path must be on record as not revoked at the moment.
-    5. The content must be an order in its canonical form: that is what tells apart a genuine plain signature and the
-       attributes of a CAdES signature shown again as content. The key usage must be the one for orders of its type.
-    6. If an order is expected, the signed one must say the same in every field.
+    The steps, in this order:
 
-    7. If the moment is given, the order must not have expired then. Without it, whether the order's own time is over is
-       not looked at: that was judged when it was signed.
+    1. Parse the container strictly; :func:`ushield_hw.cms.parse` rejects malformed input.
+    2. Check the signature with the public key of the signer's certificate.
+    3. Build a path from that certificate to a trusted CA that is valid at ``at``. If the certificate has a key usage,
+    it must include digitalSignature or nonRepudiation. Extended key usage is ignored (as with openssl's ``-purpose
+    any``).
+    4. If CRLs are given, every certificate of the path must be covered by a CRL and not revoked at ``at``.
+    5. The content must be an order in its canonical form. This check distinguishes a genuine plain signature from the
+    signed attributes of a CAdES signature replayed as content. The key usage must fit the order's type.
+    6. If ``expected`` is given, the signed order must equal it in every field.
+    7. If ``at`` is given, the order must not have expired at that time. Without ``at`` the order's expiry is not
+    checked; it was checked when the order was signed.
 
     Args:
-        signed: the file's bytes, CMS in DER, or what :func:`ushield_hw.sign` returned.
-        trust: CAs and CRLs.
-        expected: what should have been signed.
-        at: the moment to judge at, aware: when the bank received it. Now, if not given.
-        rules: what may differ in orders from one installation to another. ``expected`` was held to its own.
-        judge_expiry: whether to do step 7; None: if ``at`` is given.
+        signed: CMS in DER (the content of the file), or the result of :func:`ushield_hw.sign`.
+        trust: trusted CAs and CRLs.
+        expected: the order that should have been signed.
+        at: the time of verification, timezone-aware: when the bank received the order. Default: now.
+        rules: schema rules that may differ between installations. ``expected`` was already validated with its own.
+        judge_expiry: whether to run step 7. None: only if ``at`` is given.
+
+    Returns:
+        The verified order, its signer and what the signature states.
 
     Raises:
-        InputError: ``SIGNED_ORDER_MALFORMED``: this is not a signed order at all.
-        BadSignature: steps 1, 2 and 5; ``.problem`` is the rule that is broken; in step 5, ``.why`` is the order's own
+        InputError: ``SIGNED_ORDER_MALFORMED``: the input is not a signed order.
+        BadSignature: step 1, 2 or 5 failed; ``.problem`` is the violated rule. In step 5 ``.why`` is the order's own
             ``InputError``.
-        UntrustedSigner: steps 3 and 5; ``.reason``.
-        Revoked: step 4; ``.at`` (RFC 3339), ``.reason``.
-        VerificationError: ``REVOCATION_UNKNOWN``: step 4 could not be done; ``.problem``.
-        Mismatch: step 6; ``.fields``: the places that differ.
-        InvalidError: ``ORDER_EXPIRED``: step 7; ``.expires``, ``.now``: the moment.
+        UntrustedSigner: step 3 or 5 failed; ``.reason``.
+        Revoked: step 4: a certificate is revoked; ``.at`` (RFC 3339), ``.reason``.
+        VerificationError: ``REVOCATION_UNKNOWN``: step 4 could not be completed; ``.problem``. ``PATH_TOO_COMPLEX``:
+            the path search exceeded its budget.
+        Mismatch: step 6 failed; ``.fields``: the fields that differ.
+        InvalidError: ``ORDER_EXPIRED``: step 7 failed; ``.expires``, ``.now``: the time of verification.
         ValueError: ``at`` has no time zone.
     """
     moment = _moment(at)
@@ -150,18 +155,24 @@ def _moment(at: datetime | None) -> datetime:
 
 
 def check_signature(signed: bytes) -> SignedOrderParts:
-    """Take a signed order apart and check the signature with the key inside: steps 1 and 2 of :func:`verify`.
+    """Parse a signed order and check its signature with the embedded certificate: steps 1 and 2 of :func:`verify`.
 
-    This says that nothing was damaged, not that anybody may be trusted.
+    This proves integrity only. It does not check whether the signer is trusted.
+
+    Args:
+        signed: CMS in DER.
+
+    Returns:
+        The parsed parts of the signed order.
 
     Raises:
         InputError: ``SIGNED_ORDER_MALFORMED``.
-        BadSignature: ``.problem`` is the rule that is broken.
+        BadSignature: ``.problem`` is the violated rule.
     """
     parts = cms.parse(signed)
     try:
         is_right = _checker(parts.signer.spki, parts.suite.name)(parts.signature, parts.signed_bytes)
-    except (Unreadable, ValueError) as wrong:  # the key is no point of its curve, or the like
+    except (Unreadable, ValueError) as wrong:  # for example, the key is not a point on its curve
         raise BadSignature(problem="cms_signature_wrong") from wrong
     if not is_right:
         raise BadSignature(problem="cms_signature_wrong")
@@ -170,7 +181,10 @@ def check_signature(signed: bytes) -> SignedOrderParts:
 
 @lru_cache(maxsize=4096)
 def _checker(spki: bytes, suite_name: str) -> Callable[[bytes, bytes], bool]:
-    """Return what checks signatures by the key ``spki``; loading a key costs as much as a check."""
+    """Return a function that checks signatures of the key ``spki``; cached because loading a key is expensive.
+
+    Loading a key takes as long as checking a signature.
+    """
     from cryptography.exceptions import InvalidSignature
 
     check = _raising_checker(spki, next(suite for suite in SUITES if suite.name == suite_name))
@@ -216,7 +230,8 @@ def _check_key_usage(parts: SignedOrderParts, *any_of: str) -> None:
 
 
 def _order(content: bytes, expected: Order | None, rules: Rules) -> tuple[str, Order]:
-    if expected is not None and content == expected.canonical:  # an order is valid once it is made: nothing to parse
+    # an Order is validated when it is created; no need to parse the same bytes
+    if expected is not None and content == expected.canonical:
         return _JCS, expected
     try:
         return decode(content, rules=rules)

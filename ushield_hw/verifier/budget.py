@@ -1,4 +1,4 @@
-"""How much may be spent on one signer: anybody can send a certificate that costs minutes to judge."""
+"""Limits on the work done for one signer, because a crafted certificate can take minutes to check."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from ushield_hw.errors import VerificationError
 
 @dataclass(slots=True)
 class Budget:
-    """What is left. One a signer: each step is charged, and no step is taken that is not paid for.
+    """The remaining budget for one signer. Each step is charged before it is done.
 
-    The bounds are far above what real hierarchies need (a path of four has four signatures) and hold a hostile one to
-    a fraction of a second.
+    The limits are far above what real hierarchies need (a path of four certificates has four signatures) and bound a
+    hostile one to a fraction of a second.
 
     Attributes:
         signatures: signature checks.
-        paths: paths judged by the rules of RFC 5280 section 6.1.
+        paths: paths checked against the rules of RFC 5280 section 6.1.
         octets: octets hashed.
-        candidates: certificates that may be an issuer by their name.
-        comparisons: names compared with name constraints, and policies with policies.
+        candidates: certificates considered as issuer because of their name.
+        comparisons: comparisons of names with name constraints, and of policies with policies.
     """
 
     signatures: int = 300
@@ -30,10 +30,14 @@ class Budget:
     _first: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
     def spend(self, what: str, amount: int = 1) -> None:
-        """Take so much of one kind.
+        """Charge ``amount`` of one kind.
+
+        Args:
+            what: the attribute to charge.
+            amount: how much.
 
         Raises:
-            VerificationError: ``PATH_TOO_COMPLEX``: it is used up; ``.what``, ``.most``.
+            VerificationError: ``PATH_TOO_COMPLEX``: the budget is exceeded; ``.what``, ``.most``.
         """
         left: int = getattr(self, what)
         most = self._first.setdefault(what, left)
@@ -43,5 +47,5 @@ class Budget:
 
 
 def too_complex(what: str, most: int) -> VerificationError:
-    """Return the error for a signer that costs too much: more than ``most`` of one kind."""
+    """Return the error for a signer that exceeds the limit ``most`` of one kind."""
     return VerificationError("PATH_TOO_COMPLEX", problem=f"budget_{what}", what=what, most=most)

@@ -1,4 +1,4 @@
-"""A certificate as path validation looks at it: what it says, read once, and which keys have signed it."""
+"""A parsed certificate for path validation, with a cache of the keys that signed it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ _VERSION, _UNIQUE_IDS, _EXTENSIONS = 0xA0, (0x81, 0x82), 0xA3
 
 
 class Certificate:
-    """A certificate. Immutable but for what is remembered of it; for any number of threads.
+    """A parsed certificate. Immutable except for caches; thread-safe.
 
     Attributes:
-        facts: its outer fields.
-        subject: its subject in canonical form.
-        issuer: its issuer in canonical form.
-        algorithm: the AlgorithmIdentifier that it is signed with, DER.
-        signature: the signature's octets.
-        signed: what the signature covers.
-        known_issuers: for a key (SubjectPublicKeyInfo, DER), whether that has signed it; filled by the path search.
+        facts: the fields of the certificate.
+        subject: the subject in canonical form.
+        issuer: the issuer in canonical form.
+        algorithm: the AlgorithmIdentifier of the signature, DER.
+        signature: the signature octets.
+        signed: the signed bytes (TBSCertificate, DER).
+        known_issuers: cache of the path search: for a key (SubjectPublicKeyInfo, DER), whether it signed this
+            certificate.
 
     Raises:
         InputError: ``CERTIFICATE_MALFORMED``.
@@ -47,7 +48,10 @@ class Certificate:
 
     @staticmethod
     def read(der: bytes) -> Certificate:
-        """Read one that was read before more quickly.
+        """Parse a certificate; recently parsed ones are cached.
+
+        Args:
+            der: the certificate, DER.
 
         Raises:
             InputError: ``CERTIFICATE_MALFORMED``.
@@ -64,12 +68,12 @@ class Certificate:
 
     @property
     def critical(self) -> frozenset[bytes]:
-        """The critical extensions."""
+        """The OIDs of the critical extensions."""
         return frozenset(name for name, (is_critical, _) in self._extensions.items() if is_critical)
 
     @property
     def extensions(self) -> frozenset[bytes]:
-        """All extensions."""
+        """The OIDs of all extensions."""
         return frozenset(self._extensions)
 
     @cached_property
@@ -82,21 +86,23 @@ class Certificate:
         return found
 
     def value(self, extension: bytes) -> Any:
-        """Return what one of :data:`ushield_hw.verifier.extensions.READERS` read, or None without the extension.
+        """Return the parsed value of an extension, or None if it is absent or has no parser.
+
+        The parsers are :data:`ushield_hw.verifier.extensions.READERS`.
 
         Raises:
-            DerError: one of the extensions, this or another, is damaged.
+            DerError: this or another extension is malformed.
         """
         return self._values.get(extension)
 
     @cached_property
     def key_id(self) -> bytes | None:
-        """The subject key identifier, if there is one that can be read."""
+        """The subject key identifier; None if absent or malformed."""
         return self._read_alone(ext.SUBJECT_KEY_ID)  # type: ignore[no-any-return]
 
     @cached_property
     def authority(self) -> ext.AuthorityKeyId | None:
-        """Which key has signed it, if that is said in a way that can be read."""
+        """The authority key identifier; None if absent or malformed."""
         return self._read_alone(ext.AUTHORITY_KEY_ID)  # type: ignore[no-any-return]
 
     def _read_alone(self, extension: bytes) -> Any:
@@ -108,7 +114,7 @@ class Certificate:
             return None
 
     def may_be_issuer_of(self, other: Certificate) -> bool:
-        """Tell whether name and key identifiers say that this one's key has signed ``other``."""
+        """Return whether names and key identifiers allow this certificate to be the issuer of ``other``."""
         said = other.authority
         if self.subject != other.issuer:
             return False
@@ -119,13 +125,13 @@ class Certificate:
         return said.serial is None or self._is_named(said)
 
     def has_signed(self, other: Certificate) -> bool:
-        """Tell whether it has the name of another's issuer and its key has signed that."""
+        """Return whether this certificate's subject is the issuer of ``other`` and its key signed ``other``."""
         return self.subject == other.issuer and is_right(
             self.facts.spki, other.algorithm, other.signature, other.signed
         )
 
     def _is_named(self, said: ext.AuthorityKeyId) -> bool:
-        """Tell whether it is the certificate that an authority key identifier names by issuer and serial number."""
+        """Return whether an authority key identifier names this certificate by issuer and serial number."""
         if said.serial is None or int.from_bytes(said.serial, "big") != self.facts.serial:
             return False
         directory = [content for tag, content in said.issuer if tag == ext.DIRECTORY]
@@ -136,25 +142,25 @@ class Certificate:
 
     @property
     def is_self_issued(self) -> bool:
-        """Whether issuer and subject are one name (RFC 5280 section 6.1)."""
+        """Whether issuer and subject are the same name (RFC 5280 section 6.1)."""
         return self.subject == self.issuer
 
     @property
     def looks_self_signed(self) -> bool:
-        """Whether nothing tells its own key from its issuer's: there openssl ends a path."""
+        """Whether it is self-issued and the key identifiers do not name a different key; openssl ends a path here."""
         said = self.authority
         other_key = said is not None and said.key is not None and self.key_id not in (None, said.key)
         return self.is_self_issued and not other_key
 
     @property
     def signs_certificates(self) -> bool:
-        """Whether it may be another certificate's issuer: a CA, and for signing certificates."""
+        """Whether it may issue certificates: a CA whose key usage, if present, includes keyCertSign."""
         use = self.facts.key_usage
         return self.facts.is_ca and (use is None or "keyCertSign" in use)
 
     @property
     def signs_crls(self) -> bool:
-        """Whether its key may sign CRLs."""
+        """Whether its key usage, if present, includes cRLSign."""
         use = self.facts.key_usage
         return use is None or "cRLSign" in use
 
@@ -163,7 +169,10 @@ _kept = lru_cache(maxsize=1024)(lambda der: Certificate(CertificateFacts.read(de
 
 
 def _listed(fields: Reader) -> dict[bytes, tuple[bool, bytes]]:
-    """Return the extensions: critical or not, and the value. ``CertificateFacts`` has read the fields before them."""
+    """Return the extensions by OID: critical flag and value.
+
+    The fields before them were validated by ``CertificateFacts``.
+    """
     fields.content(_VERSION, _MALFORMED)
     for _ in range(6):  # serial number, algorithm, issuer, validity, subject, key
         fields.any(_MALFORMED)

@@ -1,4 +1,4 @@
-"""Name constraints (RFC 5280 sections 4.2.1.10 and 6.1): whom the CAs of a path may name."""
+"""Name constraints (RFC 5280 sections 4.2.1.10 and 6.1): which names the CAs of a path allow below them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _ADDRESS_LENGTHS: Final = frozenset({4, 16})
 
 
 def names_of(certificate: Certificate) -> list[GeneralName]:
-    """Return all that a certificate names its subject: its subject, what e-mail addresses are in there, and the others.
+    """Return all names of a certificate's subject: the subject DN, e-mail addresses in it, and SubjectAltName.
 
     Raises:
-        DerError: one of them cannot be read.
+        DerError: a name cannot be parsed.
     """
     subject = certificate.facts.subject
     found: list[GeneralName] = [(ext.DIRECTORY, subject)] if certificate.subject else []
@@ -46,17 +46,17 @@ def _mail_attributes(subject: bytes) -> list[bytes]:
 
 
 def allow(limits: Sequence[NameConstraints], named: Sequence[GeneralName], budget: Budget) -> bool:
-    """Tell whether names keep within the constraints of every CA above.
+    """Return whether names satisfy the name constraints of every CA above.
 
-    A name of a kind that a CA limits and that cannot be compared here (otherName, X.400…) is not allowed.
+    A name whose type is constrained but cannot be compared here (otherName, X.400…) is rejected.
 
     Args:
-        limits: the constraints of the CAs above, each as it stands.
-        named: what the certificate names.
+        limits: the constraints of the CAs above, one entry per CA.
+        named: the names in the certificate.
         budget: charged for each comparison.
 
     Raises:
-        DerError: a name or a constraint is none of its kind.
+        DerError: a name or a constraint is malformed for its type.
         VerificationError: ``PATH_TOO_COMPLEX``.
     """
     for limit in limits:
@@ -96,13 +96,16 @@ def _dns(name: bytes, permitted: Sequence[bytes], excluded: Sequence[bytes]) -> 
     host, is_wildcard = _host(name, wildcard=True)
     left_out = [_host(subtree)[0] for subtree in excluded]
     if is_wildcard and any(_below(one, host[1:]) and len(one) == len(host) for one in left_out):
-        return False  # one of the names that the wildcard stands for
+        return False  # the wildcard would match an excluded name
     here = [_host(subtree)[0] for subtree in permitted]
     return not any(_below(host, one) for one in left_out) and (not here or any(_below(host, one) for one in here))
 
 
 def _host(name: bytes, *, wildcard: bool = False) -> tuple[tuple[str, ...], bool]:
-    """Return the labels of a host name, in small letters; an empty name has none and is above all."""
+    """Return the labels of a host name in lower case, and whether it is a wildcard.
+
+    An empty name has no labels and matches every host as a subtree.
+    """
     text = _ascii(name)
     if not text and not wildcard:
         return (), False
@@ -140,7 +143,10 @@ def _mail(name: bytes, permitted: Sequence[bytes], excluded: Sequence[bytes]) ->
 
 
 def _in_area(host: tuple[str, ...], area: str) -> bool:
-    """Tell whether a host is the one that a constraint on mail or URIs names, or below it if that begins with a dot."""
+    """Return whether ``host`` matches a constraint on mail addresses or URIs.
+
+    A constraint that begins with a dot matches only hosts below it; any other matches exactly that host.
+    """
     labels, _ = _host(area.removeprefix(".").encode())
     if not labels:
         return True
@@ -149,7 +155,7 @@ def _in_area(host: tuple[str, ...], area: str) -> bool:
 
 def _uri(name: bytes, permitted: Sequence[bytes], excluded: Sequence[bytes]) -> bool:
     found = _URI_HOST.match(_ascii(name))
-    if found is None or found[1].rpartition(".")[2].isdigit():  # an address is no host (section 4.2.1.10)
+    if found is None or found[1].rpartition(".")[2].isdigit():  # an IP address is not a host name (section 4.2.1.10)
         return False
     host, _ = _host(found[1].encode())
 

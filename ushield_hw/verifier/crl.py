@@ -1,6 +1,7 @@
-"""A CRL, read once: what is on it is indexed when it is loaded, so that half a million entries cost a signer nothing.
+"""A CRL that is parsed and indexed once when it is loaded (RFC 5280 section 5).
 
-RFC 5280 section 5. No library: cryptography looks through the whole list for each serial number.
+The index keeps the lookup cost independent of the size (half a million entries). cryptography is not used here because
+it scans the whole list for each serial number.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _REASON: Final = of("2.5.29.21")
 _INVALID_SINCE: Final = of("2.5.29.24")
 _CERTIFICATE_ISSUER: Final = of("2.5.29.29")
 
-# May be critical in a CRL. CRLNumber must not be (section 5.2.3).
+# Extensions that may be critical in a CRL. CRLNumber must not be critical (section 5.2.3).
 _MAY_BE_CRITICAL: Final = frozenset({ext.AUTHORITY_KEY_ID, _DELTA, _POINT})
 
 _REASONS: Final = {
@@ -48,7 +49,8 @@ UNSPECIFIED: Final = "unspecified"
 HOLD: Final = "certificateHold"
 REMOVED: Final = "removeFromCRL"
 
-# An entry's extensions where they are a reason alone, up to the reason itself: nearly all are so.
+# DER prefixes for the fast path: an entry whose only extension is a reason code, up to the reason itself. Nearly all
+# entries have this form.
 _UTC_TIME: Final = b"\x17\x0d"
 _ZULU: Final = ord("Z")
 _PADDING: Final = (0x00, 0xFF)
@@ -56,7 +58,7 @@ _PLAIN_REASON: Final = bytes.fromhex("300c300a0603551d1504030a01")
 
 
 class Entry(NamedTuple):
-    """One certificate on the list."""
+    """A revoked certificate on the list."""
 
     revoked: datetime
     reason: str
@@ -64,14 +66,14 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a CRL is about (section 5.2.5).
+    """The scope of a CRL (IssuingDistributionPoint, section 5.2.5).
 
     Attributes:
-        names: of the distribution point it is for; None: of all.
-        of_users: covers certificates that are not a CA's.
-        of_cas: covers CAs' certificates.
-        reasons: which reasons it knows of.
-        is_indirect: it lists certificates of other issuers too.
+        names: names of its distribution point; None: not limited to one.
+        of_users: covers end-entity certificates.
+        of_cas: covers CA certificates.
+        reasons: the reasons it covers.
+        is_indirect: lists certificates of other issuers too.
     """
 
     names: frozenset[GeneralName] | None = None
@@ -82,20 +84,26 @@ class Scope:
 
 
 class Crl:
-    """A CRL. Immutable.
+    """A parsed CRL. Immutable.
 
     Attributes:
-        issuer: its issuer's name in canonical form; ``issuer_der``: as it stands.
+        issuer: the issuer's name in canonical form.
+        issuer_der: the issuer's name as encoded.
         this_update: when it was issued.
-        next_update: until when it holds, or None.
-        algorithm: the AlgorithmIdentifier that it is signed with, DER; ``signature``; ``signed``: what that covers.
-        scope: what it is about.
-        is_delta: it says what changed since another.
-        is_clear: nothing is asked of the reader, in the list or in an entry, that is not known here.
-        authority: which key signed it, if that is said.
+        next_update: until when it is valid, or None.
+        algorithm: the AlgorithmIdentifier of the signature, DER.
+        signature: the signature octets.
+        signed: the signed bytes (TBSCertList, DER).
+        scope: the scope of the CRL.
+        is_delta: whether it is a delta CRL.
+        is_clear: whether neither the list nor an entry has an unknown critical extension.
+        authority: the authority key identifier, or None.
+
+    Args:
+        der: the CRL, DER.
 
     Raises:
-        DerError: it is no CRL in DER.
+        DerError: it is not a CRL in DER.
     """
 
     scope: Scope
@@ -119,7 +127,7 @@ class Crl:
         self._entries = entries
         try:
             self._index, clear = _indexed(entries, self.issuer, is_indirect=self.scope.is_indirect)
-        except IndexError as broken:  # it ends within an entry
+        except IndexError as broken:  # an entry is truncated
             raise DerError(_MALFORMED) from broken
         self.is_clear = self.is_clear and clear
 
@@ -151,10 +159,10 @@ class Crl:
         self.authority = ext.authority_key_id(said) if said is not None else None
 
     def entry(self, serial: int, issuer: Canonical) -> Entry | None:
-        """Return what it has of a certificate, or None.
+        """Return the entry for a certificate, or None if it is not listed.
 
         Raises:
-            DerError: the entry is damaged.
+            DerError: the entry is malformed.
         """
         at = self._index.get((serial, issuer) if issuer != self.issuer else serial)
         return None if at is None else _entry(Reader(self._entries, at).enter(SEQUENCE, _MALFORMED))
@@ -175,7 +183,7 @@ def _scope(value: bytes) -> Scope:
 def _flag(inside: Reader, tag: int) -> bool:
     if not inside.sees(tag):
         return False
-    if inside.content(tag, _MALFORMED) != b"\xff":  # false is the default, which DER leaves out
+    if inside.content(tag, _MALFORMED) != b"\xff":  # DER omits the default value false
         raise DerError(_MALFORMED)
     return True
 
@@ -199,9 +207,9 @@ Index = dict[int | tuple[int, Canonical], int]
 
 
 def _indexed(entries: bytes, issuer: Canonical, *, is_indirect: bool) -> tuple[Index, bool]:
-    """Return where each certificate's entry begins, and whether no entry asks of the reader what is not known here.
+    """Return the offset of each certificate's entry, and whether all critical entry extensions are known.
 
-    One loop, without calls for the plain entries: that is what half a million of them take.
+    A single loop that makes no parser calls for plain entries, because CRLs may have half a million of them.
     """
     index: Index = {}
     clear, owner, at, end = True, issuer, 0, len(entries)
@@ -234,12 +242,12 @@ def _indexed(entries: bytes, issuer: Canonical, *, is_indirect: bool) -> tuple[I
 
 
 def _is_padded(entries: bytes, at: int) -> bool:
-    """Tell whether the first octet of an INTEGER says nothing."""
+    """Return whether the first octet of an INTEGER is redundant padding."""
     return (entries[at] == 0) == (entries[at + 1] < _LONG_FORM)
 
 
 def _long(entries: bytes, at: int) -> tuple[int, int]:
-    """Return where the content of an element with a long length begins, and its size."""
+    """Return the start of the content and the size of an element with a long-form length."""
     count = entries[at + 1] - _LONG_FORM
     size = int.from_bytes(entries[at + 2 : at + 2 + count], "big")
     if size < _LONG_FORM or entries[at + 2] == 0:
@@ -248,7 +256,7 @@ def _long(entries: bytes, at: int) -> tuple[int, int]:
 
 
 def _odd_entry(entry: Reader, *, is_indirect: bool) -> tuple[bool, Canonical | None]:
-    """Return whether the entry's critical extensions are known, and whose certificates are listed from here on."""
+    """Return whether the entry's critical extensions are known, and the certificate issuer from this entry on."""
     entry.content(INTEGER, _MALFORMED)
     read_time(entry)
     found = _extensions(entry.enter(SEQUENCE, _MALFORMED)) if entry.rest() else {}

@@ -1,7 +1,7 @@
-"""The extensions of certificates, read from DER (RFC 5280 section 4.2): what path validation asks of them.
+"""Parsers for certificate extensions in DER (RFC 5280 section 4.2), as far as path validation uses them.
 
-Each reader raises ``DerError`` for what is not there as it must be: a certificate with a damaged extension is refused,
-also where the damage would not matter, as openssl does.
+Each parser raises ``DerError`` on malformed input. A certificate with a malformed extension is rejected even if the
+extension is not relevant for the path, as openssl does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _MALFORMED: Final = "malformed"
 _BOOLEAN, _NULL = 0x01, 0x05
 
 GeneralName = tuple[int, bytes]
-"""A name's tag and content: 0x82 is dNSName, 0xa4 directoryName…"""
+"""Tag and content of a GeneralName: 0x82 is dNSName, 0xa4 directoryName…"""
 
 DIRECTORY: Final = 0xA4
 _NAME_TAGS: Final = frozenset({0xA0, 0x81, 0x82, 0xA3, DIRECTORY, 0xA5, 0x86, 0x87, 0x88})
@@ -27,7 +27,7 @@ ALL_REASONS: Final = 0x1FE
 
 
 def of(dotted: str) -> bytes:
-    """Return the content of an OBJECT IDENTIFIER: what extensions are known by here."""
+    """Return the content of an OBJECT IDENTIFIER, which is the key for extensions in this package."""
     return oid(dotted)[2:]
 
 
@@ -48,14 +48,14 @@ INHIBIT_ANY_POLICY: Final = of("2.5.29.54")
 AUTHORITY_INFORMATION: Final = of("1.3.6.1.5.5.7.1.1")
 NETSCAPE_TYPE: Final = of("2.16.840.1.113730.1.1")
 
-# Change who may use a certificate for what, and nobody reads them here: addresses and numbers of networks (RFC 3779),
-# proxies (RFC 3820).
+# Extensions that change what a certificate may be used for and that are not implemented here: IP address and AS number
+# resources (RFC 3779), proxy certificates (RFC 3820).
 NOT_FOR_PAYING: Final = frozenset(of(f"1.3.6.1.5.5.7.1.{arc}") for arc in (7, 8, 14))
 
 
 @dataclass(frozen=True, slots=True)
 class AuthorityKeyId:
-    """Which key of an issuer signed (section 4.2.1.1); what is not said is None."""
+    """The key of the issuer that signed (section 4.2.1.1); absent fields are None."""
 
     key: bytes | None
     issuer: tuple[GeneralName, ...]
@@ -64,7 +64,7 @@ class AuthorityKeyId:
 
 @dataclass(frozen=True, slots=True)
 class NameConstraints:
-    """Section 4.2.1.10. None: no such list."""
+    """NameConstraints (section 4.2.1.10); an absent list is empty."""
 
     permitted: tuple[GeneralName, ...]
     excluded: tuple[GeneralName, ...]
@@ -72,7 +72,7 @@ class NameConstraints:
 
 @dataclass(frozen=True, slots=True)
 class PolicyConstraints:
-    """Section 4.2.1.11: after how many certificates; None: never."""
+    """PolicyConstraints (section 4.2.1.11): number of certificates before each takes effect; None: never."""
 
     explicit: int | None
     no_mapping: int | None
@@ -80,12 +80,12 @@ class PolicyConstraints:
 
 @dataclass(frozen=True, slots=True)
 class CrlPoint:
-    """A distribution point (section 4.2.1.13).
+    """A CRL distribution point (section 4.2.1.13).
 
     Attributes:
-        names: its full names; for a name relative to the CRL's issuer, one made up of that.
-        reasons: which reasons its CRL covers.
-        issuer: who issues its CRL, if that is not the certificate's issuer.
+        names: its full names; a name relative to the CRL issuer is kept with its tag 0xA1. None: no name.
+        reasons: the reasons that its CRL covers.
+        issuer: the issuer of its CRL, if that is not the certificate's issuer.
     """
 
     names: frozenset[GeneralName] | None
@@ -108,7 +108,7 @@ def _single(value: bytes, tag: int) -> bytes:
 
 
 def general_names(listed: Reader) -> tuple[GeneralName, ...]:
-    """Return all that is left as GeneralNames, at least one."""
+    """Return all remaining elements as GeneralNames; at least one is required."""
     found = []
     while listed.rest():
         found.append(_general_name(listed))
@@ -127,17 +127,17 @@ def _general_name(listed: Reader) -> GeneralName:
 
 
 def alt_names(value: bytes) -> tuple[GeneralName, ...]:
-    """Read SubjectAltName or IssuerAltName."""
+    """Parse SubjectAltName or IssuerAltName."""
     return general_names(_whole(value))
 
 
 def key_id(value: bytes) -> bytes:
-    """Read SubjectKeyIdentifier."""
+    """Parse SubjectKeyIdentifier."""
     return _single(value, OCTET_STRING)
 
 
 def authority_key_id(value: bytes) -> AuthorityKeyId:
-    """Read AuthorityKeyIdentifier; issuer and serial number come together."""
+    """Parse AuthorityKeyIdentifier; issuer and serial number must both be present or both be absent."""
     inside = _whole(value)
     key = inside.content(0x80, _MALFORMED) if inside.sees(0x80) else None
     issuer = general_names(inside.enter(0xA1, _MALFORMED)) if inside.sees(0xA1) else ()
@@ -149,7 +149,7 @@ def authority_key_id(value: bytes) -> AuthorityKeyId:
 
 
 def path_length(value: bytes) -> int | None:
-    """Read BasicConstraints: how many CAs may follow, or None for any number."""
+    """Parse BasicConstraints: return pathLenConstraint, or None if there is no limit."""
     inside = _whole(value)
     if inside.sees(_BOOLEAN):
         inside.constant(b"\x01\x01\xff", _MALFORMED)
@@ -157,7 +157,7 @@ def path_length(value: bytes) -> int | None:
 
 
 def name_constraints(value: bytes) -> NameConstraints:
-    """Read NameConstraints; distances other than "any" are not in use (section 4.2.1.10) and refused."""
+    """Parse NameConstraints; minimum and maximum fields are rejected (unused by section 4.2.1.10)."""
     inside = _whole(value)
     permitted = _subtrees(inside.enter(0xA0, _MALFORMED)) if inside.sees(0xA0) else ()
     excluded = _subtrees(inside.enter(0xA1, _MALFORMED)) if inside.sees(0xA1) else ()
@@ -179,7 +179,7 @@ def _subtrees(listed: Reader) -> tuple[GeneralName, ...]:
 
 
 def policies(value: bytes) -> frozenset[bytes]:
-    """Read CertificatePolicies; each may be there once."""
+    """Parse CertificatePolicies; duplicates are rejected."""
     inside, found = _whole(value), set()
     while inside.rest():
         information = inside.enter(SEQUENCE, _MALFORMED)
@@ -196,7 +196,7 @@ def policies(value: bytes) -> frozenset[bytes]:
 
 
 def policy_mappings(value: bytes) -> tuple[tuple[bytes, bytes], ...]:
-    """Read PolicyMappings: the issuer's policy and the subject's; never from or to "any" (section 6.1.4 a)."""
+    """Parse PolicyMappings into pairs of issuer and subject policy; ``anyPolicy`` is rejected (section 6.1.4 a)."""
     inside, found = _whole(value), []
     while inside.rest():
         pair = inside.enter(SEQUENCE, _MALFORMED)
@@ -208,7 +208,7 @@ def policy_mappings(value: bytes) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def policy_constraints(value: bytes) -> PolicyConstraints:
-    """Read PolicyConstraints: one of the two is there at least."""
+    """Parse PolicyConstraints; at least one field must be present."""
     inside = _whole(value)
     explicit = _count(inside.content(0x80, _MALFORMED)) if inside.sees(0x80) else None
     no_mapping = _count(inside.content(0x81, _MALFORMED)) if inside.sees(0x81) else None
@@ -219,7 +219,7 @@ def policy_constraints(value: bytes) -> PolicyConstraints:
 
 
 def count(value: bytes) -> int:
-    """Read an INTEGER that is not negative: InhibitAnyPolicy, CRLNumber."""
+    """Parse a non-negative INTEGER: InhibitAnyPolicy, CRLNumber."""
     return _count(_single(value, INTEGER))
 
 
@@ -230,7 +230,7 @@ def _count(content: bytes) -> int:
 
 
 def crl_points(value: bytes) -> tuple[CrlPoint, ...]:
-    """Read CRLDistributionPoints or FreshestCRL."""
+    """Parse CRLDistributionPoints or FreshestCRL."""
     inside, found = _whole(value), []
     while inside.rest():
         found.append(_crl_point(inside.enter(SEQUENCE, _MALFORMED)))
@@ -248,7 +248,7 @@ def _crl_point(point: Reader) -> CrlPoint:
 
 
 def point_names(point: Reader) -> frozenset[GeneralName]:
-    """Read a DistributionPointName."""
+    """Parse a DistributionPointName."""
     if point.sees(0xA0):
         found = frozenset(general_names(point.enter(0xA0, _MALFORMED)))
     else:
@@ -258,7 +258,7 @@ def point_names(point: Reader) -> frozenset[GeneralName]:
 
 
 def reasons(content: bytes) -> int:
-    """Read ReasonFlags: bit n of the list as ``1 << n``."""
+    """Parse ReasonFlags: bit n of the BIT STRING as ``1 << n``."""
     unused, octets = content[:1], content[1:]
     if not octets or unused > b"\x07" or octets[-1] & ((1 << unused[0]) - 1):
         raise DerError(_MALFORMED)
@@ -309,4 +309,4 @@ READERS: Final[Mapping[bytes, Callable[[bytes], object]]] = {
     AUTHORITY_INFORMATION: _access,
     NETSCAPE_TYPE: _bits,
 }
-"""How each extension is read that is looked at, or that openssl refuses where it is damaged."""
+"""Parsers by extension: those evaluated here, and those that openssl rejects when malformed."""

@@ -1,7 +1,6 @@
-"""From the signer's certificate to a trusted CA: the rules that a path must keep (RFC 5280 section 6.1).
+"""Build and validate paths from the signer's certificate to a trusted CA (RFC 5280 section 6.1).
 
-Imported when the first certificate is judged. Revocation is judged elsewhere, see
-:mod:`ushield_hw.verifier.revocation`.
+Imported when the first certificate is checked. Revocation is checked in :mod:`ushield_hw.verifier.revocation`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from ushield_hw.verifier.policies import Policies, PolicyInputs
 from ushield_hw.verifier.search import LONGEST, Chain, Search, Store
 from ushield_hw.verifier.signatures import algorithm, key_problem
 
-# What may be critical: what is judged here, and extended key usage, which does not matter for a signed order.
+# Extensions that may be critical: those evaluated here, and extended key usage, which is irrelevant for signed orders.
 _MAY_BE_CRITICAL: Final = frozenset(
     {
         ext.KEY_USAGE,
@@ -43,9 +42,9 @@ _WEAK: Final = frozenset({"weak_key", "unknown_key", "unknown_algorithm"})
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """Which rule a path breaks, and the serial number of the certificate that breaks it, lower-case hex.
+    """The rule that a path violates, and the serial number (lower-case hex) of the certificate that violates it.
 
-    As text: a sentence in the language in force.
+    ``str()`` returns a sentence in the current language.
     """
 
     rule: str
@@ -56,12 +55,12 @@ class Why:
 
 
 class PathBroken(Exception):
-    """A rule is broken.
+    """A path violates a rule.
 
     Args:
-        reason: what :class:`~ushield_hw.errors.UntrustedSigner` says.
-        rule: the rule, one of the ids under ``path.`` in the texts; empty if the reason says it all.
-        certificate: in which certificate.
+        reason: the ``reason`` of :class:`~ushield_hw.errors.UntrustedSigner`.
+        rule: the violated rule, a message id under ``path.``; empty if ``reason`` is specific enough.
+        certificate: the certificate that violates it.
     """
 
     def __init__(self, reason: str, rule: str = "", certificate: Certificate | None = None) -> None:
@@ -78,24 +77,24 @@ def build(
     budget: Budget,
     moment: datetime,
 ) -> Iterator[Chain]:
-    """Yield paths that hold at ``moment``: the signer's certificate first, the trusted CA's last; one at least.
+    """Yield paths that are valid at ``moment``: the signer's certificate first, the trusted CA's last; at least one.
 
-    Refused are weak digests and short RSA keys, CAs out of their time, and paths that are longer or lead to other names
-    than a CA's certificate allows; the trusted CA's certificate counts too, but for its own signature. Nothing is
-    fetched.
+    Rejected are weak digests, short RSA keys, CAs outside their validity period, and paths that exceed the path length
+    or name constraints of a CA. The trusted CA's certificate is checked too, except for its own signature. No
+    certificate is fetched from the network.
 
     Args:
-        signer: the certificate to judge.
-        sent: CA certificates that came with it, DER; tried first.
-        store: the CAs at hand, and what is asked of policies.
-        budget: what may be spent.
-        moment: aware.
+        signer: the certificate to check.
+        sent: CA certificates that came with the order, DER; used before those of the store.
+        store: the available CAs, and the policy requirements.
+        budget: limits on the work done.
+        moment: the time of validation, timezone-aware.
 
     Raises:
         UntrustedSigner: ``.reason`` is ``unknown_ca``, ``expired`` or ``not_yet_valid`` (the signer's certificate),
             ``ca_expired``, ``ca_not_yet_valid``, ``weak_algorithm``, ``name_encoding``, ``no_purpose`` or
-            ``path_invalid``; with the latter, ``.why`` says which rule is broken.
-        VerificationError: ``PATH_TOO_COMPLEX``: nothing was decided, because that would have taken too long.
+            ``path_invalid``; for the last, ``.why`` names the violated rule.
+        VerificationError: ``PATH_TOO_COMPLEX``: the budget was exceeded before a result was reached.
     """
     start, others = _read(signer, sent)
     search, first, holds = Search(store, others, budget), None, False
@@ -137,7 +136,7 @@ def _error(signer: CertificateFacts, broken: PathBroken) -> UntrustedSigner:
 
 
 def untrusted(reason: str, signer: CertificateFacts, **details: object) -> UntrustedSigner:
-    """Return the error for a signer; ``reason`` is for programs and has a text of its own."""
+    """Return the error for a signer. ``reason`` is for programs; ``signer_<reason>`` is the message id."""
     return UntrustedSigner(problem=f"signer_{reason}", reason=reason, serial=signer.serial_hex, **details)
 
 
@@ -145,10 +144,10 @@ def untrusted(reason: str, signer: CertificateFacts, **details: object) -> Untru
 
 
 def check(chain: Chain, moment: datetime, budget: Budget, inputs: PolicyInputs = policies.ANY) -> None:
-    """Hold a chain, whose signatures are right, to the rules.
+    """Check a chain whose signatures are already verified against the rules of section 6.1.
 
     Raises:
-        PathBroken: it does not keep them.
+        PathBroken: a rule is violated.
         VerificationError: ``PATH_TOO_COMPLEX``.
     """
     _check_times(chain, moment)
@@ -171,7 +170,7 @@ def _check_times(chain: Chain, moment: datetime) -> None:
 
 
 def _check_alone(certificate: Certificate, *, is_trusted: bool) -> None:
-    """Refuse what is wrong with one certificate whatever stands above it."""
+    """Check what can be checked for one certificate independent of its issuer."""
     problem = key_problem(certificate.facts.spki)
     if problem == "explicit_curve":
         raise PathBroken("path_invalid", problem, certificate)
@@ -185,7 +184,7 @@ def _check_alone(certificate: Certificate, *, is_trusted: bool) -> None:
 
 
 def _check_consistent(certificate: Certificate) -> None:
-    """Refuse what RFC 5280 section 4 forbids a CA to issue, where two parts of a certificate contradict each other."""
+    """Reject certificates that contradict themselves in ways RFC 5280 section 4 forbids."""
     facts, here = certificate.facts, certificate.extensions
     use = facts.key_usage or frozenset()
     rules = {
@@ -211,7 +210,7 @@ def _check_extensions(certificate: Certificate) -> None:
 
 
 def _walk_down(chain: Chain, budget: Budget, inputs: PolicyInputs) -> None:
-    """Go from the trusted CA to the signer: lengths, names and policies (section 6.1.3 and 6.1.4)."""
+    """Check path lengths, names and policies from the trusted CA down to the signer (sections 6.1.3 and 6.1.4)."""
     top, below = chain[-1], tuple(reversed(chain[:-1]))
     limits = [found] if (found := top.value(ext.NAME_CONSTRAINTS)) is not None else []
     length = _path_length(top, len(below))

@@ -1,5 +1,6 @@
-"""Certificate policies along a path (RFC 5280 section 6.1), as the graph of RFC 9618: it grows with the certificates,
-where the tree of the older text doubles with each.
+"""Certificate policies along a path (RFC 5280 section 6.1), implemented as the graph of RFC 9618.
+
+The graph grows linearly with the certificates; the policy tree of RFC 5280 grows exponentially.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from ushield_hw.verifier.extensions import ANY_POLICY
 
 @dataclass(frozen=True, slots=True)
 class PolicyInputs:
-    """What the one who checks a path asks of its policies (section 6.1.1).
+    """Policy requirements of the verifying party (section 6.1.1).
 
     Attributes:
-        acceptable: policies, contents of OBJECT IDENTIFIERs; any, if nothing else is said.
+        acceptable: accepted policies, as contents of OBJECT IDENTIFIERs. Default: any.
         explicit: the path must be valid for one of them.
-        no_mapping: one CA's policy may not stand for another's.
-        no_any: ``anyPolicy`` means nothing.
+        no_mapping: policy mapping is not allowed.
+        no_any: ``anyPolicy`` is not accepted.
     """
 
     acceptable: frozenset[bytes] = frozenset({ANY_POLICY})
@@ -42,11 +43,11 @@ class _Node:
 
 
 class Policies:
-    """The state while a path is walked down from the trusted CA.
+    """Policy state while a path is processed from the trusted CA downwards.
 
     Args:
-        inputs: what is asked.
-        length: how many certificates follow.
+        inputs: the policy requirements.
+        length: number of certificates below the trusted CA.
         budget: charged for each node.
     """
 
@@ -59,10 +60,13 @@ class Policies:
         self._level: dict[bytes, _Node] = {ANY_POLICY: _Node(ANY_POLICY, {ANY_POLICY})}
 
     def enter(self, certificate: Certificate, *, is_last: bool) -> bool:
-        """Take the policies of the next certificate (6.1.3 d-f); False: an explicit one is asked for, and none is left.
+        """Process the policies of the next certificate (6.1.3 d-f).
+
+        Returns:
+            False if an explicit policy is required and none is left.
 
         Raises:
-            DerError: an extension is damaged.
+            DerError: an extension is malformed.
             VerificationError: ``PATH_TOO_COMPLEX``.
         """
         said: Collection[bytes] | None = certificate.value(ext.POLICIES)
@@ -97,10 +101,11 @@ class Policies:
                 found.setdefault(policy, _Node(policy, {policy})).parents.append(node)
 
     def leave(self, certificate: Certificate) -> None:
-        """Get ready for the certificate below (6.1.4 a, b, h-j).
+        """Prepare for the next certificate below (6.1.4 a, b, h-j).
 
         Raises:
-            DerError: an extension is damaged.
+            DerError: an extension is malformed.
+            VerificationError: ``PATH_TOO_COMPLEX``.
         """
         self._map(certificate.value(ext.POLICY_MAPPINGS) or ())
         if not certificate.is_self_issued:
@@ -127,10 +132,10 @@ class Policies:
                 self._level[policy] = _Node(policy, others, self._level[ANY_POLICY].parents)
 
     def end(self, certificate: Certificate) -> bool:
-        """Tell whether the path holds for an acceptable policy, if one must be (6.1.5 a, b, g).
+        """Return whether the path is valid for an acceptable policy, if one is required (6.1.5 a, b, g).
 
         Raises:
-            DerError: an extension is damaged.
+            DerError: an extension is malformed.
         """
         self._explicit = max(0, self._explicit - 1)
         limits = certificate.value(ext.POLICY_CONSTRAINTS)
@@ -146,7 +151,7 @@ class Policies:
 
 
 def _below_acceptable(node: _Node, acceptable: Collection[bytes]) -> bool:
-    """Tell whether a policy comes from one that was acceptable where it was first named, below "any"."""
+    """Return whether a policy derives from one that was acceptable where it was introduced under ``anyPolicy``."""
     seen: set[int] = set()
     left = [node]
     while left:

@@ -1,16 +1,16 @@
-"""What CRLs say about the certificates of a path (RFC 5280 section 6.3).
+"""Evaluate CRLs for the certificates of a path (RFC 5280 section 6.3).
 
-A certificate that is on a CRL by its own issuer is revoked, whatever else that CRL leaves out: also if it lists only
-some reasons, or only changes. That it is not on a CRL counts as far as the CRL goes: for the kind of certificate, the
-distribution point and the reasons it covers, and not at all if it is a delta CRL or asks of the reader what is not
-known here.
+A certificate listed on a CRL of its own issuer is revoked, even if that CRL is limited to some reasons or is a delta
+CRL. The absence of a certificate from a CRL counts only within the CRL's scope (certificate type, distribution point,
+reasons), and not at all if it is a delta CRL or has an unknown critical extension.
 
-A CRL is by the certificate's issuer if the key that signed the certificate signed it, or another key of that name to
-which a path leads from the same trusted CA: after a CA has changed its key, its new key answers for what the old one
-issued. CRLs by anybody else (indirect ones) prove nothing about who is not on them.
+A CRL belongs to the certificate's issuer if it is signed with the key that signed the certificate, or with another key
+of the same name that has a path to the same trusted CA. The second case covers a CA key rollover: CRLs signed with the
+new key cover certificates issued with the old one. Indirect CRLs of other issuers do not prove that a certificate is
+good.
 
-A CRL that was issued after the certificate ran out proves nothing if the certificate is not on it, because expired ones
-are dropped. What the CRLs say is judged at a moment in :mod:`ushield_hw.verifier.status`.
+Expired certificates are dropped from CRLs, so a CRL issued after the certificate expired proves nothing if the
+certificate is not on it. :mod:`ushield_hw.verifier.status` evaluates the result at a point in time.
 """
 
 from __future__ import annotations
@@ -40,10 +40,14 @@ _KEYS_REMEMBERED: Final = 64
 
 
 class RevocationList:
-    """A CRL and which keys have signed it. Immutable but for what is remembered of it.
+    """A CRL with a cache of the keys that signed it. Immutable except for the cache.
+
+    Args:
+        der: the CRL, DER.
+        place: the file or other source, for the error.
 
     Raises:
-        InputError: ``CRL_FILE_INVALID``: it is not a CRL in DER. ``place``: the file, or where else it came from.
+        InputError: ``CRL_FILE_INVALID``: it is not a CRL in DER.
     """
 
     def __init__(self, der: bytes, place: str) -> None:
@@ -54,7 +58,10 @@ class RevocationList:
         self._signed_by: dict[bytes, bool] = {}
 
     def is_signed_by(self, issuer: Certificate) -> bool:
-        """Tell whether a certificate's key has signed it, and may, with an algorithm that is not weak."""
+        """Return whether the CRL is signed by ``issuer`` with an algorithm that is not weak.
+
+        The issuer's key must also be accepted for signing CRLs.
+        """
         spki, how = issuer.facts.spki, algorithm(self.crl.algorithm)
         if how is None or how.weak or not issuer.signs_crls or key_problem(spki) is not None:
             return False
@@ -72,7 +79,7 @@ Lists = dict[Canonical, list[RevocationList]]
 
 
 def by_issuer(crls: Iterable[RevocationList]) -> Lists:
-    """Return the CRLs by the name of their issuer."""
+    """Return the CRLs grouped by issuer name."""
     found: Lists = {}
     for one in crls:
         found.setdefault(one.crl.issuer, []).append(one)
@@ -81,20 +88,20 @@ def by_issuer(crls: Iterable[RevocationList]) -> Lists:
 
 @dataclass(frozen=True, slots=True)
 class OtherKey:
-    """Another key of an issuer's name: its certificate, and the path that leads to it."""
+    """Another key with the issuer's name: its certificate, and the path that leads to it."""
 
     certificate: Certificate
     path: Chain
 
 
 OtherKeys = Callable[[Certificate, Certificate, Callable[[Certificate], bool]], OtherKey | None]
-"""Issuer and trusted CA of a certificate, and what tells the key that is looked for -> that key, if it is another of
-the issuer's below that same CA."""
+"""Takes issuer, trusted CA and a predicate; returns a matching key with the issuer's name below the same CA, or None.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """A key that may sign CRLs: from when to when the path holds that leads to it, and what CRLs say of that path."""
+    """A key that may sign CRLs, the validity period of the path to it, and the revocation status of that path."""
 
     certificate: Certificate
     not_before: datetime = _EVER[0]
@@ -103,21 +110,22 @@ class _Key:
 
 
 def statuses(path: Chain, crls: Lists, others: OtherKeys) -> tuple[Status, ...]:
-    """Return what ``crls`` say about each certificate of ``path`` but the trusted CA's, which nobody revokes.
+    """Return the revocation status of each certificate of ``path`` except the trusted CA's, which cannot be revoked.
 
     Args:
-        path: the signer's certificate first, the trusted CA's last. A trusted signer is its own issuer.
-        crls: all there are.
-        others: looks for other keys of an issuer.
+        path: the signer's certificate first, the trusted CA's last. A signer that is itself trusted counts as its own
+            issuer.
+        crls: all available CRLs.
+        others: finds other keys of an issuer.
 
     Raises:
-        VerificationError: ``PATH_TOO_COMPLEX``: looking for another key took too long.
+        VerificationError: ``PATH_TOO_COMPLEX``: the search for another key exceeded the budget.
     """
     return _statuses(path, crls, others, {})
 
 
 def _statuses(path: Chain, crls: Lists, others: OtherKeys, known: dict[bytes, _Key]) -> tuple[Status, ...]:
-    """See :func:`statuses`. ``known``: other keys that were found, by certificate; each is judged once."""
+    """Implement :func:`statuses`. ``known`` caches other keys by certificate; each is evaluated once."""
     pairs = list(pairwise(path)) or [(path[0], path[0])]
 
     def lists(one: Certificate, issuer: Certificate) -> Iterator[tuple[RevocationList, _Key]]:
@@ -129,7 +137,7 @@ def _statuses(path: Chain, crls: Lists, others: OtherKeys, known: dict[bytes, _K
 
 
 def _judged(other: OtherKey, crls: Lists, others: OtherKeys, known: dict[bytes, _Key]) -> _Key:
-    """Return another key with what CRLs say of the path to it. About its own path it may speak itself."""
+    """Return another key with the revocation status of its path. CRLs of that key count for its own path too."""
     der = other.certificate.facts.der
     if der not in known:
         not_before = max(one.facts.not_before for one in other.path)
@@ -154,7 +162,7 @@ def _status(certificate: Certificate, lists: Iterable[tuple[RevocationList, _Key
 
 
 def _said(certificate: Certificate, crl: Crl, key: _Key) -> Iterator[Finding]:
-    """Yield what a CRL by the certificate's issuer says of it."""
+    """Yield the finding of a CRL of the certificate's issuer, if it has one."""
     if crl.next_update is None:
         return
     try:
@@ -165,7 +173,7 @@ def _said(certificate: Certificate, crl: Crl, key: _Key) -> Iterator[Finding]:
     if entry is None and (not covered or crl.this_update > certificate.facts.not_after):
         return
     if entry is not None and entry.reason == REMOVED and not crl.is_delta:
-        entry = Entry(entry.revoked, UNSPECIFIED)  # means something in a delta CRL only
+        entry = Entry(entry.revoked, UNSPECIFIED)  # removeFromCRL is only meaningful in a delta CRL
     yield Finding(
         this_update=crl.this_update,
         next_update=crl.next_update,
@@ -179,7 +187,7 @@ def _said(certificate: Certificate, crl: Crl, key: _Key) -> Iterator[Finding]:
 
 
 def _covered(certificate: Certificate, crl: Crl) -> int:
-    """Return for which reasons a certificate that is not on the CRL is not revoked."""
+    """Return the reasons for which absence from the CRL proves that the certificate is not revoked."""
     scope = crl.scope
     if crl.is_delta or scope.is_indirect or not crl.is_clear:
         return 0
@@ -189,7 +197,7 @@ def _covered(certificate: Certificate, crl: Crl) -> int:
 
 
 def _of_points(certificate: Certificate, crl: Crl) -> int:
-    """Return the reasons that the certificate's distribution points grant to this CRL."""
+    """Return the reasons that the certificate's distribution points assign to this CRL."""
     points: tuple[CrlPoint, ...] = certificate.value(ext.CRL_POINTS) or ()
     own = [point for point in points if not point.issuer or _names(point.issuer, crl)]
     if crl.scope.names is not None:
@@ -216,7 +224,7 @@ def _names(issuer: Iterable[GeneralName], crl: Crl) -> bool:
 
 
 def _resolved(named: Iterable[GeneralName], issuer: bytes) -> frozenset[object]:
-    """Return names as they are compared; those relative to the CRL's issuer in full."""
+    """Return names in comparable form; names relative to the CRL issuer are completed."""
     return frozenset(_comparable(tag, content, issuer) for tag, content in named)
 
 

@@ -1,7 +1,7 @@
-"""From a certificate up to trusted CAs: which chains there are, each signature checked while the chain grows.
+"""Search chains from a certificate to trusted CAs, checking each signature while the chain grows.
 
-A signature that is not right ends a chain at once, so certificates that merely have the right names cost one check
-each. What every check, chain and octet costs is charged to a budget.
+An invalid signature ends a chain immediately, so certificates that only have a matching name cost one check each. Every
+check, chain and octet is charged to a budget.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from ushield_hw.verifier.policies import ANY, PolicyInputs
 from ushield_hw.verifier.signatures import algorithm, is_right, key_problem
 
 LONGEST: Final = 16
-"""The most certificates on a path, the trusted CA's included. Real ones have three or four."""
+"""Maximum number of certificates on a path, including the trusted CA's. Real paths have three or four."""
 
-_KEYS_REMEMBERED: Final = 64  # a certificate
+_KEYS_REMEMBERED: Final = 64  # per certificate
 
 Chain = tuple[Certificate, ...]
-"""The certificate asked about first, the trusted CA's last."""
+"""A chain: the checked certificate first, the trusted CA's last."""
 
 
 class Store:
-    """Certificates of CAs, indexed by name; 10,000 of them cost a signer nothing.
+    """CA certificates indexed by name. The lookup cost does not depend on their number (10,000 were measured).
 
     Args:
-        anchors: the trusted ones.
-        others: those that may stand between.
-        policies: what is asked of the policies of a path.
+        anchors: certificates of the trusted CAs.
+        others: certificates of intermediate CAs.
+        policies: policy requirements for a path.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class Store:
                 self._by_name.setdefault(certificate.subject, []).append(certificate)
 
     def trusts(self, certificate: Certificate) -> bool:
-        """Tell whether it is the certificate of a trusted CA."""
+        """Return whether the certificate is a trusted CA's."""
         return certificate.facts.der in self._trusted
 
     def trusts_der(self, der: bytes) -> bool:
-        """Tell whether these are the octets of a trusted CA's certificate."""
+        """Return whether these are the octets of a trusted CA's certificate."""
         return der in self._trusted
 
     def named(self, name: Canonical) -> list[Certificate]:
@@ -61,17 +61,18 @@ class Store:
 
 
 class Search:
-    """One search.
+    """A single chain search.
 
     Args:
-        store: the CAs at hand.
-        sent: CA certificates that came with the order: tried before those in the store.
+        store: the available CAs.
+        sent: CA certificates that came with the order; used before those of the store.
         budget: charged for every step.
 
     Attributes:
-        problem: why a certificate that seemed to be an issuer was none, where no other was one: ``weak_key``,
-            ``explicit_curve``, ``unknown_key``, ``unknown_algorithm``, ``other_key``, ``no_ca``; None: there was none.
-        is_cut_off: whether a chain was given up because it was too long.
+        problem: why the first candidate issuer was rejected, if no candidate was accepted: ``weak_key``,
+            ``explicit_curve``, ``unknown_key``, ``unknown_algorithm``, ``other_key``, ``no_ca``; None: there was no
+            candidate.
+        is_cut_off: whether a chain was dropped because it exceeded :data:`LONGEST`.
     """
 
     def __init__(self, store: Store, sent: Iterable[Certificate], budget: Budget) -> None:
@@ -85,7 +86,7 @@ class Search:
         self.is_cut_off = False
 
     def chains(self, start: Certificate) -> Iterator[Chain]:
-        """Yield chains that end at a trusted CA, signatures checked, the shortest first.
+        """Yield chains to a trusted CA with verified signatures, the shortest first.
 
         Raises:
             VerificationError: ``PATH_TOO_COMPLEX``.
@@ -97,11 +98,11 @@ class Search:
         for chain in self._one_for_each(start):
             seen.add(_ids(chain))
             yield chain
-        if seen:  # some CAs can be reached in several ways, and only one of them may hold
+        if seen:  # a CA may be reachable over several chains of which only one is valid
             yield from (chain for chain in self._all(start) if _ids(chain) not in seen)
 
     def _one_for_each(self, start: Certificate) -> Iterator[Chain]:
-        """Yield chains in which each certificate is reached in one way only."""
+        """Yield chains that reach each certificate in one way only."""
         first: Chain = (start,)
         left, reached = deque([first]), {start.facts.der}
         while left:
@@ -114,7 +115,7 @@ class Search:
                     left.append((*chain, issuer))
 
     def _all(self, start: Certificate) -> Iterator[Chain]:
-        """Yield every chain in which no CA's key occurs twice, of those that get anywhere."""
+        """Yield every chain to a trusted CA in which no CA key occurs twice."""
         first: Chain = (start,)
         useful, left = self._leading_up(), deque([first])
         while left:
@@ -135,7 +136,7 @@ class Search:
         return False
 
     def _leading_up(self) -> set[bytes]:
-        """Return the certificates from which a trusted CA can be reached, of those that were looked at."""
+        """Return the examined certificates from which a trusted CA can be reached."""
         below: dict[bytes, list[bytes]] = {}
         for der, issuers in self._issuers.items():
             for issuer in issuers:

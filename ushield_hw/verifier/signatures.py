@@ -1,7 +1,7 @@
-"""Signatures of certificates and CRLs: one registry of algorithms and keys, in front of whatever library checks them.
+"""Registry of the signature algorithms and keys accepted for certificates and CRLs.
 
-An algorithm is known by its AlgorithmIdentifier, a key by its SubjectPublicKeyInfo, both DER. Another family is one
-more entry: :func:`register`.
+Algorithms are keyed by their AlgorithmIdentifier, keys by their SubjectPublicKeyInfo, both DER. :func:`register` adds
+an algorithm.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ _DIGESTS: Final = {
 _WEAK: Final = frozenset({"MD5", "SHA1"})
 
 Check = Callable[[bytes, bytes, bytes], bool]
-"""SubjectPublicKeyInfo, signature and message -> whether the signature is right. May raise anything."""
+"""Takes SubjectPublicKeyInfo, signature and message; returns whether the signature is valid. May raise any exception.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,8 @@ class Algorithm:
     """A signature algorithm with its parameters.
 
     Attributes:
-        weak: what it signs can be changed without the signature showing it.
-        check: checks one signature.
+        weak: whether its digest is broken (MD5, SHA-1), so that a signature does not protect the content.
+        check: verifies one signature.
     """
 
     weak: bool
@@ -61,18 +62,18 @@ class Algorithm:
 
 
 Reads = Callable[[bytes], Algorithm | None]
-"""An algorithm's parameters, DER, empty if there are none -> what they mean; None: not these."""
+"""Takes the parameters of an algorithm (DER, empty if absent); returns the algorithm, or None if unsupported."""
 
 _known: Final[dict[bytes, Reads]] = {}
 
 
 def register(dotted: str, reads: Reads, *, curve: str | None = None) -> None:
-    """Know one more algorithm.
+    """Register an algorithm.
 
     Args:
         dotted: the object identifier of its AlgorithmIdentifier.
-        reads: what its parameters mean.
-        curve: the object identifier of an EC curve that it may be used with, if that is not known either.
+        reads: parses its parameters.
+        curve: the object identifier of the EC curve it is used with, if that is not supported yet.
     """
     _known[oid(dotted)[2:]] = reads
     if curve is not None:
@@ -81,7 +82,7 @@ def register(dotted: str, reads: Reads, *, curve: str | None = None) -> None:
 
 @lru_cache(maxsize=256)
 def algorithm(identifier: bytes) -> Algorithm | None:
-    """Return the algorithm of an AlgorithmIdentifier, DER; None: not known here."""
+    """Return the algorithm of an AlgorithmIdentifier (DER), or None if it is unsupported."""
     try:
         outer = Reader(identifier)
         inside = outer.enter(SEQUENCE, _MALFORMED)
@@ -93,13 +94,13 @@ def algorithm(identifier: bytes) -> Algorithm | None:
 
 
 def is_right(spki: bytes, identifier: bytes, signature: bytes, message: bytes) -> bool:
-    """Tell whether a signature is right. One that cannot be checked is not.
+    """Return whether a signature is valid. A signature that cannot be checked counts as invalid.
 
     Args:
-        spki: the key, SubjectPublicKeyInfo, DER.
+        spki: the public key, SubjectPublicKeyInfo, DER.
         identifier: the algorithm, AlgorithmIdentifier, DER.
-        signature: its octets.
-        message: what is signed.
+        signature: the signature octets.
+        message: the signed bytes.
     """
     found = algorithm(identifier)
     if found is None:
@@ -113,10 +114,11 @@ def is_right(spki: bytes, identifier: bytes, signature: bytes, message: bytes) -
 
 @lru_cache(maxsize=16384)
 def key_problem(spki: bytes) -> str | None:
-    """Return why a key may not sign certificates or CRLs, or None.
+    """Return why a key is not accepted for signing certificates or CRLs, or None if it is.
 
-    ``explicit_curve``: an EC key that spells its curve out, which RFC 5480 section 2.1.1 forbids: it may be any curve;
-    ``weak_key``; ``unknown_key``: no algorithm here uses it.
+    Returns:
+        ``explicit_curve``: an EC key with explicit curve parameters, which RFC 5480 section 2.1.1 forbids because they
+        can describe any curve; ``weak_key``; ``unknown_key``: no algorithm here uses such a key.
     """
     try:
         info = Reader(spki).enter(SEQUENCE, _MALFORMED)
@@ -145,7 +147,8 @@ def _curve_problem(parameters: bytes) -> str | None:
     return None if parameters in _CURVES else "weak_key"
 
 
-# --- what cryptography checks -----------------------------------------------------------------------------------------
+# --- algorithms checked by cryptography
+# --------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1024)
@@ -178,7 +181,7 @@ def _ecdsa(digest: str) -> Reads:
         return _verified(spki, signature, message, ec.ECDSA(_digest(digest)))
 
     found = Algorithm(digest in _WEAK, check)
-    return lambda parameters: None if parameters else found  # RFC 5758 section 3.2: none
+    return lambda parameters: None if parameters else found  # RFC 5758 section 3.2: parameters are absent
 
 
 def _pkcs1(digest: str) -> Reads:
@@ -188,7 +191,7 @@ def _pkcs1(digest: str) -> Reads:
         return _verified(spki, signature, message, padding.PKCS1v15(), _digest(digest))
 
     found = Algorithm(digest in _WEAK, check)
-    return lambda parameters: found if parameters in (b"", _NULL) else None  # RFC 4055 section 5: either
+    return lambda parameters: found if parameters in (b"", _NULL) else None  # RFC 4055 section 5: absent or NULL
 
 
 def _edwards(parameters: bytes) -> Algorithm | None:
@@ -196,12 +199,12 @@ def _edwards(parameters: bytes) -> Algorithm | None:
 
 
 def _pss(parameters: bytes) -> Algorithm | None:
-    """Read RSASSA-PSS-params (RFC 4055 section 3.1)."""
+    """Parse RSASSA-PSS-params (RFC 4055 section 3.1)."""
     fields = Reader(parameters).enter(SEQUENCE, _MALFORMED)
     digest = _named_digest(fields.enter(0xA0, _MALFORMED)) if fields.sees(0xA0) else "SHA1"
     mask = _mask(fields.enter(0xA1, _MALFORMED)) if fields.sees(0xA1) else "SHA1"
     salt = fields.enter(0xA2, _MALFORMED).integer(_MALFORMED) if fields.sees(0xA2) else _SALT_DEFAULT
-    fields.close(_MALFORMED)  # the trailer field has one value, its default
+    fields.close(_MALFORMED)  # trailerField has only its default value, which DER omits
     if digest is None or mask is None or salt > _SALT_MOST:
         return None
 

@@ -1,7 +1,7 @@
-"""Revoked or not, at a moment: the verdict on what CRLs say.
+"""Decide from CRL findings whether certificates are revoked at a point in time.
 
-The moment may lie in the past: a certificate that was revoked later was good then. A CRL may be younger than that, but
-not from the future.
+The point in time may be in the past: a certificate that was revoked later was good then. A CRL may be newer than that,
+but must not be issued in the future.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ _REMOVED: Final = "removeFromCRL"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one CRL says about one certificate.
+    """What one CRL states about one certificate.
 
     Attributes:
         this_update: when the CRL was issued.
-        next_update: until when it holds.
+        next_update: until when the CRL is valid.
         revoked: when the certificate was revoked, or None.
-        reason: why, named as in RFC 5280 (``keyCompromise``); ``unspecified`` if the CRL does not say.
-        covers: the reasons (bit n as ``1 << n``) for which a certificate that is not on the CRL is not revoked.
-        not_before: from when on the path holds that leads to the key of the CRL; ``not_after``: until when.
-        through: what CRLs say about the certificates of that path.
+        reason: the reason, named as in RFC 5280 (``keyCompromise``); ``unspecified`` if the CRL has none.
+        covers: the reasons (bit n as ``1 << n``) for which absence from the CRL proves that the certificate is not
+            revoked.
+        not_before: start of the validity of the path to the CRL's key.
+        not_after: end of that validity.
+        through: revocation status of the certificates of that path.
     """
 
     this_update: datetime
@@ -42,7 +44,7 @@ class Finding:
     through: tuple[Status, ...] = ()
 
     def counts(self, moment: datetime, now: datetime) -> bool:
-        """Tell whether the CRL can be used for a moment."""
+        """Return whether the CRL may be used for ``moment``."""
         is_fresh = self.this_update <= max(moment, now) and moment <= self.next_update
         return is_fresh and self.not_before <= moment <= self.not_after and self._key_is_good(moment, now)
 
@@ -55,20 +57,20 @@ class Finding:
 
     @property
     def is_partial(self) -> bool:
-        """Whether the CRL leaves something out."""
+        """Whether the CRL does not cover all reasons."""
         return self.covers != _ALL_REASONS
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What all CRLs together say about one certificate of a path, whatever the moment.
+    """The findings of all CRLs about one certificate of a path, independent of the time.
 
     Attributes:
         serial: the certificate's serial number, lower-case hex.
-        issuer: its issuer, as RFC 4514 writes it.
-        is_signer: the signer's own, not a CA's.
-        findings: what the CRLs that count say, the youngest first.
-        refused: there are CRLs by the issuer.
+        issuer: its issuer (RFC 4514).
+        is_signer: whether it is the signer's certificate and not a CA's.
+        findings: the findings of the applicable CRLs, the newest first.
+        refused: whether there is a CRL with the issuer's name, applicable or not.
     """
 
     serial: str
@@ -79,16 +81,16 @@ class Status:
 
 
 def judge(found: Iterable[Status], moment: datetime, now: datetime) -> None:
-    """Decide at ``moment``.
+    """Check the revocation status at ``moment``.
 
     Args:
-        found: what the CRLs say.
-        moment: aware.
-        now: what the clock says: no CRL can be younger.
+        found: the status of each certificate.
+        moment: the time to check, timezone-aware.
+        now: the current time; CRLs issued later are ignored.
 
     Raises:
-        Revoked: ``.at``: when (RFC 3339), ``.reason``: why, ``.serial`` of the certificate.
-        VerificationError: ``REVOCATION_UNKNOWN``: for one of the certificates the CRLs that count do not say enough.
+        Revoked: a certificate is revoked; ``.at`` (RFC 3339), ``.reason``, ``.serial``.
+        VerificationError: ``REVOCATION_UNKNOWN``: the applicable CRLs do not cover a certificate completely.
     """
     for status in found:
         usable = [finding for finding in status.findings if finding.counts(moment, now)]
@@ -107,9 +109,9 @@ def judge(found: Iterable[Status], moment: datetime, now: datetime) -> None:
 
 
 def _is_over(finding: Finding, younger: Sequence[Finding]) -> bool:
-    """Tell whether a younger CRL takes a revocation back.
+    """Return whether a newer CRL cancels a revocation.
 
-    Of full CRLs the youngest counts. What stands on a partial one stands, unless it was a hold, and that was lifted.
+    Of complete CRLs the newest counts. An entry on a partial CRL stays in force unless it was a hold that was lifted.
     """
     if finding.reason != _HOLD and finding.is_partial:
         return False
@@ -128,7 +130,7 @@ def _covered(usable: Sequence[Finding]) -> int:
 
 
 def time_text(moment: datetime) -> str:
-    """Return the moment as RFC 3339 writes it."""
+    """Return the time in RFC 3339 format."""
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 

@@ -1,4 +1,4 @@
-"""Which CAs are trusted, what they revoked, and the paths that were found to hold."""
+"""Trusted CAs, their CRLs, and a cache of the certificate paths that were validated."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _MOST_CRL_OCTETS: Final = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """Whose signature it is.
+    """The signer of an order.
 
     Attributes:
-        subject: the name, as RFC 4514 writes it.
+        subject: the subject name (RFC 4514).
         serial: the certificate's serial number, lower-case hex without leading zeros.
-        issuer: the name of the CA, as RFC 4514 writes it.
-        certificate: DER.
-        states_purpose: whether the certificate says what its key is for (key usage).
+        issuer: the issuer name (RFC 4514).
+        certificate: the certificate, DER.
+        states_purpose: whether the certificate has the key usage extension.
     """
 
     subject: str
@@ -54,7 +54,10 @@ class Signer:
 
 @dataclass(frozen=True, slots=True)
 class TrustedPath:
-    """A path that holds from ``not_before`` to ``not_after``, and what the CRLs say about it at whatever moment."""
+    """A path that is valid from ``not_before`` to ``not_after``, with the revocation status of its certificates.
+
+    ``statuses`` does not depend on a point in time; :func:`ushield_hw.verifier.status.judge` evaluates it for one.
+    """
 
     signer: Signer
     not_before: datetime
@@ -62,34 +65,34 @@ class TrustedPath:
     statuses: tuple[Status, ...]
 
     def holds(self, moment: datetime) -> bool:
-        """Tell whether ``moment`` lies within the validity of all its certificates."""
+        """Return whether ``moment`` lies within the validity of all certificates of the path."""
         return self.not_before <= moment <= self.not_after
 
 
 Given = bytes | str | PathLike[str]
-"""PEM (any number in one) or DER (one), or the path of a file of them."""
+"""Certificate or CRL data: PEM (one or more blocks), DER (one), or the path of a file with either."""
 
 
 _Placed = tuple[str, Certificate]
-"""A certificate and where it stood."""
+"""The place a certificate was read from, and the certificate."""
 
 
 class TrustStore:
-    """Trusted CAs with the CRLs at hand. Immutable, for any number of threads.
+    """Trusted CAs with their CRLs. Immutable and thread-safe.
 
-    It remembers the paths it found, so that the next order by the same certificate costs no path validation. Keep one
-    store as long as its CRLs are the newest; then make another.
+    Validated paths are cached, so that the next order signed with the same certificate needs no path validation. Use
+    one store until newer CRLs are available, then create a new one.
 
     Args:
-        anchors: the trusted CAs' certificates: PEM, DER, or files. Trusted as they are, self-signed or not.
-        intermediates: certificates of CAs below them; for signed orders that come without.
-        crls: CRLs: PEM, DER, or files. With one or more, every certificate of a path must be on record in a CRL by its
-            issuer; without any, revocation is not checked.
-        policies: what is asked of certificate policies; nothing, if nothing is said.
+        anchors: certificates of the trusted CAs: PEM, DER, or files. They are trusted whether self-signed or not.
+        intermediates: certificates of subordinate CAs, for signed orders that do not include them.
+        crls: CRLs: PEM, DER, or files. If any is given, every certificate of a path must be covered by a CRL of its
+            issuer. If none is given, revocation is not checked.
+        policies: requirements on certificate policies. Default: none.
 
     Raises:
-        InputError: ``CERTIFICATE_MALFORMED``, ``CA_NOT_A_CA``, ``CA_FILE_INVALID`` (no trusted CA at all) or
-            ``CRL_FILE_INVALID``; ``.file`` names the place.
+        InputError: ``CERTIFICATE_MALFORMED``, ``CA_NOT_A_CA``, ``CA_FILE_INVALID`` (no trusted CA was given) or
+            ``CRL_FILE_INVALID``; ``.file`` names the source.
     """
 
     def __init__(
@@ -124,9 +127,16 @@ class TrustStore:
 
     @classmethod
     def from_files(cls, ca: Sequence[Given], crl: Sequence[Given] = ()) -> Self:
-        """Read CA and CRL files, PEM (any number in a file) or DER (one).
+        """Create a store from CA and CRL files, PEM (one or more blocks per file) or DER (one).
 
-        As with openssl's ``-CAfile``, a self-signed certificate is trusted; any other only leads to one that is.
+        As with openssl's ``-CAfile``, self-signed certificates are trust anchors; all others are intermediates.
+
+        Args:
+            ca: CA certificates: files or their content.
+            crl: CRLs: files or their content.
+
+        Returns:
+            The trust store.
 
         Raises:
             InputError: ``CA_FILE_INVALID``, ``CA_NOT_A_CA`` or ``CRL_FILE_INVALID``, with ``.file``.
@@ -144,19 +154,23 @@ class TrustStore:
 
     @property
     def checks_revocation(self) -> bool:
-        """Whether there are CRLs."""
+        """Whether the store has CRLs, so that revocation is checked."""
         return bool(self._crls)
 
     def path(self, parts: SignedOrderParts, moment: datetime) -> TrustedPath:
         """Return the path from the signer of ``parts`` to a trusted CA.
 
         Args:
-            parts: what :func:`ushield_hw.cms.parse` returned.
-            moment: aware.
+            parts: the result of :func:`ushield_hw.cms.parse`.
+            moment: the time at which the path must be valid, timezone-aware.
+
+        Returns:
+            A path that is valid at ``moment``, from the cache if possible.
 
         Raises:
-            UntrustedSigner: there is none that holds at ``moment``; see :func:`ushield_hw.verifier.path.build`.
-            BadSignature: a certificate came with the order that is not on the path.
+            UntrustedSigner: no path is valid at ``moment``; see :func:`ushield_hw.verifier.path.build`.
+            BadSignature: the order includes a certificate that is not on the path.
+            VerificationError: ``PATH_TOO_COMPLEX``: the path search exceeded its budget.
         """
         key = (parts.certificate, parts.intermediates)
         with self._lock:
@@ -164,7 +178,8 @@ class TrustStore:
             if known is not None and known.holds(moment):
                 self._paths.move_to_end(key)
                 return known
-        found = self._find(parts, moment.replace(microsecond=0))  # certificates hold to the end of their last second
+        # not_after is inclusive and has a resolution of one second
+        found = self._find(parts, moment.replace(microsecond=0))
         with self._lock:
             self._paths[key] = found
             if len(self._paths) > PATHS_KEPT:
@@ -201,7 +216,7 @@ class TrustStore:
         return TrustedPath(signer, *_time_of(chain), statuses)
 
     def _other_keys(self, issuer: Certificate, budget: Budget) -> Iterator[Certificate]:
-        """Yield certificates of other keys that have an issuer's name."""
+        """Yield certificates with the issuer's name and a different key."""
         for candidate in self._store.named(issuer.subject):
             budget.spend("candidates")
             if candidate.facts.spki != issuer.facts.spki:
@@ -210,7 +225,7 @@ class TrustStore:
     def _reached(
         self, key: Certificate, anchor: Certificate, between: Sequence[bytes], moment: datetime, budget: Budget
     ) -> OtherKey | None:
-        """Return a key with a path to it from a trusted CA, over ``between`` or the store, if there is one."""
+        """Return ``key`` with a valid path to ``anchor``, through ``between`` or the store, or None."""
         from ushield_hw.verifier import path
         from ushield_hw.verifier.revocation import OtherKey
 
@@ -221,7 +236,10 @@ class TrustStore:
             return None
 
     def _all_used(self, sent: tuple[bytes, ...], chain: Chain) -> bool:
-        """Tell whether all certificates that came with the order are on the path. The trusted CA's own may come."""
+        """Return whether all certificates sent with the order are on the path.
+
+        A trusted CA's own certificate is accepted as well.
+        """
         between = tuple(certificate.facts.der for certificate in chain[1:-1])
         above = sent[len(between) :]
         return sent[: len(between)] == between[: len(sent)] and all(self._store.trusts_der(der) for der in above)
@@ -235,7 +253,7 @@ def _has_purpose(facts: CertificateFacts) -> bool:
 
 
 def _time_of(chain: Chain) -> tuple[datetime, datetime]:
-    """Return from when to when all of its certificates are valid."""
+    """Return the start and end of the period in which all certificates of the chain are valid."""
     return max(one.facts.not_before for one in chain), min(one.facts.not_after for one in chain)
 
 
@@ -247,7 +265,10 @@ def _certificate(der: bytes, place: str) -> Certificate:
 
 
 def _check_cas(given: Iterable[_Placed], *, also_for_crls: bool = False) -> None:
-    """Refuse certificates that are not a CA's. A CA may have a key that signs CRLs only."""
+    """Reject certificates that do not belong to a CA.
+
+    With ``also_for_crls`` a certificate whose key may only sign CRLs is accepted too.
+    """
     for place, one in given:
         use = one.facts.key_usage
         if not one.signs_certificates and not (also_for_crls and use is not None and "cRLSign" in use):
@@ -255,9 +276,10 @@ def _check_cas(given: Iterable[_Placed], *, also_for_crls: bool = False) -> None
 
 
 def _is_self_signed(certificate: Certificate) -> bool:
-    """Tell whether its own key has signed it. That protects nothing; it tells roots from other CAs in a file.
+    """Return whether the certificate is signed with its own key.
 
-    A signature that cannot be checked here (SHA-1 can) is believed: the file says whom to trust.
+    This is not a security check; it separates root CAs from other CAs in a file. If the signature cannot be checked
+    (SHA-1 can be), the names and key identifiers decide, because the file was supplied as trusted.
     """
     if not certificate.is_self_issued:
         return False
@@ -277,7 +299,7 @@ def _revocation_lists(crls: Sequence[tuple[str, bytes]]) -> Lists:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What a file may hold."""
+    """The kind of data a file may contain, and its errors and size limit."""
 
     code: str
     label: str
@@ -290,7 +312,7 @@ _CRL: Final = _Kind("CRL_FILE_INVALID", "X509 CRL", "trust_no_crl", _MOST_CRL_OC
 
 
 def _given(items: Sequence[Given], kind: _Kind, name: str) -> list[tuple[str, bytes]]:
-    """Return what was given, DER, each with its place: the file, or where it stood in the argument."""
+    """Return the DER of every given item with its source: the file, or its index in the argument."""
     found = []
     for n, item in enumerate(items):
         place = f"{name}[{n}]" if isinstance(item, bytes) else str(item)
@@ -300,7 +322,7 @@ def _given(items: Sequence[Given], kind: _Kind, name: str) -> list[tuple[str, by
 
 
 def _blocks(content: bytes, place: str, kind: _Kind) -> list[bytes]:
-    """Return every PEM block of the kind, DER, or the content as it is."""
+    """Return the DER of every PEM block of this kind, or the content itself if it is DER."""
     if content[:1] == b"\x30":
         return [content]
     try:
@@ -313,7 +335,13 @@ def _blocks(content: bytes, place: str, kind: _Kind) -> list[bytes]:
 
 
 def certificates_of(file: Path) -> list[bytes]:
-    """Return the certificates of a file, DER: PEM (any number) or DER (one).
+    """Return the certificates of a file as DER: PEM (one or more blocks) or DER (one).
+
+    Args:
+        file: the file to read.
+
+    Returns:
+        The certificates, in the order of the file.
 
     Raises:
         InputError: ``CA_FILE_INVALID``, with ``.file``.
