@@ -39,7 +39,9 @@ class WheelBuildHook(BuildHookInterface[BuilderConfig]):
             build_data["force_include"] |= self.config["data"]
             built = Path(self.root, "build", "index.json")
             built.parent.mkdir(exist_ok=True)
-            built.write_bytes(_index_module(Path(self.root)).build(Path(self.root, "drivers")))
+            index, folder = _index_module(Path(self.root)), Path(self.root, "drivers")
+            (folder / index.IN_CHECKOUT).unlink(missing_ok=True)  # a wheel has one that never goes stale
+            built.write_bytes(index.build(folder))
             build_data["force_include"][str(built)] = f"{self.config['data']['drivers']}/index.json"
 
 

@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 
 from hatch_build import compile_language, languages, read_language, singular
 from tests.project.tree import ROOT, project_files
+from ushield_hw.drivers import index
 
 pytestmark = [pytest.mark.unit, pytest.mark.xdist_group("packaging")]
 
@@ -71,6 +72,12 @@ def test_wheel_holds_the_texts_of_this_tree(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         for language in languages(ROOT):
             assert archive.read(f"ushield_hw/messages/{language}.mo") == compile_language(ROOT, language)
+
+
+def test_wheel_holds_the_index_of_this_trees_descriptors(wheel: Path, wheel_names: set[str]) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read(f"ushield_hw/_data/drivers/{index.NAME}") == index.build(ROOT / "drivers")
+    assert f"ushield_hw/_data/drivers/{index.IN_CHECKOUT}" not in wheel_names
 
 
 def test_wheel_is_whole(wheel: Path, tmp_path: Path) -> None:
