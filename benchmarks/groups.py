@@ -101,12 +101,15 @@ def journal(stage: Stage) -> Group:
         "with": ours.with_journal,
         "without": ours.in_process,
         "raw": peers.raw_synced,
+        "with-disk": ours.with_journal_on_a_disk,
+        "raw-disk": peers.raw_synced_on_a_disk,
     }
     times = race_apart(makers, stage, _ROUNDS, _SLICE_S)
     slow_makers: dict[str, Make] = {"one": ours.journaled_one_thread, "sixteen": ours.journaled_sixteen_threads}
     slow = race_apart(slow_makers, stage, _ROUNDS_OF_SLOW_SYNCS, _SLICE_S)
     rows = (
         Row("order to signed order, recorded", "bare C_Sign, as many syncs", compare(times, "with", "raw"), target=0.8),
+        Row("the same, each sync 2 ms slower", "the same", compare(times, "with-disk", "raw-disk"), target=0.8),
         Row("sixteen threads, each sync 5 ms slower", "one thread", compare(slow, "sixteen", "one"), target=6.0),
         Row("order to signed order, recorded", "without the journal", compare(times, "with", "without")),
     )

@@ -22,6 +22,9 @@ from ushield_hw.testing.softhsm import SoftToken
 BLOCK: Final = 32
 """Signatures in one piece of work of those who use threads."""
 
+DISK_S: Final = 0.002
+"""How long a sync takes on a solid-state disk whose cache is not relied on."""
+
 _SLOW_SYNC_S: Final = 0.005
 _JOURNALED: Final = 2_000  # so many are parsed ahead: each can be signed once
 
@@ -79,15 +82,21 @@ def _journaled_slowly(stage: Stage) -> Work:
     return work
 
 
-def slow_syncs() -> None:
-    """Make every sync of this process take five milliseconds more, as on a slow disk."""
+def with_journal_on_a_disk(stage: Stage) -> Work:
+    """As :func:`with_journal`, each sync taking as long as on a solid-state disk."""
+    slow_syncs(DISK_S)
+    return with_journal(stage)
+
+
+def slow_syncs(by_s: float = _SLOW_SYNC_S) -> None:
+    """Make every sync of this process take so much longer."""
     for name in ("fsync", "fdatasync"):
-        setattr(os, name, _slowed(getattr(os, name)))
+        setattr(os, name, _slowed(getattr(os, name), by_s))
 
 
-def _slowed(real: Callable[[int], None]) -> Callable[[int], None]:
+def _slowed(real: Callable[[int], None], by_s: float) -> Callable[[int], None]:
     def sync(descriptor: int) -> None:
-        time.sleep(_SLOW_SYNC_S)
+        time.sleep(by_s)
         real(descriptor)
 
     return sync

@@ -55,6 +55,14 @@ def raw_synced(stage: Stage) -> Work:
     return work
 
 
+def raw_synced_on_a_disk(stage: Stage) -> Work:
+    """As :func:`raw_synced`, each sync taking as long as on a solid-state disk."""
+    from benchmarks import ours
+
+    ours.slow_syncs(ours.DISK_S)
+    return raw_synced(stage)
+
+
 def pykcs11(stage: Stage) -> Work:
     """PyKCS11, the same."""
     api: Any = import_module("PyKCS11")
