@@ -1,4 +1,4 @@
-"""Choosing one token, and a key on it, by what a person types."""
+"""Select one token, and a key on it, from what the user entered."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def find_token(
     label: str | None = None,
     settings: Settings | None = None,
 ) -> Token:
-    """Return the one token that matches.
+    """Return the one connected token that matches.
 
     Args:
-        selector: a PKCS#11 URI, a serial number or a label; None matches every token.
-        serial: exactly this serial number.
-        label: exactly this label.
-        settings: default: the ones in force.
+        selector: An RFC 7512 URI, a serial number or a label. None matches every token.
+        serial: The exact serial number.
+        label: The exact label.
+        settings: Default: the settings in force.
 
     Raises:
-        TokenNotFound: none; ``.findings`` says what was found instead.
-        TokenMultiple: several; ``.candidates`` are their URIs.
-        TokenBusy: none that can be read; another program keeps the card in ``.readers`` to itself.
-        InputError: the URI is wrong or carries what a URI may not.
+        TokenNotFound: No token matches. ``.findings`` lists what was found instead.
+        TokenMultiple: Several tokens match. ``.candidates`` lists their URIs.
+        TokenBusy: No readable token matches, and another program holds the cards in ``.readers`` exclusively.
+        InputError: The URI is invalid or has an attribute that is not accepted.
     """
     uri = TokenUri.parse(selector) if selector and TokenUri.names(selector) else None
     seen = survey(settings, uri.module_path if uri else None)
@@ -49,7 +49,7 @@ def find_token(
     if len(wanted) > 1 and uri is not None and len(bearers := [one for one in wanted if _bears(uri, one)]) == 1:
         wanted = bearers
     busy = sorted({reader for problem in seen.problems for reader in problem.readers})
-    anything = serial is None and label is None and selector is None  # then what cannot be read would match, too
+    anything = serial is None and label is None and selector is None  # an unreadable token would match too
     if len(wanted) == 1 and not (anything and busy):
         return wanted[0]
     if len(wanted) > 1:
@@ -66,16 +66,16 @@ def find_token(
 
 
 def key_choice(selector: str | None, key_id: str | None = None, certificate: str | None = None) -> KeyChoice:
-    """Return which key a URI's ``id=`` and ``object=``, a key id and a certificate's serial or fingerprint ask for.
+    """Return the key choice for a URI's ``id=`` and ``object=``, a key id, and a certificate's serial or fingerprint.
 
     Args:
-        selector: a URI, a serial number or a label.
-        key_id: in hex, colons allowed; instead of the URI's.
-        certificate: as :class:`KeyChoice` takes it.
+        selector: An RFC 7512 URI, a serial number or a label.
+        key_id: Hex digits, colons allowed. Overrides the URI's ``id=``.
+        certificate: A serial number or fingerprint, see :class:`KeyChoice`.
 
     Raises:
         InputError: ``KEY_ID_INVALID``, ``CERTIFICATE_CHOICE_INVALID``.
-        CertificateNotFound: the URI's ``type=`` is that of no key and no certificate.
+        CertificateNotFound: The URI's ``type=`` is neither a key nor a certificate.
     """
     uri = TokenUri.parse(selector) if selector and TokenUri.names(selector) else TokenUri()
     try:
@@ -88,7 +88,7 @@ def key_choice(selector: str | None, key_id: str | None = None, certificate: str
 
 
 def _bears(uri: TokenUri, token: Token) -> bool:
-    """Tell whether the object that a URI names shows on a token without a login."""
+    """Tell whether the object named by a URI is visible on a token without a login."""
     if uri.id is None and uri.object is None:
         return False
     try:
@@ -100,10 +100,14 @@ def _bears(uri: TokenUri, token: Token) -> bool:
 
 
 def names(selector: str, token: Token) -> bool:
-    """Tell whether a URI, a serial number or a label names a token.
+    """Tell whether a URI, a serial number or a label selects a token.
+
+    Args:
+        selector: An RFC 7512 URI, a serial number or a label.
+        token: The token to compare with.
 
     Raises:
-        InputError: the URI is wrong or carries what a URI may not.
+        InputError: The URI is invalid or has an attribute that is not accepted.
     """
     if not TokenUri.names(selector):
         return selector in {token.serial, token.label} - {""}
@@ -118,6 +122,6 @@ def names(selector: str, token: Token) -> bool:
 
 
 def _is_library(uri: TokenUri, about: ModuleInfo) -> bool:
-    """Tell whether a URI names a module by what that says of itself."""
+    """Tell whether a URI's ``library-*`` attributes match what the module reports."""
     named = ((uri.library_manufacturer, about.manufacturer), (uri.library_description, about.description))
     return all(asked is None or asked == said for asked, said in named) and uri.wants_version(about.library_version)

@@ -1,4 +1,4 @@
-"""Which tokens are plugged in, through which module, each once."""
+"""Enumerate the connected tokens of all modules, each token once."""
 
 from __future__ import annotations
 
@@ -29,13 +29,18 @@ from ushield_hw.system.log import LOG
 from ushield_hw.token.link import Link
 from ushield_hw.token.token import NAMED_BY, Problem, Token
 
-# What is named beside that in a URI, one after the other, as long as it chooses more than one token.
+# Attributes that a URI gets in addition to NAMED_BY, in this order, while it still selects more than one token.
 _OF_SLOT: Final = ((), ("slot_description",), ("slot_description", "slot_manufacturer"))
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What was found, and what stood in the way."""
+    """The result of an enumeration.
+
+    Attributes:
+        tokens: The tokens found, each once.
+        problems: The modules, slots and configuration files that could not be read.
+    """
 
     tokens: tuple[Token, ...]
     problems: tuple[Problem, ...]
@@ -45,15 +50,18 @@ class Survey:
 
 
 def survey(settings: Settings | None = None, only: Path | None = None) -> Survey:
-    """Look at every installed module, side by side, or at one.
+    """Enumerate the tokens of all installed modules, in parallel, or of one module.
 
     Args:
-        settings: default: the ones in force.
-        only: a module's path: no other one is loaded.
+        settings: Default: the settings in force.
+        only: The path of a module. No other module is loaded.
+
+    Returns:
+        The tokens found and the problems met.
 
     Raises:
-        DriverError, TokenError: ``only`` is none of the modules that would be loaded, or cannot be read.
-        DescriptorError: a descriptor is wrong.
+        DriverError, TokenError: ``only`` is not a module that would be loaded, or it cannot be read.
+        DescriptorError: A descriptor is invalid.
     """
     settings = settings or load_settings()
     catalogue = Catalogue.of(settings)
@@ -67,7 +75,14 @@ def survey(settings: Settings | None = None, only: Path | None = None) -> Survey
 
 
 def find_tokens(settings: Settings | None = None) -> tuple[Token, ...]:
-    """Return the tokens that are plugged in, each once. Modules that could not be read are logged."""
+    """Return the connected tokens, each once. Modules that cannot be read are logged.
+
+    Args:
+        settings: Default: the settings in force.
+
+    Raises:
+        DescriptorError: A descriptor is invalid.
+    """
     return survey(settings).tokens
 
 
@@ -94,7 +109,15 @@ def _read(entry: Installed, catalogue: Catalogue, settings: Settings) -> Survey:
 def tokens_in(
     entry: Installed, module: Module, slots: Iterable[SlotInfo], catalogue: Catalogue, settings: Settings
 ) -> tuple[Token, ...]:
-    """Return the tokens in a module's slots, each with a URI of its own. ``module``: the one they are opened with."""
+    """Return the tokens in a module's slots, each with the URI attributes that select it.
+
+    Args:
+        entry: The installed module.
+        module: The module with which the tokens are opened.
+        slots: The slots that were enumerated.
+        catalogue: The token families.
+        settings: The settings in force.
+    """
 
     def token(info: TokenInfo, slot: SlotInfo) -> Token:
         driver = catalogue.family(entry.driver, info)
@@ -107,12 +130,12 @@ def tokens_in(
 
 
 def _named_apart(tokens: Sequence[Token]) -> tuple[Token, ...]:
-    """Give each token of a module the least that names it and no other: the more, the more they are alike."""
+    """Give each token of a module the smallest set of URI attributes that selects only this token."""
     said = [token.said() for token in tokens]
     seen: dict[tuple[str, ...], Counter[tuple[str, ...]]] = {}
 
     def bearers(names: tuple[str, ...], one: dict[str, str]) -> int:
-        """Return how many tokens a URI with these attributes names."""
+        """Return how many tokens a URI with these attributes selects."""
         if names not in seen:
             seen[names] = Counter(tuple(other[name] for name in names) for other in said)
         return seen[names][tuple(one[name] for name in names)]
@@ -120,7 +143,7 @@ def _named_apart(tokens: Sequence[Token]) -> tuple[Token, ...]:
     def named(token: Token, one: dict[str, str]) -> Token:
         for more in _OF_SLOT:
             every = (*NAMED_BY, *more)
-            for names in (tuple(name for name in every if one[name]), every):  # blank ones only where that is needed
+            for names in (tuple(name for name in every if one[name]), every):  # blank attributes only if needed
                 if bearers(names, one) == 1:
                     return replace(token, named_apart=names)
         return replace(token, named_apart=(*NAMED_BY, *_OF_SLOT[-1]), alike=True)
@@ -129,7 +152,7 @@ def _named_apart(tokens: Sequence[Token]) -> tuple[Token, ...]:
 
 
 def _counts(info: TokenInfo, driver: Driver) -> bool:
-    """A software module shows an empty slot where a token could be made: that is no token."""
+    """Tell whether a slot holds an initialized token; a software module also shows a free slot for the next token."""
     return info.has(TokenFlag.TOKEN_INITIALIZED) or driver.kind is not Kind.SOFTWARE
 
 
@@ -146,17 +169,17 @@ def _problem(entry: Installed, slot: SlotInfo) -> Problem:
 
 
 def _once(tokens: Iterable[Token]) -> tuple[Token, ...]:
-    """Merge what several modules show of one token."""
+    """Merge the tokens that several modules show."""
     groups = alike(tokens, certificates_on)
     return tuple(replace(first, also_in=tuple(token.module for token in others)) for first, *others in groups)
 
 
 def alike(tokens: Iterable[Token], certificates: Callable[[Token], frozenset[bytes]]) -> list[list[Token]]:
-    """Put what several modules show of one token together; a family's own module comes before a general one.
+    """Group the entries that several modules show for one token; the family's own module comes before a generic one.
 
     Args:
-        tokens: what the modules show.
-        certificates: the certificates on a token; asked for only where what the tokens say does not agree.
+        tokens: The tokens that the modules show.
+        certificates: Returns the certificates on a token. Called only when the reported identities differ.
     """
     groups: list[list[Token]] = []
     for token in sorted(tokens, key=lambda token: token.driver.module.general):
@@ -169,7 +192,7 @@ def alike(tokens: Iterable[Token], certificates: Callable[[Token], frozenset[byt
 
 
 def _belongs(group: Sequence[Token], token: Token, certificates: Callable[[Token], frozenset[bytes]]) -> bool:
-    """Tell whether a token is the one of a group. Two slots of one module are two tokens, whatever they claim."""
+    """Tell whether a token belongs to a group. Two slots of one module are two tokens, whatever they report."""
     if any(token.module == other.module for other in group):
         return False
     mine, theirs = token.info.identity, group[0].info.identity
@@ -179,9 +202,9 @@ def _belongs(group: Sequence[Token], token: Token, certificates: Callable[[Token
 
 
 def certificates_on(token: Token) -> frozenset[bytes]:
-    """Return the certificates of people that show without a login; none where they cannot be read.
+    """Return the end-entity certificates visible without a login; an empty set if they cannot be read.
 
-    A CA's certificate is on many tokens and tells none from another.
+    CA certificates are left out: the same CA certificate is on many tokens and identifies none of them.
     """
     try:
         found = token.certificates()

@@ -1,6 +1,7 @@
-"""The keys of a token with their certificates: every certificate once, with the private key that is its own.
+"""The key pairs of a token: every certificate once, with its private key.
 
-Which key that is, ``pairing`` decides; which pair does a job, ``selection``.
+:mod:`~ushield_hw.token.key_matching` decides which private key belongs to a certificate, and
+:mod:`~ushield_hw.token.selection` which pair is used for a purpose.
 """
 
 from __future__ import annotations
@@ -23,31 +24,31 @@ from ushield_hw.token.key_matching import KeyRing, Proof, Wanted, trimmed, with_
 from ushield_hw.token.session import Session
 
 PENDING: Final = "#pending"
-"""Ends the label of a key or certificate that is not in use yet: a renewal that was not finished."""
+"""Label suffix of a key or certificate that is not in use yet: its renewal is not finished."""
 
 REPLACED: Final = "#replaced"
-"""Ends the label of one that gives way to any newer pair of its subject and use, whoever has issued that."""
+"""Label suffix of a pair that is superseded by any newer pair with its subject and use, from any issuer."""
 
-_FINGERPRINT: Final = 16  # hex digits of a certificate's SHA-256 that a list shows: --certificate takes them
+_FINGERPRINT: Final = 16  # hex digits of a certificate's SHA-256 in lists; --certificate accepts them
 _LEAST_PREFIX: Final = 8
 _HEX: Final = re.compile("[0-9a-f]{1,128}")
 
 
 class Why(Enum):
-    """Why a pair does not do a job."""
+    """The reason why a pair is not used for a purpose."""
 
     NOT_ASKED = "not-asked"  # another key or certificate was named
     PENDING = "pending"
-    KIND = "kind"  # a kind of key that no signed order may use
+    KIND = "kind"  # a kind of key not allowed in signed orders
     WEAK = "weak"  # an RSA key that is too short
-    VERSION_1 = "version-1"  # a certificate that cannot say what its key is for
-    NOT_TOLD_APART = "not-told-apart"  # several private keys may be its own
-    OTHER_KEY = "other-key"  # the key that bears its id is another certificate's
+    VERSION_1 = "version-1"  # a version 1 certificate cannot state a key usage
+    NOT_TOLD_APART = "not-told-apart"  # several private keys may belong to the certificate
+    OTHER_KEY = "other-key"  # the key with the certificate's CKA_ID belongs to another certificate
     NO_KEY = "no-key"
-    KEY_HIDDEN = "key-hidden"  # nobody is logged in
+    KEY_HIDDEN = "key-hidden"  # private keys are visible only after a login
     NO_SIGN = "no-sign"  # CKA_SIGN is false
     USAGE = "usage"  # the certificate's keyUsage
-    NO_MECHANISM = "no-mechanism"  # the token offers none for this kind of key
+    NO_MECHANISM = "no-mechanism"  # the token offers no mechanism for this kind of key
     NOT_YET_VALID = "not-yet-valid"
     EXPIRED = "expired"
     SUPERSEDED = "superseded"
@@ -55,19 +56,19 @@ class Why(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A certificate on a token and, where there is one, its private key.
+    """A certificate on a token and, if there is one, its private key.
 
     Attributes:
-        certificate: the object on the token; of several that hold the same certificate, the one that stands for it.
-        facts: what the certificate says.
-        key: the private key; None where there is none, it cannot be seen, or it cannot be told from others.
-        has_key: True or False where that is known; None before login on a token that hides private keys, and where
+        certificate: The object on the token. If several objects hold the same certificate, the preferred one.
+        facts: The certificate's fields.
+        key: The private key. None if there is none, it is not visible, or it cannot be told from others.
+        has_key: Whether there is a private key. None if unknown: before login on a token that hides private keys, or if
             several keys cannot be told apart.
-        superseded: a newer pair for the same subject, issuer and use is in use.
-        proof: what makes the key the certificate's; None without a key.
-        rivals: the private keys that cannot be told apart, each of which may be the certificate's.
-        of_another: what bears the certificate's CKA_ID is the key of another certificate.
-        copies: the other objects that hold the same certificate.
+        superseded: Whether a newer pair with the same subject, issuer and use is active.
+        proof: Why the key belongs to the certificate; None without a key.
+        rivals: The private keys that cannot be told apart, any of which may belong to the certificate.
+        of_another: Whether the key with the certificate's CKA_ID belongs to another certificate.
+        copies: The other objects that hold the same certificate.
     """
 
     certificate: CertificateRecord
@@ -82,12 +83,12 @@ class Pair:
 
     @property
     def key_id(self) -> str:
-        """The CKA_ID in lower-case hex: the key's, or the certificate's where there is no key."""
+        """The CKA_ID of the key, in lower-case hex; without a key, that of the certificate."""
         return (self.key or self.certificate).key_id.hex()
 
     @property
     def pending(self) -> bool:
-        """Whether it is a renewal's new pair that was not put into use yet."""
+        """Whether this is the new pair of a renewal that is not yet activated."""
         return all(one.label.endswith(PENDING) for one in (self.certificate, *self.copies))
 
     @property
@@ -97,32 +98,40 @@ class Pair:
 
     @property
     def fingerprint(self) -> str:
-        """What ``--certificate`` takes for this certificate and for no other: the beginning of its SHA-256."""
+        """The first 16 hex digits of the certificate's SHA-256; ``--certificate`` accepts it."""
         return self.facts.sha256.hex()[:_FINGERPRINT]
 
     @property
     def names(self) -> tuple[Canonical | bytes, Canonical | bytes]:
-        """Subject and issuer, as they are compared (RFC 5280 section 7.1)."""
+        """Subject and issuer, in the form used for comparison (RFC 5280 section 7.1)."""
         return comparable(self.facts.subject), comparable(self.facts.issuer)
 
     @property
     def subject(self) -> str:
-        """The subject as RFC 4514 writes it; of a name that cannot be read, its DER in hex."""
+        """The subject in RFC 4514 form; for a name that cannot be read, its DER in hex."""
         try:
             return self.facts.subject_text()
         except InputError:
             return f"#{self.facts.subject.hex()}"
 
     def brief(self) -> str:
-        """Return what tells it from others: its id, whose it is, how long it is valid, and how to choose it."""
+        """Return one line for lists of candidates: key id, subject, end of validity, and the option to select it."""
         return f"{self.key_id} {self.subject} ({time_text(self.facts.not_after)}) --certificate {self.fingerprint}"
 
     def fits(self, use: KeyUse) -> bool:
-        """Tell whether the certificate allows a job; one without a keyUsage extension allows every job."""
+        """Tell whether the certificate allows a use. A certificate without the keyUsage extension allows every use.
+
+        Args:
+            use: The use of the key.
+        """
         return self.unfit(use) is None
 
     def unfit(self, use: KeyUse) -> Why | None:
-        """Return why the certificate does not allow a job; None: it does."""
+        """Return why the certificate does not allow a use, or None if it does.
+
+        Args:
+            use: The use of the key.
+        """
         facts = self.facts
         if facts.key is None:
             return Why.KIND
@@ -134,15 +143,19 @@ class Pair:
 
     @property
     def age(self) -> tuple[datetime, datetime]:
-        """What newer pairs have more of."""
+        """The sort key for "newer": start, then end of validity."""
         return self.facts.not_before, self.facts.not_after
 
     def valid_at(self, moment: datetime) -> bool:
-        """Tell whether the certificate is within its time."""
+        """Tell whether a time is within the certificate's validity.
+
+        Args:
+            moment: A timezone-aware time.
+        """
         return self.facts.not_before <= moment <= self.facts.not_after
 
     def to_json(self) -> dict[str, object]:
-        """Return what documents say of a pair."""
+        """Return the pair for JSON output."""
         return {
             "key_id": self.key_id,
             "label": self.certificate.label,
@@ -170,12 +183,12 @@ def _issuer(facts: CertificateFacts) -> str:
 
 @dataclass(frozen=True, slots=True)
 class KeyChoice:
-    """Which key a person wants; nothing set means the newest that fits.
+    """The key requested by the user. Without any attribute: the newest that fits.
 
     Attributes:
-        key_id: its CKA_ID or its certificate's.
-        label: its label or its certificate's.
-        certificate: the certificate's serial number, or 8 or more digits of its SHA-256 from the left, in hex.
+        key_id: The CKA_ID of the key or its certificate.
+        label: The label of the key or its certificate.
+        certificate: The certificate's serial number, or at least 8 leading digits of its SHA-256, in hex.
     """
 
     key_id: bytes | None = None
@@ -183,10 +196,10 @@ class KeyChoice:
     certificate: str | None = None
 
     def __post_init__(self) -> None:
-        """Bring ``certificate`` into lower case without colons.
+        """Normalize ``certificate`` to lower case without colons.
 
         Raises:
-            InputError: ``CERTIFICATE_CHOICE_INVALID``: it is no hex number.
+            InputError: ``CERTIFICATE_CHOICE_INVALID``: it is not a hex number.
         """
         if self.certificate is not None:
             plain = self.certificate.strip().lower().replace(":", "").removeprefix("0x")
@@ -195,7 +208,11 @@ class KeyChoice:
             object.__setattr__(self, "certificate", plain)
 
     def takes(self, pair: Pair) -> bool:
-        """Tell whether a pair is one of those asked for."""
+        """Tell whether a pair matches this choice.
+
+        Args:
+            pair: The pair to compare with.
+        """
         keys = [*([pair.key] if pair.key else pair.rivals)]
         objects = [pair.certificate, *pair.copies, *keys]
         return (
@@ -205,13 +222,24 @@ class KeyChoice:
         )
 
     def among(self, found: Iterable[Pair]) -> list[Pair]:
-        """Return the pairs asked for; an id that certificates bear means these, and not another one of the same key."""
+        """Return the matching pairs. If certificates have the requested id, only those, and no others of the same key.
+
+        Args:
+            found: The pairs to select from.
+        """
         named = [pair for pair in found if self.takes(pair)]
         bear_it = [pair for pair in named if any(one.key_id == self.key_id for one in (pair.certificate, *pair.copies))]
         return bear_it or named
 
     def resolved(self, pair: Pair) -> Pair:
-        """Return a pair with the one key of its rivals that is asked for by id or label, if that is one."""
+        """Return a pair with the rival key that this choice selects by id or label, if exactly one does.
+
+        Args:
+            pair: A pair, possibly with rival keys.
+
+        Returns:
+            The pair with its key set, or the pair unchanged.
+        """
         named = [
             key
             for key in pair.rivals
@@ -222,7 +250,11 @@ class KeyChoice:
         return replace(pair, key=named[0], has_key=True, proof=Proof.ID, rivals=())
 
     def names(self, facts: CertificateFacts) -> bool:
-        """Tell whether ``certificate`` is this one's serial number or fingerprint."""
+        """Tell whether ``certificate`` is the serial number or a fingerprint of a certificate.
+
+        Args:
+            facts: The certificate.
+        """
         named = self.certificate or ""
         by_digest = len(named) >= _LEAST_PREFIX and facts.sha256.hex().startswith(named)
         return by_digest or int(named, 16) == facts.serial
@@ -245,7 +277,14 @@ def pairs(
     logged_in: bool,
     now: datetime | None = None,
 ) -> tuple[Pair, ...]:
-    """Pair certificates with keys, each certificate once. Objects that are no X.509 certificate are left out."""
+    """Pair certificates with keys, each certificate once. Objects that are not X.509 certificates are left out.
+
+    Args:
+        certificates: The certificate objects on the token.
+        keys: The key objects on the token.
+        logged_in: Whether all private keys are visible.
+        now: A timezone-aware time; default: the current time.
+    """
     moment = now or datetime.now(UTC)
     ring = KeyRing(keys)
     read = _read(certificates)
@@ -262,18 +301,25 @@ def pairs(
 
 
 def session_pairs(session: Session) -> tuple[Pair, ...]:
-    """Return the pairs of an open token."""
+    """Return the key pairs of an open token.
+
+    Args:
+        session: An open session.
+
+    Raises:
+        TokenError, DriverError: The token cannot be read.
+    """
     return pairs(session.certificates(), session.keys(), logged_in=session.shows_all)
 
 
 def private_key_of(session: Session, kind: KeyKind | None, spki: bytes, key_id: bytes) -> KeyRecord | None:
-    """Return the private key of a public one on an open token; None: it is not there.
+    """Return the private key for a public key on an open token, or None if it is not there.
 
     Args:
-        session: an open token.
-        kind: of key.
-        spki: the public key, SubjectPublicKeyInfo, DER.
-        key_id: its CKA_ID.
+        session: An open session.
+        kind: The kind of key.
+        spki: The public key, SubjectPublicKeyInfo, DER.
+        key_id: Its CKA_ID.
 
     Raises:
         CertificateMultiple: ``KEYS_NOT_TOLD_APART``.
@@ -285,7 +331,7 @@ def private_key_of(session: Session, kind: KeyKind | None, spki: bytes, key_id: 
 
 
 def not_told_apart(rivals: Iterable[KeyRecord], wanted: str) -> CertificateMultiple:
-    """Return the error that says that several private keys may be the one that is wanted, and which."""
+    """Return the error for several private keys that cannot be told apart, with the keys as candidates."""
     candidates = [f"{key.key_id.hex() or '-'} {key.label or '-'}" for key in rivals]
     return CertificateMultiple("KEYS_NOT_TOLD_APART", wanted=wanted, candidates=candidates)
 
@@ -312,7 +358,7 @@ def _paired(
     logged_in: bool,
 ) -> Pair:
     def taken(key: KeyRecord) -> bool:
-        return facts.is_ca or (facts.key, trimmed(key.key_id)) in claimed  # a CA's key is on no person's token
+        return facts.is_ca or (facts.key, trimmed(key.key_id)) in claimed  # the key of a CA is not on a user's token
 
     wanted = Wanted.by(facts.key, facts.spki)
     matches = [ring.match(wanted, one.key_id, taken) for one in objects]
@@ -333,12 +379,12 @@ def _beside(certificate: CertificateRecord, key: KeyRecord | None) -> bool:
 
 
 def _superseded(pair: Pair, living: Iterable[Pair]) -> bool:
-    """Tell whether another pair signs in this one's place: newer, in use, for the same subject, issuer and use."""
+    """Tell whether a newer active pair with the same subject, issuer and use signs instead of this one."""
     newer = (other for other in living if other.age > pair.age)
     return any(_kin(other.facts, pair) == _kin(pair.facts, pair) for other in newer)
 
 
 def _kin(facts: CertificateFacts, of: Pair) -> tuple[object, ...]:
-    """Return what else must be the same, beside the subject, for one to take the other's place."""
+    """Return what must be equal, in addition to the subject, for one pair to supersede the other."""
     marked = of.certificate.label.endswith(REPLACED)
     return facts.key_usage, None if marked else comparable(facts.issuer)

@@ -1,4 +1,4 @@
-"""Check, change and unblock a PIN. Each refuses while this process is logged in to the token."""
+"""Verify, change and unblock a PIN. Each operation is refused while this process is logged in to the token."""
 
 from __future__ import annotations
 
@@ -18,33 +18,35 @@ from ushield_hw.token.pin_guard import PinGuard
 
 
 class HasLink(Protocol):
-    """A token that was found: :class:`ushield_hw.Token`."""
+    """A token that was enumerated, such as :class:`ushield_hw.Token`."""
 
     @property
     def link(self) -> Link:
-        """Where it is."""
+        """Module, slot and driver of the token."""
         ...
 
 
 def link_of(token: HasLink | Link) -> Link:
-    """Return where a token is."""
+    """Return the link of a token."""
     return token if isinstance(token, Link) else token.link
 
 
 @forgetting
 def verify_pin(token: HasLink | Link, interaction: Interaction) -> PinState:
-    """Check the PIN with the token, once, and log out again.
+    """Verify the PIN with one login, then log out.
 
     Args:
-        token: the token, or where it is.
-        interaction: asked for the PIN.
+        token: The token, or its link.
+        interaction: Prompts for the PIN.
 
     Returns:
-        What is known of the PIN afterwards.
+        The state of the PIN afterwards.
 
     Raises:
-        TokenBusy: this process is logged in; the token would not check the PIN.
-        PinError: as :meth:`PinGuard.use`.
+        TokenBusy: This process is logged in, so the token would not check the PIN.
+        PinError: As for :meth:`PinGuard.use`.
+        TokenError, DriverError: The token or its module reported an error.
+        StorageError: The attempt counter on this host cannot be read or written.
     """
     link = link_of(token)
     with alone(link):
@@ -55,20 +57,21 @@ def verify_pin(token: HasLink | Link, interaction: Interaction) -> PinState:
 
 @forgetting
 def change_pin(token: HasLink | Link, interaction: Interaction) -> PinState:
-    """Change the PIN: asks for the old and the new one, checks both first, and sends them in one call.
+    """Change the PIN. Both PINs are prompted for and checked locally, then sent in one call.
 
     Args:
-        token: the token, or where it is.
-        interaction: asked for both PINs.
+        token: The token, or its link.
+        interaction: Prompts for the old and the new PIN.
 
     Returns:
-        What is known of the PIN afterwards.
+        The state of the PIN afterwards.
 
     Raises:
-        TokenBusy: this process is logged in.
-        PinError: nothing was changed.
-        TokenError: likewise, unless the code is ``PIN_CHANGE_UNKNOWN``: then the old or the new PIN holds. Where a
-            soft token's files cannot be written, the old one was tried and holds.
+        TokenBusy: This process is logged in.
+        PinError: The PIN was not changed.
+        TokenError: The PIN was not changed, unless the code is ``PIN_CHANGE_UNKNOWN``: then either the old or the new
+            PIN is valid. If the files of a soft token cannot be written, the old PIN was tried and is still valid.
+        StorageError: The attempt counter on this host cannot be read or written.
     """
     link = link_of(token)
     with alone(link):
@@ -87,7 +90,7 @@ def change_pin(token: HasLink | Link, interaction: Interaction) -> PinState:
                 plain = error.__cause__
                 if not isinstance(plain, errors.SoftTokenNotWritten) or not _is_as_it_was(link, old):
                     raise
-                return plain  # the PIN was right, and the attempt that it took is given back
+                return plain  # the PIN was correct: the attempt must not count as failed
             return None
 
         if (failed := guard.use(interaction, PinKind.USER, "change", send, info)) is not None:
@@ -98,18 +101,20 @@ def change_pin(token: HasLink | Link, interaction: Interaction) -> PinState:
 
 @forgetting
 def unblock_pin(token: HasLink | Link, interaction: Interaction) -> PinState:
-    """Set a new PIN by the SO PIN or the PUK, whichever this token takes. Neither is ever sent twice.
+    """Set a new PIN with the SO PIN or the PUK, depending on the token. The secret is sent once, never retried.
 
     Args:
-        token: the token, or where it is.
-        interaction: asked for the SO PIN or PUK, and for the new PIN.
+        token: The token, or its link.
+        interaction: Prompts for the SO PIN or PUK, and for the new PIN.
 
     Returns:
-        What is known of the PIN afterwards.
+        The state of the PIN afterwards.
 
     Raises:
-        PinError: ``PIN_UNBLOCK_UNAVAILABLE``: this token cannot be unblocked through PKCS#11; or as the token says.
-        TokenBusy: this process is logged in.
+        PinError: ``PIN_UNBLOCK_UNAVAILABLE``: this token cannot be unblocked through PKCS#11. Otherwise the error
+            reported by the token.
+        TokenBusy: This process is logged in.
+        TokenError, DriverError: The token or its module reported an error.
     """
     link = link_of(token)
     via = link.driver.pin.unblock
@@ -139,7 +144,7 @@ def unblock_pin(token: HasLink | Link, interaction: Interaction) -> PinState:
 
 @contextmanager
 def _telling_unknown() -> Iterator[None]:
-    """Say that either PIN may hold now when C_SetPIN gave no answer, or none but that something went wrong."""
+    """Raise ``PIN_CHANGE_UNKNOWN`` if C_SetPIN may have changed the PIN: no answer, or only a general error."""
     try:
         yield
     except errors.TokenError as error:
@@ -151,10 +156,10 @@ def _telling_unknown() -> Iterator[None]:
 
 
 def _is_as_it_was(link: Link, pin: str | None) -> bool:
-    """Tell whether a soft token has its old PIN still, after one that its module could not write.
+    """Tell whether a soft token still has its old PIN after its module could not write the new one.
 
-    SoftHSM2 cannot read such a token any more until it is initialised again. Only then is the old PIN tried, which the
-    token itself does not count: a token that is well has lost the answer and may have the new one.
+    SoftHSM2 cannot read such a token until it is initialized again. Only in that state is the old PIN tried, which the
+    token does not count as an attempt. A token that can be read may have the new PIN, with only the answer lost.
     """
     try:
         link.info()
@@ -173,7 +178,7 @@ def _is_as_it_was(link: Link, pin: str | None) -> bool:
 
 
 def _state_after(link: Link, info: TokenInfo | None = None) -> PinState:
-    """Return what is known of the PIN after something was done; that it cannot be read now undoes nothing."""
+    """Return the state of the PIN after an operation, or an empty state: a failed read does not undo the operation."""
     try:
         return link.pin.state(info)
     except errors.UShieldError as error:
@@ -182,7 +187,7 @@ def _state_after(link: Link, info: TokenInfo | None = None) -> PinState:
 
 
 def _change(link: Link, old: str | None, new: str | None) -> None:
-    """One C_SetPIN; after a login where the old PIN is not checked without one, or taken for the PUK."""
+    """Call C_SetPIN once, after a login if the token checks the old PIN only then, or would take it for the PUK."""
     link, login_id = fresh(link), None
     if link.driver.pin.login_to_change or link.driver.pin.unblock is Unblock.SET_PIN_UNLOGGED:
         login_id = link.module.login(link.slot_id, User.USER, old, deadline_s=patience_s(link, old))
@@ -204,7 +209,7 @@ def _set_pin_by_puk(link: Link, puk: str | None, new: str | None) -> None:
 def _init_pin(link: Link, so_pin: str | None, new: str | None) -> None:
     try:
         login_id = link.module.login(link.slot_id, User.SO, so_pin, deadline_s=patience_s(link, so_pin))
-        try:  # OpenSC hands the SO PIN of some cards over only here
+        try:  # OpenSC sends the SO PIN of some cards only in C_InitPIN
             link.module.init_pin(login_id, new, deadline_s=patience_s(link, new, entries=2))
         finally:
             logout(link, login_id)
@@ -215,7 +220,7 @@ def _init_pin(link: Link, so_pin: str | None, new: str | None) -> None:
 
 
 class _AskedOnce:
-    """The person, asked for the old PIN ahead of the new one so that both are checked before anything is sent."""
+    """Prompts for the old PIN before the new one, so that both are checked before anything is sent."""
 
     def __init__(self, person: Interaction, ask: PinRequest, guard: PinGuard, info: TokenInfo) -> None:
         self._person = person
@@ -237,7 +242,7 @@ def _answer(interaction: Interaction, ask: PinRequest) -> str:
 
 
 def _new_pin(link: Link, interaction: Interaction, info: TokenInfo) -> str:
-    # Nothing is said of tries: a new PIN has none to spend, and the count may be what the unblocking is to repair.
+    # No attempts remaining in this prompt: a new PIN uses none, and the counter may be what unblocking resets.
     new = _answer(interaction, PinRequest(PinKind.NEW, info.serial, info.label, link.pin.limits(info), "change"))
     link.pin.check_format(new, info)
     return new

@@ -1,7 +1,7 @@
-"""An open token: one login, shared by all who open the same token in this process.
+"""Sessions: an open token, with one login shared by all sessions of this token in the process.
 
-A second :func:`open_session` of the same token neither prompts nor checks a PIN; the login ends when the last session
-is closed, when the token is pulled out, or when a per-signature PIN was wrong.
+A second :func:`open_session` of the same token neither prompts for nor checks a PIN. The login ends when the last
+session is closed, when the token is removed, or after an incorrect per-signature PIN.
 """
 
 from __future__ import annotations
@@ -37,17 +37,19 @@ from ushield_hw.token.login import Owner, Standing, logged_in, opened, owner_of,
 if TYPE_CHECKING:
     from ushield_hw.cms import CertificateFacts
 
-_LOOK_S: Final = 2.0  # how often a session that is kept open looks whether its certificates are still the same
+_LOOK_S: Final = 2.0  # minimum interval between two checks for changed certificates
 
 
 class Session:
     """An open token. Close it, or use it as a context manager. Safe to use from several threads.
 
-    In a forked child every method but :meth:`close` raises ``DriverError`` (``USED_AFTER_FORK``): open the token there.
+    In a forked child every method except :meth:`close` raises ``DriverError`` (``USED_AFTER_FORK``): open the token
+    again there. After the session is closed, or its login has ended, the methods that need the login raise
+    ``TokenError`` (``SESSION_CLOSED``).
 
     Attributes:
-        serial: the token's serial number, as it claims it.
-        interaction: whoever is asked about PINs and orders.
+        serial: The serial number reported by the token.
+        interaction: Callbacks for PIN prompts and confirmation.
     """
 
     def __init__(self, link: Link, interaction: Interaction, owner: Owner) -> None:
@@ -56,7 +58,7 @@ class Session:
         self._login_id = owner.login_id
         self._pid = os.getpid()
         self._closed = False
-        self._seen: dict[bytes | None, frozenset[tuple[bytes, str]]] = {}  # by the id that was looked for
+        self._seen: dict[bytes | None, frozenset[tuple[bytes, str]]] = {}  # by the CKA_ID that was searched for
         self._seen_at = 0.0
         self._revision = 0
         self._checked: set[tuple[int, bytes]] = set()
@@ -72,9 +74,10 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """End this session; the last one of a token logs out. What fails in that is logged: what was done stands.
+        """Close this session; the last session of a token logs out. Idempotent.
 
-        In a forked child it does nothing: the session is the parent's.
+        Errors of the logout are logged, not raised. In a forked child this does nothing: the session belongs to the
+        parent.
         """
         if self._pid != os.getpid():
             return
@@ -90,12 +93,12 @@ class Session:
 
     @property
     def identity(self) -> Identity:
-        """What the token says of itself; what is kept of a token on this host is kept under it."""
+        """The identity reported by the token; files about the token on this host are named by it."""
         return self.link.identity or self.link.info().identity
 
     @property
     def link(self) -> Link:
-        """Where the token is. Internal to this library.
+        """Module, slot and driver of the token. Internal to this library.
 
         Raises:
             DriverError: ``USED_AFTER_FORK``.
@@ -106,7 +109,7 @@ class Session:
 
     @property
     def login_id(self) -> int:
-        """The login this session stands on. Internal to this library.
+        """The id of the login that this session uses. Internal to this library.
 
         Raises:
             TokenError: ``SESSION_CLOSED``.
@@ -119,21 +122,24 @@ class Session:
         return login_id
 
     def _current(self) -> int | None:
-        """Return what this session stands on: where there was no login at first, the one that came later."""
+        """Return the id of the login in use; if the session was opened without a login, the id of a later login."""
         if self._login_id is not None and self._login_id == self._owner.replaced:
             self._opened, self._login_id = self._owner.link, self._owner.login_id
         return self._login_id
 
     @property
     def shows_all(self) -> bool:
-        """Whether a login would show nothing more: there was one, or the token takes none."""
+        """Whether all objects are visible: the user is logged in, or the token does not support a login."""
         return self._owner.standing is not Standing.NOT_NEEDED
 
     def log_in(self, purpose: str) -> None:
-        """Log in to a token that was opened without a login; do nothing where there was one.
+        """Log in to a token that was opened without a login. Does nothing if the session has a login.
+
+        Args:
+            purpose: Shown in the PIN prompt.
 
         Raises:
-            PinError, TokenError, DriverError, StorageError: as :func:`open_session`; the session stays open.
+            PinError, TokenError, DriverError, StorageError: As for :func:`open_session`. The session stays open.
         """
         with self._owner.lock:
             if self._closed or self._owner.standing is not Standing.NOT_NEEDED:
@@ -145,61 +151,92 @@ class Session:
 
     @property
     def driver(self) -> Driver:
-        """The family the token belongs to."""
+        """The driver of the token's family."""
         return self.link.driver
 
     @property
     def settings(self) -> Settings:
-        """Those in force when the token was found."""
+        """The settings in force when the token was enumerated."""
         return self.link.settings
 
     @property
     def revision(self) -> int:
-        """A number that changes with the objects on the token: what was derived from them before holds no longer."""
+        """A number that changes when the objects on the token change; it invalidates everything cached from them."""
         return self._revision
 
     def info(self) -> TokenInfo:
-        """Return the token's information as it is now; as it was at the login where it cannot be read any more.
+        """Return the current token information; if it can no longer be read, the information read at login.
 
-        SoftHSM2 cannot read a token after a login that it could not write down; it signs all the same.
+        SoftHSM2 cannot read a token after a login that it could not write to disk, but still signs.
 
         Raises:
-            TokenRemoved: another token, or none, is in the slot.
+            TokenRemoved: The slot is empty or holds another token.
+            TokenError, DriverError: The token cannot be read.
         """
         link, known = self.link, self._owner.info
         return link.info() if known is None else said_after(link, known)
 
     def mechanisms(self) -> tuple[str, ...]:
-        """Return the names of the mechanisms that the token offers."""
+        """Return the names of the mechanisms offered by the token.
+
+        Raises:
+            TokenError, DriverError: The token cannot be read.
+        """
         return self.link.mechanisms()
 
     def pin_state(self) -> PinState:
-        """Return what is known of the PIN; spends no attempt."""
+        """Return the state of the PIN. Uses no attempt.
+
+        Raises:
+            TokenError, DriverError: The token cannot be read.
+            StorageError: The attempt counter on this host cannot be read.
+        """
         return self.link.pin.state(self.info())
 
     def certificates(self, key_id: bytes | None = None) -> tuple[CertificateRecord, ...]:
-        """Return the certificate objects on the token; at least those with ``key_id``, where that is known."""
+        """Return the certificate objects on the token.
+
+        Args:
+            key_id: A CKA_ID. The result holds at least the objects with it, and may hold others. None: all objects.
+
+        Raises:
+            TokenError, DriverError: The token cannot be read.
+        """
         found = self.link.certificates(key_id)
         self._seen[key_id], self._seen_at = frozenset((record.der, record.label) for record in found), time.monotonic()
         return found
 
     def keys(self, key_id: bytes | None = None) -> tuple[KeyRecord, ...]:
-        """Return the key objects on the token, without their secrets; at least those with ``key_id``."""
+        """Return the key objects on the token, without secret attributes.
+
+        Args:
+            key_id: A CKA_ID. The result holds at least the objects with it, and may hold others. None: all objects.
+
+        Raises:
+            TokenError, DriverError: The token cannot be read.
+        """
         return self.link.keys(key_id)
 
     def unread(self) -> tuple[ObjectProblem, ...]:
-        """Return what cannot be read of the objects on the token."""
+        """Return the objects on the token that cannot be read.
+
+        Raises:
+            TokenError, DriverError: The token cannot be read.
+        """
         return self.link.contents().problems
 
     def refresh(self) -> None:
-        """Look whether the token's certificates have changed: another process may have renewed one.
+        """Check whether the token's certificates have changed: another process may have renewed one.
 
-        They are listed every two seconds at most; if they differ, :attr:`revision` changes.
+        The certificates are listed at most every two seconds. If they differ, :attr:`revision` changes.
+
+        Raises:
+            TokenError, DriverError: The token cannot be read.
         """
         if time.monotonic() - self._seen_at < _LOOK_S:
             return
         known = dict(self._seen)
-        if None in known:  # all were looked at, and so those of one id
+        if None in known:  # the full list includes the certificates of each id
             known = {None: known[None]}
         for key_id in known:
             self.certificates(key_id)
@@ -208,24 +245,27 @@ class Session:
             self.invalidate()
 
     def invalidate(self) -> None:
-        """Take it that the objects on the token have changed: something was not there that was listed before."""
+        """Drop all cached state about the token's objects and raise :attr:`revision`."""
         self._revision += 1
         self._checked.clear()
         self._seen = {}
 
     def generate(self, kind: KeyKind, bits: int, key_id: bytes, label: str, *, always_authenticate: bool) -> PublicKey:
-        """Make a signature key pair on the token.
+        """Generate a signature key pair on the token.
 
         Args:
-            kind: of key.
-            bits: the length of an RSA modulus; 0 for EC.
-            key_id: its id on the token (CKA_ID).
-            label: its label.
-            always_authenticate: the token will want the PIN for every signature.
+            kind: The kind of key.
+            bits: The length of the RSA modulus; 0 for EC.
+            key_id: The CKA_ID of the new key.
+            label: The label of the new key.
+            always_authenticate: Whether the token requires the PIN for every signature (CKA_ALWAYS_AUTHENTICATE).
+
+        Returns:
+            The public key.
 
         Raises:
-            KeyGenerationUnavailable: this token's module cannot make keys.
-            TokenError: as the token says.
+            KeyGenerationUnavailable: The token's module cannot generate keys.
+            TokenError: The error reported by the token.
         """
         if not self.driver.capabilities.generate:
             raise errors.KeyGenerationUnavailable(driver=self.driver.id)
@@ -235,69 +275,106 @@ class Session:
             )
 
     def write_certificate(self, facts: CertificateFacts, key_id: bytes, label: str) -> int:
-        """Write a certificate object; return its handle.
+        """Write a certificate object.
+
+        Args:
+            facts: The certificate.
+            key_id: The CKA_ID of the object.
+            label: The label of the object.
+
+        Returns:
+            The object handle.
 
         Raises:
-            TokenError: as the token says; ``TokenFull``: there is no room.
+            TokenFull: The token has no free space.
+            TokenError: The error reported by the token.
         """
         names = {"subject": facts.subject, "issuer": facts.issuer, "serial": integer(facts.serial)}
         with self._changing():
             return self.link.module.write_certificate(self.login_id, facts.der, key_id=key_id, label=label, **names)
 
     def relabel(self, handle: int, label: str) -> None:
-        """Give an object another label; many tokens refuse that.
+        """Change the label of an object. Many tokens refuse this.
+
+        Args:
+            handle: The object handle.
+            label: The new label.
 
         Raises:
-            TokenError: as the token says.
+            TokenError: The error reported by the token.
         """
         with self._changing():
             self.link.module.relabel(self.login_id, handle, label)
 
     def destroy(self, objects: Iterable[KeyRecord | CertificateRecord]) -> None:
-        """Remove objects from the token, one after the other.
+        """Delete objects from the token, one by one.
+
+        Args:
+            objects: The key and certificate objects to delete.
 
         Raises:
-            TokenError: as the token says; those before it are gone.
+            TokenError: The error reported by the token. The objects before the failed one are deleted.
         """
         with self._changing():
             for one in objects:
                 self.link.module.destroy(self.login_id, one.handle)
 
     def sign(self, call: SignCall, patience: Patience = PATIENCE) -> bytes:
-        """Have the token sign once. A payment is signed by :func:`ushield_hw.sign` only; internal.
+        """Make one signature. Internal: payments are signed only by :func:`ushield_hw.sign`.
+
+        Args:
+            call: Key, mechanism and data.
+            patience: Deadline and callbacks while the token waits for the user.
+
+        Returns:
+            The signature as C_Sign returns it.
 
         Raises:
-            PinError, TokenError, ConfirmationError, OutcomeUnknown: as :meth:`TokenBackend.sign`.
+            PinError, TokenError, ConfirmationError, OutcomeUnknown: As for :meth:`TokenBackend.sign`.
         """
         return self.link.module.sign(self.login_id, call, patience)
 
     def was_checked(self, handle: int, spki: bytes) -> bool:
-        """Tell whether a signature by a key has verified under a public key since the objects were read."""
+        """Tell whether a signature by a key has been verified since the objects were read.
+
+        Args:
+            handle: The handle of the private key.
+            spki: The public key, SubjectPublicKeyInfo, DER.
+        """
         return (handle, spki) in self._checked
 
     def note_checked(self, handle: int, spki: bytes) -> None:
-        """Note that it has."""
+        """Record that a signature by a key has been verified.
+
+        Args:
+            handle: The handle of the private key.
+            spki: The public key, SubjectPublicKeyInfo, DER.
+        """
         self._checked.add((handle, spki))
 
     @contextmanager
     def noticing_removal(self) -> Iterator[None]:
-        """Say that the token was removed where that is why a call in the block has failed.
+        """Raise ``TokenRemoved`` if a call in the block fails because the token was removed.
 
         Raises:
-            TokenRemoved: that, whatever the module said.
+            TokenRemoved: The token was removed, whatever error the module reported.
         """
         with self.link.noticing_removal():
             yield
 
     def is_removed_after(self, error: errors.UShieldError) -> bool:
-        """Tell whether a call failed because the token was removed, though its module did not say so."""
+        """Tell whether a call failed because the token was removed, although its module reported another error.
+
+        Args:
+            error: The error of the call.
+        """
         return self.link.is_gone_after(error)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
         try:
             yield
-        finally:  # a call that failed may have done something all the same
+        finally:  # a failed call may still have changed something
             self.invalidate()
 
     def __repr__(self) -> str:
@@ -306,12 +383,19 @@ class Session:
 
 @forgetting
 def open_session(link: Link, interaction: Interaction, purpose: str) -> Session:
-    """Log in to a token, or join the login that this process already has.
+    """Log in to a token and return a session, or share the login that this process already has.
+
+    Args:
+        link: The token.
+        interaction: Callbacks for PIN prompts and confirmation.
+        purpose: Shown in the PIN prompt. With ``sign``, a token that requires no login and shows its private keys is
+            opened without one.
 
     Raises:
-        PinError: nothing was opened; what the person must know is in it.
-        TokenError, DriverError, StorageError: likewise.
-        InputError: ``DESCRIPTOR_NEEDS_CONSENT``: by a descriptor that anyone can write, the token shows what it signs.
+        PinError: No session was opened; the error carries the state of the PIN.
+        TokenError, DriverError, StorageError: No session was opened.
+        InputError: ``DESCRIPTOR_NEEDS_CONSENT``: a descriptor that needs consent declares that the token displays what
+            it signs, and the configuration has no consent for it.
     """
     if link.driver.confirm.text is ConfirmText.MESSAGE and not link.driver.consented:
         raise errors.InputError("DESCRIPTOR_NEEDS_CONSENT", file=str(link.driver.file), id=link.driver.id)

@@ -1,8 +1,8 @@
-"""Tokens as they come and go.
+"""Watch for tokens that are inserted and removed.
 
-Modules that read cards are looked at again when PC/SC says that something changed; those whose tokens are files, when
-the files change; the others twice a second. Each module has a thread, so that a slow one keeps no other waiting, and
-what several modules show of one token is one token here too.
+Modules that read cards are enumerated again when PC/SC reports a change; modules whose tokens are files, when the files
+change; other modules twice a second. Each module has its own thread, so that a slow module does not delay the others.
+A token that several modules show is reported once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ushield_hw.token.token import Token
 __all__ = ["EventKind", "TokenEvent", "TokenWatch", "watch_tokens"]
 
 _STOP_S: Final = 0.1
-_GRACE_S: Final = 1.0  # how long the modules that are quick wait for one that is slow
+_GRACE_S: Final = 1.0  # how long events of fast modules wait for a slow module
 
 
 class EventKind(Enum):
@@ -39,12 +39,12 @@ class EventKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """A token came or went.
+    """A token was inserted or removed.
 
     Attributes:
-        kind: which.
-        token: the token; for a removal the very object of its insertion.
-        at: when that was noticed, UTC.
+        kind: Inserted or removed.
+        token: The token; for a removal the same object as for its insertion.
+        at: When the change was detected, UTC.
     """
 
     kind: EventKind
@@ -53,23 +53,28 @@ class TokenEvent:
 
 
 def watch_tokens(settings: Settings | None = None, *, stop: threading.Event | None = None) -> TokenWatch:
-    """Watch tokens come and go::
+    """Watch for tokens that are inserted and removed.
+
+    ::
 
         with us.watch_tokens() as watch:
             for event in watch:
                 print(event.kind.value, event.token.serial)
 
-    What is plugged in at the start comes first, as insertions; so what was inserted and not removed is there now. A
-    token that was pulled out and put back in gives both events, also when it was too quick for anybody to look in
-    between: a login on it has ended. A module that cannot be read is logged, and takes no token away that PC/SC still
-    sees. Modules that are installed later are not seen.
+    The tokens present at the start are reported first, as insertions. So the tokens inserted and not removed are the
+    ones present now. A token that is removed and inserted again produces both events, even if this happens between two
+    enumerations, because a login on it has ended. A module that cannot be read is logged; its tokens are not reported
+    as removed while PC/SC still sees them. Modules installed later are not watched.
 
     Args:
-        settings: default: the ones in force.
-        stop: ends the iteration when it is set.
+        settings: Default: the settings in force.
+        stop: Ends the iteration when it is set.
+
+    Returns:
+        An iterator over the events. Close it, or use it as a context manager.
 
     Raises:
-        DescriptorError: a descriptor is wrong.
+        DescriptorError: A descriptor is invalid.
     """
     settings = settings or load_settings()
     catalogue = Catalogue.of(settings)
@@ -77,9 +82,9 @@ def watch_tokens(settings: Settings | None = None, *, stop: threading.Event | No
 
 
 class TokenWatch(Iterator[TokenEvent]):
-    """The events, as an iterator that waits for them. Made by :func:`watch_tokens`.
+    """A blocking iterator over token events. Made by :func:`watch_tokens`.
 
-    Close it, or use it as a context manager; safe to use from several threads. Each event goes to one of them.
+    Close it, or use it as a context manager. Safe to use from several threads; each event is delivered to one of them.
     """
 
     def __init__(
@@ -115,14 +120,14 @@ class TokenWatch(Iterator[TokenEvent]):
 
     @property
     def closed(self) -> bool:
-        """Whether no event will come any more."""
+        """Whether the watch is closed; it then delivers no more events."""
         return self._closed.is_set()
 
     def get(self, timeout_s: float | None = None) -> TokenEvent | None:
-        """Return the next event; None when none came in time, or the watch was closed.
+        """Return the next event, or None after the timeout or when the watch is closed.
 
         Args:
-            timeout_s: how long to wait; None: until there is one.
+            timeout_s: How long to wait, in seconds; None: without limit.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._changed:
@@ -137,7 +142,7 @@ class TokenWatch(Iterator[TokenEvent]):
         return None
 
     def close(self) -> None:
-        """End the watch: whoever waits for an event gets none, at once. May be called twice, and from any thread."""
+        """Close the watch and wake up all waiting threads. Idempotent; may be called from any thread."""
         self._closed.set()
         if self._monitor is not None:
             self._monitor.close()
@@ -156,7 +161,7 @@ class TokenWatch(Iterator[TokenEvent]):
         return max(0.0, min(ends)) if ends else None
 
     def _follow(self, watcher: ModuleWatcher) -> None:
-        """Look at one module again and again; a thread does nothing else."""
+        """Enumerate one module in a loop, in a thread of its own."""
         try:
             while not self._closed.is_set():
                 scene = watcher.scene_now()
@@ -176,7 +181,7 @@ class TokenWatch(Iterator[TokenEvent]):
             self._changed.notify_all()
 
     def _tell(self) -> None:
-        """Turn what is different from before into events."""
+        """Compare with the tokens known before and queue an event for each difference."""
         self._due = None
         for watcher in self._watchers:
             watcher.late = not watcher.settled()
@@ -199,7 +204,7 @@ class TokenWatch(Iterator[TokenEvent]):
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A token, and the places where modules show it."""
+    """A token and the slots in which modules show it."""
 
     token: Token
     keys: frozenset[object]
@@ -210,7 +215,7 @@ class _Known:
         first, *others = group
         token = replace(first.token, also_in=tuple(other.token.module for other in others))
         insertions = [one.insertion for one in group if one.insertion is not None]
-        # A module that has not looked again yet shows the insertion before.
+        # A module that has not enumerated again yet still shows the previous insertion.
         latest = max(insertions, key=lambda insertion: (insertion.era, insertion.changes), default=None)
         return cls(token, frozenset(one.token.link.key for one in group), latest)
 
