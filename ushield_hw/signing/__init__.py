@@ -1,1 +1,1 @@
-"""Sign orders: confirmation, journal, signature."""
+"""Sign orders: confirmation, journal and signature."""

@@ -1,9 +1,9 @@
-"""Sign an order: what is shown is what is confirmed is what is signed.
+"""Sign an order: the bytes that are displayed and confirmed are the bytes that are signed.
 
-    order -> message format -> content bytes -> lines on a screen -> yes -> journal -> C_Sign -> signed order
+    order -> message format -> content bytes -> screen lines -> confirmation -> journal -> C_Sign -> signed order
 
-The lines are read back from the content bytes, and those same bytes, or their digest in the signed attributes, reach
-C_Sign.
+The screen lines are decoded from the content bytes. The same bytes, or their digest in the signed attributes, are
+passed to C_Sign.
 """
 
 from __future__ import annotations
@@ -52,30 +52,30 @@ _OWN_CONFIRMATION: Final = {
 
 
 class Attendance(Enum):
-    """Whether somebody is at the host."""
+    """Whether a user confirms on the host."""
 
-    PERSON = "person"  # asked to confirm on the host where the token has no display
-    NOBODY = "nobody"  # nobody looked, and the signature says so
+    PERSON = "person"  # a user confirms on the host if the token has no display
+    NOBODY = "nobody"  # unattended: the signature states that nobody confirmed
 
 
 class Journaling(Enum):
-    """Where to keep what was signed."""
+    """Where signed orders are recorded."""
 
     STATE_FOLDER = "state-folder"
-    CALLER = "caller"  # the caller keeps its own record of what was signed; nothing is written here
+    CALLER = "caller"  # the caller keeps its own record; the library writes none
 
 
 @dataclass(frozen=True, slots=True)
 class SignedOrder:
-    """A signed order.
+    """A signed order. ``bytes()`` returns ``der``.
 
     Attributes:
         der: CMS SignedData, DER: the content of a ``.p7m`` file.
-        profile: what the signature covers.
-        confirmation: how the person confirmed; None for ``PLAIN``.
-        certificate: the signer's, DER.
-        tx_id: of the order.
-        replayed: it existed already and was not made now.
+        profile: What the signature covers.
+        confirmation: How the user confirmed; None for ``PLAIN``.
+        certificate: The signer's certificate, DER.
+        tx_id: The transaction id of the order.
+        replayed: Whether the signed order was returned from the journal instead of being made now.
     """
 
     der: bytes
@@ -97,7 +97,7 @@ _How = tuple[Attendance, KeyChoice]
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """Everything about a token's key that does not change from order to order."""
+    """Everything about a token's key that is the same for all orders."""
 
     pair: Pair
     how: Plan
@@ -107,7 +107,7 @@ class _Prepared:
     signatory: Signatory
 
 
-# What was prepared for a session's orders, with the revision of its objects that it holds for.
+# Cache by session; each entry is valid for one revision of the session's objects.
 _prepared: WeakKeyDictionary[Session, tuple[tuple[int, str, _How, _Prepared], ...]] = WeakKeyDictionary()
 
 
@@ -120,28 +120,31 @@ def sign(
     key: KeyChoice = ANY,
     journal: Journal | Journaling = Journaling.STATE_FOLDER,
 ) -> SignedOrder:
-    """Have an order confirmed and signed by the token.
+    """Have the user confirm an order and the token sign it. Idempotent: an order in the journal is not signed again.
 
     Args:
-        order: a valid order.
-        session: an open token; its interaction is asked to confirm.
-        profile: what the signature must cover. The token decides: ``PLAIN`` for one that shows what it signs, else
-            ``CADES``; asking for the other is refused. A stored signed order is returned whatever is asked.
-        attendance: ``NOBODY`` skips the confirmation on the host, and the signature says ``none``.
-        key: which key; default the newest activated one that fits the order's type.
-        journal: where signatures are kept so that none is made twice.
+        order: The order.
+        session: An open session. Its interaction prompts for the confirmation.
+        profile: What the signature must cover. The token determines this: ``PLAIN`` if it displays what it signs,
+            otherwise ``CADES``; requesting the other one is refused. A signed order from the journal is returned
+            whatever its profile.
+        attendance: ``NOBODY`` skips the confirmation on the host, and the signature states ``none``.
+        key: The key to use. Default: the newest activated one that fits the order's type.
+        journal: Where signed orders are recorded, so that no order is signed twice.
 
     Returns:
-        The signed order; the one made before, if the journal has it.
+        The signed order; if the journal has one for this order, that one.
 
     Raises:
         InputError: ``ORDER_EXPIRED``, ``ORDER_NOT_YET_VALID``, ``ORDER_TEXT_TOO_LONG`` for the token's display,
             ``PROFILE_NOT_POSSIBLE``, ``PROFILE_PLAIN_NOT_POSSIBLE``, ``TX_ID_REUSED``.
-        CertificateError: no key fits, or several do.
-        AlreadySigned: the same person has signed it with another token.
-        ConfirmationError: the six outcomes other than yes, each its own class.
-        PinError, TokenError: as the token says; nothing was signed.
-        StorageError: the journal; nothing was signed. ``SignedNotKept``: it was; ``.signed_order`` holds it.
+        CertificateError: No key fits, or several do.
+        AlreadySigned: The same user has signed the order with another token, or the bank has booked it.
+        ConfirmationError: The order was not confirmed. Each outcome has its own class.
+        OutcomeUnknown: The token may have signed; only the bank can tell.
+        PinError, TokenError: The error reported by the token; nothing was signed.
+        StorageError: The journal cannot be used; nothing was signed.
+        SignedNotKept: The order was signed but the journal could not record it; ``.signed_order`` holds it.
     """
     now, settings = datetime.now(UTC), session.settings
     prepared = _prepare(order, session, (attendance, key), now)
@@ -157,13 +160,24 @@ def sign(
 
 
 def signatory(found: Session | Token, info: TokenInfo, pair: Pair) -> Signatory:
-    """Return who signs with a pair of a token, as the journal records it."""
+    """Return the signer for a pair, as the journal records it.
+
+    Args:
+        found: The token or session that has the pair.
+        info: The token information.
+        pair: The pair that signs.
+    """
     name = TokenName(info.manufacturer, info.model, info.serial, info.label)
     return Signatory(pair.facts, name, lambda: [one.der for one in found.certificates()])
 
 
 def stored(der: bytes, order: Order) -> SignedOrder:
-    """Return a signed order that the journal kept, as it was made."""
+    """Return a signed order from the journal.
+
+    Args:
+        der: The signed order, DER.
+        order: The order that was signed.
+    """
     from ushield_hw import cms
 
     parts = cms.parse(der)
@@ -173,14 +187,21 @@ def stored(der: bytes, order: Order) -> SignedOrder:
 def profile_of(driver: Driver) -> Profile:
     """Return what a token's signatures cover.
 
-    A token that shows the message signs the message: a digest over signed attributes would be blind signing there.
-    Everywhere else the signature must state how the order was confirmed, and only attributes can.
+    A token that displays the message signs the message itself: signed over attributes, the user could not see what is
+    signed. All other signatures must state how the order was confirmed, which only signed attributes can.
+
+    Args:
+        driver: The token's driver.
     """
     return Profile.PLAIN if driver.confirm.text is ConfirmText.MESSAGE else Profile.CADES
 
 
 def check_profile(driver: Driver, asked: Profile | None) -> None:
-    """Refuse a profile that a token's signatures do not have.
+    """Refuse a profile that the token's signatures do not have.
+
+    Args:
+        driver: The token's driver.
+        asked: The requested profile; None: any.
 
     Raises:
         InputError: ``PROFILE_NOT_POSSIBLE``, ``PROFILE_PLAIN_NOT_POSSIBLE``.
@@ -192,10 +213,10 @@ def check_profile(driver: Driver, asked: Profile | None) -> None:
 
 
 def _prepare(order: Order, session: Session, how: _How, now: datetime) -> _Prepared:
-    """Return what signs orders of this type in this way, from what was kept of it if its certificate still holds."""
-    session.refresh()  # another process may have renewed
+    """Return key, plan and template for orders of this type, cached while the objects and the certificate are valid."""
+    session.refresh()  # another process may have renewed the certificate
     for revision, order_type, known, prepared in _prepared.get(session, ()):
-        current = revision == session.revision and prepared.pair.valid_at(now)  # it was valid when it was chosen
+        current = revision == session.revision and prepared.pair.valid_at(now)  # may have expired since it was cached
         if current and order_type == order.type and known == how:
             return prepared
     made = _made(order, session, *how)
@@ -214,11 +235,16 @@ def _made(order: Order, session: Session, attendance: Attendance, key: KeyChoice
 
 
 def decided(session: Session, use: KeyUse, choice: KeyChoice = ANY) -> tuple[Pair, Plan]:
-    """Return what signs on an open token; one that needed no login so far is logged in to where that may show a key.
+    """Return the pair and plan that sign. A session without a login logs in if no key can sign without it.
+
+    Args:
+        session: An open session.
+        use: The use of the key.
+        choice: The requested key.
 
     Raises:
-        CertificateError, TokenError: no key fits, or several do: what :func:`decide` says of the token.
-        PinError, StorageError: as :meth:`Session.log_in`.
+        CertificateError, TokenError: No key fits, or several do, as determined by :func:`decide`.
+        PinError, StorageError: As for :meth:`Session.log_in`.
     """
     if (by_id := _decided_by_id(session, use, choice)) is not None:
         return by_id
@@ -232,11 +258,11 @@ def decided(session: Session, use: KeyUse, choice: KeyChoice = ANY) -> tuple[Pai
 
 
 def _decided_by_id(session: Session, use: KeyUse, choice: KeyChoice) -> tuple[Pair, Plan] | None:
-    """Return what signs, from the objects with the CKA_ID that is asked for alone; None: all must be looked at.
+    """Return the pair and plan from the objects with the requested CKA_ID only, or None if all objects must be read.
 
-    That all are is not needed only where one certificate bears the id and its key is proved: what is the only one, or
-    the newest, cannot be told from a part. Serial numbers are no such way: the digits of ``--certificate`` may name a
-    second certificate by its SHA-256.
+    Reading these objects is enough only if exactly one certificate has the id and its key is proved: which pair is the
+    only one, or the newest, cannot be determined from some of the objects. This does not work for ``--certificate``:
+    its digits may match the serial number of one certificate and the SHA-256 of another.
     """
     if not choice.key_id or choice.certificate is not None:
         return None
@@ -261,12 +287,16 @@ def _seen(session: Session, key_id: bytes | None = None) -> Seen:
 
 
 def own_confirmation(driver: Driver) -> Confirmation | None:
-    """Return how a token itself has its owner confirm; None: it asks nobody, or its descriptor does not count."""
+    """Return how the token itself has the user confirm, or None if it does not or its descriptor lacks consent.
+
+    Args:
+        driver: The token's driver.
+    """
     return _OWN_CONFIRMATION.get(driver.confirm.kind) if driver.consented else None
 
 
 def _confirmation(driver: Driver, attendance: Attendance) -> Confirmation:
-    """State what the token's own confirmation is; a token that asks nobody is as good as who sits at the host."""
+    """Return the confirmation to state in the signature: the token's own, otherwise the one on the host."""
     return own_confirmation(driver) or (Confirmation.HOST if attendance is Attendance.PERSON else Confirmation.NONE)
 
 
@@ -278,16 +308,16 @@ def _confirmed(order: Order, session: Session, prepared: _Prepared, how: _How, a
     asks = driver.confirm.text is ConfirmText.MESSAGE or attendance is Attendance.PERSON
     if attempt is not None and asks:
         attempt.move(State.PREPARED)
-    lang = messages.language()  # once: what is shown must be in the language of what is signed
+    lang = messages.language()  # read once: screen lines and content must be in the same language
     content = message_format(driver.display.format).encode(order, lang)
     if asks:
         _confirm(order, content, session, lang)
     draft = prepared.template.draft(content, datetime.now(UTC))
     if asks or attempt is not None:
-        order.check_live(datetime.now(UTC))  # the person may have taken their time, and the disk
+        order.check_live(datetime.now(UTC))  # confirmation and disk writes take time
     try:
         return _sign(order, draft, session, prepared, attempt)
-    except KeyGone:  # before C_Sign: another process has renewed and removed the old pair
+    except KeyGone:  # raised before C_Sign: another process renewed and removed the old pair
         renewed = _renewed(order, session, prepared, how)
         if renewed is None:
             raise
@@ -295,14 +325,14 @@ def _confirmed(order: Order, session: Session, prepared: _Prepared, how: _How, a
 
 
 def _renewed(order: Order, session: Session, gone: _Prepared, how: _How) -> _Prepared | None:
-    """Return what signs in place of a key that is gone; None: nothing of the same person does."""
+    """Return what signs instead of a removed key, or None if there is no key with the same subject."""
     session.invalidate()
     found = _prepare(order, session, how, datetime.now(UTC))
     return found if same(found.pair.facts.subject, gone.pair.facts.subject) else None
 
 
 def _confirm(order: Order, content: bytes, session: Session, lang: messages.Language) -> None:
-    """Have the person agree on the host, or tell them what must stand on the token's screen."""
+    """Have the user confirm on the host, or show the user what the token's display must show."""
     rules = Rules(demo=session.settings.demo)
     ask = ConfirmRequest(order.type, screen_lines(content, lang, rules=rules))
     if session.driver.confirm.text is ConfirmText.MESSAGE:
@@ -332,14 +362,14 @@ def _sign(order: Order, draft: Draft, session: Session, prepared: _Prepared, att
             draft.message,
             spki=spki,
             purpose="sign",
-            ready=lambda: order.check_live(datetime.now(UTC)),  # the disk and a PIN prompt take their time too
+            ready=lambda: order.check_live(datetime.now(UTC)),  # disk writes and a PIN prompt take time
         )
         der = draft.assemble(made)
     except UShieldError as error:
         _note_failure(error, order, attempt)
         raise
-    except BaseException:  # Ctrl-C, or a mistake of ours
-        if attempt is not None and SIGNATURES.made() == asked_before:  # at a prompt: nothing was signed
+    except BaseException:  # Ctrl-C, or a bug
+        if attempt is not None and SIGNATURES.made() == asked_before:  # C_Sign was not called
             with suppress(UShieldError):
                 attempt.move(State.REJECTED)
         raise
@@ -352,7 +382,7 @@ def _sign(order: Order, draft: Draft, session: Session, prepared: _Prepared, att
 
 
 def _call_in(attempt: Attempt) -> None:
-    """Record that the token is about to be asked. If that fails it is not asked, and the record should not say so."""
+    """Record that C_Sign is about to be called. If that fails it is not called, and the record must not claim it."""
     try:
         attempt.move(State.SIGN_CALLED)
     except UShieldError:
@@ -369,11 +399,11 @@ def _keep(attempt: Attempt, signed: SignedOrder) -> None:
 
 
 def _note_failure(error: UShieldError, order: Order, attempt: Attempt | None) -> None:
-    """Close the record: unknown if the token may have signed, else rejected: it may be asked again by the person."""
+    """Close the record: ``unknown`` if the token may have signed, otherwise ``rejected``: the user may retry."""
     LOG.info("%s: not signed, %s", order.tx_id, error.code)
     unknown = isinstance(error, OutcomeUnknown)
     if isinstance(error, ConfirmationError):
         error.tx_id = order.tx_id
     if attempt is not None:
-        with suppress(UShieldError):  # the first error is the one to see; the record stays at sign-called: unknown
+        with suppress(UShieldError):  # raise the first error; the record stays at sign-called, which counts as unknown
             attempt.move(State.UNKNOWN if unknown else State.REJECTED)

@@ -1,9 +1,9 @@
-"""The signing journal: what was about to be signed, and what was; one order is signed once by a person.
+"""The signing journal: what was about to be signed and what was signed. A signer signs each order once.
 
-It survives a crash, so that nothing is signed twice and nothing signed is lost (docs/journal.md). For each order and
-signer it goes prepared -> sign-called (on the disk before C_Sign) -> signed | rejected | unknown. A record that says
-sign-called while nobody holds the order's lock is of a process that ended while the token may have been signing:
-unknown. Only the bank knows what became of it, and its answer resolves it.
+It survives a crash, so that nothing is signed twice and no signed order is lost (docs/journal.md). For each order and
+signer the states are prepared -> sign-called (on disk before C_Sign) -> signed | rejected | unknown. If a record is in
+state sign-called and no process holds the order's lock, its process ended while the token may have been signing: the
+state is unknown. Only the bank knows the outcome, and its answer resolves the entry.
 """
 
 from ushield_hw.signing.journal.entry import JournalEntry, Signatory, State, Step, TokenName

@@ -1,4 +1,4 @@
-"""The journal's rules: when an order may be signed, when its signed order is given again, and when neither."""
+"""The journal's rules: when an order may be signed, when the stored signed order is returned, when both are refused."""
 
 from __future__ import annotations
 
@@ -32,21 +32,22 @@ from ushield_hw.system.log import LOG
 
 _SAFE_FOR_S: Final = 5.0
 _A_DAY_S: Final = 86400.0
-_ANY_ORIGIN: Final = Rules(demo=True)  # the order it is compared with was held to the rules in force
+_ANY_ORIGIN: Final = Rules(demo=True)  # the order it is compared with was checked with the rules in force
 
 
 class Journal:
     """The journal of one user on this host, in one folder.
 
-    Args:
-        folder: returns the folder, made when first needed, and what it is like.
-        masked: payee and amount are neither recorded beside the signed order nor shown.
-        keep_days: how long an order is kept after its last record; None: for ever. One that is unknown is kept.
-        is_new: tells whether there is no folder yet: then nothing is recorded, and reading makes none.
+    Every method raises ``StorageError`` (``JOURNAL_UNUSABLE``) if the journal cannot be read, verified or written, and
+    ``TokenBusy`` if another process holds a lock beyond the timeout.
 
-    Raises:
-        StorageError: from every method: ``JOURNAL_UNUSABLE`` when it cannot be read, verified or written.
-        TokenBusy: from every method: another process holds what is asked for and does not finish in time.
+    Args:
+        folder: Returns the folder, created on first use, and its stat result.
+        masked: Whether payee and amount are left out of the records and of the entries returned. The stored signed
+            order still contains them.
+        keep_days: How many days to keep an order after its last record; None: for ever. Orders with an unknown outcome
+            are always kept.
+        is_new: Tells whether the folder does not exist yet: then there are no records, and reading creates no folder.
     """
 
     def __init__(
@@ -64,7 +65,11 @@ class Journal:
 
     @classmethod
     def of(cls, settings: Settings) -> Journal:
-        """Return the journal in the state folder."""
+        """Return the journal in the state folder.
+
+        Args:
+            settings: The settings in force.
+        """
         folder = partial(_state_folder, settings)
         is_new = partial(_is_new, settings)
         return cls(folder, masked=settings.journal_masked, keep_days=settings.journal_keep_days, is_new=is_new)
@@ -72,14 +77,18 @@ class Journal:
     # --- signing ------------------------------------------------------------------------------------------------------
 
     def signed(self, order: Order, signatory: Signatory) -> bytes | None:
-        """Return the signed order that this person has made of this order, DER, verified; None: there is none.
+        """Return the stored signed order of this order and signer, DER, verified; None if there is none.
 
-        Waits while another process signs it.
+        Waits while another process is signing the order.
+
+        Args:
+            order: The order.
+            signatory: The signer.
 
         Raises:
-            InputError: ``TX_ID_REUSED``: the journal has this transaction number with another order.
-            AlreadySigned: the person has signed it with another token, or the bank has booked it.
-            OutcomeUnknown: it may have been signed.
+            InputError: ``TX_ID_REUSED``: the journal has this transaction id with another order.
+            AlreadySigned: The signer has signed it with another token, or the bank has booked it.
+            OutcomeUnknown: It may have been signed.
         """
         if self._is_new():
             return None
@@ -91,10 +100,17 @@ class Journal:
 
     @contextmanager
     def signing(self, order: Order, signatory: Signatory) -> Iterator[Attempt]:
-        """Hold an order while it is signed; no other thread or process signs it meanwhile.
+        """Lock an order while it is signed, against all other threads and processes.
+
+        Args:
+            order: The order.
+            signatory: The signer.
+
+        Yields:
+            The attempt, which records the states.
 
         Raises:
-            InputError, AlreadySigned, OutcomeUnknown: as :meth:`signed`.
+            InputError, AlreadySigned, OutcomeUnknown: As for :meth:`signed`.
         """
         log, key = self._log(), _key(order.bank_id, order.tx_id)
         with log.holding(key):
@@ -102,10 +118,10 @@ class Journal:
             signed = _judged(log, known, order, signatory)
             yield Attempt(log, key, first_record(order, signatory, len(known), masked=self._masked), signed)
 
-    # --- for people ---------------------------------------------------------------------------------------------------
+    # --- listing and resolving ----------------------------------------------------------------------------------------
 
     def entries(self) -> list[JournalEntry]:
-        """Return every entry, oldest first. One left at ``sign-called`` by a process that has ended is ``unknown``."""
+        """Return all entries, oldest first. An entry left at ``sign-called`` by a process that ended is ``unknown``."""
         if self._is_new():
             return []
         log = self._log()
@@ -115,8 +131,8 @@ class Journal:
         """Return the entries of one order.
 
         Args:
-            tx_id: its transaction number.
-            bank_id: its bank; needed where several banks have used the number.
+            tx_id: The transaction id.
+            bank_id: The bank; required if several banks have used the transaction id.
 
         Raises:
             InputError: ``JOURNAL_TX_ID_UNKNOWN``, ``JOURNAL_TX_ID_MULTIPLE``.
@@ -133,18 +149,18 @@ class Journal:
         """Record the bank's answer about an order that may have been signed.
 
         Args:
-            tx_id: its transaction number.
-            booked: True: the bank has booked it; it is never signed again. False: the bank has not and will not;
-                it may be signed again while it is valid.
-            by: the operating system's user who records it.
-            bank_id: its bank; needed where several banks have used the number.
+            tx_id: The transaction id.
+            booked: True: the bank has booked the order; it is never signed again. False: the bank has not booked it and
+                will not; it may be signed again while it is valid.
+            by: The operating system user who records the answer.
+            bank_id: The bank; required if several banks have used the transaction id.
 
         Returns:
-            The order's entries as they are now.
+            The order's entries after the change.
 
         Raises:
-            InputError: ``JOURNAL_TX_ID_UNKNOWN``, ``JOURNAL_TX_ID_MULTIPLE``; ``JOURNAL_NOT_OPEN``: none of its
-                entries is unknown.
+            InputError: ``JOURNAL_TX_ID_UNKNOWN``, ``JOURNAL_TX_ID_MULTIPLE``; ``JOURNAL_NOT_OPEN``: no entry has an
+                unknown outcome.
         """
         bank_id = self.find(tx_id, bank_id)[0].bank_id
         log, key = self._log(), _key(bank_id, tx_id)
@@ -177,10 +193,10 @@ class Journal:
 
 
 class Attempt:
-    """One order in the hands of the one who signs it.
+    """One attempt to sign an order, while the order is locked.
 
     Attributes:
-        signed: the signed order that exists already, DER, verified; None: there is none.
+        signed: The stored signed order, DER, verified; None if there is none.
     """
 
     def __init__(self, log: Log, key: str, first: dict[str, object], signed: bytes | None) -> None:
@@ -192,11 +208,15 @@ class Attempt:
 
     @property
     def path(self) -> str:
-        """The journal's file."""
+        """The path of the journal file."""
         return str(self._log.path)
 
     def move(self, to: State, signed: bytes | None = None) -> None:
-        """Record a new state; on the disk when this returns, but for ``PREPARED``, on which nothing depends yet.
+        """Record a new state. It is on disk when this returns, except ``PREPARED``, which need not survive a crash.
+
+        Args:
+            to: The new state.
+            signed: The signed order, DER, for ``SIGNED``.
 
         Raises:
             StorageError: ``JOURNAL_UNUSABLE``.
@@ -213,7 +233,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """A folder that others could not change, nor the way to it, a moment ago."""
+    """A folder that was checked recently: no other user can change it or its path."""
 
     folder: Path
     name: str
@@ -224,7 +244,7 @@ class _Checked:
         return self.owner_and_mode == (about.st_uid, about.st_mode) and time.monotonic() - self.at < _SAFE_FOR_S
 
 
-_checked: Final[dict[Path | None, _Checked]] = {}  # by state folder: each order would look at the whole path again
+_checked: Final[dict[Path | None, _Checked]] = {}  # by state folder: checking the path for each order is slow
 
 
 def _is_new(settings: Settings) -> bool:
@@ -246,13 +266,13 @@ def _state_folder(settings: Settings) -> tuple[Path, os.stat_result]:
 
 
 def _expendable(before: datetime, records: list[dict[str, Any]]) -> bool:
-    """Tell whether an order may leave the journal: known how it ended, expired, and unchanged since a moment."""
+    """Tell whether an order may be pruned: its outcome is known, and it expired and last changed before a time."""
     try:
         known = entries(records)
         times = [datetime.fromisoformat(moment) for entry in known for moment in (entry.at, entry.expires)]
         return not any(entry.is_open for entry in known) and max(times) < before
     except (ValueError, LookupError, TypeError, AttributeError):
-        return False  # it is refused when it is asked for
+        return False  # kept: an error is raised when the entry is read
 
 
 def _key(bank_id: str, tx_id: str) -> str:
@@ -276,7 +296,7 @@ def _as_seen(log: Log, key: str, entry: JournalEntry, *, masked: bool) -> Journa
 
 
 def _judged(log: Log, known: Sequence[JournalEntry], order: Order, signatory: Signatory) -> bytes | None:
-    """Return the signed order that exists; None: it may be signed. The order is held."""
+    """Return the stored signed order; None if the order may be signed. The order must be locked."""
     if any(entry.order_sha256 != order.canonical_sha256 for entry in known):
         raise InputError("TX_ID_REUSED", tx_id=order.tx_id, place="tx_id")
     mine = [entry for entry in known if entry.is_of(signatory.certificate.subject)]
@@ -294,7 +314,7 @@ def _judged(log: Log, known: Sequence[JournalEntry], order: Order, signatory: Si
 
 
 def _on_same_token(entry: JournalEntry, signatory: Signatory) -> bool:
-    """Tell whether a signature was made by this token; a label that has changed with the certificate is no other."""
+    """Tell whether a signature was made by this token; the label may have changed with the certificate."""
     if not entry.token.same_device(signatory.token):
         return False
     if entry.token.label == signatory.token.label:
@@ -315,7 +335,7 @@ def _already(code: str | None, entry: JournalEntry) -> AlreadySigned:
 
 
 def _verified(log: Log, entry: JournalEntry, order: Order) -> bytes:
-    """Return an entry's signed order if it is this person's signature of this order: files can be changed."""
+    """Return an entry's signed order after verifying it: the journal file could have been changed."""
     from ushield_hw.verifier import check_signature
 
     assert entry.signed is not None  # noqa: S101 - as the caller has seen
