@@ -1,4 +1,4 @@
-"""Certificates on a token: list, request, install, export. A request's key is made on the token and stays there."""
+"""Certificates on a token: list, request, install, export. The key of a request is generated on the token."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _PEM_LABELS: Final = ("CERTIFICATE", "X509 CERTIFICATE")
 
 
 class KeySpec(Enum):
-    """The keys a token can be asked to make."""
+    """The kinds of key that a token can be asked to generate."""
 
     EC_P256 = "ec-p256"
     EC_P384 = "ec-p384"
@@ -47,25 +47,30 @@ class KeySpec(Enum):
 
     @property
     def kind(self) -> KeyKind:
-        """What kind of key it is."""
+        """The kind of key, without its size."""
         return KeyKind.RSA if self.value.startswith("rsa") else KeyKind(self.value)
 
     @property
     def bits(self) -> int:
-        """The length of the modulus; 0 for EC."""
+        """The length of the RSA modulus; 0 for EC."""
         return int(self.value.removeprefix("rsa-")) if self.kind is KeyKind.RSA else 0
 
 
 class PinPolicy(Enum):
-    """When the token wants the PIN for a key."""
+    """When the token requires the PIN for a key."""
 
     LOGIN = "login"  # once, at login
-    SIGNATURE = "signature"  # again for every signature (CKA_ALWAYS_AUTHENTICATE)
+    SIGNATURE = "signature"  # for every signature (CKA_ALWAYS_AUTHENTICATE)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A certificate request (PKCS#10) for a key on the token."""
+    """A certificate request (PKCS#10) for a key on the token.
+
+    Attributes:
+        pem: The request, PEM.
+        key_id: The CKA_ID of the key.
+    """
 
     pem: bytes
     key_id: bytes
@@ -74,19 +79,23 @@ class Request:
 def request(
     session: Session, spec: KeySpec, subject: str, *, pin_policy: PinPolicy | None = None, label: str | None = None
 ) -> Request:
-    """Make a key pair on the token and a PKCS#10 request signed by it.
+    """Generate a key pair on the token and return a PKCS#10 request signed by it.
 
     Args:
-        session: an open token.
-        spec: which key.
-        subject: RFC 4514, such as ``CN=张三,O=Demo Bank``.
-        pin_policy: when the token will want the PIN; None: what its driver says.
-        label: the key's label; default: the subject's common name.
+        session: An open session.
+        spec: The kind of key.
+        subject: The subject in RFC 4514 form, such as ``CN=张三,O=Demo Bank``.
+        pin_policy: When the token will require the PIN. None: as the token's driver specifies.
+        label: The label of the key. Default: the subject's common name.
+
+    Returns:
+        The request and the key's CKA_ID.
 
     Raises:
-        InputError: ``SUBJECT_INVALID``; nothing was made.
-        KeyGenerationUnavailable: this token's module cannot make keys.
-        TokenError: as the token says; a key that was made but cannot sign its request is removed again.
+        InputError: ``SUBJECT_INVALID``; no key was generated.
+        KeyGenerationUnavailable: The token's module cannot generate keys.
+        PinError, TokenError, ConfirmationError: The error reported by the token. If the new key cannot sign the
+            request, it is deleted.
     """
     name, driver = _name(subject), session.driver
     each = pin_policy is PinPolicy.SIGNATURE or (pin_policy is None and driver.sign.always_authenticate)
@@ -101,24 +110,24 @@ def request(
 
 
 def new_key_id() -> bytes:
-    """Return a CKA_ID that no two pairs ever share: random, and as long as RFC 5280's key identifiers."""
+    """Return a random CKA_ID of 20 bytes, the length of RFC 5280 key identifiers. No two pairs share one."""
     return os.urandom(20)
 
 
 def make_key(session: Session, kind: KeyKind, bits: int, key_id: bytes, label: str, *, each: bool) -> PublicKey:
-    """Make a key pair on the token.
+    """Generate a key pair on the token.
 
     Args:
-        session: an open token.
-        kind: of key.
-        bits: the length of an RSA modulus.
-        key_id: its CKA_ID.
-        label: its label.
-        each: the token will want the PIN for every signature.
+        session: An open session.
+        kind: The kind of key.
+        bits: The length of the RSA modulus.
+        key_id: The CKA_ID of the new key.
+        label: The label of the new key.
+        each: Whether the token will require the PIN for every signature.
 
     Raises:
-        KeyGenerationUnavailable: this token's module cannot make keys.
-        TokenError: as the token says.
+        KeyGenerationUnavailable: The token's module cannot generate keys.
+        TokenError: The error reported by the token.
     """
     return session.generate(kind, bits, key_id, label, always_authenticate=each)
 
@@ -127,13 +136,13 @@ def signed_request(session: Session, subject: x509.Name, public: PublicKey, key_
     """Return a PKCS#10 request, DER, signed on the token by the key that it is for.
 
     Args:
-        session: an open token; a token that shows what it signs asks its owner.
-        subject: whom the certificate will name.
-        public: the key's public half.
-        key_id: the key's CKA_ID.
+        session: An open session. A token that displays what it signs asks the user to confirm.
+        subject: The subject of the certificate.
+        public: The public key.
+        key_id: The CKA_ID of the key.
 
     Raises:
-        PinError, TokenError, ConfirmationError: as the token says.
+        PinError, TokenError, ConfirmationError: The error reported by the token.
     """
     from ushield_hw.certificates import csr
 
@@ -150,12 +159,22 @@ def signed_request(session: Session, subject: x509.Name, public: PublicKey, key_
 
 
 def remove(session: Session, key_id: bytes) -> None:
-    """Remove the key objects with a CKA_ID that this library has made up: nothing else has it."""
+    """Delete the key objects with a CKA_ID that this library generated; no other object has it.
+
+    Args:
+        session: An open session.
+        key_id: The CKA_ID.
+    """
     session.destroy([key for key in session.keys() if key.key_id == key_id])
 
 
 def remove_quietly(session: Session, key_id: bytes) -> None:
-    """As :func:`remove`, after something has failed: that is the error to tell, and what fails in this is logged."""
+    """Delete key objects after another error, as :func:`remove`; errors are logged, so that the first one is raised.
+
+    Args:
+        session: An open session.
+        key_id: The CKA_ID.
+    """
     try:
         remove(session, key_id)
     except UShieldError as error:
@@ -163,10 +182,15 @@ def remove_quietly(session: Session, key_id: bytes) -> None:
 
 
 def remove_key(session: Session, facts: CertificateFacts, key_id: bytes) -> None:
-    """Remove both halves of a certificate's key and nothing of another pair, though it have the same CKA_ID.
+    """Delete both halves of a certificate's key, and no object of another pair with the same CKA_ID.
+
+    Args:
+        session: An open session.
+        facts: The certificate.
+        key_id: The CKA_ID of the key.
 
     Raises:
-        CertificateMultiple: ``KEYS_NOT_TOLD_APART``; nothing was removed.
+        CertificateMultiple: ``KEYS_NOT_TOLD_APART``; nothing was deleted.
     """
     key, half = private_key_of(session, facts.key, facts.spki, key_id), public_half(facts.key, facts.spki)
     public = [one for one in session.keys() if not one.private and one.public == half and one.key_id == key_id]
@@ -174,24 +198,28 @@ def remove_key(session: Session, facts: CertificateFacts, key_id: bytes) -> None
 
 
 def install(session: Session, data: bytes) -> Pair:
-    """Write a certificate beside its key; one that is there already is left alone.
+    """Write a certificate next to its key. Idempotent: a certificate already on the token is not written again.
 
     Args:
-        session: an open token.
-        data: the certificate, PEM or DER.
+        session: An open session.
+        data: The certificate, PEM or DER.
+
+    Returns:
+        The certificate with its key.
 
     Raises:
         InputError: ``CERTIFICATE_MALFORMED``, ``CERTIFICATE_SEVERAL``.
-        KeyMismatch: its key is not on this token.
-        CertificateMultiple: ``KEYS_NOT_TOLD_APART``: several private keys may be its own.
-        CertificateError: ``CERTIFICATE_WITHOUT_PURPOSE``: it is of version 1; ``CERTIFICATE_READ_BACK``: the token gave
-            back other bytes than were written.
+        KeyMismatch: Its private key is not on this token.
+        CertificateMultiple: ``KEYS_NOT_TOLD_APART``: several private keys may belong to it.
+        CertificateError: ``CERTIFICATE_WITHOUT_PURPOSE``: it is of version 1; ``CERTIFICATE_EXPLICIT_CURVE``: its key
+            has explicit curve parameters; ``CERTIFICATE_READ_BACK``: the token returned other bytes than were written.
+        TokenError: The error reported by the token.
     """
     facts = read_installable(data)
     der = facts.der
     key = private_key_of(
         session, facts.key, facts.spki, b""
-    )  # without an id: what the token shows of its keys must prove it
+    )  # no id: the match must be proved by the public keys on the token
     if key is None:
         raise KeyMismatch(subject=facts.subject_text(), serial=facts.serial_hex)
     if any(record.der == der for record in session.certificates()):
@@ -206,12 +234,15 @@ def install(session: Session, data: bytes) -> Pair:
 
 
 def read_installable(data: bytes) -> CertificateFacts:
-    """Read a certificate that may be installed: one that no verifier would accept is refused before it is in use.
+    """Read a certificate before it is installed; refuse one that no verifier would accept.
+
+    Args:
+        data: The certificate, PEM or DER.
 
     Raises:
         InputError: ``CERTIFICATE_MALFORMED``, ``CERTIFICATE_SEVERAL``.
         CertificateError: ``CERTIFICATE_WITHOUT_PURPOSE``: it is of version 1, which cannot state a key usage;
-            ``CERTIFICATE_EXPLICIT_CURVE``: its key spells its curve out, which RFC 5480 forbids.
+            ``CERTIFICATE_EXPLICIT_CURVE``: its key has explicit curve parameters, which RFC 5480 forbids.
     """
     from ushield_hw.verifier.signatures import key_problem
 
@@ -224,12 +255,20 @@ def read_installable(data: bytes) -> CertificateFacts:
 
 
 def write(session: Session, facts: CertificateFacts, key_id: bytes, label: str) -> CertificateRecord:
-    """Write a certificate object and compare what the token gives back.
+    """Write a certificate object and compare it with what the token returns.
 
-    What was written stays so where the token gives nothing back, as when it is pulled out just then: that is logged.
+    If it cannot be read back, for example because the token is removed at that moment, the written object is kept and
+    the error is logged.
+
+    Args:
+        session: An open session.
+        facts: The certificate.
+        key_id: The CKA_ID of the object.
+        label: The label of the object.
 
     Raises:
-        TokenError: as the token says; ``TokenFull``: there is no room.
+        TokenFull: The token has no free space.
+        TokenError: The error reported by the token.
         CertificateError: ``CERTIFICATE_READ_BACK``.
     """
     handle = session.write_certificate(facts, key_id, label)
@@ -244,7 +283,13 @@ def write(session: Session, facts: CertificateFacts, key_id: bytes, label: str) 
 
 
 def objects_of(session: Session, der: bytes, key_id: bytes) -> list[CertificateRecord]:
-    """Return the objects that hold a certificate: those of the CKA_ID that it should have, else any."""
+    """Return the objects that hold a certificate: those with the expected CKA_ID, otherwise any.
+
+    Args:
+        session: An open session.
+        der: The certificate, DER.
+        key_id: The expected CKA_ID.
+    """
     for looked_for in (key_id, None):
         if found := [record for record in session.certificates(looked_for) if record.der == der]:
             return found
@@ -253,6 +298,10 @@ def objects_of(session: Session, der: bytes, key_id: bytes) -> list[CertificateR
 
 def export(found: Sequence[Pair], choice: KeyChoice = ANY) -> bytes:
     """Return a certificate from the token, PEM.
+
+    Args:
+        found: The pairs on the token.
+        choice: The requested certificate.
 
     Raises:
         CertificateNotFound: ``CERTIFICATE_NONE_MATCHES``.
@@ -265,11 +314,15 @@ def export(found: Sequence[Pair], choice: KeyChoice = ANY) -> bytes:
 
 
 def matches(found: Sequence[Pair], choice: KeyChoice) -> list[Pair]:
-    """Return the pairs that are asked for.
+    """Return the pairs that match a choice.
+
+    Args:
+        found: The pairs on the token.
+        choice: The requested certificate.
 
     Raises:
-        CertificateNotFound: ``CERTIFICATE_NONE_MATCHES``: none of those on the token is, or there is none.
-        CertificateMultiple: ``CERTIFICATE_SEVERAL_MATCH``: the one certificate that is asked for is two.
+        CertificateNotFound: ``CERTIFICATE_NONE_MATCHES``: no certificate on the token matches.
+        CertificateMultiple: ``CERTIFICATE_SEVERAL_MATCH``: ``choice.certificate`` matches more than one.
     """
     matching = [pair for pair in found if choice.takes(pair)]
     if choice.certificate is not None and len(matching) > 1:
@@ -280,16 +333,25 @@ def matches(found: Sequence[Pair], choice: KeyChoice) -> list[Pair]:
 
 
 def expiring(found: Sequence[Pair], days: int, now: datetime | None = None) -> list[Pair]:
-    """Return the activated pairs whose certificate ends within so many days, or has ended."""
+    """Return the activated pairs whose certificate expires within a number of days, or has expired.
+
+    Args:
+        found: The pairs on the token.
+        days: The number of days.
+        now: A timezone-aware time; default: the current time.
+    """
     limit = (now or datetime.now(UTC)) + timedelta(days=days)
     return [pair for pair in found if pair.activated and pair.facts.not_after <= limit]
 
 
 def read_certificate(data: bytes) -> bytes:
-    """Return the one certificate that a PEM or DER file holds, DER.
+    """Return the single certificate in a PEM or DER file, as DER.
+
+    Args:
+        data: The file's bytes.
 
     Raises:
-        InputError: ``CERTIFICATE_MALFORMED``: none, ``CERTIFICATE_SEVERAL``: more than one.
+        InputError: ``CERTIFICATE_MALFORMED``: there is none; ``CERTIFICATE_SEVERAL``: there is more than one.
     """
     if not pem.is_pem(data):
         return data

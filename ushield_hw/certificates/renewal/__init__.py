@@ -1,13 +1,13 @@
-"""Renew a certificate without a gap: the new pair is made, proved and put into use before the old one goes.
+"""Renew a certificate without a gap: the new pair is made, proved and activated before the old one is removed.
 
 ::
 
     new key -> request, signed by both keys -> certificate, checked -> on the token, read back -> test signature
-            -> the bank knows -> in use -> the old pair is removed
+            -> acknowledged by the bank -> active -> the old pair is removed
 
-Every step is on record before the next begins, so that the same call goes on after a crash, a token that was pulled
-out, or a bank that did not answer. Only what the record names is ever removed from the token. Until the new pair is in
-use, the old one signs; from then on, the new one.
+Every step is recorded before the next begins, so that the same call resumes after a crash, a removed token, or a bank
+that did not answer. Only objects named in the record are removed from the token. The old pair signs until the new pair
+is active; from then on, the new pair signs.
 """
 
 from __future__ import annotations
@@ -39,21 +39,22 @@ __all__ = ["Bank", "Renewed", "Retire", "Step", "abandon", "install", "is_under_
 
 
 def request(session: Session, choice: KeyChoice = ANY, *, same_key: bool = False, on_step: OnStep = silent) -> bytes:
-    """Begin a renewal, or go on with one, and return the request for the bank; asked again, the same bytes.
+    """Start or resume a renewal and return the request for the bank. Idempotent: later calls return the same bytes.
 
     Args:
-        session: an open token.
-        choice: which pair; default: the only one there is.
-        same_key: keep the key and renew the certificate alone: for a token without room, if the bank allows it.
-        on_step: called after every step.
+        session: An open session.
+        choice: The pair to renew. Default: the only one there is.
+        same_key: Keep the key and renew only the certificate, for a token without free space, if the bank allows it.
+        on_step: Callback after every step.
 
     Returns:
         CMS SignedData by the old key, DER, whose content is a PKCS#10 request by the new key.
 
     Raises:
-        CertificateError: no pair to renew, or several; it has expired; the token cannot make keys.
-        TokenFull: ``RENEWAL_NO_ROOM``; nothing is left of what was begun.
-        PinError, TokenError, ConfirmationError, StorageError: as elsewhere; the same call goes on from there.
+        CertificateError: There is no pair to renew, or there are several; the certificate has expired; the token cannot
+            generate keys.
+        TokenFull: ``RENEWAL_NO_ROOM``; the objects written so far were deleted.
+        PinError, TokenError, ConfirmationError, StorageError: The step failed; the same call resumes there.
     """
     with renewing(session, choice, on_step, same_key=same_key) as work:
         work.request()
@@ -69,21 +70,25 @@ def install(
     retire: Retire = Retire.REMOVE,
     on_step: OnStep = silent,
 ) -> Renewed:
-    """Take the certificate that came for a request, prove the new pair, and put it into use.
+    """Install the certificate issued for a request, prove the new pair and activate it.
 
     Args:
-        session: an open token.
-        certificate: PEM or DER.
-        choice: which renewal, where several are under way on the token.
-        authorities: CA certificates, DER, one of which must have issued it; none: the old certificate's issuer must.
-        retire: what becomes of the old pair.
-        on_step: called after every step.
+        session: An open session.
+        certificate: The new certificate, PEM or DER.
+        choice: The renewal, if several are in progress on the token.
+        authorities: CA certificates, DER, one of which must have issued the new certificate. Empty: it must have the
+            old certificate's issuer.
+        retire: Whether to remove or keep the old pair.
+        on_step: Callback after every step.
+
+    Returns:
+        The completed renewal.
 
     Raises:
         InputError: ``CERTIFICATE_MALFORMED``, ``CERTIFICATE_SEVERAL``.
         CertificateNotFound: ``RENEWAL_NOT_BEGUN``.
-        CertificateError: it is not the certificate that was asked for; nothing was written. See :func:`fit.check`.
-        PinError, TokenError, ConfirmationError, StorageError: the same call goes on from there.
+        CertificateError: It is not the certificate that was requested; nothing was written. See :func:`checks.check`.
+        PinError, TokenError, ConfirmationError, StorageError: The step failed; the same call resumes there.
     """
     facts = CertificateFacts.read(read_certificate(certificate))
     if (known := in_use(session, facts)) is not None and not open_records(session, choice):
@@ -103,21 +108,25 @@ def renew(
     same_key: bool = False,
     on_step: OnStep = silent,
 ) -> Renewed:
-    """Renew a certificate with the bank, from the new key to the end; the same call goes on after anything.
+    """Renew a certificate with the bank, from the new key to the removed old pair. Idempotent: the same call resumes.
 
     Args:
-        session: an open token.
-        bank: where the certificate comes from.
-        choice: which pair; default: the only one there is.
-        authorities: as for :func:`install`.
-        retire: what becomes of the old pair.
-        same_key: as for :func:`request`.
-        on_step: called after every step.
+        session: An open session.
+        bank: The bank's CA.
+        choice: The pair to renew. Default: the only one there is.
+        authorities: As for :func:`install`.
+        retire: Whether to remove or keep the old pair.
+        same_key: As for :func:`request`.
+        on_step: Callback after every step.
+
+    Returns:
+        The completed renewal.
 
     Raises:
-        RenewalRejected: the bank refused; if it has issued nothing yet, what was begun is removed again.
-        NetworkError: the bank could not be reached; nothing is lost.
-        CertificateError, TokenFull, PinError, TokenError, ConfirmationError, StorageError: as :func:`request` and
+        RenewalRejected: The bank refused. If it has not issued a certificate yet, the objects written so far were
+            deleted.
+        NetworkError: The bank could not be reached; the same call resumes there.
+        CertificateError, TokenFull, PinError, TokenError, ConfirmationError, StorageError: As for :func:`request` and
             :func:`install`.
     """
     if (done := just_done(session, choice)) is not None:
@@ -130,25 +139,49 @@ def renew(
 
 
 def requested(settings: Settings, token: Identity, choice: KeyChoice = ANY) -> bytes | None:
-    """Return the request of the renewal that is under way on a token, as :func:`request` gave it; needs no login."""
+    """Return the request of the renewal in progress on a token, as returned by :func:`request`. Needs no login.
+
+    Args:
+        settings: The settings in force.
+        token: The identity of the token.
+        choice: The key, if several renewals are in progress on the token.
+
+    Returns:
+        The request, or None if there is not exactly one renewal, or it has no request yet.
+
+    Raises:
+        StorageError: The records cannot be read.
+    """
     found = under_way(settings, token, choice)
     return found[0].request or None if len(found) == 1 else None
 
 
 def is_under_way(settings: Settings, token: Identity, choice: KeyChoice = ANY) -> bool:
-    """Tell whether a renewal has begun on a token, of this key, and not ended; needs no login and no token.
+    """Tell whether a renewal is in progress on a token. Needs no login, and the token need not be present.
+
+    Args:
+        settings: The settings in force.
+        token: The identity of the token.
+        choice: The key that is renewed.
 
     Raises:
-        StorageError: the records cannot be read.
+        StorageError: The records cannot be read.
     """
     return bool(under_way(settings, token, choice))
 
 
 def abandon(session: Session, choice: KeyChoice = ANY) -> bool:
-    """Give up a renewal that is under way and remove what it has put on the token; tell whether there was one.
+    """Cancel a renewal in progress and delete the objects that it wrote to the token.
+
+    Args:
+        session: An open session.
+        choice: The renewal, if several are in progress on the token.
+
+    Returns:
+        Whether a renewal was in progress.
 
     Raises:
-        CertificateError: ``RENEWAL_TOO_FAR``: the new pair is in use already, or the bank has put it into use.
+        CertificateError: ``RENEWAL_TOO_FAR``: the new pair is active on the token, or the bank has activated it.
     """
     if not open_records(session, choice):
         return False
