@@ -1,10 +1,10 @@
-"""Orders: what a bank asks for, what a screen shows, and what is signed are the same bytes.
+"""Orders: what a bank requests, what a screen shows, and what is signed are the same bytes.
 
-A file becomes an :class:`Order` or is refused by name; an order has one canonical form; a message format turns it into
-the bytes that the token receives; screen lines come from those bytes. To add a type of order, write its table, as
-``payment.py``, ``login.py`` and ``renewal.py`` do, and list it in ``order.TYPES``.
+A file is parsed into an :class:`Order` or refused with an error code. An order has one canonical form; a message format
+turns it into the bytes that the token receives; screen lines are decoded from those bytes. To add a type of order,
+write its table, as ``payment.py``, ``login.py`` and ``renewal.py`` do, and list it in ``order.TYPES``.
 
-Each name is imported when it is first used: who lists tokens needs no order.
+Names are imported on first use, because enumerating tokens does not need orders.
 """
 
 from __future__ import annotations

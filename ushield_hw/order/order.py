@@ -1,4 +1,4 @@
-"""The order: what a bank asks a customer to sign. Once made it is valid, and it never changes."""
+"""The order: what a bank asks a customer to sign. Immutable, and valid once constructed."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _EARLY: Final = timedelta(seconds=60)
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
 class Order:
-    """One order, valid by its type's rules. Make one with :meth:`parse` or :meth:`from_json`.
+    """A valid order. Make one with :meth:`parse` or :meth:`from_json`.
 
-    Two orders are equal when they say the same, whatever the files looked like.
+    Two orders are equal if their canonical bytes are equal, whatever the layout of their files.
 
     Attributes:
-        canonical: the bytes of its RFC 8785 form; with the message format ``jcs``, what is signed.
+        canonical: The RFC 8785 form; with the message format ``jcs``, the bytes that are signed.
     """
 
     _values: dict[str, str] = field(compare=False)
@@ -44,14 +44,17 @@ class Order:
 
     @classmethod
     def parse(cls, data: bytes | str, *, rules: Rules = STRICT) -> Self:
-        """Read an order file.
+        """Parse and validate an order file.
 
         Args:
             data: JSON, in any layout; bytes are UTF-8 without byte order mark.
-            rules: what may differ from one installation to another.
+            rules: What may differ between installations.
+
+        Returns:
+            The order.
 
         Raises:
-            InputError: ``ORDER_…``, with ``place``: the dotted path of what is wrong.
+            InputError: ``ORDER_…``, with ``place``: the dotted path of the invalid value.
         """
         found = read(data, longest=_LARGEST)
         check_size(data, kind_of(type_name(found)).most_bytes)
@@ -59,10 +62,17 @@ class Order:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], *, rules: Rules = STRICT) -> Self:
-        """Make an order of a document as ``json.loads`` gives it.
+        """Validate a document as returned by ``json.loads``.
+
+        Args:
+            document: The order's document.
+            rules: What may differ between installations.
+
+        Returns:
+            The order.
 
         Raises:
-            InputError: as :meth:`parse`.
+            InputError: As for :meth:`parse`.
         """
         return cls._made(document, rules)
 
@@ -80,12 +90,12 @@ class Order:
 
     @property
     def type(self) -> str:
-        """The type's name, such as ``ushield.payment/1``."""
+        """The name of the order's type, such as ``ushield.payment/1``."""
         return self["type"]
 
     @property
     def bank_id(self) -> str:
-        """The bank that asks, by its short name."""
+        """The short name of the bank that issued the order."""
         return self["bank.id"]
 
     @property
@@ -95,12 +105,12 @@ class Order:
 
     @property
     def tx_id(self) -> str:
-        """The transaction's UUID, in lower case."""
+        """The transaction id: a UUID in lower case."""
         return self["tx_id"]
 
     @property
     def order_no(self) -> str | None:
-        """The shop's or the bank's number for the order, or None where the type has none."""
+        """The order number of the shop or the bank; None if the type has none."""
         return self.get("order_no")
 
     @property
@@ -110,26 +120,30 @@ class Order:
 
     @property
     def expires(self) -> datetime:
-        """The moment from which on the order must not be signed any more (UTC)."""
+        """When the order expires (UTC); it must not be signed at or after this time."""
         return self._expires
 
     @property
     def purpose_of_key(self) -> KeyUse:
-        """Which of the token's keys signs it."""
+        """The use that the signing key must have."""
         return kind_of(self.type).key_use
 
     @property
     def canonical_sha256(self) -> str:
-        """SHA-256 of the canonical bytes, in lower-case hex."""
+        """The SHA-256 of the canonical bytes, in lower-case hex."""
         return hashlib.sha256(self.canonical).hexdigest()
 
     @property
     def values(self) -> Mapping[str, str]:
-        """Every value by its place (``payee.bank.name``), in document order. A copy."""
+        """All values by place (``payee.bank.name``), in document order. A copy."""
         return dict(self._values)
 
     def get(self, place: str) -> str | None:
-        """Return the value at ``place``, the dotted path of its key, or None."""
+        """Return the value at a place, or None.
+
+        Args:
+            place: The dotted path of the value's key.
+        """
         return self._values.get(place)
 
     def __getitem__(self, place: str) -> str:
@@ -140,14 +154,14 @@ class Order:
         return nested(self.values)
 
     def check_live(self, now: datetime) -> None:
-        """Accept the order if it may be signed now.
+        """Raise an error unless the order may be signed at a time.
 
         Args:
-            now: an aware time.
+            now: A timezone-aware time.
 
         Raises:
-            InputError: ``ORDER_EXPIRED`` from ``expires`` on; ``ORDER_NOT_YET_VALID`` if it was created more than 60 s
-                ahead of ``now``: one of the two clocks is wrong.
+            InputError: ``ORDER_EXPIRED`` from ``expires`` on; ``ORDER_NOT_YET_VALID`` if ``created`` is more than 60 s
+                after ``now``, which means that one of the two clocks is wrong.
         """
         if now >= self.expires:
             raise InputError("ORDER_EXPIRED", place="expires", expires=self["expires"], now=time_text(now))
@@ -155,19 +169,26 @@ class Order:
             raise InputError("ORDER_NOT_YET_VALID", place="created", created=self["created"], now=time_text(now))
 
     def differences(self, other: Order) -> tuple[str, ...]:
-        """Return the places where the two say different things, or only one says something."""
+        """Return the places at which two orders differ, including places that only one of them has.
+
+        Args:
+            other: The order to compare with.
+        """
         mine, theirs = self.values, other.values
         return tuple(place for place in {**mine, **theirs} if mine.get(place) != theirs.get(place))
 
     def __repr__(self) -> str:
-        return f"<Order {self.type} {self.tx_id}>"  # no names or accounts: this goes into logs
+        return f"<Order {self.type} {self.tx_id}>"  # no names or accounts: the repr is logged
 
 
 def kind_of(name: str) -> OrderType:
-    """Return the type of this name.
+    """Return the order type with a name.
+
+    Args:
+        name: The value of ``type``.
 
     Raises:
-        InputError: ``ORDER_TYPE``: there is none.
+        InputError: ``ORDER_TYPE``: there is no such type.
     """
     kind = TYPES.get(name)
     if kind is None:
