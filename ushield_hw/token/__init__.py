@@ -1,1 +1,1 @@
-"""Tokens: discovery, sessions, PIN, key pairs, signatures, insertion and removal."""
+"""Tokens: enumeration, sessions, PIN, key pairs, signatures, insertion and removal."""

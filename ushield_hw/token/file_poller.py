@@ -1,4 +1,4 @@
-"""The files and folders that a software module keeps its tokens in, looked at instead of the module."""
+"""Poll the files in which a software module stores its tokens, instead of enumerating the module."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Final
 
 from ushield_hw.drivers.catalogue import Driver, Kind
 
-_LOOK_S: Final = 0.25  # costs microseconds
-_SETTLE_S: Final = 0.6  # a token that is being made is there before its label is
+_LOOK_S: Final = 0.25  # one poll takes microseconds
+_SETTLE_S: Final = 0.6  # the files of a new token appear before its label is written
 
 _Stamp = tuple[str, int, int]
 
 
 class Files:
-    """The files and folders that a software module keeps its tokens in, as far as its configuration names them."""
+    """The token files and folders that the configuration of a software module names."""
 
     def __init__(self, configuration: Path) -> None:
         self._configuration = configuration
@@ -29,14 +29,14 @@ class Files:
 
     @classmethod
     def of(cls, driver: Driver) -> Files | None:
-        """Return the files of a driver; None: nothing is known of them."""
+        """Return the files of a driver, or None if they are unknown."""
         variable = driver.module.config_env
         named = os.environ.get(variable) if variable and driver.kind is Kind.SOFTWARE else None
         files = cls(Path(named)) if named else None
         return files if files and files._places else None
 
     def wait(self, closed: threading.Event, at_most_s: float | None) -> None:
-        """Wait until something changed, or changed just before the last look."""
+        """Return when a file changes, and once more when the files have settled after a change."""
         deadline = None if at_most_s is None else time.monotonic() + at_most_s
         while not closed.wait(_LOOK_S):
             now = self._look()
@@ -57,7 +57,7 @@ class Files:
         return frozenset([*about, *(found for place in (*self._places, *folders) for found in _stamp(place))])
 
     def _named(self) -> list[str]:
-        """Return what the configuration names after an equals sign and is there."""
+        """Return the existing absolute paths that the configuration assigns."""
         try:
             lines = self._configuration.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:

@@ -1,4 +1,4 @@
-"""The key pairs on a token, those without a certificate too, and how one is deleted."""
+"""List the key pairs on a token, including those without a certificate, and delete one."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ushield_hw.token.session import Session
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A key pair, or the half of one that shows.
+    """A key pair, or the visible half of one.
 
     Attributes:
-        objects: the key objects, private ones first.
-        pairs: the certificates whose key it is.
-        unclear: the certificates whose key it may be: the token does not tell it apart from another one.
+        objects: The key objects, private ones first.
+        pairs: The certificates of this key.
+        unclear: The certificates that may belong to this key: the token does not tell it apart from another key.
     """
 
     objects: tuple[KeyRecord, ...]
@@ -35,28 +35,28 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """The label of the private key, or of the public one."""
+        """The label of the private key, otherwise of the public key."""
         return next((one.label for one in self.objects if one.label), "")
 
     @property
     def has_private(self) -> bool:
-        """Whether the private key shows."""
+        """Whether the private key is visible."""
         return self.objects[0].private
 
     @property
     def kind(self) -> str:
-        """Which kind of key, as ``cert request --key`` names it; ``other`` where no signed order may use it."""
+        """The kind of key, as in ``cert request --key``; ``other`` if it is not allowed in signed orders."""
         first = self.objects[0]
         if first.kind is KeyKind.RSA and first.public:
             return f"rsa-{int.from_bytes(first.public).bit_length()}"
         return first.kind.value if first.kind else "other"
 
     def brief(self) -> str:
-        """Return what tells it from others."""
+        """Return one line for lists of candidates: key id, label and kind."""
         return f"{self.key_id or '-'} {self.label or '-'} {self.kind}"
 
     def to_json(self) -> dict[str, object]:
-        """Return it for documents."""
+        """Return the key pair for JSON output."""
         return {
             "key_id": self.key_id,
             "label": self.label,
@@ -71,8 +71,8 @@ def entries(found: Sequence[Pair], keys: Iterable[KeyRecord]) -> tuple[Entry, ..
     """Return the key pairs of a token.
 
     Args:
-        found: its certificates, as :func:`ushield_hw.token.key_pairs.pairs` pairs them with the same keys.
-        keys: its key objects.
+        found: The token's certificates, as paired by :func:`ushield_hw.token.key_pairs.pairs` with the same keys.
+        keys: The token's key objects.
     """
     ring, certified = KeyRing(keys), _Certified(found)
     made: list[Entry] = []
@@ -87,13 +87,21 @@ def entries(found: Sequence[Pair], keys: Iterable[KeyRecord]) -> tuple[Entry, ..
 
 
 def of_session(session: Session) -> tuple[Entry, ...]:
-    """Return the key pairs of an open token."""
+    """Return the key pairs of an open token.
+
+    Args:
+        session: An open session.
+    """
     keys = session.keys()
     return entries(pairs(session.certificates(), keys, logged_in=session.shows_all), keys)
 
 
 def pick(found: Sequence[Entry], choice: KeyChoice) -> Entry:
-    """Return the key pair that is asked for.
+    """Return the requested key pair.
+
+    Args:
+        found: The key pairs on the token.
+        choice: The requested key.
 
     Raises:
         CertificateNotFound: ``KEY_NONE_MATCHES``.
@@ -108,11 +116,15 @@ def pick(found: Sequence[Entry], choice: KeyChoice) -> Entry:
 
 
 def check_not_in_use(entry: Entry, now: datetime | None = None) -> None:
-    """Refuse a key that signs.
+    """Refuse a key that has a valid, activated certificate.
+
+    Args:
+        entry: The key pair.
+        now: A timezone-aware time; default: the current time.
 
     Raises:
-        CertificateError: ``KEY_IN_USE``: it has a certificate in use that is valid.
-        CertificateMultiple: ``KEYS_NOT_TOLD_APART``: it may be the key of one.
+        CertificateError: ``KEY_IN_USE``: the key has a valid, activated certificate.
+        CertificateMultiple: ``KEYS_NOT_TOLD_APART``: the key may belong to one.
     """
     moment = now or datetime.now(UTC)
     for pair in entry.pairs:
@@ -126,11 +138,16 @@ def check_not_in_use(entry: Entry, now: datetime | None = None) -> None:
 
 
 def delete(session: Session, entry: Entry) -> None:
-    """Delete both halves of a key pair and nothing of another one. Its certificates stay.
+    """Delete both halves of a key pair and no object of another one. Its certificates are kept.
+
+    Args:
+        session: An open session.
+        entry: The key pair.
 
     Raises:
-        CertificateError: as :func:`check_not_in_use`; nothing was deleted.
-        TokenError: as the token says; ``KEY_DELETED_IN_PART``: some of it is gone; run again, it deletes what is left.
+        CertificateError: As for :func:`check_not_in_use`; nothing was deleted.
+        TokenError: The error reported by the token. ``KEY_DELETED_IN_PART``: some objects are deleted; the next call
+            deletes the rest.
     """
     check_not_in_use(entry)
     deleted = 0
@@ -145,7 +162,7 @@ def delete(session: Session, entry: Entry) -> None:
 
 
 class _Certified:
-    """The certificates of a token, found by what may be their keys."""
+    """The certificates of a token, indexed by the keys that they may belong to."""
 
     def __init__(self, found: Iterable[Pair]) -> None:
         self._by_key: dict[int, list[Pair]] = {}
@@ -170,7 +187,7 @@ class _Certified:
 
 
 def _private(ring: KeyRing) -> list[tuple[KeyRecord, ...]]:
-    """Return the private keys; the objects of one key together."""
+    """Return the private keys, with the objects of one key grouped."""
     made: dict[object, list[KeyRecord]] = {}
     for one in ring.private:
         half = ring.half(one)
@@ -179,9 +196,9 @@ def _private(ring: KeyRing) -> list[tuple[KeyRecord, ...]]:
 
 
 def _public_of(key: KeyRecord, ring: KeyRing) -> tuple[KeyRecord, ...]:
-    """Return the public objects of a private key: of the same public half, or the only one of its id and label.
+    """Return the public objects of a private key: with its public half, or the only one with its id and label.
 
-    A label alone is good enough here, where a person has named the key and confirms what goes.
+    Matching by label is sufficient here, because the user has selected the key and confirms what is deleted.
     """
     half = ring.half(key)
     alike = [one for one in ring.alike(key) if not one.private]

@@ -1,8 +1,9 @@
-"""Which private key is a certificate's.
+"""Match certificates with private keys.
 
-By its own public half: an RSA key's modulus, an EC key's point or CKA_PUBLIC_KEY_INFO where the private object shows
-it, else the public object that can only be its own. An equal CKA_ID, or being the only key there is, counts only where
-no public half shows, and the first signature is the proof then. Labels, handles and their order prove nothing.
+The match is proved by the key's public half: an RSA key's modulus, an EC key's point or CKA_PUBLIC_KEY_INFO if the
+private object shows it, otherwise the public object that can belong only to this key. An equal CKA_ID, or being the
+only key, counts only if no public half is visible; the first signature then proves the match. Labels, handles and their
+order prove nothing.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ _FORM: Final = "malformed"
 
 
 class Proof(Enum):
-    """What makes a key the certificate's, the strongest first."""
+    """Why a key belongs to a certificate, strongest first."""
 
     OWN = "own"  # the private object shows its public half
-    PUBLIC = "public"  # the public object that can only be its own shows it
-    ID = "id"  # no public half shows; the CKA_IDs are the same
-    ONLY = "only"  # no public half shows, and no other key can be meant
+    PUBLIC = "public"  # the only public object that can belong to the key shows it
+    ID = "id"  # no public half is visible; the CKA_IDs are equal
+    ONLY = "only"  # no public half is visible, and there is no other candidate
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What was found for a certificate.
+    """The result of matching a certificate.
 
     Attributes:
-        key: its private key; None: there is none, it does not show, or it cannot be told.
-        proof: why that one.
-        rivals: the private keys that cannot be told apart, each of which may be its own.
-        of_another: what bears the certificate's CKA_ID shows the public half of another key.
+        key: The private key. None if there is none, it is not visible, or it cannot be told from others.
+        proof: Why this key belongs to the certificate.
+        rivals: The private keys that cannot be told apart, any of which may belong to the certificate.
+        of_another: Whether the key with the certificate's CKA_ID shows the public half of another key.
     """
 
     key: KeyRecord | None = None
@@ -48,11 +49,11 @@ class Match:
 
 
 def public_half(kind: KeyKind | None, spki: bytes) -> bytes | None:
-    """Return a public key as :class:`KeyRecord` shows one; None: it is of a kind that no signed order may use.
+    """Return a public key in the form of ``KeyRecord.public``, or None for a kind not allowed in signed orders.
 
     Args:
-        kind: of key.
-        spki: the SubjectPublicKeyInfo, DER.
+        kind: The kind of key.
+        spki: The SubjectPublicKeyInfo, DER.
     """
     if kind is None:
         return None
@@ -70,7 +71,13 @@ def public_half(kind: KeyKind | None, spki: bytes) -> bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A public key whose private one is looked for: its kind, its SubjectPublicKeyInfo, and its half by itself."""
+    """The public key whose private key is searched for.
+
+    Attributes:
+        kind: The kind of key.
+        spki: The SubjectPublicKeyInfo, DER.
+        half: The public key in the form of ``KeyRecord.public``.
+    """
 
     kind: KeyKind | None
     spki: bytes
@@ -78,14 +85,19 @@ class Wanted:
 
     @classmethod
     def by(cls, kind: KeyKind | None, spki: bytes) -> Wanted:
-        """Return a public key of a kind that is given as SubjectPublicKeyInfo, DER."""
+        """Return the search for a public key.
+
+        Args:
+            kind: The kind of key.
+            spki: The SubjectPublicKeyInfo, DER.
+        """
         return cls(kind, spki, public_half(kind, spki))
 
 
 def with_id(records: Sequence[KeyRecord], key_id: bytes) -> list[KeyRecord]:
-    """Return the keys that bear a CKA_ID; an empty one names nothing.
+    """Return the keys with a CKA_ID. An empty CKA_ID matches nothing.
 
-    NULs at the end, which some modules add, are left out of account where no id is the same to the octet.
+    Some modules append NUL octets. They are ignored only if no key has exactly this CKA_ID.
     """
     found = records if key_id else ()
     exact = [record for record in found if record.key_id == key_id]
@@ -93,14 +105,14 @@ def with_id(records: Sequence[KeyRecord], key_id: bytes) -> list[KeyRecord]:
 
 
 class KeyRing:
-    """The keys of a token, each with what is known of its public half.
+    """The keys of a token, with what is known of their public halves.
 
     Args:
-        keys: the key objects, private and public; one that was listed twice counts once.
+        keys: The key objects, private and public; duplicates count once.
 
     Attributes:
-        private: the private keys.
-        public: the public key objects.
+        private: The private key objects.
+        public: The public key objects.
     """
 
     def __init__(self, keys: Iterable[KeyRecord]) -> None:
@@ -114,35 +126,35 @@ class KeyRing:
         self._of_half = _grouped(self.private, lambda record: (self._halves[record.handle] or (None,))[0])
 
     def half(self, key: KeyRecord) -> tuple[bytes, Proof] | None:
-        """Return the public half of one of the private keys and what shows it; None: nothing does."""
+        """Return the public half of a private key and how it is known, or None."""
         return self._halves[key.handle]
 
     def alike(self, key: KeyRecord) -> list[KeyRecord]:
-        """Return the keys, private and public, that have a key's CKA_ID and are of its kind; itself among them."""
+        """Return all keys, private and public, with the same CKA_ID and kind as a key, including the key itself."""
         return self._alike.get((key.key_id, key.kind), [])
 
     def bearers(self, key_id: bytes) -> list[KeyRecord]:
-        """Return the keys that bear a CKA_ID, as :func:`with_id`."""
+        """Return the keys with a CKA_ID, as :func:`with_id`."""
         return with_id(self._bearers.get(trimmed(key_id), []), key_id)
 
     def shows(self, wanted: Wanted) -> bool:
-        """Tell whether a public key object of this key shows."""
+        """Tell whether a public key object with this public key is visible."""
         return bool(self._public_of(wanted))
 
     def match(self, wanted: Wanted, key_id: bytes, taken: Callable[[KeyRecord], bool] = lambda key: True) -> Match:
-        """Return the private key of a public one.
+        """Return the private key for a public key.
 
         Args:
-            wanted: the public key.
-            key_id: the CKA_ID of the certificate, or of the key.
-            taken: tells whether a key bears the id of another certificate.
+            wanted: The public key.
+            key_id: The CKA_ID of the certificate, or of the key.
+            taken: Tells whether a key has the CKA_ID of another certificate.
         """
         if wanted.kind is None:
             return self._unsupported(wanted, key_id)
         return self._proved(wanted, key_id) or self._supposed(wanted, key_id, taken)
 
     def _proved(self, wanted: Wanted, key_id: bytes) -> Match | None:
-        """Return the key whose public half is the certificate's; of one key under several handles, the best to use."""
+        """Return the key with the wanted public half; if it has several handles, the best one to use."""
         proved = [(key, known[1]) for key in self._of_half.get(wanted.half, ()) if (known := self.half(key))]
         if not proved:
             return None
@@ -150,7 +162,7 @@ class KeyRing:
         return Match(key, proof)
 
     def _supposed(self, wanted: Wanted, key_id: bytes, taken: Callable[[KeyRecord], bool]) -> Match:
-        """Return the key that may be the certificate's, of those without a public half."""
+        """Return the key that may belong to the certificate, among those without a public half."""
         hidden = [key for key in self._of_half.get(None, ()) if _may_be(key, wanted.kind)]
         named = self._named(wanted, key_id, hidden)
         if not named and self._is_of_another(wanted, key_id):
@@ -161,13 +173,13 @@ class KeyRing:
         return Match(rivals=tuple(left))
 
     def _unsupported(self, wanted: Wanted, key_id: bytes) -> Match:
-        """Return the key of a certificate that signs nothing here anyway: whether it is there is all that matters."""
+        """Return the key for a certificate that cannot sign orders: only its presence matters."""
         own = [key for key in self.private if key.public is not None and key.public in wanted.spki]
         named = own or [key for key in with_id(self.private, key_id) if key.kind is None]
         return Match(named[0], Proof.OWN if own else Proof.ID) if named else Match()
 
     def _named(self, wanted: Wanted, key_id: bytes, hidden: Sequence[KeyRecord]) -> list[KeyRecord]:
-        """Return the keys without a public half that the public object's CKA_ID, or the certificate's, names."""
+        """Return the keys without a public half that have the CKA_ID of the public object or of the certificate."""
         ids = {record.key_id for record in self._public_of(wanted)}
         return [key for key in hidden if key.key_id in ids] or with_id(hidden, key_id)
 
@@ -190,7 +202,7 @@ class KeyRing:
         halves = [record.public for record in self.alike(key) if not record.private and record.public not in shown]
         hidden = sum(record.public is None for record in alike)
         known = halves[0] if halves else None
-        # As many public as private objects that all show one half: the same pair, stored more than once.
+        # As many public as private objects, all with the same public half: one pair stored several times.
         told = known is not None and set(halves) == {known} and hidden in (1, len(halves))
         return (known, Proof.PUBLIC) if told and known is not None else None
 
@@ -207,5 +219,5 @@ def _may_be(key: KeyRecord, kind: KeyKind | None) -> bool:
 
 
 def trimmed(key_id: bytes) -> bytes:
-    """Return a CKA_ID without the NULs that some modules add to its end, for comparing; one octet stays."""
+    """Return a CKA_ID without the NUL octets that some modules append, for comparison; at least one octet stays."""
     return key_id.rstrip(b"\0") or key_id[:1]

@@ -1,4 +1,4 @@
-"""Where a token is: its module, slot and family."""
+"""The link to a token: its module, slot and driver."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from ushield_hw.config import Settings
 from ushield_hw.drivers.catalogue import Driver
 from ushield_hw.token.pin_guard import PinGuard
 
-_NOTICED_S: Final = 0.6  # how long a module may take to notice that a token was removed
+_NOTICED_S: Final = 0.6  # how long a module may take to detect that a token was removed
 
 Key = tuple[TokenBackend, int, Identity | str]
-"""What a login is filed under."""
+"""The key under which a login is stored: module, slot and identity."""
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Where a token is: its module, slot and driver. Internal: a payment key never signs for callers through it.
+    """Module, slot and driver of a token. Internal: callers cannot sign with a payment key through it.
 
     Attributes:
-        found_by: the module that has shown it; in a forked child that of the parent, see :attr:`module`.
-        slot_id: the slot there.
-        serial: the token's serial number, as it claims it.
-        driver: the token's family.
-        settings: those in force when it was found.
-        identity: what else it must say of itself, beside its serial number, to be the same token; None: nothing.
+        found_by: The module that enumerated the token; in a forked child that of the parent, see :attr:`module`.
+        slot_id: The slot id in this module.
+        serial: The serial number reported by the token.
+        driver: The driver of the token's family.
+        settings: The settings in force when the token was enumerated.
+        identity: The identity that the token must still report, in addition to the serial number; None: no check.
     """
 
     found_by: TokenBackend
@@ -43,14 +43,14 @@ class Link:
 
     @property
     def module(self) -> TokenBackend:
-        """The module in this process: a token that was found before a fork can be opened after it."""
+        """The module for this process: a token enumerated before a fork can be opened after it."""
         return self.found_by.here
 
     def info(self) -> TokenInfo:
-        """Return the token's information as it is now.
+        """Return the current token information.
 
         Raises:
-            TokenRemoved: another token, or none, is in the slot.
+            TokenRemoved: The slot is empty or holds another token.
         """
         info = self.module.token(self.slot_id)
         if not self.names(info):
@@ -58,30 +58,30 @@ class Link:
         return info
 
     def certificates(self, key_id: bytes | None = None) -> tuple[CertificateRecord, ...]:
-        """Return the certificate objects that can be read; at least those with ``key_id``, where that is known."""
+        """Return the readable certificate objects; with ``key_id``, at least those with this CKA_ID."""
         return self.module.certificates(self.slot_id, key_id)
 
     def keys(self, key_id: bytes | None = None) -> tuple[KeyRecord, ...]:
-        """Return the key objects that can be read, at least those with ``key_id``; private ones may need a login."""
+        """Return the readable key objects; with ``key_id``, at least those with this CKA_ID. Some need a login."""
         return self.module.keys(self.slot_id, key_id)
 
     def contents(self) -> Contents:
-        """Return the objects that can be read, and what could not be read of them."""
+        """Return the readable objects, and the objects that could not be read."""
         return self.module.contents(self.slot_id)
 
     def mechanisms(self) -> tuple[str, ...]:
-        """Return the names of the mechanisms that the token offers."""
+        """Return the names of the mechanisms offered by the token."""
         return self.module.mechanisms(self.slot_id)
 
     def names(self, info: TokenInfo) -> bool:
-        """Tell whether a token in the slot is this one, as far as it says: a serial number alone may be of many."""
+        """Tell whether the token in the slot reports this identity; many tokens may share a serial number."""
         return info.serial == self.serial and self.identity in {None, info.identity}
 
     def is_gone_after(self, error: errors.UShieldError) -> bool:
-        """Tell whether a call failed because the token was pulled out, though its module did not say so.
+        """Tell whether a call failed because the token was removed, although its module reported another error.
 
-        OpenSC answers CKR_GENERAL_ERROR until it has noticed, which takes it up to 0.4 s; what is in files is gone at
-        once.
+        OpenSC returns CKR_GENERAL_ERROR until it has detected the removal, which takes up to 0.4 s. Tokens stored in
+        files are gone immediately.
         """
         if not error.failed_as(errors.Trait.VAGUE):
             return False
@@ -91,15 +91,15 @@ class Link:
                 if not any(self._may_hold(slot) for slot in self.module.slots()):
                     return True
             except errors.UShieldError:
-                return False  # it is not the token that is gone
+                return False  # the module failed, not the token
             if time.monotonic() >= until:
                 return False
             time.sleep(_NOTICED_S / 10)
 
     def _may_hold(self, slot: SlotInfo) -> bool:
-        """Tell whether a slot holds the token, as far as that can be told: one that cannot be read may.
+        """Tell whether a slot holds or may hold the token: a slot that cannot be read may.
 
-        SoftHSM2 cannot read a token any more whose files it could not write.
+        SoftHSM2 can no longer read a token whose files it could not write.
         """
         if slot.token is not None:
             return self.names(slot.token)
@@ -107,10 +107,10 @@ class Link:
 
     @contextmanager
     def noticing_removal(self) -> Iterator[None]:
-        """Say that the token was pulled out where that is why a call in the block has failed.
+        """Raise ``TokenRemoved`` if a call in the block fails because the token was removed.
 
         Raises:
-            TokenRemoved: that, for whatever the module said.
+            TokenRemoved: The token was removed, whatever error the module reported.
         """
         try:
             yield
@@ -121,12 +121,12 @@ class Link:
 
     @property
     def pin(self) -> PinGuard:
-        """The token's PIN."""
+        """The PIN guard of the token."""
         return PinGuard(self.info, self.identity, self.driver, self.settings, self.module.path)
 
     @property
     def key(self) -> Key:
-        """What the login of this token is filed under."""
+        """The key under which the token's login is stored."""
         return self.module, self.slot_id, self.identity or self.serial
 
     def __repr__(self) -> str:

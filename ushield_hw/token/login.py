@@ -1,4 +1,4 @@
-"""The logins of this process: one for each token, shared by all sessions of that token."""
+"""The logins of this process: one per token, shared by all sessions of the token."""
 
 from __future__ import annotations
 
@@ -21,35 +21,45 @@ _NO_LOGIN_THERE: Final = errors.Trait.NO_LOGIN | errors.Trait.LOGGED_IN
 
 
 class Standing(Enum):
-    """How an open token stands."""
+    """Whether an open token is logged in."""
 
     LOGGED_IN = "logged-in"
-    NOT_NEEDED = "not-needed"  # its private keys show without a login, and none was tried
-    REFUSED = "refused"  # it takes no login
+    NOT_NEEDED = "not-needed"  # its private keys are visible without a login; none was attempted
+    REFUSED = "refused"  # the token does not support a login
 
 
 @dataclass(slots=True)
 class Owner:
-    """The login of one token. ``link``: where it was logged in to, see :func:`fresh`."""
+    """The login of one token.
+
+    Attributes:
+        link: The link that is logged in, see :func:`fresh`.
+        lock: Held while the login changes.
+        login_id: The id of the login; None: not logged in.
+        users: The number of open sessions.
+        standing: Whether the token is logged in.
+        info: The token information read at login.
+        replaced: The id that stood for the login before a later login replaced it.
+    """
 
     link: Link
     lock: threading.RLock = field(default_factory=threading.RLock)
     login_id: int | None = None
     users: int = 0
     standing: Standing = Standing.LOGGED_IN
-    info: TokenInfo | None = None  # as the token said when it was opened
-    replaced: int | None = None  # what stood for the login before there was one
+    info: TokenInfo | None = None  # as read at login
+    replaced: int | None = None  # the id before a later login
 
     def stands(self) -> bool:
-        """Tell whether this process is logged in, as far as the module's side knows."""
+        """Tell whether this process is logged in, according to the backend."""
         return self.login_id is not None and self.link.module.logged_in(self.login_id)
 
     def hold(self, opened: Opened) -> None:
-        """Keep what a login, or what stands for one, gave."""
+        """Store the result of a login, or of opening without one."""
         self.link, self.login_id, self.standing, self.info = opened
 
     def logout(self) -> None:
-        """End the login."""
+        """Log out."""
         login_id, self.login_id = self.login_id, None
         logout(self.link, login_id)
 
@@ -66,7 +76,7 @@ def _another_stands(link: Link) -> bool:
 
 
 def _after_fork() -> None:
-    """In a forked child: the logins are the parent's, and another thread may have held the lock."""
+    """Reset in a forked child: the logins are the parent's, and another thread may have held the lock."""
     global _owners_lock  # noqa: PLW0603
     _owners_lock = threading.Lock()
     _owners.clear()
@@ -76,14 +86,14 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 Opened = tuple[Link, int, Standing, TokenInfo]
-"""Where a token is held, what stands for the login, how it stands, and what the token says then."""
+"""The link in use, the login id, whether the token is logged in, and the token information."""
 
 
 def fresh(link: Link) -> Link:
-    """Return where to log in so that the token's PIN is the one that holds now.
+    """Return the link to log in with, so that the current PIN of the token applies.
 
-    A module that sees only what was there when it was initialised cannot be initialised again while there is a login
-    to another of its tokens. Then the token is reached through a worker of its own.
+    Some modules detect changes by other processes only when they are initialized again, which is not possible while
+    there is a login to another of their tokens. In this case the token is opened through a worker process of its own.
     """
     if not link.module.needs_relist or not _another_stands(link):
         return link
@@ -91,14 +101,14 @@ def fresh(link: Link) -> Link:
 
 
 def patience_s(link: Link, pin: str | None, *, entries: int = 1) -> float | None:
-    """Return how long to wait for a person who types at the token so many times; None: the PIN comes from here."""
+    """Return how long to wait for PIN entries on the token, in seconds; None if the host sends the PIN."""
     return float(link.driver.confirm.timeout_s * entries) if pin is None else None
 
 
 def opened(link: Link, interaction: Interaction, purpose: str) -> Opened:
-    """Log in, or hold a token that needs no login.
+    """Log in, or open a token that needs no login.
 
-    A token whose CKF_LOGIN_REQUIRED is clear may show its private keys all the same, and may refuse every C_Login.
+    A token with CKF_LOGIN_REQUIRED clear may show its private keys without a login, and may refuse every C_Login.
     """
     with link.noticing_removal():
         info = link.info()
@@ -111,7 +121,7 @@ def opened(link: Link, interaction: Interaction, purpose: str) -> Opened:
 
 
 def logged_in(link: Link, interaction: Interaction, purpose: str, info: TokenInfo | None) -> Opened:
-    """Log in to a token that says that it needs no login; hold it without one if it takes none."""
+    """Log in to a token that reports that it needs no login; open it without one if it does not support a login."""
     info = info or link.info()
     try:
         place, login_id, said = login(link, interaction, purpose, info)
@@ -126,27 +136,27 @@ def logged_in(link: Link, interaction: Interaction, purpose: str, info: TokenInf
 def login(
     link: Link, interaction: Interaction, purpose: str, info: TokenInfo | None = None
 ) -> tuple[Link, int, TokenInfo]:
-    """Log in; if anything goes wrong after the token said yes, log out again.
+    """Log in; if anything fails after C_Login has succeeded, log out again.
 
     Args:
-        link: the token.
-        interaction: asked for the PIN.
-        purpose: said in the prompt.
-        info: what the token has just said; None: it is asked.
+        link: The token.
+        interaction: Prompts for the PIN.
+        purpose: Shown in the prompt.
+        info: Token information that was just read; None: read it now.
 
     Returns:
-        Where, the login, and what the token says now.
+        The link that is logged in, the login id, and the current token information.
     """
     info, logins = info or link.info(), list[tuple[Link, int]]()
 
     def send(pin: str | None) -> None:
-        place = fresh(link)  # now, not before the person was asked
+        place = fresh(link)  # after the prompt: another token may have been logged in
         logins.append((place, place.module.login(link.slot_id, User.USER, pin, deadline_s=patience_s(link, pin))))
 
     try:
         link.pin.use(interaction, PinKind.USER, purpose, send, info)
         place, login_id = logins[0]
-        return place, login_id, said_after(place, info)  # the token that was asked for is still the one in the slot
+        return place, login_id, said_after(place, info)  # fails if the slot now holds another token
     except BaseException as error:
         for place, login_id in logins:
             logout(place, login_id)
@@ -156,10 +166,10 @@ def login(
 
 
 def said_after(place: Link, before: TokenInfo) -> TokenInfo:
-    """Return what a token says after a login; what it said before where it cannot say any more, and is still there.
+    """Return the token information after a login; if the present token can no longer be read, the previous one.
 
     Raises:
-        TokenRemoved: it is not, or it is another one.
+        TokenRemoved: The slot is empty or holds another token.
     """
     try:
         return place.info()
@@ -171,9 +181,9 @@ def said_after(place: Link, before: TokenInfo) -> TokenInfo:
 
 
 def logout(link: Link, login_id: int | None) -> None:
-    """End a login, and a worker that was there for it alone (see :func:`fresh`).
+    """Log out, and end a worker process that served only this login (see :func:`fresh`).
 
-    What fails here is logged: it undoes nothing of what was done while logged in.
+    Errors are logged, not raised: what was done while logged in stands.
     """
     if login_id is None:
         return
@@ -188,14 +198,14 @@ def logout(link: Link, login_id: int | None) -> None:
 
 
 def owner_of(link: Link) -> Owner:
-    """Return the login of a token, made or not."""
+    """Return the login record of a token; create it if there is none."""
     with _owners_lock:
         return _owners.setdefault(link.key, Owner(link))
 
 
 @contextmanager
 def alone(link: Link) -> Iterator[None]:
-    """Refuse if this process is logged in to the token, and keep it from logging in meanwhile."""
+    """Refuse if this process is logged in to the token, and prevent a login during the block."""
     owner = owner_of(link)
     with owner.lock:
         if owner.stands():

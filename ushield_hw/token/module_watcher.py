@@ -1,4 +1,4 @@
-"""One module, looked at again whenever there may be something new to see."""
+"""Watch one module: enumerate its tokens again whenever something may have changed."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from ushield_hw.token.token import Token
 _POLL_S: Final = 0.5
 _FIRST_ANSWER_S: Final = 2.0
 _RETRIES: Final = 5
-_GIVEN_UP_S: Final = 60.0  # a module that cannot even be loaded costs a process each time
-# A look waits behind a signature that waits for a person. One that is given up too early leaves its call waiting in the
-# worker, and the next look another.
+_GIVEN_UP_S: Final = 60.0  # retry interval after _RETRIES: each load of a failing module starts a process
+# An enumeration waits for a signature that waits for the user. If it times out too early, its call stays queued in the
+# worker, and the next enumeration adds another one.
 _MARGIN_S: Final = 60.0
 _ABSENT: Final = {"CKR_TOKEN_NOT_PRESENT", "TOKEN_NOT_PRESENT"}
-_FOREIGN: Final = {"CKR_TOKEN_NOT_RECOGNIZED", "TOKEN_NOT_RECOGNIZED"}  # another module's: asking again disturbs it
+_FOREIGN: Final = {"CKR_TOKEN_NOT_RECOGNIZED", "TOKEN_NOT_RECOGNIZED"}  # a card of another module: do not poll
 
 
 @dataclass(frozen=True, slots=True)
 class Insertion:
-    """Which time a card was put into a reader, as PC/SC counts."""
+    """One insertion of a card into a reader, as counted by PC/SC."""
 
     era: int
     reader: str
@@ -43,27 +43,33 @@ class Insertion:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A token that one module shows. ``insertion``: None where no reader is known."""
+    """A token that one module shows.
+
+    Attributes:
+        token: The token.
+        insertion: The insertion of its card; None if the reader is unknown.
+        certificates: The end-entity certificates on it, if they are compared between modules.
+    """
 
     token: Token
     insertion: Insertion | None
     certificates: frozenset[bytes] = frozenset()
 
     def stays(self, scene: Scene | None) -> bool:
-        """Tell whether it can still be there, as far as PC/SC knows."""
+        """Tell whether the token can still be present, according to PC/SC."""
         if scene is None or self.insertion is None:
             return True
         return any(_insertion(scene, reader) == self.insertion for reader in scene.readers if reader.slot is Slot.CARD)
 
 
 class ModuleWatcher:
-    """Looks at one module's tokens.
+    """Enumerates the tokens of one module.
 
     Attributes:
-        seen: what it showed last.
-        scene: the readers as they were just before that; None: a module without readers.
-        reported: it was looked at.
-        late: the others do not wait for it: it was slow.
+        seen: The result of the last enumeration.
+        scene: The readers just before it; None for a module without readers.
+        reported: Whether there was an enumeration yet.
+        late: Whether the module is slow, so that events of others do not wait for it.
     """
 
     def __init__(
@@ -79,35 +85,35 @@ class ModuleWatcher:
         self._compares = several and driver.kind is not Kind.SOFTWARE
         self._files = Files.of(driver)
         self._module = entry.module(settings)
-        # To see what is new this module has to be initialised again, which ends the logins of its process.
+        # This module detects new tokens only when initialized again, which ends the logins of its process.
         self._own = _worker(entry) if driver.module.relist else None
         self._problems: frozenset[str] = frozenset()
         self._tries = 0
         self._behind = False
 
     def settled(self) -> bool:
-        """Tell whether it has shown everything that is there now, or need not be waited for."""
+        """Tell whether the last enumeration is current, or events need not wait for it."""
         return self.late or (self.reported and (self._monitor is None or self.scene == self._monitor.scene))
 
     def scene_now(self) -> Scene | None:
-        """Return the readers as they are now; None where they do not matter."""
+        """Return the current readers; None if they do not matter."""
         if self._monitor is None:
             return None
         return self._monitor.scene if self.reported else self._monitor.wait(None, _FIRST_ANSWER_S)
 
     def look(self, scene: Scene | None) -> tuple[Seen, ...]:
-        """Return the tokens that the module shows. One that cannot be read now stays, if PC/SC does not know better."""
+        """Enumerate the module. A token that cannot be read is kept unless PC/SC reports that its card is gone."""
         try:
             return self._look(scene)
         except UShieldError as error:
             self._note({error.code})
-        except Exception:  # whatever it is, it must not end the watch without a word
+        except Exception:  # no error may end the watch silently
             LOG.exception("module %s", self._entry.path)
             self._note({"INTERNAL"})
         return tuple(one for one in self.seen if one.stays(scene))
 
     def rest(self, scene: Scene | None, closed: threading.Event) -> None:
-        """Wait until there may be something new to see."""
+        """Wait until something may have changed."""
         pause_s = _POLL_S * 2 ** (self._tries - 1) if 0 < self._tries <= _RETRIES else None
         if self._monitor is not None:
             if _has_other_ways(self._entry.driver):
@@ -120,7 +126,7 @@ class ModuleWatcher:
             closed.wait(pause_s or (_GIVEN_UP_S if self._tries else _POLL_S))
 
     def close(self) -> None:
-        """Let the module go, if nobody else has it."""
+        """Close the module that is used only for watching."""
         if self._own is not None:
             self._own.close()
 
@@ -148,7 +154,7 @@ class ModuleWatcher:
         return Seen(token, insertion, certificates_on(token) if self._compares else frozenset())
 
     def _refresh(self, found: Sequence[Seen]) -> None:
-        """Let the module that sessions are opened with see what is new; while a login stands there, it does not."""
+        """Let the module used by sessions detect new tokens; it cannot while one of its tokens is logged in."""
         there = {one.token.info.identity for one in found}
         if self._own is None or not (self._behind or there - {one.token.info.identity for one in self.seen}):
             return
@@ -173,19 +179,20 @@ def _worker(entry: Installed) -> Module:
 
 
 def reads_cards(driver: Driver) -> bool:
-    """Tell whether PC/SC knows when a module may have something new to show."""
+    """Tell whether PC/SC reports the changes that matter for a module."""
     return driver.kind is Kind.TOKEN
 
 
 def _has_other_ways(driver: Driver) -> bool:
-    """Tell whether tokens may come to a module past PC/SC: over a USB class of their own, or who knows how."""
+    """Tell whether a module may have tokens outside PC/SC: on a USB class of their own, or unknown."""
     return driver == GENERIC or any(usb.binding.past_pcsc for usb in driver.usb)
 
 
 def _inserted(scene: Scene, slots: Sequence[SlotInfo], slot_id: int) -> Insertion | None:
-    """Return the insertion in the reader that a slot is named for.
+    """Return the insertion in the reader named by a slot.
 
-    Names that are longer than a description are alike in their beginning: the n-th slot of a name is the n-th reader's.
+    A slot description cuts off long reader names. If several names have the same beginning, the n-th slot is the n-th
+    reader.
     """
     description = next(slot.description for slot in slots if slot.slot_id == slot_id)
     alike = [slot.slot_id for slot in slots if slot.description == description]
@@ -199,5 +206,5 @@ def _insertion(scene: Scene, reader: Reader) -> Insertion:
 
 
 def _names(description: str, reader: Reader) -> bool:
-    """Tell whether a slot's description is the name of a reader, as far as it fits."""
+    """Tell whether a slot's description is the name of a reader, possibly cut off."""
     return description in {reader.name, *descriptions((reader.name,))} - {""}

@@ -1,8 +1,8 @@
-"""PINs: what is known of one, and no try ever wasted.
+"""PIN handling: the state of a PIN, format checks, and the rules that prevent wasted attempts.
 
-A PIN's length is checked before the token is asked. A wrong PIN is sent once. The last try needs somebody's consent. A
-token that never locks (SoftHSM2) gets a counter on this host: other programs can bypass it, since it guards this
-program's tries and not the token.
+A PIN's length is checked before it is sent to the token. An incorrect PIN is sent once, never retried. The last attempt
+needs the user's consent. For a token that never locks (SoftHSM2), failed attempts are counted on this host. Other
+programs can bypass this counter: it limits the attempts of this library and does not protect the token.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ _PROTECTED: Final = TokenFlag.PROTECTED_AUTHENTICATION_PATH
 
 
 class PinGuard:
-    """The PIN of one token: its state, its format, and the way to use it.
+    """The PIN of one token: its state, its format, and its use.
 
     Args:
-        info: reads the token's information as it is now (its flags change with every try).
-        identity: what the token says of itself; None: whatever it says when it is first asked.
-        driver: says how far the flags can be believed and whether this host counts.
-        settings: where the counter is kept.
-        module: names the counter together with all that the token says of itself.
+        info: Returns the current token information (its flags change with every attempt).
+        identity: The identity reported by the token; None: as reported at the first read.
+        driver: States how reliable the token's PIN flags are, and whether this host counts attempts.
+        settings: Where the counter is stored.
+        module: The module path; together with the identity it names the counter.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class PinGuard:
 
     @property
     def counter(self) -> TryCounter | None:
-        """The counter of this host, for a token that never locks."""
+        """The attempt counter on this host, for a token that never locks; otherwise None."""
         tries = self._driver.pin.policy_tries
         if tries is None:
             return None
@@ -86,13 +86,13 @@ class PinGuard:
         return TryCounter(lambda: kept.state_folder(self._settings.state_dir, _FOLDER) / f"{name}.json", tries)
 
     def state(self, info: TokenInfo | None = None) -> PinState:
-        """Return what is known, without spending a try.
+        """Return the state of the PIN. Uses no attempt.
 
         Args:
-            info: what the token has just said; None: it is asked.
+            info: Token information that was just read; None: read it now.
 
         Raises:
-            StorageError: the host's counter cannot be read.
+            StorageError: The attempt counter on this host cannot be read.
         """
         info = info or self._info()
         self._identity = self._identity or info.identity
@@ -100,12 +100,12 @@ class PinGuard:
         return replace(self._state(counter.failures() if counter else None, info), changed_at=self._changed_at())
 
     def note_changed(self) -> None:
-        """Remember on this host that the PIN was changed now; no token says when that was."""
+        """Record on this host that the PIN was changed now; tokens do not report this time."""
         moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         try:
             file = kept.state_folder(self._settings.state_dir, _FOLDER) / self._changed_name()
             kept.write_atomically(file, json.dumps({"version": 1, "changed_at": moment}).encode())
-        except (OSError, StorageError) as error:  # the PIN is changed all the same
+        except (OSError, StorageError) as error:  # the PIN was changed; do not raise
             LOG.warning("when the PIN was changed cannot be kept: %s", error)
 
     def _changed_at(self) -> str | None:
@@ -120,7 +120,7 @@ class PinGuard:
         return f"{self._name()}.changed"
 
     def _name(self) -> str:
-        """Return what names this token's files: its serial number alone may be of many."""
+        """Return the file name for this token: a digest of module path and identity; serial numbers may repeat."""
         self._identity = self._identity or self._info().identity
         said = [str(self._module.resolve()), *self._identity]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
@@ -133,20 +133,23 @@ class PinGuard:
         send: Callable[[str | None], T],
         info: TokenInfo | None = None,
     ) -> T:
-        """Get a PIN from the person and send it once.
+        """Prompt for a PIN and send it once.
 
         Args:
-            interaction: asked for the PIN, and for consent to a last try.
+            interaction: Prompts for the PIN, and for consent to the last attempt.
             kind: ``USER`` or ``CONTEXT``.
-            purpose: said in the prompt.
-            send: hands the PIN to the token: one C_Login. Gets None when the token has its own PIN entry.
-            info: what the token has just said; None: it is asked.
+            purpose: Shown in the prompt.
+            send: Sends the PIN to the token in one C_Login. Gets None if the PIN is entered on the token.
+            info: Token information that was just read; None: read it now.
+
+        Returns:
+            The result of ``send``.
 
         Raises:
-            PinIncorrect: it was wrong; ``.state`` is what is left now.
-            PinLocked: it is locked, or this try locked it.
-            LastTryNotConfirmed, PinCancelled, PinFormatError: nothing was sent.
-            StorageError: the count cannot be kept; nothing was sent.
+            PinIncorrect: The PIN was incorrect. ``.state`` has the attempts remaining.
+            PinLocked: The PIN is locked, or this attempt locked it.
+            LastTryNotConfirmed, PinCancelled, PinFormatError: Nothing was sent.
+            StorageError: The attempt cannot be counted; nothing was sent.
         """
         info = info or self._info()
         ask = self.request(kind, purpose, info)
@@ -156,15 +159,20 @@ class PinGuard:
         return self._send(ask, pin, send, info)
 
     def request(self, kind: PinKind, purpose: str, info: TokenInfo) -> PinRequest:
-        """Return what a person must know who is asked for the PIN, if it can be used at all.
+        """Return the prompt for a PIN, or raise an error if the PIN cannot be used.
 
-        That a token says that it has no PIN forbids nothing: some say so though one is set (tpm2-pkcs11#235). The
-        token decides when it gets one.
+        A clear CKF_USER_PIN_INITIALIZED is not a reason to refuse: some tokens clear it although a PIN is set
+        (tpm2-pkcs11#235). The token decides when it receives a PIN.
+
+        Args:
+            kind: The kind of PIN.
+            purpose: Shown in the prompt.
+            info: The token information.
 
         Raises:
-            PinLocked: it is locked.
-            PinChangeRequired: it must be changed before it signs.
-            StorageError: the host's counter cannot be read.
+            PinLocked: The PIN is locked.
+            PinChangeRequired: The PIN must be changed before it can be used to sign.
+            StorageError: The attempt counter on this host cannot be read.
         """
         state = self.state(info)
         error = refusal(info, state, self._driver, self._settings, purpose)
@@ -173,39 +181,51 @@ class PinGuard:
         return PinRequest(kind, info.serial, info.label, state, purpose)
 
     def limits(self, info: TokenInfo | None = None) -> PinState:
-        """Return the lengths that a PIN may have and nothing else: all there is to know of one that is to be set."""
+        """Return a state with only the allowed PIN lengths, for a PIN that is to be set.
+
+        Args:
+            info: Token information that was just read; None: read it now.
+        """
         return self._blank(info or self._info())
 
     def check_characters(self, pin: str, info: TokenInfo) -> None:
-        """Refuse a PIN, SO PIN or PUK with characters that it cannot have, before the token is asked.
+        """Refuse a PIN, SO PIN or PUK with invalid characters before it is sent to the token.
+
+        Args:
+            pin: The PIN, SO PIN or PUK.
+            info: The token information.
 
         Raises:
-            PinFormatError: ``PIN_CHARACTERS``; ``PIN_NOT_ASCII``: an input method in full-width mode writes such digits
-                and spaces, which look like the right ones and would cost a try.
+            PinFormatError: ``PIN_CHARACTERS``; ``PIN_NOT_ASCII``: an input method in full-width mode enters digits and
+                spaces that look correct, but would use up an attempt.
         """
         limits = self._bounds(info)
-        if any(unicodedata.category(character) in {"Cc", "Cs"} for character in pin):  # controls, and what is no UTF-8
+        if any(unicodedata.category(character) in {"Cc", "Cs"} for character in pin):  # controls and surrogates
             raise PinFormatError("PIN_CHARACTERS", **limits)
         if self._driver.pin.encoding is PinEncoding.ASCII and not pin.isascii():
             raise PinFormatError("PIN_NOT_ASCII", **limits)
 
     def check_format(self, pin: str, info: TokenInfo) -> None:
-        """Refuse a PIN that cannot be right, before the token is asked.
+        """Refuse a PIN that cannot be correct before it is sent to the token.
+
+        Args:
+            pin: The PIN.
+            info: The token information.
 
         Raises:
-            PinFormatError: as :meth:`check_characters`, or it is too short or too long.
+            PinFormatError: As for :meth:`check_characters`, or the PIN is too short or too long.
         """
         limits = self._bounds(info)
         fits = limits["min"] <= len(pin.encode("utf-8", "replace")) <= limits["max"]
         wrong_width = not (pin.isprintable() and unicodedata.is_normalized("NFKC", pin))
-        if fits or wrong_width:  # which is what there is to say of a PIN that is too long because of it
+        if fits or wrong_width:  # full-width characters may be why the PIN is too long
             self.check_characters(pin, info)
         if not fits:
             raise PinFormatError(**limits)
 
     @contextlib.contextmanager
     def naming_limits(self) -> Iterator[None]:
-        """Add to the token's own refusal of a PIN what lengths it takes."""
+        """Add the allowed lengths to the token's own refusal of a PIN format."""
         try:
             yield
         except PinFormatError as error:
@@ -229,7 +249,7 @@ class PinGuard:
         except StorageError as error:
             if not done or not (ask.kind is PinKind.CONTEXT or ask.purpose == "change"):
                 raise
-            LOG.warning("the try was not given back: %s", error.code)  # a signature or a new PIN is there all the same
+            LOG.warning("the try was not given back: %s", error.code)  # the signature or new PIN exists; do not raise
             return done[0]
         except LastTryNotConfirmed as error:
             raise LastTryNotConfirmed(state=self.state(), serial=ask.serial) from error
@@ -246,7 +266,7 @@ class PinGuard:
             raise error.restated(TokenNotInitialized, "PIN_NOT_SET", serial=ask.serial) from error
 
     def _state_after(self, before: TokenInfo) -> PinState:
-        """Return what is known of the PIN after the token's no, which stands though it may not say more."""
+        """Return the state after the token refused a PIN; if the token cannot be read, derive it from ``before``."""
         try:
             return self.state()
         except TokenRemoved:
@@ -279,7 +299,7 @@ class PinGuard:
         locked = info.has(TokenFlag.USER_PIN_LOCKED)
         final = info.has(TokenFlag.USER_PIN_FINAL_TRY) and not locked
         low = info.has(TokenFlag.USER_PIN_COUNT_LOW) or final or locked
-        if belief is PinFlags.PARTIAL and not low:  # a clear flag says nothing here
+        if belief is PinFlags.PARTIAL and not low:  # a clear flag has no meaning for this family
             return replace(blank, source=CountSource.FLAGS)
         trusted = belief is PinFlags.TRUSTED
         # The flags' own meaning (PKCS#11 v2.40, CK_TOKEN_INFO): final try is one left, locked is none.
@@ -302,9 +322,9 @@ class PinGuard:
         return {"min": least or 1, "max": most or _LONGEST}
 
     def _lengths(self, info: TokenInfo) -> tuple[int, int]:
-        """Return the shortest and the longest PIN in bytes; 0 where neither the token nor its driver says.
+        """Return the minimum and maximum PIN length in bytes; 0 if neither the token nor its driver states it.
 
-        A token whose shortest is longer than its longest says nothing that could hold.
+        If the token's minimum is greater than its maximum, both are ignored.
         """
         pin, least, most = self._driver.pin, info.min_pin, info.max_pin
         if most and least > most:
@@ -316,14 +336,14 @@ class PinGuard:
 def refusal(
     info: TokenInfo, state: PinState, driver: Driver, settings: Settings, purpose: str
 ) -> PinLocked | PinChangeRequired | None:
-    """Return why a PIN is not even asked for; None: it is.
+    """Return the reason not to prompt for a PIN, or None.
 
     Args:
-        info: the token, as it is now.
-        state: the state of its PIN.
-        driver: the family it belongs to.
-        settings: those in force.
-        purpose: what the PIN is wanted for; a first PIN, which came with the token, signs nothing.
+        info: The current token information.
+        state: The state of the PIN.
+        driver: The driver of the token's family.
+        settings: The settings in force.
+        purpose: The purpose of the PIN. An initial PIN, which was delivered with the token, cannot be used to sign.
     """
     if state.locked:
         return _locked(driver, state)
@@ -342,7 +362,7 @@ def _locked(driver: Driver, state: PinState, error: PinError | None = None) -> P
 
 
 def _restated(error: PinError, kind: type[E], code: str | None = None, /, **details: object) -> E:
-    """Return another error about the same answer of the token, without what the module's layer knew besides."""
+    """Return another error for the same answer of the token, keeping only its code, function and failure."""
     answer = {name: value for name, value in error.details.items() if name in {"ckr", "function"}}
     made = kind(code, **details, **answer)
     made.failure = error.failure
@@ -350,20 +370,24 @@ def _restated(error: PinError, kind: type[E], code: str | None = None, /, **deta
 
 
 def _unsent(error: UShieldError) -> bool:
-    """Tell whether no PIN was judged: refused here, the module not loaded, or answered before it was asked for one."""
+    """Tell whether no PIN was checked: refused locally, module not loaded, or an error before the PIN was needed."""
     if isinstance(error, (DriverError, InputError, LoginEnded)) or error.failed_as(Trait.NO_LOGIN):
         return True
     return error.failure is not None and error.failure.step not in {Step.LOGIN, Step.SET_PIN}
 
 
 class TryCounter:
-    """Failed tries of one PIN, kept on this host across processes and crashes.
+    """The failed attempts of one PIN, counted on this host across processes and crashes.
 
-    The count goes up before the PIN is sent, under a lock, and goes to zero only when the token said yes. If something
-    failed before the PIN was sent, the try was none. A crash in between costs a try and never gives one.
+    The count is incremented under a lock before the PIN is sent, and reset only when the token accepts the PIN. If an
+    error occurs before the PIN is sent, the attempt is not counted. A crash in between costs one attempt; it never
+    grants an additional one.
 
-    Raises:
-        StorageError: from every method, when the count cannot be read or kept.
+    Every method raises ``StorageError`` if the count cannot be read or written.
+
+    Args:
+        file: Returns the path of the counter file.
+        tries: The number of attempts allowed.
     """
 
     def __init__(self, file: Callable[[], Path], tries: int) -> None:
@@ -371,31 +395,39 @@ class TryCounter:
         self._tries = tries
 
     def failures(self) -> int:
-        """Return how many tries have failed since the last success."""
+        """Return the number of failed attempts since the last success."""
         return self._read(self._file())
 
     @contextlib.contextmanager
     def trying(self, *, consented: bool) -> Iterator[None]:
-        """Count a try for the time of the block, forget all when it ends well; one that was never made is no try."""
+        """Count an attempt during the block; reset the count on success, restore it if no PIN was checked.
+
+        Args:
+            consented: Whether the user agreed to use the last attempt.
+
+        Raises:
+            PinLocked: No attempts remain.
+            LastTryNotConfirmed: One attempt remains and the user has not agreed to use it.
+        """
         file = self._file()
         with kept.exclusive(file, _UNUSABLE, "another ushield process"):
             failed = self._read(file)
             if failed >= self._tries:
                 raise PinLocked
-            if failed == self._tries - 1 and not consented:  # another process used a try meanwhile
+            if failed == self._tries - 1 and not consented:  # another process used an attempt meanwhile
                 raise LastTryNotConfirmed
             self._write(file, failed + 1)
             try:
                 yield
             except UShieldError as error:
                 if _unsent(error):
-                    with contextlib.suppress(StorageError):  # the first error is the one to see
+                    with contextlib.suppress(StorageError):  # raise the first error
                         self._write(file, failed)
                 raise
             self._write(file, 0)
 
     def reset(self) -> None:
-        """Forget all failures, also those in a file that cannot be read: the SO has set a new PIN."""
+        """Reset the count, even if the file cannot be read: the SO has set a new PIN."""
         file = self._file()
         with kept.exclusive(file, _UNUSABLE, "another ushield process"):
             self._write(file, 0)

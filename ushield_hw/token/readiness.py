@@ -1,7 +1,7 @@
-"""Whether a token can sign, and with which pair: the one answer that both a signature and the doctor go by.
+"""Decide whether a token can sign, and with which pair. Signing and the doctor use the same decision.
 
-What is seen of a token goes in; nothing is asked of it here. After a login the answer is final. Before one it says what
-can be known: what the PIN's state forbids, what can sign without a login, and what hides until then.
+The input is what was read from the token; nothing is read here. After a login the decision is final. Before a login it
+states what can be known: what the state of the PIN forbids, what can sign without a login, and what a login may reveal.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Verdict(Enum):
 
     CAN = "can"
     CANNOT = "cannot"
-    UNDECIDED = "undecided"  # only a login shows it
+    UNDECIDED = "undecided"  # known only after a login
 
 
 class Hidden(Enum):
-    """What may show only after a login."""
+    """What may be visible only after a login."""
 
     KEY = "key"
     CERTIFICATE = "certificate"
@@ -44,19 +44,19 @@ class Hidden(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is seen of a token.
+    """What was read from a token.
 
     Attributes:
-        info: its information and flags.
-        driver: the family it belongs to.
-        settings: those in force.
-        certificates: the certificate objects that show.
-        keys: the key objects that show.
-        mechanisms: those it offers, without CKM_.
-        logged_in: the user is logged in: nothing hides any more.
-        pin: the state of the PIN, or why it cannot be read; not looked at after a login.
-        unread: the objects that could not be read.
-        all_shown: nothing hides, though nobody is logged in: that is known from elsewhere.
+        info: The token information and flags.
+        driver: The driver of the token's family.
+        settings: The settings in force.
+        certificates: The visible certificate objects.
+        keys: The visible key objects.
+        mechanisms: The token's mechanisms, without CKM_.
+        logged_in: Whether the user is logged in, so that all objects are visible.
+        pin: The state of the PIN, or the error of reading it. Not used after a login.
+        unread: The objects that could not be read.
+        all_shown: Whether all objects are known to be visible although the user is not logged in.
     """
 
     info: TokenInfo
@@ -76,13 +76,13 @@ class Decision:
     """Whether a token can sign, and with what.
 
     Attributes:
-        verdict: ``CAN``: a signature with ``pair`` will be asked for. ``CANNOT``: ``sign`` raises ``error``.
-            ``UNDECIDED``: ``sign`` logs in, and then one or the other.
-        pair: what signs; ``UNDECIDED``: what signs if it is as it looks, None if nothing that shows would.
-        how: suite and mechanism for ``pair``.
-        error: what ``sign`` raises; ``UNDECIDED``: what it raises if the login shows nothing more.
-        left_out: why every other pair does not sign.
-        hidden: what may show only after the login; empty when it makes no difference.
+        verdict: ``CAN``: ``sign`` uses ``pair``. ``CANNOT``: ``sign`` raises ``error``. ``UNDECIDED``: ``sign`` logs
+            in, then does one or the other.
+        pair: The pair that signs. ``UNDECIDED``: the pair that probably signs; None if no visible pair would.
+        how: Suite and mechanism for ``pair``.
+        error: What ``sign`` raises. ``UNDECIDED``: what it raises if the login reveals nothing.
+        left_out: The reason why each other pair does not sign.
+        hidden: What may be visible only after the login; empty if it makes no difference.
     """
 
     verdict: Verdict
@@ -93,14 +93,14 @@ class Decision:
     hidden: frozenset[Hidden] = frozenset()
 
     def required(self) -> tuple[Pair, Plan]:
-        """Return what signs.
+        """Return the pair and plan that sign.
 
         Raises:
             UShieldError: ``error``: the token cannot sign.
         """
         if self.verdict is Verdict.CAN and self.pair is not None and self.how is not None:
             return self.pair, self.how
-        assert self.error is not None  # noqa: S101 - there is one unless the token can sign
+        assert self.error is not None  # noqa: S101 - set unless the token can sign
         raise self.error
 
 
@@ -108,10 +108,10 @@ def decide(seen: Seen, use: KeyUse = KeyUse.PAYMENT, choice: KeyChoice = ANY, no
     """Decide whether a token can sign.
 
     Args:
-        seen: what is seen of it.
-        use: what for.
-        choice: which key is asked for.
-        now: the moment, aware; default: the clock's.
+        seen: What was read from the token.
+        use: The use of the key.
+        choice: The requested key.
+        now: A timezone-aware time; default: the current time.
     """
     view = _View(seen, use, choice, now)
     plain = view.selected(seen.keys, logged_in=seen.logged_in)
@@ -125,7 +125,7 @@ def decide(seen: Seen, use: KeyUse = KeyUse.PAYMENT, choice: KeyChoice = ANY, no
 
 
 def _pin_refuses(seen: Seen) -> UShieldError | None:
-    """Return why no login is tried."""
+    """Return the error that prevents a login, or None."""
     if seen.pin is None or isinstance(seen.pin, UShieldError):
         return seen.pin
     return refusal(seen.info, seen.pin, seen.driver, seen.settings, "sign")
@@ -133,7 +133,7 @@ def _pin_refuses(seen: Seen) -> UShieldError | None:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """A question about what is seen."""
+    """The input of one decision."""
 
     seen: Seen
     use: KeyUse
@@ -152,7 +152,7 @@ class _View:
         return Decision(Verdict.CAN, pair, how, None, selection.left_out)
 
     def before_login(self) -> Decision:
-        """Decide what a login may show: first the keys whose public halves show, then those of certificates alone."""
+        """Decide what a login may reveal: keys with a visible public half, then keys known only from certificates."""
         bare = self.selected(self.seen.keys, logged_in=True)
         behind = [*self.seen.keys, *_behind_public(self.seen.keys)]
         hoped = self.selected(behind, logged_in=True)
@@ -170,7 +170,7 @@ class _View:
         return Decision(verdict, None, None, error, hoped.left_out, frozenset(hidden))
 
     def _naming_unread(self, error: UShieldError | None) -> UShieldError | None:
-        """Return an error that says which objects could not be read: what is missing may be among them."""
+        """Add the objects that could not be read to an error: the missing object may be among them."""
         if not self.seen.unread or not isinstance(error, CertificateNotFound):
             return error
         problem = {"problem": "some_unread"} if error.code == CertificateNotFound.code else {}
@@ -186,9 +186,9 @@ class _View:
 
 
 def _behind_public(keys: Sequence[KeyRecord]) -> list[KeyRecord]:
-    """Return a private key for every public object that shows without one, as a login would show it.
+    """Return, for each public object without a visible private key, the private key that a login would reveal.
 
-    An RSA key shows its modulus then, an EC key in general nothing.
+    An RSA private key then shows its modulus; an EC private key usually shows no public half.
     """
     shown = {(key.key_id, key.kind) for key in keys if key.private}
     waiting = [key for key in keys if not key.private and (key.key_id, key.kind) not in shown]
@@ -199,7 +199,7 @@ def _behind_public(keys: Sequence[KeyRecord]) -> list[KeyRecord]:
 
 
 def _behind_certificates(certificates: Sequence[CertificateRecord], keys: Sequence[KeyRecord]) -> list[KeyRecord]:
-    """Return a private key for every certificate whose id no key bears and whose public key does not show."""
+    """Return a private key for each certificate whose CKA_ID no key has and whose public key is not visible."""
     ring, halves, found = KeyRing(keys), {key.public for key in keys if not key.private}, []
     for number, (record, facts) in enumerate(_facts(certificates), start=len(keys) + 1):
         half = public_half(facts.key, facts.spki)
@@ -214,17 +214,21 @@ def _private(handle: int, key_id: bytes, label: str, kind: KeyKind | None, publi
 
 
 def asks_for_login(info: TokenInfo) -> bool:
-    """Tell whether a token has a login that something may hide behind; many with a PIN do not say that they want it."""
+    """Tell whether a login may reveal objects. Many tokens with a PIN do not set CKF_LOGIN_REQUIRED.
+
+    Args:
+        info: The token information.
+    """
     return info.has(TokenFlag.LOGIN_REQUIRED) or info.has(TokenFlag.USER_PIN_INITIALIZED)
 
 
 def certificates_may_hide(driver: Driver, certificates: Sequence[CertificateRecord], keys: Sequence[KeyRecord]) -> bool:
-    """Tell whether a certificate is missing that a login may show: for a key that shows, or any person's at all.
+    """Tell whether a login may reveal a certificate: one for a visible key, or the first end-entity certificate.
 
     Args:
-        driver: the token's family: some show every certificate without a login.
-        certificates: those that show without a login.
-        keys: likewise.
+        driver: The driver of the token's family. Some families show every certificate without a login.
+        certificates: The certificates visible without a login.
+        keys: The keys visible without a login.
     """
     if driver.capabilities.public_certificates:
         return False

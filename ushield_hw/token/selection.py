@@ -1,4 +1,4 @@
-"""Which pair does a job: the newest that fits, or the one that is named; and of every other, why it does not."""
+"""Select the pair for a use: the newest that fits, or the requested one; and the reason for every other pair."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ from ushield_hw.token.key_pairs import ANY, KeyChoice, Pair, Why, not_told_apart
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A pair that does not do a job, and why. As text: both, in the language in force."""
+    """A pair that was not selected, with the reason. ``str()`` returns both, in the current language.
+
+    Attributes:
+        pair: The pair.
+        why: The reason.
+    """
 
     pair: Pair
     why: Why
@@ -27,19 +32,19 @@ class LeftOut:
         return f"{self.pair.brief()}: {messages.text(f'left_out.{self.why.value}')}"
 
     def to_json(self) -> dict[str, object]:
-        """Return it for documents."""
+        """Return the pair and the reason for JSON output."""
         facts = self.pair.facts
         return {"key_id": self.pair.key_id, "sha256": facts.sha256.hex(), "why": self.why.value}
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a job is done with.
+    """The result of a selection.
 
     Attributes:
-        pair: the pair; None: none does.
-        error: why none does.
-        left_out: every other pair that was not even considered for the last step, with the reason.
+        pair: The selected pair; None if there is none.
+        error: Why no pair was selected.
+        left_out: The pairs that were excluded, with the reason.
     """
 
     pair: Pair | None
@@ -48,7 +53,11 @@ class Selection:
 
 
 def unread_text(problem: ObjectProblem) -> str:
-    """Say which object could not be read, and why."""
+    """Return the message for an object that could not be read.
+
+    Args:
+        problem: What the backend reported for the object.
+    """
     code = name_of(problem.rv) if problem.rv else "OBJECT_UNUSABLE"
     kind = messages.text(f"object.{problem.kind.value}")
     values = {"kind": kind, "handle": problem.handle, "label": problem.label, "function": problem.function}
@@ -60,11 +69,11 @@ def unread_text(problem: ObjectProblem) -> str:
 
 
 Refuses = Callable[[KeyKind], UShieldError | None]
-"""Returns why a token cannot sign with a kind of key; None: it can."""
+"""Returns the error if a token cannot sign with a kind of key, otherwise None."""
 
 
 def _takes_all(kind: KeyKind) -> None:
-    """Refuse no kind of key."""
+    """Accept every kind of key."""
 
 
 def choose(
@@ -74,13 +83,20 @@ def choose(
     now: datetime | None = None,
     refuses: Refuses = _takes_all,
 ) -> Pair:
-    """Return the newest activated pair that fits a job.
+    """Return the newest activated pair that fits a use.
+
+    Args:
+        found: The pairs on the token.
+        use: The use of the key.
+        choice: The requested key.
+        now: A timezone-aware time; default: the current time.
+        refuses: Returns the error if the token cannot sign with a kind of key.
 
     Raises:
-        CertificateNotFound: none; says of each that there is why it was left out.
-        CertificateExpired: the only ones that would fit are out of their time.
-        CertificateMultiple: pairs of different subjects or issuers fit, the certificate that was named is two, or
-            several private keys cannot be told apart: a person must choose.
+        CertificateNotFound: No pair fits; the error has the reason for each pair on the token.
+        CertificateExpired: The only pairs that would fit are not within their validity.
+        CertificateMultiple: The user must choose: the pairs that fit have different subjects or issuers,
+            ``choice.certificate`` matches two, or several private keys cannot be told apart.
         TokenError: ``MECHANISM_MISSING``.
     """
     selection = select(found, use, choice, now, refuses)
@@ -97,7 +113,15 @@ def select(
     now: datetime | None = None,
     refuses: Refuses = _takes_all,
 ) -> Selection:
-    """As :func:`choose`, but return the error, and always why the others were left out."""
+    """Select as :func:`choose`, but return the error instead of raising it, and the reasons for all excluded pairs.
+
+    Args:
+        found: The pairs on the token.
+        use: The use of the key.
+        choice: The requested key.
+        now: A timezone-aware time; default: the current time.
+        refuses: Returns the error if the token cannot sign with a kind of key.
+    """
     moment = now or datetime.now(UTC)
     named = choice.among(found)
     if choice.certificate is not None and len(named) > 1:
@@ -113,7 +137,7 @@ def select(
     if living:
         left_out += [LeftOut(pair, Why.SUPERSEDED) for pair in usable if not pair.activated]
     else:
-        living = usable  # a superseded one may be asked for by its id
+        living = usable  # a superseded pair may be requested by its id
     if not living:
         return Selection(None, _nothing(left_out, use, choice, refuses), tuple(left_out))
     if len({pair.names for pair in living}) > 1:
@@ -123,7 +147,7 @@ def select(
 
 
 def _why_not(pair: Pair, use: KeyUse, moment: datetime, refuses: Refuses) -> Why | None:
-    """Return the first reason why a pair that is asked for does not do a job; None: it does."""
+    """Return the first reason why a requested pair does not fit, or None if it fits."""
     if pair.pending:
         return Why.PENDING
     return _no_key(pair) or pair.unfit(use) or _no_time(pair, moment) or _no_way(pair, refuses)
@@ -150,7 +174,7 @@ def _no_way(pair: Pair, refuses: Refuses) -> Why | None:
 
 
 def _nothing(left_out: Sequence[LeftOut], use: KeyUse, choice: KeyChoice, refuses: Refuses) -> UShieldError:
-    """Return why no pair does the job: what comes nearest to doing it counts."""
+    """Return the error if no pair fits: that of the pair that comes closest to fitting."""
     found: dict[Why, list[Pair]] = {}
     for one in left_out:
         found.setdefault(one.why, []).append(one.pair)

@@ -1,4 +1,4 @@
-"""One signature by a token: which suite, what C_Sign receives, whose PIN, and the wait for whoever must confirm it."""
+"""Make one signature with a token: suite selection, input of C_Sign, PIN for the key, and the wait for the user."""
 
 from __future__ import annotations
 
@@ -24,19 +24,23 @@ from ushield_hw.system.hardening import forgetting
 from ushield_hw.token.session import Session
 
 _QUIET_S: Final = 0.5
-# The module's own time-out comes first; this one is for a module that hangs.
+# Added to the descriptor's confirmation timeout: the module's own timeout comes first, this one ends a hanging call.
 _PATIENCE_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a key signs: which suite, and the mechanism that makes it on this token."""
+    """How a key signs: the suite, and the mechanism that implements it on this token."""
 
     suite: Suite
     way: Way
 
     def feed(self, message: bytes) -> bytes:
-        """Return what C_Sign receives for a message; it is hashed here unless the token does."""
+        """Return the input of C_Sign for a message; hashed here unless the token hashes.
+
+        Args:
+            message: The whole message.
+        """
         if self.way.feed is Feed.MESSAGE:
             return message
         digest = self.suite.hash(message)
@@ -46,22 +50,26 @@ class Plan:
 def plan(session: Session, kind: KeyKind | None) -> Plan:
     """Return how a kind of key signs on an open token.
 
+    Args:
+        session: An open session.
+        kind: The kind of key; None: not allowed in signed orders.
+
     Raises:
-        TokenError: as :func:`plan_for`.
+        TokenError: As for :func:`plan_for`.
     """
     return plan_for(session.driver, session.mechanisms(), kind)
 
 
 def plan_for(driver: Driver, offered: Sequence[str], kind: KeyKind | None) -> Plan:
-    """Return how a kind of key signs, from what the token offers and its driver prefers.
+    """Return how a kind of key signs, given the token's mechanisms and its driver's preferences.
 
     Args:
-        driver: the token's.
-        offered: its mechanisms, without CKM_.
-        kind: of key; None: one that no signed order may use.
+        driver: The token's driver.
+        offered: The token's mechanisms, without CKM_.
+        kind: The kind of key; None: not allowed in signed orders.
 
     Raises:
-        TokenError: ``MECHANISM_MISSING``: the token offers none of those that make a valid signed order.
+        TokenError: ``MECHANISM_MISSING``: the token offers no mechanism for a valid signed order.
     """
     sign = driver.sign
     on_token = sign.hash_on is HashOn.TOKEN
@@ -84,22 +92,22 @@ def signature(
     purpose: str,
     ready: Callable[[], None] = lambda: None,
 ) -> bytes:
-    """Return the token's signature over a message: one C_Sign, and one login for it where the key wants that.
+    """Return the token's signature over a message: one C_Sign, with one login for it if the key requires that.
 
-    Nothing leaves that does not verify. A software token is checked once for each key and session.
+    Every signature is verified before it is returned; for a software token, only the first of each key and session.
 
     Args:
-        session: an open token; its interaction is called, after half a second, while the token waits.
-        key: one of its private keys.
-        how: suite and mechanism.
-        message: the whole message.
-        spki: the public key that the signature must be for (SubjectPublicKeyInfo, DER).
-        purpose: said in the PIN prompt.
-        ready: called when the person has been asked everything, just before the token is; what it raises ends it.
+        session: An open session. Its interaction is called if the token has not answered after half a second.
+        key: One of its private keys.
+        how: Suite and mechanism.
+        message: The whole message.
+        spki: The public key that the signature must match (SubjectPublicKeyInfo, DER).
+        purpose: Shown in the PIN prompt.
+        ready: Callback after all prompts, just before C_Sign. An exception cancels the signature.
 
     Raises:
-        ModuleMisbehaves: the token returned a signature that is not this key's.
-        PinError, TokenError, ConfirmationError, OutcomeUnknown: as :meth:`Module.sign`.
+        ModuleMisbehaves: The token returned a signature that does not match the key.
+        PinError, TokenError, ConfirmationError, OutcomeUnknown: As for :meth:`Module.sign`.
     """
     made = _made(session, key, how, message, purpose, ready)
     if session.driver.kind is not Kind.SOFTWARE or not session.was_checked(key.handle, spki):
@@ -110,14 +118,21 @@ def signature(
 
 
 def is_by(spki: bytes, suite: Suite, message: bytes, raw: bytes) -> bool:
-    """Tell whether a signature, as C_Sign returns it, is by a public key (SubjectPublicKeyInfo, DER)."""
+    """Tell whether a signature, as returned by C_Sign, matches a public key.
+
+    Args:
+        spki: The public key, SubjectPublicKeyInfo, DER.
+        suite: The suite.
+        message: The whole message.
+        raw: The signature.
+    """
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
     from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
     from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
     from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-    from ushield_hw.crypto.private_key import builder_arguments  # which digest and padding a suite is
+    from ushield_hw.crypto.private_key import builder_arguments  # digest and padding of a suite
 
     arguments = builder_arguments(suite)
     try:
@@ -143,7 +158,7 @@ def _made(
 ) -> bytes:
     driver = session.driver
     call = SignCall(key.handle, how.way.mechanism, how.feed(message), how.suite.digest, key.always_authenticate)
-    if driver.kind is Kind.SOFTWARE and driver.confirm.kind is ConfirmKind.NONE:  # nobody waits for it
+    if driver.kind is Kind.SOFTWARE and driver.confirm.kind is ConfirmKind.NONE:  # no user action to wait for
         return _signed(session, call, purpose, PATIENCE, ready)
     with _waiting(session) as patience:
         with session.noticing_removal():
@@ -161,7 +176,7 @@ def _signed(session: Session, call: SignCall, purpose: str, patience: Patience, 
             return session.sign(replace(call, pin=pin), patience)
         except UShieldError as error:
             if isinstance(error, OutcomeUnknown) or error.failed_at(Step.SIGN):
-                return error  # the PIN was right: what failed after it must not count as a failed try
+                return error  # the PIN was correct: this error must not count as a failed attempt
             raise
 
     done = session.link.pin.use(session.interaction, PinKind.CONTEXT, purpose, send, session.info())
@@ -172,10 +187,10 @@ def _signed(session: Session, call: SignCall, purpose: str, patience: Patience, 
 
 @contextmanager
 def _waiting(session: Session) -> Iterator[Patience]:
-    """Say, once, that the token is waiting for its owner: half a second after C_Sign has begun."""
+    """Call ``waiting_for_token`` once, half a second after C_Sign has begun."""
     confirm, cancelled = session.driver.confirm, threading.Event()
     asks = confirm.kind is not ConfirmKind.NONE
-    # PKCS#11 has no call that takes a question back from a token, so cancelling never reaches it.
+    # PKCS#11 has no call to withdraw a confirmation prompt on the token, so cancelling does not reach the token.
     action = TokenAction(confirm.kind.value, float(confirm.timeout_s) if asks else None, False, cancelled.set)
     timer = threading.Timer(_QUIET_S, session.interaction.waiting_for_token, (action,))
     timer.daemon = True
