@@ -1,7 +1,7 @@
-"""Why a token is not recognized, and what to do about it: from the USB plug to a key that can sign.
+"""Diagnose why a token is not recognized or cannot sign, from the USB bus to the signing key.
 
-:func:`examine` walks all layers and names one cause first. The causes, ``A1`` to ``F77``, are described in
-``docs/diagnosis.md``; nothing here spends a PIN try or changes anything.
+:func:`examine` checks all layers and names one cause first. The causes (``A1`` to ``H78``) are described in
+``docs/diagnosis.md``. A diagnosis uses no PIN attempt and changes nothing.
 """
 
 from __future__ import annotations
@@ -24,20 +24,22 @@ def examine(
     key: KeyChoice | None = None,
     settings: Settings | None = None,
 ) -> Report:
-    """Look at everything from the USB bus to the signing key, and name one cause first.
+    """Check everything from the USB bus to the signing key and name one cause first.
+
+    Uses no PIN attempt and changes nothing.
 
     Args:
-        selector: the token that is meant: a PKCS#11 URI, a serial number or a label; None: any.
-        module: look at this module's file only; the layers before it are reported all the same.
-        key: which key is meant; None: the newest that fits.
-        settings: default: the ones in force.
+        selector: the token to check: a PKCS#11 URI, a serial number or a label. None: any token.
+        module: check only this module file; the layers before it are still reported.
+        key: the key to check. None: the newest suitable one.
+        settings: default: the settings in effect.
 
     Returns:
-        Every finding, the first cause, and the URIs of the tokens that can sign.
+        All findings, the first cause, and the tokens that can sign with their URIs.
 
     Raises:
-        DescriptorError: a descriptor is wrong.
-        InputError: the configuration is wrong.
+        DescriptorError: a descriptor is invalid.
+        InputError: the configuration is invalid.
     """
     from ushield_hw.config import load_settings
     from ushield_hw.doctor import runner

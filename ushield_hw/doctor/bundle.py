@@ -1,8 +1,8 @@
-"""A zip for a support desk: the diagnosis in both languages and as JSON, with whatever names a person masked.
+"""Create a zip for support: the report in both languages and as JSON, with personal data masked.
 
-What is masked is known from the tokens themselves (serial numbers, labels, subjects), from this machine (user, home,
-host) and by its form (account numbers, serials in URIs). The same value gets the same mask everywhere, so that a
-support desk can still tell two tokens apart.
+Masked are values known from the tokens (serial numbers, labels, subjects), from this machine (user, home folder, host
+name) and by pattern (account numbers, serial numbers in URIs). Equal values get equal masks, so that two tokens can
+still be distinguished.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from ushield_hw.doctor.report import Report
 from ushield_hw.messages import shown
 
 _OF_A_TOKEN: Final = frozenset({Layer.TOKEN, Layer.PIN, Layer.OBJECTS})
-_SHORTEST: Final = 2  # bytes, so that a Chinese name of one sign counts: a single letter is found everywhere
-_LONG: Final = 6  # letters: a shorter value is looked for as a word of its own
+_SHORTEST: Final = 2  # bytes: a Chinese name of one character counts, a single letter would match everywhere
+_LONG: Final = 6  # characters: a shorter value is only masked as a separate word
 _ASCII: Final = "0-9A-Za-z"
 _ACCOUNT: Final = re.compile(rf"(?<![{_ASCII}.])[0-9](?:[ -]?[0-9]){{8,}}X?(?![{_ASCII}]|\.[0-9])")
 _IBAN: Final = re.compile(rf"(?<![{_ASCII}])[A-Z]{{2}}[0-9]{{2}}(?: ?[A-Z0-9]{{2,4}}){{3,8}}(?![{_ASCII}])")
@@ -45,17 +45,18 @@ _SECRET_KEYS: Final = {
     "issuer": "name",
     "account": "account",
 }
-_PLAIN_KEYS: Final = frozenset({"id", "probe", "layer", "status", "verdict", "kind"})  # words of ours
+_PLAIN_KEYS: Final = frozenset({"id", "probe", "layer", "status", "verdict", "kind"})  # fixed identifiers of the report
 _URI_PART: Final = re.compile(r"(?<![\w-])(serial|token|object|id|pin-value|pin-source)=(?!<)([^;?&\s\",，。]+)")
 _NAME_PART: Final = re.compile(
     r"(?<![\w-])(CN|OU|O|SN|GN|L|ST|STREET|DC|UID|emailAddress|serialNumber)=(?!<)((?:\\.|[^,+\n;；，。”])+)"
 )
-_VALUE: Final = re.compile(r"(?:^|[,+])\s*([\w.]+)=((?:\\.|[^,+\\])*)")  # of a name as RFC 4514 writes it
-_OF_A_READER: Final = re.compile(r"\(([0-9A-Za-z._-]{4,})\)(?: [0-9A-F]{2}){1,2}$")  # pcscd puts the USB serial there
+_VALUE: Final = re.compile(r"(?:^|[,+])\s*([\w.]+)=((?:\\.|[^,+\\])*)")  # of a name in RFC 4514 form
+# pcscd puts the USB serial number here
+_OF_A_READER: Final = re.compile(r"\(([0-9A-Za-z._-]{4,})\)(?: [0-9A-F]{2}){1,2}$")
 
 
 class Mask:
-    """Replaces what names a person, the same way every time."""
+    """Replaces personal data; equal values get equal masks."""
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
@@ -63,7 +64,7 @@ class Mask:
         self._pattern: re.Pattern[str] | None = None
 
     def know(self, kind: str, value: str) -> None:
-        """From now on hide a value, wherever it stands and however it is written."""
+        """Register a value to be masked in every spelling."""
         value = value.strip()
         if len(value.encode()) < _SHORTEST or value.casefold() in self._known:
             return
@@ -73,7 +74,10 @@ class Mask:
             self._known.setdefault(way.casefold(), mask)
 
     def text(self, text: str) -> str:
-        """Return a text without what is known, and without what looks like an account, a name or an address."""
+        """Return a text with registered values and everything that looks like personal data masked.
+
+        Patterns cover account numbers, names, mail addresses and home folders.
+        """
         if self._known:
             self._pattern = self._pattern or _any_of(self._known)
             text = self._pattern.sub(lambda found: self._known.get(found[0].casefold(), "<masked>"), text)
@@ -85,7 +89,7 @@ class Mask:
         )
 
     def value(self, value: Any) -> Any:
-        """Return a JSON value with every text in it masked, but for the words that are ours."""
+        """Return a JSON value with all texts masked, except fixed identifiers."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, dict):
@@ -101,7 +105,7 @@ class Mask:
 
 
 def mask_for(report: Report) -> Mask:
-    """Return a mask that knows this machine's and this report's names."""
+    """Return a mask with the identifying values of this machine and this report."""
     mask = Mask()
     host = socket.gethostname()
     ours = [("home", home) for home in _homes()] + [("user", user) for user in _users()]
@@ -121,11 +125,11 @@ def mask_for(report: Report) -> Mask:
 
 
 def bundle(report: Report, texts: Mapping[Any, str]) -> bytes:
-    """Return the zip.
+    """Return the bundle as zip.
 
     Args:
         report: the diagnosis.
-        texts: the report for people, by language.
+        texts: the human-readable report by language.
     """
     mask, made = mask_for(report), io.BytesIO()
     with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -147,7 +151,7 @@ A diagnosis made by `ushield doctor --bundle`. Serial numbers, labels, names, ac
 
 
 def _know(mask: Mask, kind: str, value: str) -> None:
-    """Hide a value; of a certificate's name also each part, which may stand alone."""
+    """Register a value, and for a certificate name also each of its attribute values."""
     mask.know(kind, value)
     if kind == "name":
         for attribute, part in _VALUE.findall(value):
@@ -175,7 +179,7 @@ def _learn_reader(mask: Mask, name: str) -> None:
 
 
 def _any_of(values: Iterable[str]) -> re.Pattern[str]:
-    """Return what finds each of these, the longest first; a short one only where it is a word."""
+    """Return a pattern that matches any of the values, the longest first; short values only as separate words."""
     return re.compile("|".join(map(_finding, sorted(values, key=len, reverse=True))), re.IGNORECASE)
 
 
@@ -210,6 +214,6 @@ def _users() -> set[str]:
 
 
 def _account() -> Sequence[Any]:
-    import pwd  # not on Windows
+    import pwd  # not available on Windows
 
     return pwd.getpwuid(os.getuid())

@@ -1,7 +1,7 @@
-"""What an error code that some program showed most likely means: the cause's id.
+"""Map error codes shown by any program to the most likely cause.
 
-Codes are those of PKCS#11 (``CKR_…``), PC/SC (``SCARD_…``), cards (SW1 SW2), GM/T 0016 (SAR) and this program's own, by
-name or number. A code alone proves little: vendors use the vague ones for everything.
+Supported are PKCS#11 (``CKR_…``), PC/SC (``SCARD_…``), card status words (SW1 SW2), GM/T 0016 (SAR) and the codes of
+ushield itself, by name or number. A code alone is weak evidence: vendors use generic codes for many problems.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _SW: Final = {
     0x6983: "G64",
     0x6985: "H76",
 }
-# Above 0x31 vendors mean different things by the same number.
+# Codes above 0x31 are vendor-specific.
 _SAR: Final = {
     0x0F: "H76",
     0x1B: "H71",
@@ -123,11 +123,11 @@ _NEGATIVE: Final = re.compile(r"-\d{1,10}")  # an HRESULT as Windows programs pr
 
 
 def explain(code: str) -> str | None:
-    """Return the id of the cause that a code most likely stands for; None: it says nothing that is known here.
+    """Return the id of the most likely cause of a code, or None if the code is unknown or not specific.
 
     Args:
         code: a name (``CKR_PIN_LOCKED``, ``SCARD_E_NO_SERVICE``, ``PIN_FORMAT``) or a number: hexadecimal (``0xA4``,
-            ``8010001D``, ``63C2``, ``0A000025``) or, below zero, decimal.
+            ``8010001D``, ``63C2``, ``0A000025``), or decimal if negative.
     """
     word = code.strip().upper()
     name = word.removeprefix("CKR_")
@@ -140,7 +140,11 @@ def explain(code: str) -> str | None:
 
 
 def explained(code: str) -> Finding | None:
-    """Return the cause that a code most likely stands for as a finding, with words; None: nothing is known of it."""
+    """Return the most likely cause of a code as a finding with texts, or None.
+
+    Args:
+        code: as for :func:`explain`.
+    """
     cause = explain(code)
     if cause is None:
         return None
@@ -148,7 +152,7 @@ def explained(code: str) -> Finding | None:
 
 
 def unexplained(error: UShieldError, subject: str) -> Finding:
-    """Return why a token cannot sign where no question has found it: by the code of the error that ``sign`` raises."""
+    """Return a finding for a token that cannot sign although no probe failed, based on the error of ``sign``."""
     cause = explain(error.code) or "H71"
     exits = {"G64": Outcome.PIN_LOCKED}.get(cause, Outcome.CERTIFICATE if cause.startswith("H") else Outcome.NO_TOKEN)
     evidence = {"kind": "code", "code": error.code, "message": error.message}
@@ -173,4 +177,4 @@ def _by_status_word(word: int) -> str | None:
 
 
 CAUSES: Final = frozenset({*_NAMES.values(), *_SW.values(), *_SAR.values(), "G62", "G64"})
-"""Every id that a code can stand for."""
+"""All ids that a code can map to."""

@@ -1,4 +1,4 @@
-"""For a token that no descriptor knows: the beginning of one, with what can be seen of it here filled in."""
+"""Create a draft descriptor for an unknown token from what is visible on this machine."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from ushield_hw.system.usb import UsbDevice
 _FOLDERS: Final = ("/usr/lib*", "/opt", "/usr/local/lib")
 _NAMES: Final = ("*pkcs11*.so*", "*p11*.so*", "*cryptoki*.so*")
 _ENTRIES: Final = frozenset({"C_GetFunctionList", "C_GetInterface"})
-_NUMBERS: Final = re.compile(r"( \[[^\]]*\])?( \([^)]*\))?( [0-9A-F]{2} [0-9A-F]{2})?$")  # what pcscd adds to a name
+# suffixes that pcscd appends to a reader name
+_NUMBERS: Final = re.compile(r"( \[[^\]]*\])?( \([^)]*\))?( [0-9A-F]{2} [0-9A-F]{2})?$")
 _DEEP: Final = 4  # /opt/vendor/product/lib
 _LOOK_S: Final = 2.0
 _MOST: Final = 8
-_SHORT: Final = 4  # bytes of a hash of hex digits: enough of an ATR to name a file by
+_SHORT: Final = 4  # bytes of the ATR used in a file name
 
 _TEXT: Final = """\
 # A beginning: everything here was seen on this machine, nothing was tried.
@@ -47,7 +48,7 @@ linux = [{modules}]
 
 
 def skeleton(machine: Machine) -> str | None:
-    """Return the beginning of a descriptor for the first unknown token that is here, or None where there is none."""
+    """Return a draft descriptor for the first unknown token, or None if there is none."""
     device, card = _unknown_device(machine), _unknown_card(machine)
     if device is None and card is None:
         return None
@@ -65,7 +66,7 @@ def skeleton(machine: Machine) -> str | None:
 
 
 def candidate_modules(machine: Machine) -> list[str]:
-    """Return the files that may be PKCS#11 modules, by name and by what they export, and that no descriptor names."""
+    """Return files that may be PKCS#11 modules by name and exports, and that no descriptor lists."""
     until, found = time.monotonic() + _LOOK_S, dict[str, str]()
     for path in _libraries(machine, until):
         if machine.catalogue.for_module(path) is None and _offers_pkcs11(path):
@@ -76,7 +77,7 @@ def candidate_modules(machine: Machine) -> list[str]:
 
 
 def _unknown_device(machine: Machine) -> UsbDevice | None:
-    """Return a device that no descriptor knows; one that PC/SC shows as an empty reader is a reader."""
+    """Return a device that no descriptor matches; one that PC/SC shows as an empty reader is not a token."""
     devices = (one for one in ccid_devices(machine) if not machine.catalogue.for_usb(one.vid, one.pid))
     return next((one for one in devices if not _is_empty(machine, one)), None)
 
@@ -91,7 +92,7 @@ def _unknown_card(machine: Machine) -> Reader | None:
 
 
 def _id(machine: Machine, name: str, device: UsbDevice | None, card: Reader | None) -> str:
-    """Return an id that no descriptor has: from the name, which may be in any script, and the number of its kind."""
+    """Return an unused id, made from the name (in any script) and the USB id or ATR."""
     words = re.findall("[a-z0-9]+", name.lower())
     number = f"{device.vid}-{device.pid}" if device else card.atr.hex()[-2 * _SHORT :] if card else ""
     plain = "-".join(words)[:40].strip("-")
@@ -115,7 +116,7 @@ def _libraries(machine: Machine, until: float) -> Iterator[Path]:
 
 
 def _offers_pkcs11(path: Path) -> bool:
-    """Tell whether a library offers a PKCS#11 module's entry; one that does not say what it offers may."""
+    """Return whether a library exports a PKCS#11 entry point; True if its exports are unknown."""
     image = read_image(path)
     return image is None or image.exports is None or not _ENTRIES.isdisjoint(image.exports)
 
@@ -136,5 +137,5 @@ def _atr(card: Reader | None) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return a TOML string; a token may call itself what it likes."""
+    """Return a TOML string; the text comes from a token and is untrusted."""
     return json.dumps(shown(text), ensure_ascii=False)

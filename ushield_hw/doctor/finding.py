@@ -1,8 +1,9 @@
-"""What a probe says: one finding, with its evidence, and in words why and what to do.
+"""The result of a probe: a finding with evidence, a cause and a remedy.
 
-An id is the layer's letter and the cause's number, ``A1`` to ``H76``, for good: support desks write them into tickets.
-The words are in the catalogue of messages under ``doctor.E44.cause`` and ``doctor.E44.remedy``; evidence is put in. A
-cause with several faces names the one it saw in its evidence as ``kind``, and ``doctor.E44.cause.KIND`` is its text.
+The id consists of the layer's letter and the cause's number, ``A1`` to ``H78``. Ids are stable because they appear in
+support tickets. The texts are in the message catalogue under ``doctor.E44.cause`` and ``doctor.E44.remedy``; the
+evidence fills their placeholders. If the evidence has a ``kind``, ``doctor.E44.cause.KIND`` is used instead where it
+exists.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from ushield_hw import messages
 
 S = TypeVar("S")
 
-# Why a question was not asked or its answer does not count, where more than one part has to know.
-NO_SERVICE: Final = "no_service"  # PC/SC cannot be asked
-SOFT: Final = "soft_token"  # a soft token can sign: nothing has to be plugged in
-PAST_PCSC: Final = "past_pcsc"  # what is plugged in does not come through PC/SC
+# Reasons for a skipped probe that are used in several modules.
+NO_SERVICE: Final = "no_service"  # PC/SC is not available
+SOFT: Final = "soft_token"  # a software token can sign, so no device is needed
+PAST_PCSC: Final = "past_pcsc"  # the connected device does not use PC/SC
 
 
 class Layer(Enum):
-    """The layers from the plug to a key that can sign, in order."""
+    """The layers from the USB bus to the signing key, in order."""
 
     USB = "usb"
     SERVICE = "service"
@@ -36,7 +37,7 @@ class Layer(Enum):
 
     @property
     def letter(self) -> str:
-        """The letter of its ids."""
+        """The letter of its finding ids."""
         return "ABCDEFGH"[list(Layer).index(self)]
 
 
@@ -45,16 +46,16 @@ _OF_TOKENS: Final = {Layer.TOKEN, Layer.PIN, Layer.OBJECTS}
 
 
 class Status(Enum):
-    """How a probe ended."""
+    """The result of a probe."""
 
     OK = "ok"
-    WARN = "warn"  # works, but look at it
+    WARN = "warn"  # works, but should be checked
     FAIL = "fail"
-    SKIP = "skip"  # not looked at, or nothing to look at
+    SKIP = "skip"  # not checked or not applicable
 
 
 class Outcome(IntEnum):
-    """The exit codes that a diagnosis can end in."""
+    """The exit codes of a diagnosis."""
 
     OK = 0
     NO_TOKEN = 3
@@ -63,42 +64,42 @@ class Outcome(IntEnum):
 
 
 class Way(Enum):
-    """How a token comes to a program, and so which tokens a cause can keep from being used."""
+    """How programs access a token; a cause on one path does not affect tokens on another."""
 
     ANY = "any"
-    PCSC = "pcsc"  # a card or a CCID token, shown by the smart card service
-    DIRECT = "direct"  # a device with its maker's own protocol: PC/SC never shows it
-    SOFT = "soft"  # files or another program: nothing is plugged in
+    PCSC = "pcsc"  # a card or a CCID token, accessed through the PC/SC service
+    DIRECT = "direct"  # a device with a vendor protocol, which PC/SC never shows
+    SOFT = "soft"  # a software token or another program; no device is connected
 
 
 class Priority(IntEnum):
-    """How well a cause explains that no token can be used; the lowest is named first."""
+    """How well a cause explains that no token can be used; the lowest value is named first."""
 
-    CHOICE = 0  # it is not clear which token is meant
-    TOKEN = auto()  # the very token that is meant
-    FAULT = auto()  # something that is there does not work
-    STRANGE = auto()  # something is there that nothing here knows
-    NOT_NAMED = auto()  # nothing bears the name that was asked for
-    EMPTY = auto()  # a place for soft tokens without one that can be used
-    ABSENT = auto()  # nothing is there
-    REMARK = auto()  # it works; worth knowing
+    CHOICE = 0  # the selection of the token is ambiguous or invalid
+    TOKEN = auto()  # the selected token itself
+    FAULT = auto()  # a component that is present does not work
+    STRANGE = auto()  # an unknown device or card is present
+    NOT_NAMED = auto()  # no token has the requested name
+    EMPTY = auto()  # an empty software token store
+    ABSENT = auto()  # nothing is present
+    REMARK = auto()  # it works; information only
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a probe declares about its cause, beside the question: its place among the other causes.
+    """What a probe declares about its cause, to rank it among the others.
 
     Attributes:
-        failed: its priority where it fails.
-        warned: its priority where it warns.
-        kinds: the priority of one kind of it (``kind`` of the evidence), failing or not.
-        after: the causes that it may be a mere consequence of, or that have to be dealt with first: where one of them
-            is found, this one is not named before it. In one layer, and from a token to its PIN and its objects, that
-            holds for the same subject only.
-        way: which tokens it can keep from being used.
+        failed: priority if it fails.
+        warned: priority if it warns.
+        kinds: priority by ``kind`` of the evidence, failing or not.
+        after: causes that this one may be a consequence of, or that must be fixed first. If one of them is found, this
+            one is not named before it. Within one layer, and between a token, its PIN and its objects, this applies to
+            the same subject only.
+        way: the access path whose tokens it affects.
         exits: the exit code if it is named first.
-        quiet: as a mere consequence it is not mentioned at all.
-        headline: the text above it if it is named first; empty: that no token can be used.
+        quiet: do not report it at all if it is a consequence.
+        headline: message id of the headline if it is named first; empty: the default, that no token can be used.
     """
 
     failed: Priority = Priority.FAULT
@@ -112,56 +113,56 @@ class Rule:
 
 
 def causes(text: str) -> frozenset[str]:
-    """Return the ids in a text, for :attr:`Rule.after`."""
+    """Return the ids in a space-separated text, for :attr:`Rule.after`."""
     return frozenset(text.split())
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A probe's answer: a status and what it saw. Made by :func:`ok`, :func:`warn`, :func:`fail`, :func:`skip`."""
+    """A probe's answer: status and evidence. Created by :func:`ok`, :func:`warn`, :func:`fail`, :func:`skip`."""
 
     status: Status
     evidence: dict[str, Any]
 
 
 def ok(**evidence: Any) -> Said:
-    """Nothing wrong here."""
+    """Return an answer without a problem."""
     return Said(Status.OK, evidence)
 
 
 def warn(**evidence: Any) -> Said:
-    """It works, but somebody should look."""
+    """Return an answer for something that works but should be checked."""
     return Said(Status.WARN, evidence)
 
 
 def fail(**evidence: Any) -> Said:
-    """This keeps the token from being used."""
+    """Return an answer for a problem that prevents use of the token."""
     return Said(Status.FAIL, evidence)
 
 
 def skip(reason: str, **evidence: Any) -> Said:
-    """The question does not apply here; ``reason``: why, in a word or two."""
+    """Return an answer for a check that does not apply; ``reason`` is a short identifier."""
     return Said(Status.SKIP, {"reason": reason, **evidence})
 
 
 def unchecked(reason: str, **evidence: Any) -> Said:
-    """The question applies and could not be answered; ``reason``: what stood in the way, in a word or two."""
+    """Return an answer for a check that applies but could not be made; ``reason`` is a short identifier."""
     return Said(Status.SKIP, {"reason": reason, **evidence, "checked": False})
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a probe found.
+    """The result of a probe.
 
     Attributes:
         id: layer letter and cause number.
-        probe: its name, such as ``module.architecture``.
-        status: how it ended.
-        subject: what it looked at: a device, a reader, a module file, a token; empty for the machine itself.
-        evidence: what it saw; untrusted where it comes from a token.
-        rule: what its probe declares.
-        way: which tokens it can keep from being used; None: as its probe declares.
-        aside: it does not concern what was asked for.
+        probe: the probe's name, for example ``module.architecture``.
+        status: the result.
+        subject: what was checked: a device, reader, module file or token; empty for the machine itself.
+        evidence: the observed values; untrusted where they come from a token.
+        rule: what the probe declares.
+        way: the access path it affects; None: as the probe declares.
+        aside: it does not concern what the user asked about.
     """
 
     id: str
@@ -180,27 +181,27 @@ class Finding:
 
     @property
     def matters(self) -> bool:
-        """Whether a person should read it."""
+        """Whether it is a warning or a failure."""
         return self.status in {Status.WARN, Status.FAIL}
 
     @property
     def concerns(self) -> Way:
-        """Which tokens it can keep from being used."""
+        """The access path it affects."""
         return self.way or self.rule.way
 
     @property
     def priority(self) -> Priority:
-        """Its place among the causes, by what its probe declares."""
+        """Its priority according to the probe's rule."""
         by_status = self.rule.failed if self.status is Status.FAIL else self.rule.warned
         return self.rule.kinds.get(str(self.evidence.get("kind")), by_status)
 
     @property
     def unchecked(self) -> bool:
-        """Whether the question applies and could not be answered."""
+        """Whether the check applies but could not be made."""
         return self.status is Status.SKIP and self.evidence.get("checked") is False
 
     def follows(self, other: Finding) -> bool:
-        """Tell whether this one may be a mere consequence of another one that was found."""
+        """Return whether this finding may be a consequence of another one."""
         if other.id not in self.rule.after or not other.matters:
             return False
         ways = {self.concerns, other.concerns}
@@ -208,15 +209,15 @@ class Finding:
         return (len(ways) == 1 or Way.ANY in ways) and (not alike or self.subject == other.subject)
 
     def cause(self) -> str | None:
-        """Return what is wrong, in the language in force; None where nothing is."""
+        """Return the cause in the current language, or None if there is no problem."""
         return self._text("cause") if self.matters else None
 
     def remedy(self) -> str | None:
-        """Return what to do about it."""
+        """Return the remedy in the current language, or None if there is no problem."""
         return self._text("remedy") if self.matters else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the finding of design section 5."""
+        """Return the finding as JSON."""
         return {
             "id": self.id,
             "probe": self.probe,
@@ -231,7 +232,7 @@ class Finding:
         }
 
     def _text(self, part: str) -> str:
-        """Return the text for this ``kind`` of the evidence where the catalogue has one, else the cause's own."""
+        """Return the text for the ``kind`` of the evidence if the catalogue has one, else the general text."""
         values = {name: _listed(value) for name, value in self.evidence.items()}
         plain = f"doctor.{self.id}.{part}"
         special = f"{plain}.{self.evidence.get('kind')}"
@@ -239,14 +240,14 @@ class Finding:
 
 
 def _listed(value: Any) -> Any:
-    """Return evidence as a sentence takes it: ``-`` and an empty list stand for nothing."""
+    """Return evidence as text for a message; ``-`` and an empty list become "none"."""
     said = ", ".join(map(str, value)) if isinstance(value, list | tuple | set) else value
     return messages.text("doctor.none") if said in {"-", ""} else said
 
 
 @dataclass(frozen=True)
 class Probe(Generic[S]):
-    """One question about a subject, and what is declared about the cause that it looks for."""
+    """A check of one kind of subject, with the ranking rule of its cause."""
 
     id: str
     name: str
@@ -254,23 +255,36 @@ class Probe(Generic[S]):
     rule: Rule = Rule()
 
     def __call__(self, subject: S, name: str = "", way: Way | None = None) -> Finding:
-        """Ask, and never raise: a probe that breaks is a finding too."""
+        """Run the check. Never raises: an exception becomes an unchecked finding."""
         try:
             said = self.ask(subject)
-        except Exception as error:  # whatever a strange machine makes it do
+        except Exception as error:  # unexpected data of the machine must not end the diagnosis
             said = unchecked("probe_failed", error=f"{type(error).__name__}: {error}")
         return self.found(said, name, way)
 
     def found(self, said: Said, name: str = "", way: Way | None = None) -> Finding:
-        """Return an answer as this probe's finding."""
+        """Return an answer as a finding of this probe."""
         return Finding(self.id, self.name, said.status, name, said.evidence, self.rule, way)
 
 
 def probe(id: str, name: str, rule: Rule = Rule()) -> Callable[[Callable[[S], Said]], Probe[S]]:
-    """Make a probe of a function that looks at one subject."""
+    """Return a decorator that makes a probe of a function.
+
+    Args:
+        id: layer letter and cause number.
+        name: the name of the probe.
+        rule: how its cause is ranked.
+    """
     return lambda ask: Probe(id, name, ask, rule)
 
 
 def ask_all(probes: Iterable[Probe[S]], subject: S, name: str = "", way: Way | None = None) -> list[Finding]:
-    """Put every question to one subject; ``way``: how the tokens come here that it is about."""
+    """Run all probes on one subject.
+
+    Args:
+        probes: the probes.
+        subject: what they check.
+        name: the subject of the findings.
+        way: the access path of the tokens concerned.
+    """
     return [question(subject, name, way) for question in probes]

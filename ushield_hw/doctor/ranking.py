@@ -1,9 +1,11 @@
-"""Which of the causes is named first, by what their probes declare (:class:`~ushield_hw.doctor.finding.Rule`).
+"""Rank the causes by what their probes declare (:class:`~ushield_hw.doctor.finding.Rule`).
 
-Three things decide, in this order. What does not concern what was asked for is set aside: other tokens and modules
-beside a token that was named, and the smart card service where nothing that is there needs it. Among the rest a
-consequence never comes before its cause: a cause takes over the priority of what follows from it. Then the priorities
-count, and last the way from the plug to the key.
+The order is decided in three steps:
+
+1. Findings that do not concern the user's request are set aside: other tokens and modules if a token was named, and the
+PC/SC service if no connected device needs it.
+2. A consequence never comes before its cause: a cause inherits the priority of its consequences.
+3. The rest is ordered by priority, then by layer from the USB bus to the key.
 """
 
 from __future__ import annotations
@@ -27,16 +29,16 @@ _NOTHING_FOUND: Final = Finding("A1", "token.none", Status.FAIL, evidence={"kind
 
 @dataclass(frozen=True)
 class Case:
-    """What a diagnosis is about.
+    """The scope of a diagnosis.
 
     Attributes:
         machine: the machine; its ``selector`` names a token.
-        module: the module file that was asked for; None: any.
-        files: the module files that were looked at.
-        tokens: every token that was seen, once.
-        meant: those of them that the selector names; all of them where there is none.
-        usable: those of the meant that can sign.
-        others_can_sign: a token that is not meant can.
+        module: the requested module file; None: any.
+        files: the module files that were checked.
+        tokens: every token that was found, once.
+        meant: the tokens that the selector matches; all of them without a selector.
+        usable: the tokens in ``meant`` that can sign.
+        others_can_sign: whether a token outside ``meant`` can sign.
     """
 
     machine: Machine
@@ -49,7 +51,7 @@ class Case:
 
     @property
     def named(self) -> bool:
-        """Whether one token was asked for."""
+        """Whether a token was selected."""
         return self.machine.selector is not None
 
     @cached_property
@@ -59,44 +61,50 @@ class Case:
 
     @cached_property
     def own(self) -> frozenset[str]:
-        """The subjects that belong to the tokens that are meant: themselves, their modules and their readers."""
+        """The subjects of the selected tokens: the tokens, their modules and their readers."""
         found = {text for seen in self.meant for text in (seen.name, str(seen.loaded.file.path), seen.reader)}
         return frozenset(found - {""})
 
     @cached_property
     def strangers(self) -> frozenset[str]:
-        """The tokens that are there and are not meant."""
+        """The tokens that were found but not selected."""
         ours = {seen.name for seen in self.meant}
         return frozenset(seen.name for seen in self.tokens) - ours
 
     @cached_property
     def idle(self) -> frozenset[str]:
-        """Empty soft tokens that nobody asked for, and that need not be judged: another token can sign, or is meant."""
-        filled = any(not seen.blank for seen in self.usable)  # an empty one may be usable, too: all of it may hide
+        """Empty software tokens that are not judged because another token can sign or is selected."""
+        # a token that shows nothing may be usable too: its objects may be private
+        filled = any(not seen.blank for seen in self.usable)
         return frozenset(
             seen.name for seen in self.tokens if seen.blank and (filled or (self.named and seen not in self.meant))
         )
 
     @cached_property
     def empty(self) -> frozenset[str]:
-        """Empty soft tokens that are meant only because every token is."""
+        """Empty software tokens that are included only because no token was selected."""
         return frozenset(seen.name for seen in self.meant if seen.blank and not self.named)
 
     @cached_property
     def soft(self) -> bool:
-        """Whether a soft token can sign for certain: nothing has to be plugged in."""
+        """Whether a software token can certainly sign, so that no device is needed."""
         return any(seen.token.driver.kind is Kind.SOFTWARE and not seen.uncertain for seen in self.usable)
 
     @cached_property
     def needs_pcsc(self) -> bool:
-        """Whether something that is there comes through PC/SC, or may: nothing that does not is plugged in."""
+        """Whether a connected device uses PC/SC, or may use it because no device that bypasses it is connected."""
         cards = any(reader.slot is not Slot.EMPTY for reader in self.machine.scene.readers)
         past = any(one.past_pcsc for one in plugged(self.machine))
         return cards or bool(ccid_devices(self.machine)) or not past
 
 
 def weighed(findings: Sequence[Finding], case: Case) -> list[Finding]:
-    """Return the findings in the order of the way, set aside or made milder where they do not count here."""
+    """Return the findings in layer order, set aside or downgraded where they do not apply.
+
+    Args:
+        findings: the findings of all probes.
+        case: the scope of the diagnosis.
+    """
     order = list(Layer)
     found = sorted(findings, key=lambda one: order.index(one.layer))
     told = (_quiet(one, found) if one.rule.quiet and one.matters else one for one in found)
@@ -104,7 +112,12 @@ def weighed(findings: Sequence[Finding], case: Case) -> list[Finding]:
 
 
 def first(findings: Sequence[Finding], case: Case) -> Finding | None:
-    """Return the cause to look at first; None: a token that is meant can sign, and it is clear which."""
+    """Return the first cause; None if a selected token can sign and the selection is unambiguous.
+
+    Args:
+        findings: the result of :func:`weighed`.
+        case: the scope of the diagnosis.
+    """
     unclear = any(one.rule.failed is Priority.CHOICE and one.status is Status.FAIL for one in findings)
     if case.usable and not unclear:
         return None
@@ -117,7 +130,7 @@ def first(findings: Sequence[Finding], case: Case) -> Finding | None:
 
 
 def _quiet(one: Finding, found: Sequence[Finding]) -> Finding:
-    """Return a finding that says nothing new beside its cause as one that need not be read."""
+    """Return a finding as skipped if it only repeats its cause."""
     cause = next((other for other in found if one.follows(other)), None)
     return one if cause is None else _dropped(one, f"follows_{cause.id}")
 
@@ -142,7 +155,7 @@ def _dropped(one: Finding, reason: str) -> Finding:
 
 
 def _is_aside(one: Finding, case: Case) -> bool:
-    """Tell whether a finding does not concern what was asked for."""
+    """Return whether a finding does not concern the user's request."""
     if case.module is not None:
         return one.layer.letter < Layer.MODULE.letter
     if one.rule.failed is Priority.CHOICE:
@@ -157,7 +170,7 @@ def _is_aside(one: Finding, case: Case) -> bool:
 
 
 def _can_matter(one: Finding, case: Case) -> bool:
-    """Tell whether a finding is about a way that something that is there takes."""
+    """Return whether a finding affects an access path that is in use."""
     return one.concerns is not Way.PCSC or case.needs_pcsc
 
 
@@ -166,14 +179,17 @@ def _priority(one: Finding, case: Case) -> Priority:
 
 
 def _effective(told: Sequence[Finding], case: Case) -> Mapping[int, tuple[Priority, int]]:
-    """Return priority and depth of each: a cause takes over the priority of what follows from it, and comes before."""
+    """Return priority and depth of each finding.
+
+    A cause inherits the priority of its consequences and has less depth than they have.
+    """
     behind = {
         number: [other for other, cause in enumerate(told) if one.follows(cause) and cause.aside <= one.aside]
         for number, one in enumerate(told)
     }
     best = {number: _priority(one, case) for number, one in enumerate(told)}
     depth = dict.fromkeys(best, 0)
-    for _ in told:  # as many steps as the longest chain may have
+    for _ in told:  # a chain has at most as many steps as there are findings
         for number, causes in behind.items():
             for cause in causes:
                 best[cause] = min(best[cause], best[number])

@@ -1,4 +1,4 @@
-"""What the doctor says in the end: every finding, one cause named first, and a verdict."""
+"""The result of a diagnosis: all findings, the first cause and the verdict."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class UsableToken:
     """A token that can sign.
 
     Attributes:
-        uri: selects it.
-        label: for people; untrusted.
+        uri: the URI that selects it.
+        label: its label, for display; untrusted.
         serial: its serial number; untrusted.
-        subject: the certificate that would be used; empty: none shows without a login.
-        certain: what signs shows already; False: only a login tells.
+        subject: subject of the certificate that would be used; empty: no certificate is visible without a login.
+        certain: whether key and certificate are visible already. False: only a login can show.
     """
 
     uri: str
@@ -33,13 +33,13 @@ class Report:
     """A diagnosis.
 
     Attributes:
-        findings: in the order of the walk.
+        findings: in layer order.
         usable: the tokens that can sign.
-        first: the one cause to look at; None: a token can be used.
-        skeleton: a descriptor to begin with, for a token that no descriptor knows.
-        environment: versions and the kind of machine, for a ticket.
-        named: one token was asked for.
-        private: yields the kind and the text of what names a person or a token; it is masked in a bundle.
+        first: the cause to fix first; None: a token can be used.
+        skeleton: a draft descriptor for a token that no descriptor matches.
+        environment: versions and kind of machine, for a support ticket.
+        named: whether a token was selected.
+        private: yields kind and text of personal data and token identifiers, which are masked in a bundle.
     """
 
     findings: Sequence[Finding]
@@ -52,17 +52,17 @@ class Report:
 
     @property
     def outcome(self) -> Outcome:
-        """What it comes to."""
+        """The exit code of the diagnosis."""
         return Outcome.OK if self.first is None else self.first.rule.exits
 
     def unneeded(self, findings: Iterable[Finding]) -> bool:
-        """Tell whether these are about a way that the token that is here does not take."""
+        """Return whether findings concern an access path that the present token does not use."""
         if not any(_is_unneeded(one) for one in self.findings):
             return False
         return any(_is_unneeded(one) or one.evidence.get("reason") == NO_SERVICE for one in findings)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of ``ushield doctor --json``."""
+        """Return the JSON document of ``ushield doctor --json``."""
         return {
             "verdict": "ok" if self.first is None else "fail",
             "first": None if self.first is None else self.first.to_json() | {"status": "fail"},

@@ -1,7 +1,7 @@
-"""The walk from the plug to a key that can sign: which questions are put to what, and what the answers come to.
+"""Run all probes and combine their findings into a report.
 
-Layers that do not need each other are asked side by side, every module in a worker of its own: modules that hang cost
-one deadline together.
+Layers that do not depend on each other are checked in parallel. Every module is loaded in its own worker process, so
+that several modules that hang cost one deadline in total.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ushield_hw.token.choice import names
 from ushield_hw.token.discovery import alike, certificates_on
 from ushield_hw.uri import TokenUri
 
-# What a file needs is no reason not to load it: the loader itself knows best.
+# A failing dependency check does not prevent loading the module: the system's loader decides.
 _DEPENDENCIES_AT: Final = module_file.FILE_PROBES.index(module_file.dependencies)
 
 _OF_A_TOKEN: Final = (slots.TOKEN_PROBES, pin.PROBES, objects.TOKEN_PROBES)
@@ -42,7 +42,7 @@ _OF_A_TOKEN: Final = (slots.TOKEN_PROBES, pin.PROBES, objects.TOKEN_PROBES)
 
 @dataclass
 class _Seen:
-    """What came of one module file."""
+    """The results for one module file."""
 
     file: ModuleFile
     findings: list[Finding] = field(default_factory=list)
@@ -50,7 +50,7 @@ class _Seen:
     tokens: tuple[TokenSeen, ...] = ()
 
     def ask_of_file(self) -> None:
-        """Ask what the file itself can be asked."""
+        """Run the probes that only need the file."""
         name = str(self.file.path)
         others = [ask for ask in module_file.FILE_PROBES if ask is not module_file.dependencies]
         asked = ask_all(others, self.file, name, self.file.way)
@@ -61,25 +61,29 @@ class _Seen:
 def examine(
     machine: Machine, module: Path | None = None, deadline_s: float = LOAD_DEADLINE_S, *, closely: bool = False
 ) -> Report:
-    """Look at everything and say what is wrong, naming one cause first. Spends no PIN try and changes nothing.
+    """Run all checks and name one cause first. Uses no PIN attempt and changes nothing.
 
     Args:
-        machine: this one, or a recorded one; its ``selector`` says which token was meant.
-        module: look at this module file only; what lies before it is still told.
-        deadline_s: how long a module may take to load.
-        closely: read the tables of every module's file, also where all is well.
+        machine: this machine or a recorded one; its ``selector`` names the token to check.
+        module: check only this module file; the layers before it are still reported.
+        deadline_s: timeout in seconds for loading a module.
+        closely: parse the tables of every module file, even if its header looks valid.
+
+    Returns:
+        The report.
 
     Raises:
-        DescriptorError: a descriptor is wrong.
+        DescriptorError: a descriptor is invalid.
     """
     files = module_file.module_files(machine, module)
     enough = threading.Event()
     with ThreadPoolExecutor(len(files) + 6) as pool:
-        looks = [pool.submit(_look, file, deadline_s, closely=closely) for file in files]  # they take longest
+        # submitted first because they take longest
+        looks = [pool.submit(_look, file, deadline_s, closely=closely) for file in files]
         outer = [pool.submit(part, machine) for part in (_usb, _service, _readers)]
         readers = pool.submit(card.readers, machine, enough)
         outer.append(pool.submit(lambda: _cards(machine, readers.result())))
-        pool.submit(import_module, "cryptography.x509")  # certificates will be read; the modules are waited for anyway
+        pool.submit(import_module, "cryptography.x509")  # preload for parsing certificates while the modules load
         seen = [look.result() for look in looks]
         if any(_is_meant(token, machine.selector) and _can_sign(token) for one in seen for token in one.tokens):
             enough.set()
@@ -114,14 +118,14 @@ def _readers(machine: Machine) -> list[Finding]:
 
 def _cards(machine: Machine, there: Sequence[card.InReader]) -> list[Finding]:
     found = ask_all(card.MACHINE_PROBES, machine)
-    with ThreadPoolExecutor(len(there) or 1) as pool:  # each card is watched for a moment
+    with ThreadPoolExecutor(len(there) or 1) as pool:  # every card stays connected for a short time
         for part in pool.map(lambda here: ask_all(card.CONTACT_PROBES, here, here.reader.name), there):
             found += part
     return found
 
 
 def _compared(machine: Machine, there: Sequence[card.InReader], loaded: Sequence[Loaded]) -> Iterator[Finding]:
-    """Ask what can be said only when the modules have been looked at."""
+    """Run the probes that need the results of the modules."""
     if machine.scene.failure is not None:
         yield from (ask.found(unchecked(NO_SERVICE)) for ask in card.PROBES)
     for here in there:
@@ -132,7 +136,7 @@ def _compared(machine: Machine, there: Sequence[card.InReader], loaded: Sequence
 
 
 def _look(file: ModuleFile, deadline_s: float, *, closely: bool) -> _Seen:
-    """Look at a file, and load it if nothing speaks against that."""
+    """Check a module file, and load it unless a check failed."""
     seen, name = _Seen(file), str(file.path)
     file.closely = closely
     seen.ask_of_file()
@@ -150,7 +154,10 @@ def _look(file: ModuleFile, deadline_s: float, *, closely: bool) -> _Seen:
 
 
 def _look_closely(seen: _Seen) -> None:
-    """Read the tables of a file that is not loaded, and load another once more: nothing else has helped so far."""
+    """Parse the tables of a file that was not loaded, or load the module a second time.
+
+    Called only if no token can be used so far.
+    """
     if seen.file.closely:
         return
     seen.file.closely = True
@@ -162,7 +169,7 @@ def _look_closely(seen: _Seen) -> None:
 
 
 def _look_into(seen: _Seen, tokens: Sequence[TokenSeen]) -> None:
-    """Keep the tokens that answer; a module that hangs or crashes over one of them is not asked again."""
+    """Keep the tokens that can be read. A module that hangs or crashes on one token is not called again."""
     answering: list[TokenSeen] = []
     for token in tokens:
         error = _trouble(token)
@@ -179,11 +186,11 @@ def _look_into(seen: _Seen, tokens: Sequence[TokenSeen]) -> None:
 
 
 def _trouble(seen: TokenSeen) -> UShieldError | None:
-    """Return why what shows on a token without a login cannot be read."""
+    """Return the error of reading what a token shows without a login, or None."""
     try:
         _ = seen.keys, seen.certificates, seen.pairs, seen.mechanisms
     except TokenNotInitialized:
-        return None  # F56 says so
+        return None  # reported as F56
     except UShieldError as error:
         return error
     return None
@@ -197,7 +204,7 @@ def _unreadable(seen: TokenSeen, error: UShieldError) -> Finding:
 
 
 def _dependencies(file: ModuleFile, loaded: Loaded | None) -> Finding:
-    """Ask what a file is missing, unless it has shown that it misses nothing: following all it needs takes long."""
+    """Check the dependencies of a file, unless it was loaded or its header looks valid: resolving them takes long."""
     ask, name = module_file.dependencies, str(file.path)
     if loaded is not None and loaded.info is not None:
         return ask.found(ok(path=name), name, file.way)
@@ -219,16 +226,19 @@ def _of_tokens(tokens: Iterable[TokenSeen]) -> Iterator[Finding]:
 
 
 def findings_of(seen: TokenSeen) -> list[Finding]:
-    """Return all that is found on one token: it fails where a signature would fail, and only there."""
+    """Return all findings about one token. A finding fails only if it prevents a signature."""
     asked = [one for probes in _OF_A_TOKEN for one in ask_all(probes, seen, seen.name)]
     return list(_as_a_signature_sees_it(seen, asked))
 
 
 def _as_a_signature_sees_it(seen: TokenSeen, asked: Sequence[Finding]) -> Iterator[Finding]:
-    """Yield findings about a token so that they fail where a signature would, and only there."""
+    """Yield the findings of a token, downgraded to warnings if the token can sign all the same.
+
+    If it cannot sign and no finding explains that, a finding for the error is added.
+    """
     try:
         able, error = seen.able, seen.decision.error
-    except UShieldError:  # it cannot be read, or is not set up: other findings say so
+    except UShieldError:  # it cannot be read or is not initialized, which other findings report
         able, error = False, None
     for one in asked:
         yield replace(one, status=Status.WARN) if able and one.status is Status.FAIL else one
@@ -236,7 +246,7 @@ def _as_a_signature_sees_it(seen: TokenSeen, asked: Sequence[Finding]) -> Iterat
         yield unexplained(error, seen.name)
 
 
-# --- what it comes to -------------------------------------------------------------------------------------------------
+# --- conclusion -------------------------------------------------------------------------------------------------------
 
 
 def _concluded(
@@ -284,7 +294,7 @@ def _case(machine: Machine, seen: Sequence[_Seen], module: Path | None, tokens: 
 
 
 def _beginning(machine: Machine, findings: Sequence[Finding], tokens: Sequence[TokenSeen]) -> str | None:
-    """Return a descriptor to begin with, where no token shows or a card is left that nothing here knows."""
+    """Return a draft descriptor if no token shows or a card is unknown, otherwise None."""
     strange = any(finding.probe == card.unknown_card.name and finding.matters for finding in findings)
     return skeleton(machine) if strange or not tokens else None
 
@@ -292,12 +302,12 @@ def _beginning(machine: Machine, findings: Sequence[Finding], tokens: Sequence[T
 def _is_meant(seen: TokenSeen, selector: str | None) -> bool:
     try:
         return selector is None or names(selector, seen.token)
-    except InputError:  # F55 and F57 say what is wrong with it
+    except InputError:  # the selector is invalid, which F55 and F57 report
         return False
 
 
 def _each(tokens: Sequence[TokenSeen]) -> list[TokenSeen]:
-    """Return every token once, through the module that is its family's own if there is one."""
+    """Return every token once, through the module of its own family if there is one."""
     by_token = {id(seen.token): seen for seen in tokens}
     return [by_token[id(group[0])] for group in alike([seen.token for seen in tokens], certificates_on)]
 
@@ -316,7 +326,7 @@ def _usable(seen: TokenSeen) -> UsableToken:
 
 
 def _private(machine: Machine, tokens: Sequence[TokenSeen]) -> Iterator[tuple[str, str]]:
-    """Yield what names a person or a token, and its kind, for the bundle to mask."""
+    """Yield kind and text of personal data and token identifiers, to be masked in the bundle."""
     for seen in tokens:
         yield "serial", seen.token.serial
         yield "label", seen.token.label

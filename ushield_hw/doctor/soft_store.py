@@ -1,6 +1,6 @@
-"""What SoftHSM2's configuration says, and how many objects the files of one of its tokens hold.
+"""Read SoftHSM2's configuration and count the objects in the files of a token.
 
-The files of a token show also what its objects hide until a login: not what they are, but that they are there.
+The count includes private objects, which are only visible after login: their content is unknown, but their number is.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Final
 
 from ushield_hw.doctor.inspect.machine import Machine
 
-# Where a module looks for its configuration if its descriptor's variable is not set; the first that exists counts.
+# Where a module reads its configuration if its environment variable is not set; the first existing file is used.
 CONFIGURATIONS: Final = {
     "SOFTHSM2_CONF": ("{home}/.config/softhsm2/softhsm2.conf", "/etc/softhsm/softhsm2.conf", "/etc/softhsm2.conf")
 }
-FILES: Final = "file"  # the object store that keeps each object in a file; the other one is a database
-_LINE: Final = re.compile(r"^\s*([\w.]+)\s*=\s*([^#]*?)\s*(?:#.*)?$")  # SoftHSM2 drops what follows a #
+FILES: Final = "file"  # one file per object; the alternative backend is a database
+_LINE: Final = re.compile(r"^\s*([\w.]+)\s*=\s*([^#]*?)\s*(?:#.*)?$")  # SoftHSM2 ignores everything after a #
 _VERSION_1: Final = re.compile(r"(?m)^\s*\d+\s*:\s*\S")  # SLOT:FILE
 _USUAL_FOLDER: Final = "/var/lib/softhsm/tokens"
 _SERIAL: Final = re.compile(r"[0-9a-f]{16}")
@@ -27,14 +27,14 @@ _OF_THE_TOKEN: Final = "token.object"  # noqa: S105
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A configuration file, read.
+    """A parsed configuration file.
 
     Attributes:
         path: the file.
-        readable: False: it is not there, or cannot be read.
-        folder: where the tokens are.
-        store: how objects are kept.
-        version_1: it is one of SoftHSM 1.
+        readable: whether it exists and can be read.
+        folder: the token folder.
+        store: the object store backend.
+        version_1: whether it is a configuration of SoftHSM 1.
     """
 
     path: str
@@ -45,7 +45,12 @@ class Configuration:
 
 
 def configuration(machine: Machine, variable: str) -> Configuration:
-    """Return what the configuration says that a module reads; ``variable``: one of :data:`CONFIGURATIONS`."""
+    """Return the configuration that a module reads.
+
+    Args:
+        machine: the machine to read from.
+        variable: the environment variable of the module, one of :data:`CONFIGURATIONS`.
+    """
     path = _file(machine, variable)
     text = machine.text(path)
     if text is None:
@@ -64,9 +69,9 @@ def _file(machine: Machine, variable: str) -> str:
 
 
 def objects_stored(machine: Machine, variable: str | None, serial: str) -> int | None:
-    """Return how many objects the files of a token hold, shown or not; None: that cannot be told.
+    """Return the number of objects in the files of a token, visible or not; None if it cannot be determined.
 
-    A token's folder is called by a UUID, the end of which is the token's serial number.
+    The name of a token's folder is a UUID that ends with the token's serial number.
     """
     if variable not in CONFIGURATIONS or not _SERIAL.fullmatch(serial):
         return None

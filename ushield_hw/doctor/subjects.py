@@ -1,4 +1,4 @@
-"""What the probes of the later layers look at: a module's file, the module once it is loaded, and a token in it."""
+"""The subjects of the later probes: a module file, a loaded module, and a token in a slot."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ LOAD_DEADLINE_S: Final = 10.0
 
 @dataclass
 class ModuleFile:
-    """A PKCS#11 module's file, which may be anything.
+    """A file that should be a PKCS#11 module.
 
     Attributes:
-        machine: where it lies.
+        machine: the machine it is on.
         path: the file.
-        driver: the family it belongs to; ``GENERIC``: none that is known.
-        asked: somebody named this very file.
-        closely: its tables are read; else a file that looks well is taken at its header's word.
+        driver: the family it belongs to; ``GENERIC``: unknown.
+        asked: whether the user named this file.
+        closely: whether its tables are parsed; otherwise a file with a valid header is accepted.
     """
 
     machine: Machine
@@ -59,7 +59,7 @@ class ModuleFile:
 
     @property
     def way(self) -> Way:
-        """How its tokens come to a program, as far as its descriptor says."""
+        """The access path of its tokens according to its descriptor."""
         if self.driver.kind in {Kind.SOFTWARE, Kind.PLATFORM}:
             return Way.SOFT
         families = (self.driver, *self.machine.catalogue.driven_by(self.driver))
@@ -68,12 +68,12 @@ class ModuleFile:
 
     @property
     def image(self) -> Image | None:
-        """What the file says of itself, read without loading it; None: it cannot be read."""
+        """What the file contains, read without loading it; None: it cannot be read."""
         return self._image if self.closely or self.glance is None else self.glance
 
     @cached_property
     def glance(self) -> Image | None:
-        """What its header says, if that looks like a module for this very machine; None: it needs a closer look."""
+        """The header if it looks like a module for this machine; None: the tables must be parsed."""
         found = glance(self.path)
         ours = processor(self.machine.architecture)
         return found if found is not None and ours in found.architectures else None
@@ -85,14 +85,14 @@ class ModuleFile:
 
 @dataclass
 class Loaded:
-    """A module in a worker process of its own, or why it is not. Made by :func:`load`.
+    """A module in its own worker process, or the error of loading it. Created by :func:`load`.
 
     Attributes:
-        file: where it came from.
-        error: what went wrong, in loading, in C_Initialize or in listing the slots.
-        info: what the module says of itself; None if it did not come that far.
+        file: the module file.
+        module: the module; must be closed.
+        error: the error of loading, of C_Initialize or of listing the slots.
+        info: the result of C_GetInfo; None if it was not reached.
         slots: its slots.
-        module: the module; to be closed.
     """
 
     file: ModuleFile
@@ -103,7 +103,12 @@ class Loaded:
 
 
 def load(file: ModuleFile, deadline_s: float = LOAD_DEADLINE_S) -> Loaded:
-    """Load a module in a worker of its own and list its slots; never in this process, whatever its descriptor says."""
+    """Load a module in its own worker process and list its slots; never in-process, whatever its descriptor says.
+
+    Args:
+        file: the module file.
+        deadline_s: timeout in seconds.
+    """
     spec, environment = file.driver.module, module_environment(file.driver, file.machine.settings)
     loaded = Loaded(file, Module(file.path, Isolation.PROCESS, spec.options, deadline_s, environment))
     try:
@@ -115,14 +120,14 @@ def load(file: ModuleFile, deadline_s: float = LOAD_DEADLINE_S) -> Loaded:
 
 
 def of_reader(slot: SlotInfo | None, reader: Reader) -> bool:
-    """Tell whether a slot's description is the name of a reader, as far as it fits into one."""
+    """Return whether a slot description is the name of a reader, possibly truncated."""
     if slot is None or not slot.description:
         return False
     return slot.description.rstrip() in {reader.name, *descriptions((reader.name,))}
 
 
 def _is_half(key: KeyRecord, pair: Pair) -> bool:
-    """Tell whether a key object that shows is the other half of a certificate, or stands for it by its id."""
+    """Return whether a visible key object belongs to a certificate, by its public key or its id."""
     if key.public is not None:
         return key.public in pair.facts.spki
     return bool(key.key_id) and key.key_id == pair.certificate.key_id
@@ -130,11 +135,11 @@ def _is_half(key: KeyRecord, pair: Pair) -> bool:
 
 @dataclass
 class TokenSeen:
-    """A token in a slot. Nothing here logs in: what a PIN would show stays unknown.
+    """A token in a slot. Nothing here logs in, so private objects stay unknown.
 
     Attributes:
         token: the token.
-        loaded: the module it was seen through.
+        loaded: the module it was found through.
     """
 
     token: Token
@@ -147,7 +152,7 @@ class TokenSeen:
 
     @cached_property
     def reader(self) -> str:
-        """The reader that its slot is named for; empty: none is."""
+        """The reader that its slot is named after; empty if there is none."""
         readers = self.loaded.file.machine.scene.readers
         return next((reader.name for reader in readers if of_reader(self.slot, reader)), "")
 
@@ -158,19 +163,19 @@ class TokenSeen:
 
     @property
     def atr(self) -> bytes:
-        """The ATR of the card in its reader; empty if that cannot be told."""
+        """The ATR of the card in its reader; empty if unknown."""
         readers = self.loaded.file.machine.scene.readers
         return next((reader.atr for reader in readers if reader.name == self.reader), b"")
 
     @property
     def general(self) -> bool:
-        """Whether it shows through a module that drives many families, and is of none that is told apart there."""
+        """Whether it shows through a module for many families and its own family is not known."""
         file = self.loaded.file
         return file.driver.module.general and self.token.driver.id == file.driver.id
 
     @cached_property
     def set_up_by(self) -> tuple[Driver, ...]:
-        """The families that its card may be of whose own modules set it up so that a general one shows nothing."""
+        """The possible families of its card whose own modules format it so that a general module shows nothing."""
         if not self.general:
             return ()
         ours = self.loaded.file.driver.id
@@ -179,24 +184,24 @@ class TokenSeen:
 
     @cached_property
     def nothing_hides(self) -> bool:
-        """Whether it is known without a login that a token that shows neither key nor certificate has none."""
+        """Whether it is known without a login that a token that shows no key and no certificate has none."""
         return not asks_for_login(self.token.info) or bool(self.set_up_by and not self.pairs) or self.all_shown
 
     @cached_property
     def stored(self) -> int | None:
-        """How many objects its files hold, shown or not; None: that cannot be told."""
+        """The number of objects in its files, visible or not; None if it cannot be determined."""
         file = self.loaded.file
         return objects_stored(file.machine, file.driver.module.config_env, self.token.serial)
 
     @property
     def all_shown(self) -> bool:
-        """Whether it is known that no object hides until a login."""
+        """Whether it is known that no object becomes visible by a login."""
         unread = sum(one.count for one in self.unread if one.left_out)
         return self.stored is not None and self.stored <= len(self.certificates) + len(self.keys) + unread
 
     @cached_property
     def blank(self) -> bool:
-        """Whether it is a soft token without a certificate, which nobody may be waiting for."""
+        """Whether it is a software token without a certificate."""
         try:
             return self.token.driver.kind is Kind.SOFTWARE and not self.pairs
         except UShieldError:
@@ -204,22 +209,22 @@ class TokenSeen:
 
     @cached_property
     def pin(self) -> PinState:
-        """What is known of its PIN; no try is spent."""
+        """The state of its PIN; uses no attempt."""
         return self.token.pin_state()
 
     @property
     def now(self) -> datetime:
-        """What the clock says."""
+        """The current time of the machine."""
         return self.loaded.file.machine.now or datetime.now(UTC)
 
     @property
     def choice(self) -> KeyChoice:
-        """Which of its keys was asked for."""
+        """The key that was requested."""
         return self.loaded.file.machine.choice
 
     @cached_property
     def decision(self) -> Decision:
-        """What ``ushield sign`` would go by, as far as it can be known without a login.
+        """The decision of ``ushield sign`` as far as it can be made without a login.
 
         Raises:
             UShieldError: the token cannot be read.
@@ -241,12 +246,12 @@ class TokenSeen:
 
     @property
     def bare(self) -> bool:
-        """Whether it shows no key and no certificate that could sign: it is empty, or all of it hides until a login."""
+        """Whether it shows neither a key nor a certificate that could sign: it is empty, or its objects are private."""
         return self.decision.pair is None and not self.keys
 
     @property
     def uncertain(self) -> bool:
-        """Whether nothing that shows proves that the key or the certificate is there: only a login tells."""
+        """Whether no visible object proves that key and certificate exist, so that only a login can show."""
         pair = self.decision.pair
         if self.decision.verdict is not Verdict.UNDECIDED:
             return False
@@ -255,10 +260,11 @@ class TokenSeen:
 
     @cached_property
     def _halves_prove(self) -> bool:
-        """Whether a public key that shows is as good as its private one.
+        """Whether a visible public key proves that its private key exists.
 
-        It may have been left behind: where others show, or could not be read, or where keys are files, of which
-        either half can be removed alone. There only the number of files tells that something hides.
+        It does not if other private keys are visible, if a private key could not be read, or if keys are files of which
+        either half can be deleted alone. In the last case only the number of files shows whether there are private
+        objects.
         """
         private = any(key.private for key in self.keys)
         unread = any(one.kind is ObjectClass.PRIVATE_KEY for one in self.unread)
@@ -267,17 +273,17 @@ class TokenSeen:
 
     @cached_property
     def contents(self) -> Contents:
-        """The objects that show without a login, and what could not be read."""
+        """The objects visible without a login, and those that could not be read."""
         return self.token.contents()
 
     @property
     def unread(self) -> Sequence[ObjectProblem]:
-        """What could not be read."""
+        """The objects that could not be read."""
         return self.contents.problems
 
     @cached_property
     def certificates(self) -> Sequence[CertificateRecord]:
-        """The certificate objects that show without a login.
+        """The certificate objects visible without a login.
 
         Raises:
             UShieldError: none of them can be read.
@@ -288,12 +294,12 @@ class TokenSeen:
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
-        """The certificates that show without a login."""
+        """The certificates visible without a login."""
         return pairs(self.certificates, self.keys, logged_in=False)
 
     @cached_property
     def keys(self) -> tuple[KeyRecord, ...]:
-        """The key objects that show without a login.
+        """The key objects visible without a login.
 
         Raises:
             UShieldError: none of them can be read.
@@ -304,5 +310,5 @@ class TokenSeen:
 
     @cached_property
     def mechanisms(self) -> tuple[str, ...]:
-        """The mechanisms it offers."""
+        """Its mechanisms."""
         return self.token.mechanisms()

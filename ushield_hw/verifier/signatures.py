@@ -147,8 +147,7 @@ def _curve_problem(parameters: bytes) -> str | None:
     return None if parameters in _CURVES else "weak_key"
 
 
-# --- algorithms checked by cryptography
-# --------------------------------------------------------------------------------
+# --- algorithms checked by cryptography -------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1024)

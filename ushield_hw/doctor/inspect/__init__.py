@@ -1,1 +1,1 @@
-"""What the doctor reads without asking a module: files, processes, sockets, pcscd."""
+"""Read files, processes, sockets and pcscd without calling a module."""

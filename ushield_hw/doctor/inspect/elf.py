@@ -1,4 +1,4 @@
-"""An ELF file's header, and whether what it says fits into the file. The tables behind it: ``elf_tables``."""
+"""Parse the header of an ELF file and check its plausibility. ``elf_tables`` parses the tables."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _MACHINES: Final = {
     (50, 64): "ia64",
 }
 _LAYOUTS: Final = {32: "HHIIIIIHHHHHH", 64: "HHIQQQIHHHHHH"}
-# Of a program header, where p_offset and p_filesz are.
+# Layout of a program header: p_offset and p_filesz.
 _SEGMENTS: Final = {32: "4xI8xI12x", 64: "8xQ16xQ16x"}
-_ENTRY: Final = b"C_GetFunctionList\0"  # perhaps the end of a longer name: string tables share ends
+_ENTRY: Final = b"C_GetFunctionList\0"  # may be the end of a longer name: string tables share suffixes
 
 
 def read_header(head: bytes, size: int) -> tuple[Image, int, int]:
-    """Return what a header says, how long it is (0: it cannot be read) and its number of bits."""
+    """Return the parsed header, its length (0: not readable) and the word size in bits."""
     if len(head) < _LEAST:
         return Image(Format.ELF, size, missing=_WHOLE - len(head)), 0, 0
     bits, order = {1: 32, 2: 64}.get(head[4]), {1: "<", 2: ">"}.get(head[5])
@@ -61,9 +61,9 @@ def _machine(number: int, bits: int, order: str) -> str:
 
 
 def is_sound(file: BinaryIO, head: bytes, size: int, bits: int) -> bool:
-    """Tell whether the segments lie within the file and the name of a PKCS#11 module's entry point is among its bytes.
+    """Return whether all segments lie within the file and it contains the name C_GetFunctionList.
 
-    That is no proof of anything, and costs next to nothing: a module that looks like this may be tried in a worker.
+    This is no proof, but cheap: a module that passes may be loaded in a worker process.
     """
     order = {1: "<", 2: ">"}[head[5]]
     fields = struct.unpack_from(order + _LAYOUTS[bits], head, 16)

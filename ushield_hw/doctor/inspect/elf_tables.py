@@ -1,6 +1,6 @@
-"""An ELF file's tables, those that the system's loader uses, by pyelftools; see :mod:`ushield_hw.doctor.inspect.image`.
+"""Parse the loader tables of an ELF file with pyelftools; see :mod:`ushield_hw.doctor.inspect.image`.
 
-A damaged file may claim tables of any size: pyelftools reads through a window that gives out so many bytes in all.
+A damaged file may declare tables of any size, so pyelftools reads through a window with a limit on the total bytes.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from elftools.elf.sections import Symbol
 from ushield_hw.doctor.inspect.elf import read_header
 from ushield_hw.doctor.inspect.image_model import NAMES, Image
 
-_MOST_READ: Final = 1 << 20  # one with thirty thousand symbols takes 180 kB
+_MOST_READ: Final = 1 << 20  # a library with thirty thousand symbols needs 180 kB
 _PIE: Final = 0x08000000  # DF_1_PIE
 _WEAK_NEED: Final = 2  # VER_FLG_WEAK
 
-# Where the header says where the sections are: e_shoff, and e_shnum with e_shstrndx.
+# Position and size of the header fields that describe the sections: e_shoff, and e_shnum with e_shstrndx.
 _SECTION_FIELDS: Final = {32: ((32, 4), (48, 4)), 64: ((40, 8), (60, 4))}
 
 
 class _TooMuch(Exception):
-    """The tables claim more than is read."""
+    """The tables exceed the read limit."""
 
 
 def read_elf(file: BinaryIO, size: int, head: bytes) -> Image:
-    """Read an ELF file; never raises for what is in it."""
+    """Parse an ELF file; never raises because of its content."""
     image, length, bits = read_header(head, size)
     if not length:
         return image
@@ -39,7 +39,7 @@ def read_elf(file: BinaryIO, size: int, head: bytes) -> Image:
 
 
 def _without_sections(header: bytes, bits: int) -> bytes:
-    """Return a file header that names no sections: the loader does not look at them, and so do we."""
+    """Return a file header without sections, because the loader ignores them."""
     changed = bytearray(header)
     for at, length in _SECTION_FIELDS[bits]:
         changed[at : at + length] = bytes(length)
@@ -47,7 +47,7 @@ def _without_sections(header: bytes, bits: int) -> bytes:
 
 
 class _Window:
-    """A file with another header, of which only so many bytes are given out in all."""
+    """A file with a replaced header and a limit on the total bytes read."""
 
     def __init__(self, file: BinaryIO, header: bytes) -> None:
         self._file = file
@@ -82,12 +82,12 @@ def _with_tables(image: Image, window: _Window) -> Image:
         return _with_dynamic(image, _Tables(elf, list(_tags(elf, dynamic["p_offset"]))))
     except _TooMuch:
         return image
-    except Exception as error:  # pyelftools raises whatever its parts do
+    except Exception as error:  # pyelftools raises many exception types
         return replace(image, damage=type(error).__name__)
 
 
 def _end(elf: ELFFile) -> int:
-    """Return how far the program headers, and what they name, reach."""
+    """Return the end of the program headers and of the segments they describe."""
     header = elf.header
     table = header["e_phoff"] + header["e_phnum"] * header["e_phentsize"]
     elf.stream.seek(0, 2)
@@ -98,7 +98,7 @@ def _end(elf: ELFFile) -> int:
 
 
 def _tags(elf: ELFFile, at: int) -> Iterator[tuple[str | int, int]]:
-    """Yield the dynamic table's entries."""
+    """Yield the entries of the dynamic table."""
     size = elf.structs.Elf_Dyn.sizeof()
     for number in count():
         entry = struct_parse(elf.structs.Elf_Dyn, elf.stream, at + number * size)
@@ -109,7 +109,7 @@ def _tags(elf: ELFFile, at: int) -> Iterator[tuple[str | int, int]]:
 
 @dataclass(frozen=True)
 class _Tables:
-    """The dynamic table and the tables that it names."""
+    """The dynamic table and the tables it refers to."""
 
     elf: ELFFile
     tags: list[tuple[str | int, int]]
@@ -119,14 +119,14 @@ class _Tables:
         return [value for name, value in self.tags if name == tag]
 
     def place(self, tag: str) -> int | None:
-        """Return where in the file a table is; worked out once, for pyelftools reads every segment's header for it."""
+        """Return the file offset of a table; cached, because pyelftools parses every segment header for it."""
         if tag not in self._places:
             address = next(iter(self.values(tag)), None)
             self._places[tag] = None if address is None else next(iter(self.elf.address_offsets(address)), None)
         return self._places[tag]
 
     def string(self, at: int) -> str:
-        """Return a string of the string table. It may be in any encoding: builders' paths are in here."""
+        """Return an entry of the string table, which may be in any encoding because it contains build paths."""
         octets = parse_cstring_from_stream(self.elf.stream, (self.place("DT_STRTAB") or 0) + at)
         return (octets or b"").decode("utf-8", "replace")
 
@@ -134,13 +134,13 @@ class _Tables:
         return tuple(self.string(value) for value in self.values(tag))
 
     def get_symbol(self, index: int) -> Symbol:
-        """Return a symbol, as pyelftools' hash tables want it."""
+        """Return a symbol, for pyelftools' hash tables."""
         layout = self.elf.structs.Elf_Sym
         entry = struct_parse(layout, self.elf.stream, (self.place("DT_SYMTAB") or 0) + index * layout.sizeof())
         return Symbol(entry, self.string(entry.st_name))
 
     def chain(self, tag: str, outer: Any, inner: Any, first: str, following: str) -> Iterator[tuple[Any, list[Any]]]:
-        """Yield the entries of a version table, each with those it heads (Elf_Verneed, Elf_Verdef)."""
+        """Yield the entries of a version table with their sub-entries (Elf_Verneed, Elf_Verdef)."""
         place = self.place(tag)
         for _ in range(sum(self.values(f"{tag}NUM")) if place is not None else 0):
             entry = struct_parse(outer, self.elf.stream, place)
@@ -173,7 +173,7 @@ def _folders(paths: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _exports(tables: _Tables) -> frozenset[str] | None:
-    """Look each name up in the hash table, as the loader does; None: there is none that can be read."""
+    """Look up each name in the hash table, as the loader does; None: there is no readable table."""
     gnu, old = tables.place("DT_GNU_HASH"), tables.place("DT_HASH")
     try:
         if gnu is not None:
@@ -185,7 +185,7 @@ def _exports(tables: _Tables) -> frozenset[str] | None:
         found = {name: table.get_symbol(name) for name in NAMES}
     except _TooMuch:
         return None
-    except Exception:  # a hash table that pyelftools cannot follow is no proof of damage
+    except Exception:  # an unsupported hash table is no proof of damage
         return None
     return frozenset(name for name, symbol in found.items() if symbol and symbol["st_shndx"] != "SHN_UNDEF")
 
@@ -200,4 +200,4 @@ def _wants(tables: _Tables) -> Iterator[tuple[str, str]]:
 def _versions(tables: _Tables) -> Iterator[str]:
     structs = tables.elf.structs
     for _, parts in tables.chain("DT_VERDEF", structs.Elf_Verdef, structs.Elf_Verdaux, "vd_aux", "vda_next"):
-        yield from (tables.string(part["vda_name"]) for part in parts[:1])  # the others are its parents
+        yield from (tables.string(part["vda_name"]) for part in parts[:1])  # the remaining entries are parent versions

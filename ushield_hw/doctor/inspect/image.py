@@ -1,8 +1,8 @@
-"""What a file says of itself, read without loading it: loading a library runs it, and a damaged one ends who loads it.
+"""Inspect a library file without loading it: loading executes its code, and a damaged file can crash the process.
 
-Any bytes give an answer, and only so many of them are read. ELF is read by pyelftools, from the tables that the
-system's loader uses (sections are for debuggers and may be gone). Of PE and Mach-O only the header is read; the names
-that such a file exports are guessed from its bytes, which is a hint and said to be one.
+Any input yields a result, and the number of bytes read is bounded. ELF is parsed with pyelftools from the tables that
+the system's loader uses (sections may be stripped). For PE and Mach-O only the header is parsed; their exports are
+guessed from the file's bytes and marked as guessed.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ _LINE_SHOWN: Final = 80
 
 
 def read_image(path: Path) -> Image | None:
-    """Return what a file says of itself; None: it is not there or may not be read."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # a pipe must not make us wait
+    """Return what a file contains, or None if it does not exist or cannot be read."""
+    # O_NONBLOCK: opening a pipe must not block
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         with open(os.open(path, flags), "rb") as file:
             about = os.fstat(file.fileno())
@@ -36,7 +37,7 @@ def read_image(path: Path) -> Image | None:
 
 
 def glance(path: Path) -> Image | None:
-    """Return what the header of a file says that looks like a PKCS#11 module in ELF; None: it needs a closer look."""
+    """Return the header of an ELF file that looks like a PKCS#11 module, or None if the tables must be parsed."""
     from ushield_hw.doctor.inspect.elf import is_sound, read_header
 
     try:
@@ -80,7 +81,6 @@ _MAGICS: Final = (
     *((magic, Format.MACH_O) for magic in (*_MACH_O, *_FAT)),
     (b"version https://git-lfs", Format.LFS_POINTER),
     (b"#!", Format.SCRIPT),
-    # ar (static libraries, .deb), zip, gzip, bzip2, xz, zstd, 7z, rpm, rar, OLE (.msi)
     *(
         (magic, Format.ARCHIVE)
         for magic in (
@@ -97,7 +97,7 @@ _MAGICS: Final = (
         )
     ),
 )
-_MOST_SLICES: Final = 20  # the magic of a fat Mach-O is that of a Java class too, whose next word is 45 or more
+_MOST_SLICES: Final = 20  # a fat Mach-O has the magic of a Java class, whose next word is 45 or more
 
 
 def _by_magic(head: bytes) -> Format:
@@ -110,12 +110,12 @@ def _by_magic(head: bytes) -> Format:
 
 
 def _is_text(head: bytes) -> bool:
-    """Tell whether these are characters: no controls but white space. Encodings are not told apart: GBK is text too."""
+    """Return whether the bytes are text: no control characters except white space. Any encoding counts, also GBK."""
     return not any(octet < 0x20 and octet not in b"\t\n\v\f\r\x1b" for octet in head)  # noqa: PLR2004 - a space
 
 
 def _number(data: bytes, form: str, at: int) -> int:
-    """Return one number of a header; 0 beyond its end."""
+    """Return one number of a header, or 0 beyond its end."""
     if at < 0 or len(data) < at + struct.calcsize(form):
         return 0
     return int(struct.unpack_from(form, data, at)[0])
@@ -139,7 +139,7 @@ _SAME: Final = {
 
 
 def processor(name: str) -> str:
-    """Return one name for a processor that every system calls differently (``AMD64``, ``arm64``, ``i686``)."""
+    """Return a canonical processor name for the names that systems use (``AMD64``, ``arm64``, ``i686``)."""
     name = name.lower()
     return "arm" if name.startswith(("armv", "armhf")) else _SAME.get(name, name)
 
@@ -152,7 +152,7 @@ _PE_SECTION: Final = 40
 
 
 def _read_pe(file: BinaryIO, size: int, head: bytes) -> Image:
-    """Read the PE/COFF header: machine, "is a DLL", and how far the sections reach."""
+    """Parse the PE/COFF header: machine, DLL flag, and the end of the last section."""
     at = _number(head, "<I", 0x3C)
     file.seek(at)
     header = file.read(_HEAD)
@@ -172,7 +172,7 @@ _MACH_LIBRARIES: Final = {6, 8}  # MH_DYLIB, MH_BUNDLE
 
 
 def _read_mach_o(size: int, head: bytes) -> Image:
-    """Read the Mach-O header: processors, and of one for a single processor whether it is a library."""
+    """Parse the Mach-O header: processors and, for a single one, whether it is a library."""
     if head[:4] in _MACH_O:
         order = _MACH_O[head[:4]]
         cpu, kind = _number(head, f"{order}I", 4), _number(head, f"{order}I", 12)
@@ -189,7 +189,7 @@ def _mach_cpu(number: int) -> str:
 
 
 def _hinted(image: Image, file: BinaryIO) -> Image:
-    """Add the names that occur among the file's bytes."""
+    """Add the export names that occur in the file's bytes."""
     file.seek(0)
     wanted = {name: name.encode() + b"\0" for name in NAMES}
     found: set[str] = set()
@@ -200,5 +200,5 @@ def _hinted(image: Image, file: BinaryIO) -> Image:
             break
         window = kept + chunk
         found |= {name for name, octets in wanted.items() if octets in window}
-        kept = window[-64:]  # longer than any of the names
+        kept = window[-64:]  # longer than any name
     return replace(image, exports=frozenset(found), guessed=True)

@@ -1,4 +1,4 @@
-"""What is known of a library file: its format, processors, dependencies and exports."""
+"""Data model of a library file: format, processors, dependencies and exports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 
 class Format(Enum):
-    """What kind of file it is."""
+    """The format of a file."""
 
     ELF = "elf"
     PE = "pe"
@@ -24,30 +24,30 @@ class Format(Enum):
 
 PKCS11: Final = frozenset({"C_GetFunctionList", "C_GetInterface"})
 SKF: Final = frozenset({"SKF_EnumDev", "SKF_ConnectDev", "SKF_OpenApplication"})  # GM/T 0016
-CSP: Final = frozenset({"CPAcquireContext", "CardAcquireContext"})  # Windows' CSP and minidriver
+CSP: Final = frozenset({"CPAcquireContext", "CardAcquireContext"})  # of a Windows CSP and a minidriver
 NAMES: Final = PKCS11 | SKF | CSP
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What a file says of itself.
+    """What a library file contains.
 
     Attributes:
-        format: what kind of file it is.
+        format: the file format.
         size: in bytes.
-        architectures: the processors it is for, named as :func:`processor` does; several in a fat Mach-O.
-        shared: it is a library, not a program or an object file.
-        needed: the libraries it wants loaded first (DT_NEEDED).
-        rpath: where they are looked for first (DT_RPATH), for what they need too.
-        runpath: where its own are looked for (DT_RUNPATH); rpath does not count then.
-        exports: those of ``NAMES`` that it offers; None: not known.
-        guessed: ``exports`` was found by searching the bytes.
-        missing: how many bytes its loader wants beyond the end of the file.
-        missing_tail: how many bytes only debuggers want beyond the end.
-        damage: why its tables could not be read; None: they could.
-        wants: (library, symbol version) that it needs, such as ("libc.so.6", "GLIBC_2.38").
-        versions: the symbol versions it has to offer.
-        first_line: of a text.
+        architectures: its processors, named as :func:`processor` does; several in a fat Mach-O.
+        shared: whether it is a library, not a program or an object file.
+        needed: the libraries it depends on (DT_NEEDED).
+        rpath: folders searched first, also for its dependencies (DT_RPATH).
+        runpath: folders searched for its own dependencies only (DT_RUNPATH); disables rpath.
+        exports: the names of ``NAMES`` that it exports; None: unknown.
+        guessed: whether ``exports`` was found by searching the bytes.
+        missing: number of bytes beyond the end of the file that the loader needs.
+        missing_tail: number of bytes beyond the end that only debuggers need.
+        damage: why its tables could not be parsed; None: they could.
+        wants: pairs of library and symbol version that it needs, for example ("libc.so.6", "GLIBC_2.38").
+        versions: the symbol versions it defines.
+        first_line: the first line of a text file.
     """
 
     format: Format
@@ -68,5 +68,5 @@ class Image:
 
     @property
     def whole(self) -> bool:
-        """Whether its tables are there and can be read."""
+        """Whether its tables are complete and could be parsed."""
         return not self.missing and self.damage is None

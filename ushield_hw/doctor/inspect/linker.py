@@ -1,7 +1,7 @@
-"""Where the system's loader would find the libraries that a file needs, worked out without loading anything.
+"""Resolve the libraries that a file needs as the system's loader would, without loading anything.
 
-``ldd`` is no help: it runs the file. The order is that of ld.so(8): DT_RPATH where there is no DT_RUNPATH,
-LD_LIBRARY_PATH, DT_RUNPATH, ld.so.cache, the default folders; a file for another processor is passed over.
+``ldd`` is not used because it executes the file. The search order is that of ld.so(8): DT_RPATH if there is no
+DT_RUNPATH, LD_LIBRARY_PATH, DT_RUNPATH, ld.so.cache, the default folders; files for another processor are skipped.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ushield_hw.system.lazy import cached_property
 _MOST_LIBRARIES: Final = 300
 _CACHE_MOST: Final = 8 << 20
 _DEFAULT: Final = ("/lib", "/usr/lib", "/lib64", "/usr/lib64", "/lib/*-linux-*", "/usr/lib/*-linux-*")
-_MUSL: Final = ("/lib", "/usr/local/lib", "/usr/lib")  # the default where there is no cache
+_MUSL: Final = ("/lib", "/usr/local/lib", "/usr/lib")  # default folders if there is no cache
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A library that is not found: its name, and the file that needs it."""
+    """A library that was not found, and the file that needs it."""
 
     name: str
     needed_by: str
@@ -35,7 +35,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class TooOld:
-    """A library that is found but lacks a symbol version that is needed."""
+    """A library that was found but lacks a required symbol version."""
 
     library: str
     version: str
@@ -44,12 +44,12 @@ class TooOld:
 
 @dataclass
 class Linked:
-    """A file and every library under it.
+    """The dependencies of a file, direct and indirect.
 
     Attributes:
-        missing: the libraries that are not found.
-        too_old: those that are older than what needs them.
-        exports: the names that the libraries under it offer; a symbol is looked for in them too.
+        missing: libraries that were not found.
+        too_old: libraries that lack a required symbol version.
+        exports: names that the dependencies export; the loader searches them too.
     """
 
     missing: list[Missing] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Linked:
 
 @dataclass(frozen=True)
 class _Loading:
-    """A library that is being looked at; ``inherited``: the DT_RPATHs of those that led to it."""
+    """A library being resolved; ``inherited``: the DT_RPATHs of the files that depend on it."""
 
     path: Path
     image: Image
@@ -67,12 +67,12 @@ class _Loading:
 
     @property
     def rpath(self) -> tuple[Path, ...]:
-        """Where what it needs is looked for first; a DT_RUNPATH switches that off."""
+        """The folders searched first for its dependencies; DT_RUNPATH disables them."""
         return () if self.image.runpath else self.passed_on
 
     @property
     def passed_on(self) -> tuple[Path, ...]:
-        """What is inherited below it: a DT_RUNPATH switches its own DT_RPATH off, but none of those above."""
+        """The DT_RPATHs that its dependencies inherit; DT_RUNPATH disables its own but not the inherited ones."""
         own = () if self.image.runpath else tuple(self._expanded(text) for text in self.image.rpath)
         return (*own, *self.inherited)
 
@@ -87,7 +87,13 @@ class _Loading:
 
 
 def linked(machine: Machine, path: Path, image: Image) -> Linked:
-    """Follow what a file needs, breadth first as the loader does, each library once."""
+    """Resolve the dependencies of a file breadth first, as the loader does, each library once.
+
+    Args:
+        machine: the machine to search.
+        path: the file.
+        image: its content.
+    """
     return _Walk(machine, image.architectures).walk(path, image)
 
 
@@ -147,12 +153,13 @@ class _Walk:
 def _too_old(now: _Loading, found: dict[str, Image | None]) -> Iterator[TooOld]:
     for library, version in now.image.wants:
         image = found.get(library)
-        if image and image.versions and version not in image.versions:  # without any the loader takes it as it is
+        # the loader accepts a library without version definitions
+        if image and image.versions and version not in image.versions:
             yield TooOld(library, version, str(now.path))
 
 
 def _image_of(path: Path) -> Image | None:
-    """Read a library once for all the modules that need it."""
+    """Return a library's content; cached for all modules that need it."""
     try:
         about = path.stat()
     except (OSError, ValueError):
@@ -170,13 +177,13 @@ _HEADER, _ENTRY = struct.Struct("=20sII20x"), struct.Struct("=iIIIQ")
 
 
 def read_cache(path: Path) -> dict[str, list[str]]:
-    """Return the paths of each library name in a glibc ld.so.cache, in its order; empty where there is none."""
+    """Return the paths of each library name in a glibc ld.so.cache, in its order; empty if there is none."""
     try:
         with path.open("rb") as file:
             data = file.read(_CACHE_MOST)
     except OSError:
         return {}
-    data = data[max(0, data.find(_MAGIC)) :]  # an old format may come first; offsets count from here
+    data = data[max(0, data.find(_MAGIC)) :]  # the old format may come first; offsets count from here
     if not data.startswith(_MAGIC) or len(data) < _HEADER.size:
         return {}
     _, entries, _ = _HEADER.unpack_from(data)

@@ -1,7 +1,7 @@
-"""The machine that is looked at. All that is read from it goes through here, so that a test can put in another one.
+"""Access to the machine under diagnosis. All reads go through this class, so that tests can use a recorded machine.
 
-``root`` is where its file system is: ``/sys``, ``/proc``, ``/dev``, ``/run``, ``/etc`` and libraries are looked up
-below it. A recorded machine is a folder.
+``root`` is the root of its file system: ``/sys``, ``/proc``, ``/dev``, ``/run``, ``/etc`` and libraries are read below
+it. A recorded machine is a folder.
 """
 
 from __future__ import annotations
@@ -28,24 +28,25 @@ from ushield_hw.system.usb import UsbDevice, usb_devices
 from ushield_hw.token.key_pairs import KeyChoice
 from ushield_hw.uri import TokenUri
 
-_WIDE: Final = 8  # bytes of a pointer
+_WIDE: Final = 8  # pointer size in bytes
 _JOURNAL_S: Final = 3.0
 _JOURNAL_LINES: Final = 400
 
 
 @dataclass
 class Machine:
-    """This machine, or a recorded one.
+    """This machine or a recorded one.
 
     Attributes:
-        settings: the ones in force.
-        root: where its file system is.
-        environ: the environment of the program that has the trouble.
+        settings: the settings in effect.
+        root: the root of its file system.
+        environ: the environment of the program under diagnosis.
         system: ``linux``, ``darwin`` or ``win32``.
-        log: what its logs say of pcscd, polkit and USB; None: ask journalctl.
-        selector: the token that was asked for: a URI, a serial number or a label; None: any.
-        now: what its clock says; None: ask this one's.
-        key_id, certificate: the key that was asked for; None: the selector may name one.
+        log: log lines about pcscd, polkit and USB; None: read them with journalctl.
+        selector: the requested token: a URI, a serial number or a label; None: any.
+        now: its current time; None: the time of this machine.
+        key_id: CKA_ID of the requested key; None: the selector may name one.
+        certificate: serial number or SHA-256 prefix of the requested certificate; None: any.
     """
 
     settings: Settings
@@ -59,11 +60,11 @@ class Machine:
     certificate: str | None = None
 
     def path(self, absolute: str | Path) -> Path:
-        """Return where a path of that machine is here."""
+        """Return the local path of a path of that machine."""
         return self.root / str(absolute).lstrip("/")
 
     def text(self, absolute: str | Path) -> str | None:
-        """Return what a file says; None: it is not there or cannot be read."""
+        """Return the content of a text file, or None if it does not exist or cannot be read."""
         try:
             return self.path(absolute).read_text(encoding="utf-8", errors="replace")
         except OSError:
@@ -76,12 +77,12 @@ class Machine:
 
     @cached_property
     def catalogue(self) -> Catalogue:
-        """The token families known."""
+        """The catalogue of token families."""
         return Catalogue.of(self.settings)
 
     @cached_property
     def choice(self) -> KeyChoice:
-        """Which key was asked for; a selector that is no URI is judged elsewhere and asks for none."""
+        """The requested key; an invalid selector is reported elsewhere and selects none."""
         try:
             asked = TokenUri.parse(self.selector) if self.selector and TokenUri.names(self.selector) else TokenUri()
         except InputError:
@@ -90,40 +91,40 @@ class Machine:
 
     @cached_property
     def usb(self) -> tuple[UsbDevice, ...] | None:
-        """What is on the USB bus; None: there is no USB here."""
+        """The devices on the USB bus; None: there is no USB support."""
         return usb_devices(self.path("/sys/bus/usb/devices"), self.path("/dev"))
 
     @cached_property
     def scene(self) -> pcsc.Scene:
-        """What PC/SC shows: readers and cards, or why it cannot be asked."""
+        """The readers and cards that PC/SC shows, or why it is not available."""
         with pcsc.Monitor() as monitor:
             return monitor.wait(None, pcsc.DEADLINE_S)
 
     @property
     def pcscd_socket(self) -> str:
-        """Where its programs look for pcscd."""
+        """The path at which programs look for pcscd's socket."""
         return self.environ.get(pcscd.VARIABLE) or pcscd.SOCKET
 
     @cached_property
     def hail(self) -> str:
-        """What comes back from pcscd's own socket: the protocol that it speaks, or why nothing does."""
+        """The result of contacting pcscd's socket: its protocol version, or why there is no answer."""
         return pcscd.hail(self.path(self.pcscd_socket))
 
     @cached_property
     def logs(self) -> str:
-        """The last lines of the system's log about pcscd, polkit and USB; empty where there is none to be read."""
+        """The last log lines about pcscd, polkit and USB; empty if no log can be read."""
         return self.log if self.log is not None else _journal() if self.here else ""
 
     @cached_property
     def architecture(self) -> str:
-        """The processor that this interpreter's libraries are for, such as ``x86_64``; 32-bit ones end in ``-32``."""
+        """The processor of this interpreter, for example ``x86_64``; ``-32`` is appended on a 64-bit machine."""
         machine = platform.machine()
         narrow = struct.calcsize("P") < _WIDE and not machine.startswith(("i", "arm"))
         return f"{machine}-32" if narrow else machine
 
     @cached_property
     def kind(self) -> str:
-        """What it is: ``wsl``, ``vm``, ``container``, ``snap``, ``flatpak`` or ``plain``."""
+        """The kind of machine: ``wsl``, ``vm``, ``container``, ``snap``, ``flatpak`` or ``plain``."""
         if "SNAP" in self.environ:
             return "snap"
         if "FLATPAK_ID" in self.environ or self.path("/.flatpak-info").exists():

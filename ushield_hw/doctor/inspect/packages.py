@@ -1,13 +1,13 @@
-"""Which Debian package has a file that is missing: a short list of what token software needs, not a search.
+"""Map missing files to Debian packages: a short list of what token software needs, not a search.
 
-Names are those of Debian 12, which Ubuntu and later Debians still take.
+The names are those of Debian 12, which Ubuntu and later Debian releases accept too.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-# By the module's file name up to its first dot.
+# Key: the module's file name up to its first dot.
 MODULES: Final = {
     "libsofthsm2": "softhsm2",
     "opensc-pkcs11": "opensc-pkcs11",
@@ -51,7 +51,7 @@ LIBRARIES: Final = {
     "libykpiv.so.2": "libykpiv2",
 }
 
-# Libraries of older systems, which no package of Debian 12 has: a vendor has to build for the newer one.
+# Libraries of older systems without a package in Debian 12: the vendor has to provide a newer build.
 GONE: Final = frozenset(
     {
         "libcrypto.so.1.1",
@@ -71,5 +71,5 @@ GONE: Final = frozenset(
 
 
 def module_package(name: str) -> str | None:
-    """Return the package that has a module, by the module's file name."""
+    """Return the package that contains a module, by the module's file name, or None."""
     return MODULES.get(name.split(".", maxsplit=1)[0])

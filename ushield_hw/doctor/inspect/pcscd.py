@@ -1,7 +1,7 @@
-"""Knocking at pcscd's socket, without its library.
+"""Contact pcscd's socket directly, without its client library.
 
-A program that asks through the library only hears that there is no service. Whether nobody is there, somebody does not
-answer, or somebody answers and turned this very library away, is told apart here.
+The library only reports that there is no service. This module distinguishes a missing service, one that does not
+answer, and one that rejected the library.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ VARIABLE: Final = PCSCD_VARIABLE
 PLACES: Final = (SOCKET, "/var/run/pcscd/pcscd.comm", "/usr/local/var/run/pcscd/pcscd.comm", "/var/run/pcscd.comm")
 
 ABSENT: Final = "absent"  # no socket
-DEAF: Final = "deaf"  # a socket, and nobody behind it
-BARRED: Final = "barred"  # the socket's permissions keep us out
-CLOSED: Final = "closed"  # somebody hangs up at once: that is how pcscd says that polkit does not allow it
-SILENT: Final = "silent"  # somebody is there and does not answer
+DEAF: Final = "deaf"  # a socket without a process
+BARRED: Final = "barred"  # the socket's permissions deny access
+CLOSED: Final = "closed"  # connection closed at once: pcscd does this if polkit denies access
+SILENT: Final = "silent"  # connected, but no answer
 
 _ANSWER_S: Final = 1.0
 _HELLO: Final = struct.Struct("=IIiiI")  # size, command, major, minor, result
@@ -31,9 +31,13 @@ _PROTOCOL: Final = (4, 4)
 
 
 def hail(place: Path) -> str:
-    """Knock at a socket: return the protocol that pcscd speaks there, such as ``4:4``, or one of the words above."""
+    """Contact a socket and return pcscd's protocol version, for example ``4:4``, or one of the constants above.
+
+    Args:
+        place: path of the socket.
+    """
     try:
-        path = place.resolve()  # a socket's path has to be short
+        path = place.resolve()  # the path of a Unix socket has a maximum length
         path.lstat()
     except PermissionError:
         return BARRED
@@ -45,7 +49,7 @@ def hail(place: Path) -> str:
             client.connect(str(path))
         except PermissionError:
             return BARRED
-        except (BlockingIOError, TimeoutError):  # as many as may wait already do
+        except (BlockingIOError, TimeoutError):  # the backlog is full
             return SILENT
         except OSError:
             return DEAF
@@ -53,12 +57,12 @@ def hail(place: Path) -> str:
 
 
 def dangling(place: Path) -> Path | None:
-    """Return the link on the way to a socket that leads nowhere; None: there is none."""
+    """Return the dangling symbolic link on the path of a socket, or None."""
     for way in (*reversed(place.parents), place):
         try:
             if way.is_symlink() and not way.exists():
                 return way
-        except OSError:  # a closed folder: what is in it is not known
+        except OSError:  # a folder that is not searchable: its content is unknown
             return None
     return None
 

@@ -1,4 +1,4 @@
-"""pcsc-lite as it is installed: which drivers pcscd finds for USB readers, and which libraries programs may find."""
+"""Inspect the installation of pcsc-lite: USB reader drivers of pcscd and client libraries."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ _MOST: Final = 8 << 20
 
 
 def program(machine: Machine) -> str:
-    """Return where pcscd is installed; empty: nowhere."""
+    """Return the path of pcscd, or an empty string if it is not installed."""
     return next((place for place in PROGRAMS if machine.path(place).exists()), "")
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A reader driver.
+    """A reader driver bundle.
 
     Attributes:
-        path: its folder, as that machine names it.
-        version: as it says.
-        ids: the USB ids that it lists, as ``lsusb`` writes them.
-        names: what it calls the readers of these ids.
-        any_ccid: pcscd gives it every CCID device that no list has.
+        path: its folder, as a path of that machine.
+        version: its version.
+        ids: the USB ids it lists, as ``lsusb`` writes them.
+        names: the reader names for these ids.
+        any_ccid: whether pcscd uses it for CCID devices that no driver lists.
     """
 
     path: str
@@ -61,12 +61,15 @@ class Bundle:
 
 
 def drivers(machine: Machine) -> list[str]:
-    """Return where the USB reader drivers are that pcscd finds; what cannot be read is no driver for it either."""
+    """Return the folders of the USB reader drivers that pcscd finds.
+
+    A driver whose Info.plist cannot be read does not count, because pcscd ignores it too.
+    """
     return [place for place, text in _descriptions(machine) if _is_property_list(text)]
 
 
 def bundles(machine: Machine) -> tuple[Bundle, ...]:
-    """Return those drivers, with the devices that each lists: thousands, some of them."""
+    """Return these drivers with the devices they list, which may be thousands."""
     found = (_bundle(place, text) for place, text in _descriptions(machine))
     return tuple(bundle for bundle in found if bundle is not None)
 
@@ -83,7 +86,7 @@ def _descriptions(machine: Machine) -> Iterator[tuple[str, bytes]]:
 
 
 def _is_property_list(text: bytes) -> bool:
-    """Tell whether it is one with a dictionary, without taking in all that it says."""
+    """Return whether it is a property list with a dictionary, without parsing its values."""
     found: list[str] = []
     parser = ParserCreate()
     parser.StartElementHandler = lambda name, _: found.append(name)
@@ -94,7 +97,7 @@ def _is_property_list(text: bytes) -> bool:
     return found[:2] == ["plist", "dict"]
 
 
-@lru_cache(maxsize=16)  # parsed once for every question about it
+@lru_cache(maxsize=16)  # parsed once for all probes
 def _bundle(place: str, text: bytes) -> Bundle | None:
     try:
         said = plistlib.loads(text)
@@ -109,7 +112,7 @@ def _bundle(place: str, text: bytes) -> Bundle | None:
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """PC/SC's library. ``looks_in``: where it looks for pcscd's socket; empty: not found in it."""
+    """A PC/SC client library. ``looks_in``: the folder of pcscd's socket that it uses; empty: not found."""
 
     path: str
     looks_in: str
@@ -119,7 +122,7 @@ class Library:
 
 
 def libraries(machine: Machine) -> tuple[Library, ...]:
-    """Return the different PC/SC libraries for this program's architecture that programs may come across."""
+    """Return the different PC/SC client libraries for this program's architecture."""
     found: dict[bytes, Library] = {}
     for path in _library_files(machine):
         try:
@@ -140,6 +143,6 @@ def _library_files(machine: Machine) -> Iterator[Path]:
 
 
 def _of_our_size(content: bytes) -> bool:
-    """Tell whether a library is for programs like this one: a 32-bit one beside it disturbs nobody."""
+    """Return whether a library has the word size of this program; a 32-bit library does not affect a 64-bit program."""
     width = b"\x02" if struct.calcsize("P") == 8 else b"\x01"  # noqa: PLR2004 - bytes of a pointer, ELF's class
     return content[:5] == b"\x7fELF" + width

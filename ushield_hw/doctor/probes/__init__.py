@@ -1,1 +1,1 @@
-"""The questions of the doctor, one module a layer."""
+"""The probes of the doctor, one module per layer."""

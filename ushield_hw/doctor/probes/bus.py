@@ -1,6 +1,7 @@
-"""A: the USB bus. Is the token there, in the shape that its driver expects, and may programs open it?
+"""A: the USB bus. Check that a token is present, shows the expected interfaces, and may be opened.
 
-What is not there is at most a warning: a machine with soft tokens needs no USB. What is there and cannot be used fails.
+A missing device is at most a warning, because software tokens need no USB. A present device that cannot be used is a
+failure.
 """
 
 from __future__ import annotations
@@ -21,24 +22,24 @@ from ushield_hw.system.pcsc import Slot
 from ushield_hw.system.processes import named
 from ushield_hw.system.usb import CCID, HID, MASS_STORAGE, UsbDevice
 
-_GUESTS: Final = {"wsl", "vm"}  # a container sees the bus of the machine that it is on
+_GUESTS: Final = {"wsl", "vm"}  # a container sees the bus of its host
 _READ_WRITE: Final = 0o6
-_EVERYTHING: Final = 1 << 1  # CAP_DAC_OVERRIDE: permissions do not count
-_PCSCD_TROUBLE: Final = re.compile(r"LIBUSB_ERROR_(?:IO|PIPE|TIMEOUT)")  # NO_DEVICE is what pulling out looks like
-_OFTEN: Final = 3  # once or twice is a replug or a sleep of the whole machine
+_EVERYTHING: Final = 1 << 1  # CAP_DAC_OVERRIDE: file permissions do not apply
+_PCSCD_TROUBLE: Final = re.compile(r"LIBUSB_ERROR_(?:IO|PIPE|TIMEOUT)")  # NO_DEVICE is a normal removal
+_OFTEN: Final = 3  # fewer can be a replug or a suspend of the machine
 _DENIED: Final = "LIBUSB_ERROR_ACCESS"
-_NOT_CLAIMED: Final = {None, "usbfs"}  # usbfs: a program has it, as pcscd must
+_NOT_CLAIMED: Final = {None, "usbfs"}  # usbfs: claimed by a program, as pcscd must
 _SHOWN: Final = 12
 
 
 @dataclass
 class Plugged:
-    """A device on the bus that is a token or a reader, or may be one.
+    """A device on the bus that is or may be a token or a reader.
 
     Attributes:
-        machine: whose bus.
+        machine: the machine.
         device: the device.
-        drivers: the families that know its USB id.
+        drivers: the families that list its USB id.
     """
 
     machine: Machine
@@ -47,37 +48,37 @@ class Plugged:
 
     @property
     def binding(self) -> Binding | None:
-        """What the catalogue says that it is to the operating system; None: it does not know this id."""
+        """The interface type according to the catalogue; None: the USB id is unknown."""
         marks = (usb for driver in self.drivers for usb in driver.usb if str(usb) == self.device.id)
         return next((usb.binding for usb in marks), None)
 
     @property
     def past_pcsc(self) -> bool:
-        """Whether PC/SC never shows it, and nothing is wrong then."""
+        """Whether it does not use PC/SC, so that a missing reader is no problem."""
         return self.binding is not None and self.binding.past_pcsc and not self.device.has(CCID)
 
     @property
     def way(self) -> Way:
-        """How a token in it comes to a program."""
+        """The access path of a token in it."""
         return Way.DIRECT if self.past_pcsc else Way.PCSC
 
     @property
     def families(self) -> list[str]:
-        """The ids of the families that know it."""
+        """The ids of the families that list it."""
         return [driver.id for driver in self.drivers]
 
     @property
     def label(self) -> str:
-        """What tells it from another one of its kind: its id and its place on the bus."""
+        """USB id and position on the bus, to distinguish identical devices."""
         return f"{self.device.id} {self.device.folder.name}"
 
     def evidence(self, **more: Any) -> dict[str, Any]:
-        """Return what every finding about it says, and more."""
+        """Return the common evidence of its findings, and ``more``."""
         return {"usb": self.device.id, "name": self.device.name or self.device.id, **more}
 
 
 def plugged(machine: Machine) -> tuple[Plugged, ...]:
-    """Return what is on the bus and is a known token, a CCID device, or a drive by a maker of tokens."""
+    """Return the devices that are known tokens, CCID devices, or drives of a token vendor."""
     found = (
         Plugged(machine, device, tuple(machine.catalogue.for_usb(device.vid, device.pid))) for device in _all(machine)
     )
@@ -90,7 +91,7 @@ def ccid_devices(machine: Machine) -> tuple[UsbDevice, ...]:
 
 
 def modules_of(machine: Machine, driver: Driver) -> list[str]:
-    """Return the module files that a descriptor names and that machine has, as it names them."""
+    """Return the installed module files that a descriptor names, as paths of that machine."""
     found = (file for pattern in driver.module.paths for file in sorted(machine.root.glob(pattern.lstrip("/"))))
     return list(dict.fromkeys(f"/{file.relative_to(machine.root)}" for file in found))
 
@@ -109,13 +110,13 @@ def _drive_by_a_maker(one: Plugged) -> bool:
 
 
 def _by_a_maker(machine: Machine) -> UsbDevice | None:
-    """Return a device that no descriptor knows, by a maker of tokens."""
+    """Return a device of a token vendor that no descriptor lists."""
     makers = (one for one in _all(machine) if one.vid not in CHIP_MAKERS and machine.catalogue.for_vendor(one.vid))
     return next(makers, None)
 
 
 def _card_is_there(machine: Machine) -> bool:
-    """Tell whether PC/SC shows a card, however it came here: a token need not be on this bus."""
+    """Return whether PC/SC shows a card; its reader need not be on this bus."""
     return any(reader.slot is not Slot.EMPTY for reader in machine.scene.readers)
 
 
@@ -128,7 +129,7 @@ def _seen(machine: Machine) -> list[str]:
 
 @probe("A1", "usb.present", Rule(warned=Priority.ABSENT, kinds={"model": Priority.STRANGE}))
 def nothing_on_the_bus(machine: Machine) -> Said:
-    """Nothing on the bus is a token."""
+    """Check that a token or reader is on the bus."""
     if found := plugged(machine):
         return ok(devices=[one.device.id for one in found])
     if _card_is_there(machine):
@@ -137,7 +138,7 @@ def nothing_on_the_bus(machine: Machine) -> Said:
         makers = sorted({driver.vendor for driver in machine.catalogue.for_vendor(one.vid)})
         return warn(kind="model", usb=one.id, name=one.name or one.id, makers=makers, seen=_seen(machine))
     if machine.kind in _GUESTS:
-        return skip("guest", kind=machine.kind)  # A2
+        return skip("guest", kind=machine.kind)  # reported as A2
     if machine.usb is None:
         return skip("no_usb")
     return warn(seen=_seen(machine) or ["-"])
@@ -145,7 +146,7 @@ def nothing_on_the_bus(machine: Machine) -> Said:
 
 @probe("A2", "usb.guest", Rule(warned=Priority.ABSENT))
 def only_the_host_has_it(machine: Machine) -> Said:
-    """A guest sees only those devices that its host hands on."""
+    """Check whether a virtual machine has no token because the host does not pass it on."""
     if machine.kind not in _GUESTS:
         return skip("not_a_guest")
     if found := plugged(machine):
@@ -160,7 +161,7 @@ def only_the_host_has_it(machine: Machine) -> Said:
 
 @probe("A3", "usb.drive_only")
 def drive_only(one: Plugged) -> Said:
-    """It shows the CD-ROM with its own driver and has not changed into a token yet."""
+    """Check for a device that shows only its driver CD-ROM and has not switched to token mode."""
     if not _only_a_drive(one.device):
         return ok(**one.evidence())
     if one.past_pcsc:
@@ -170,9 +171,9 @@ def drive_only(one: Plugged) -> Said:
     return fail(**evidence) if one.drivers else warn(**evidence)
 
 
-@probe("A4", "usb.own_protocol", Rule(warned=Priority.FAULT))  # it is there, and nothing here can drive it
+@probe("A4", "usb.own_protocol", Rule(warned=Priority.FAULT))  # no module here can drive a present device
 def own_protocol(one: Plugged) -> Said:
-    """It speaks its maker's own protocol: no fault, but only the maker's module can drive it."""
+    """Check for a vendor protocol, which is no error but needs the vendor's module."""
     if not one.past_pcsc or one.binding is None:
         return skip("shown_by_pcsc", **one.evidence())
     modules = [file for driver in one.drivers for file in modules_of(one.machine, driver)]
@@ -183,7 +184,7 @@ def own_protocol(one: Plugged) -> Said:
 
 @probe("A5", "usb.ccid_off")
 def ccid_off(one: Plugged) -> Said:
-    """Its smart card interface is switched off."""
+    """Check that the CCID interface is enabled."""
     if one.binding not in {Binding.CCID, Binding.NO_CCID} or _only_a_drive(one.device):
         return skip("needs_none", **one.evidence())
     classes = [f"{interface.usb_class & 0xFF:02x}" for interface in one.device.interfaces]
@@ -192,7 +193,7 @@ def ccid_off(one: Plugged) -> Said:
 
 @probe("A6", "usb.node_permission", Rule(after=causes("A4")))
 def node_permission(one: Plugged) -> Said:
-    """The vendor's module may not open the device's node."""
+    """Check that the vendor's module may open the device node."""
     if not one.past_pcsc:
         return skip("shown_by_pcsc", **one.evidence())
     nodes = [node for node in _nodes(one) if node.exists()]
@@ -206,7 +207,7 @@ def node_permission(one: Plugged) -> Said:
 
 @probe("A7", "usb.no_hidraw", Rule(after=causes("A4")))
 def no_hidraw(one: Plugged) -> Said:
-    """It is a HID device and there is no hidraw node: a kernel without them, or a container."""
+    """Check that a HID device has a hidraw node; kernels without hidraw and containers lack it."""
     if not one.past_pcsc or not one.device.has(HID):
         return skip("not_hid", **one.evidence())
     missing = [_there(one.machine, node) for node in one.device.hidraw if not node.exists()]
@@ -217,7 +218,7 @@ def no_hidraw(one: Plugged) -> Said:
 
 @probe("A8", "usb.claimed_by_kernel")
 def claimed_by_kernel(one: Plugged) -> Said:
-    """A kernel driver has the interface that pcscd needs."""
+    """Check that no kernel driver has claimed the CCID interface."""
     if not one.device.has(CCID):
         return skip("no_ccid", **one.evidence())
     holders = [part.driver for part in one.device.interfaces if part.usb_class == CCID]
@@ -227,7 +228,7 @@ def claimed_by_kernel(one: Plugged) -> Said:
 
 @probe("A9", "usb.unsteady")
 def unsteady(one: Plugged) -> Said:
-    """The device comes and goes: it is put to sleep, or the cable or the hub is bad."""
+    """Check for repeated disconnects, caused by USB power saving or a bad cable or hub."""
     lines, power = _complaints(one), one.device.power or "-"
     enough = 1 if power == "auto" else _OFTEN
     evidence = one.evidence(power=power, errors=len(lines))
@@ -236,7 +237,7 @@ def unsteady(one: Plugged) -> Said:
 
 @probe("A10", "usb.pcscd_permission")
 def pcscd_permission(one: Plugged) -> Said:
-    """Pcscd does not run as root and may not open the device."""
+    """Check that pcscd may open the device if it does not run as root."""
     if not one.device.has(CCID):
         return skip("no_ccid", **one.evidence())
     daemons = [_Identity.of(one.machine, process.pid) for process in named(one.machine, "pcscd")]
@@ -251,7 +252,7 @@ def pcscd_permission(one: Plugged) -> Said:
 
 
 def _complaints(one: Plugged) -> list[str]:
-    """Return what the kernel and pcscd logged about the device."""
+    """Return the lines of kernel and pcscd logs about problems of the device."""
     place = re.escape(one.device.folder.name)
     kernel = re.compile(rf"usb {place}: .*(?:error -\d+|reset \S+-speed|not responding|unable to enumerate)")
     daemon = _PCSCD_TROUBLE if one.device.has(CCID) else kernel
@@ -259,7 +260,7 @@ def _complaints(one: Plugged) -> list[str]:
 
 
 def _nodes(one: Plugged) -> tuple[Path, ...]:
-    """Return the nodes by which its module talks to it."""
+    """Return the nodes through which its module accesses it."""
     return one.device.hidraw + one.device.storage or (one.device.node,)
 
 
@@ -268,7 +269,7 @@ def _there(machine: Machine, path: Path) -> str:
 
 
 def permission_of(machine: Machine, node: Path) -> dict[str, str]:
-    """Return who owns a place and who may open it, as evidence."""
+    """Return owner, group and mode of a path as evidence."""
     status = node.stat()
     return {
         "node": _there(machine, node),
@@ -294,7 +295,7 @@ def _group(gid: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Identity:
-    """As whom a program runs."""
+    """User, groups and capabilities of a process."""
 
     uid: int
     groups: frozenset[int]
@@ -302,7 +303,7 @@ class _Identity:
 
     @classmethod
     def of(cls, machine: Machine, pid: int) -> _Identity:
-        """Read it from ``/proc``; a program that hides it counts as root's, which is the usual case."""
+        """Read them from ``/proc``; a process whose status is hidden is assumed to be root's, the usual case."""
         lines = dict(line.partition(":")[::2] for line in (machine.text(f"/proc/{pid}/status") or "").splitlines())
         uids, gids = lines.get("Uid", "").split() or ["0"] * 2, lines.get("Gid", "").split() or ["0"] * 2
         uid, groups = int(uids[1]), {int(gids[1]), *map(int, lines.get("Groups", "").split())}
@@ -310,7 +311,7 @@ class _Identity:
         return cls(uid, frozenset(groups), uid == 0 or capable)
 
     def may_use(self, node: Path) -> bool:
-        """Tell whether the node's permissions let it read and write."""
+        """Return whether the process may read and write the node."""
         status = node.stat()
         if self.all_powerful:
             return True

@@ -1,7 +1,7 @@
-"""D: the card in a reader. Does it answer, does another program have it, and is its family known?
+"""D: the card in a reader. Check that it answers, is not held by another program, and belongs to a known family.
 
-A connection is made beside whoever else uses the card, held for a moment and given up without a reset; no command is
-sent.
+The probes connect in shared mode, hold the connection for a short time and disconnect without a reset. No command is
+sent to the card.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ANSWER_S: Final = 2.0
 _HOLD_S: Final = 0.3
 _MUTE: Final = {"SCARD_W_UNRESPONSIVE_CARD", "SCARD_W_UNSUPPORTED_CARD", "SCARD_E_PROTO_MISMATCH"}
 _NO_ANSWER: Final = "NO_ANSWER"
-_BUSY: Final = {"SCARD_E_SHARING_VIOLATION", _NO_ANSWER}  # in another's transaction PC/SC only waits
+_BUSY: Final = {"SCARD_E_SHARING_VIOLATION", _NO_ANSWER}  # PC/SC waits while another program has a transaction
 _RESET: Final = "SCARD_W_RESET_CARD"
 _REMOVED: Final = {"SCARD_W_REMOVED_CARD", "SCARD_E_NO_SMARTCARD", "SCARD_E_READER_UNAVAILABLE"}
 _OPENSC_CONF: Final = ("/etc/opensc/opensc.conf", "/etc/opensc.conf", "/usr/local/etc/opensc.conf")
@@ -39,14 +39,14 @@ _CTK_SETTINGS: Final = "/Library/Preferences/com.apple.security.smartcard.plist"
 
 @dataclass
 class InReader:
-    """A reader and what is in it.
+    """A reader and the card in it.
 
     Attributes:
-        machine: whose reader.
-        reader: as PC/SC shows it.
-        hold_s: how long to stay connected to the card, to see whether somebody resets it or pulls it out.
-        enough: is set when the rest of the walk has ended well: there is no reason to stay any longer.
-        shown: a module shows a token in it.
+        machine: the machine.
+        reader: the reader as PC/SC shows it.
+        hold_s: seconds to stay connected, to detect a reset or removal.
+        enough: set when a usable token was found; the connection is then ended early.
+        shown: whether a module shows a token in it.
     """
 
     machine: Machine
@@ -57,7 +57,7 @@ class InReader:
 
     @cached_property
     def contact(self) -> Contact | UShieldError | None:
-        """What connecting to the card gave; None: there is no card that answers."""
+        """The result of connecting to the card, or the error; None: no card that answers."""
         if self.reader.slot is not Slot.CARD:
             return None
         try:
@@ -67,7 +67,7 @@ class InReader:
 
     @property
     def trouble(self) -> str:
-        """PC/SC's name of what went wrong in that; empty: nothing."""
+        """The PC/SC error name of connecting; empty: no error."""
         return str(self.contact.details.get("name", "")) if isinstance(self.contact, UShieldError) else ""
 
     @cached_property
@@ -76,27 +76,32 @@ class InReader:
         return tuple(self.machine.catalogue.for_atr(self.reader.atr)) if self.reader.atr else ()
 
     def evidence(self, **more: Any) -> dict[str, Any]:
-        """Return what every finding about it says, and more."""
+        """Return the common evidence of its findings, and ``more``."""
         return {"reader": self.reader.name, **more}
 
     def failed(self, **more: Any) -> dict[str, Any]:
-        """Return what PC/SC said, and more."""
+        """Return the PC/SC error as evidence, and ``more``."""
         details = self.contact.details if isinstance(self.contact, UShieldError) else {}
         return self.evidence(**{name: details.get(name, "-") for name in ("function", "name", "number")}, **more)
 
 
 def readers(machine: Machine, enough: threading.Event | None = None) -> tuple[InReader, ...]:
-    """Return every reader, with or without a card."""
+    """Return every reader, with or without a card.
+
+    Args:
+        machine: the machine.
+        enough: ends the connections early when it is set.
+    """
     ends = enough or threading.Event()
     return tuple(InReader(machine, reader, enough=ends) for reader in machine.scene.readers)
 
 
-# --- is there a card that answers -------------------------------------------------------------------------------------
+# --- presence ---------------------------------------------------------------------------------------------------------
 
 
 @probe("D29", "card.present", Rule(warned=Priority.ABSENT, way=Way.PCSC, after=causes("C26 C28 D33")))
 def no_card(here: InReader) -> Said:
-    """No card in any reader, which is told once; beside one that has a card, an empty one is nothing to look at."""
+    """Check that a reader has a card; reported once if all are empty, and not at all if another reader has a card."""
     all_of_them = here.machine.scene.readers
     if here.reader.slot is not Slot.EMPTY:
         return ok(**here.evidence())
@@ -109,7 +114,7 @@ def no_card(here: InReader) -> Said:
 
 @probe("D30", "card.answers", _PCSC)
 def mute(here: InReader) -> Said:
-    """The card does not answer as a smart card does: upside down, dirty, broken, or no smart card."""
+    """Check that the card answers; it may be upside down, dirty, broken or not a smart card."""
     if here.reader.slot is Slot.MUTE:
         return fail(**here.evidence(atr=here.reader.atr.hex() or "-", name="SCARD_STATE_MUTE"))
     if here.reader.slot is not Slot.CARD:
@@ -120,25 +125,25 @@ def mute(here: InReader) -> Said:
 
 @probe("D31", "card.powered", _PCSC)
 def unpowered(here: InReader) -> Said:
-    """The reader cannot give the card its power."""
+    """Check that the reader can power the card."""
     if here.reader.slot is not Slot.CARD:
         return skip("no_card", **here.evidence())
     return fail(**here.failed()) if here.trouble == "SCARD_W_UNPOWERED_CARD" else ok(**here.evidence())
 
 
-# --- is it free -------------------------------------------------------------------------------------------------------
+# --- exclusive use ----------------------------------------------------------------------------------------------------
 
 
 @probe("D32", "card.free", Rule(way=Way.PCSC, after=causes("D36")))
 def held(here: InReader) -> Said:
-    """Another program keeps the card to itself, or is in the middle of a transaction that does not end."""
+    """Check that no program has exclusive access to the card or a transaction that does not end."""
     if here.reader.slot is not Slot.CARD:
         return skip("no_card", **here.evidence())
     if here.trouble not in _BUSY:
         return ok(**here.evidence())
     holders = users_of_pcsc(here.machine)
     if here.trouble == _NO_ANSWER and holders.ourselves and not holders.programs and not holders.unexplained:
-        return unchecked("our_own_look", **here.failed())  # a slow card, that our own modules are looking at
+        return unchecked("our_own_look", **here.failed())  # a slow card that the doctor's own workers are reading
     return fail(**here.failed(**_held_by(holders)))
 
 
@@ -154,7 +159,7 @@ def _held_by(holders: Holders) -> dict[str, Any]:
 
 @probe("D33", "card.usb_taken", _PCSC)
 def usb_taken(machine: Machine) -> Said:
-    """A program, most often GnuPG's scdaemon, drives the device past pcscd, which cannot have it then."""
+    """Check that no program (most often GnuPG's scdaemon) uses the device directly, so that pcscd cannot claim it."""
     devices = ccid_devices(machine)
     if not devices:
         return skip("no_ccid_device")
@@ -167,7 +172,7 @@ def usb_taken(machine: Machine) -> Said:
 
 @probe("D34", "card.left_alone", _PCSC)
 def reset_by_another(here: InReader) -> Said:
-    """Another program resets the card while we are connected: logins end and signatures fail in the middle."""
+    """Check whether another program resets the card, which ends logins and interrupts signatures."""
     if here.reader.slot is not Slot.CARD:
         return skip("no_card", **here.evidence())
     if here.trouble != _RESET:
@@ -177,7 +182,7 @@ def reset_by_another(here: InReader) -> Said:
 
 @probe("D35", "card.stays", Rule(way=Way.PCSC, after=causes("A9")))
 def taken_out(here: InReader) -> Said:
-    """The card was pulled out or put in again while we looked: a loose contact, or a hand."""
+    """Check whether the card was removed or inserted during the check, by the user or a loose contact."""
     if here.reader.slot is not Slot.CARD:
         return skip("no_card", **here.evidence())
     if here.trouble in _REMOVED:
@@ -187,7 +192,7 @@ def taken_out(here: InReader) -> Said:
 
 
 def _changes(here: InReader) -> int:
-    """Return how often something came or went in this reader since the look at the machine; PC/SC counts."""
+    """Return how often PC/SC counted an insertion or removal in this reader since the diagnosis began."""
     try:
         now = {reader.name: reader.changes for reader in pcsc.readers(_ANSWER_S)}
     except UShieldError:
@@ -197,7 +202,7 @@ def _changes(here: InReader) -> int:
 
 @probe("D36", "card.cryptotokenkit", _PCSC)
 def owned_by_macos(here: InReader) -> Said:
-    """The token extension that macOS brings drives the card itself. Seen on recorded data only."""
+    """Check whether macOS's own token extension uses the card. Tested with recorded data only."""
     if here.machine.system != "darwin":
         return skip("not_on_this_system")
     switched_off = "pivtoken" in (here.machine.text(_CTK_SETTINGS) or "")
@@ -206,12 +211,12 @@ def owned_by_macos(here: InReader) -> Said:
     return warn(**here.failed(disabled=switched_off))
 
 
-# --- which family is it -----------------------------------------------------------------------------------------------
+# --- family -----------------------------------------------------------------------------------------------------------
 
 
 @probe("D37", "card.known", Rule(warned=Priority.STRANGE, way=Way.PCSC))
 def unknown_card(here: InReader) -> Said:
-    """No descriptor has this card's ATR. A module may know the card all the same."""
+    """Check that a descriptor has the card's ATR. A module may know the card nevertheless."""
     if here.reader.slot is not Slot.CARD:
         return skip("no_card", **here.evidence())
     evidence = here.evidence(atr=here.reader.atr.hex())
@@ -222,7 +227,7 @@ def unknown_card(here: InReader) -> Said:
 
 @probe("D38", "card.module", _PCSC)
 def wrong_module(here: InReader) -> Said:
-    """The module that was named is another family's, or none of the card's family is installed."""
+    """Check that the requested module drives the card's family, or that a module for it is installed."""
     if not here.families:
         return skip("no_known_card", **here.evidence())
     evidence = here.evidence(atr=here.reader.atr.hex(), families=_ids(here.families), ambiguous=len(here.families) > 1)
@@ -234,7 +239,7 @@ def wrong_module(here: InReader) -> Said:
 
 
 def _installed(here: InReader, evidence: dict[str, Any]) -> Said:
-    """Look for a module of the card's families; a general one may do where there is none."""
+    """Check for an installed module of the card's families; a general module may do."""
     machine, known = here.machine, here.machine.catalogue.ids()
     drivers = [machine.catalogue.get(name) for name in drivable_by(here.families) if name in known]
     searched = [path for driver in drivers for path in driver.module.paths]
@@ -248,7 +253,7 @@ def _installed(here: InReader, evidence: dict[str, Any]) -> Said:
 
 
 def _asked(machine: Machine) -> Path | None:
-    """Return the module file that the asked-for URI names."""
+    """Return the module file that the selected URI names."""
     if machine.selector is None or not TokenUri.names(machine.selector):
         return None
     try:
@@ -269,9 +274,10 @@ def _ids(families: tuple[Driver, ...]) -> list[str]:
 
 @probe("D39", "card.opensc_drivers", _PCSC)
 def driver_switched_off(here: InReader) -> Said:
-    """OpenSC is configured with a list of card drivers of its own, so that others are switched off.
+    """Check whether OpenSC is configured with a list of card drivers that disables others.
 
-    Which of OpenSC's drivers a card needs is not in the descriptors: a list that leaves out the built-in ones is told.
+    The descriptors do not record which of OpenSC's drivers a card needs, so any list without the built-in drivers is
+    reported.
     """
     if not any("opensc" in drivable_by((family,)) for family in here.families):
         return skip("not_by_opensc", **here.evidence())
@@ -286,5 +292,5 @@ def driver_switched_off(here: InReader) -> Said:
 
 MACHINE_PROBES: Final = (usb_taken,)
 CONTACT_PROBES: Final = (no_card, mute, unpowered, held, reset_by_another, taken_out, owned_by_macos)
-FAMILY_PROBES: Final = (unknown_card, wrong_module, driver_switched_off)  # asked when the modules have been looked at
+FAMILY_PROBES: Final = (unknown_card, wrong_module, driver_switched_off)  # run after the modules were checked
 PROBES: Final = (*CONTACT_PROBES, *FAMILY_PROBES)

@@ -1,7 +1,7 @@
-"""Two views of one thing compared: what the bus and PC/SC show, and what the modules make of it.
+"""Compare the tokens that modules show with the devices and cards that USB and PC/SC show.
 
-A card whose family is known, or a device with its maker's own protocol, has to show as a token in a slot of a module
-that drives its family. Where every part looks well by itself and the token is missing all the same, this says so.
+A card of a known family, or a device with a vendor protocol, must show as a token in a slot of a module for its family.
+This probe reports the case that every component works and the token is still missing.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from ushield_hw.drivers.catalogue import Driver
 from ushield_hw.system.pcsc import Slot
 
 _MANY_SLOTS: Final = (
-    16  # OpenSC has no more (max_virtual_slots), four a reader (slots_per_card): enough for four readers
+    16  # OpenSC's limit (max_virtual_slots), with four slots per reader (slots_per_card): enough for four readers
 )
 
 
 @dataclass
 class Expected:
-    """A card or a device of known families, and the modules that should show its token.
+    """A card or device, and the modules that should show its token.
 
     Attributes:
-        subject: the reader, or the device.
-        families: the families that know it; none: a card that nothing here knows.
-        loaded: the modules of these families, or the general ones, that have been started and have listed their slots.
-        here: the card in its reader; None: a device past PC/SC.
+        subject: the reader or the device.
+        families: the matching families; empty for an unknown card.
+        loaded: the modules of these families, or the general ones, that were loaded and listed their slots.
+        here: the card in its reader; None for a device that does not use PC/SC.
     """
 
     subject: str
@@ -42,16 +42,16 @@ class Expected:
 
     @property
     def way(self) -> Way:
-        """How it comes to a program."""
+        """The access path of the token."""
         return Way.DIRECT if self.here is None else Way.PCSC
 
     def slots(self) -> list[SlotInfo]:
-        """Return the slots in which its token can be: those of its reader, or all of its modules."""
+        """Return the slots that can contain its token: those of its reader, or all slots of its modules."""
         found = [slot for one in self.loaded for slot in one.slots]
         return found if self.here is None else [slot for slot in found if of_reader(slot, self.here.reader)]
 
     def served(self) -> list[str]:
-        """Return the readers that its modules have slots for, though there may be none left for this one."""
+        """Return the readers that its modules have slots for; this reader may be missing if all slots are used."""
         if self.here is None:
             return []
         readers = self.here.machine.scene.readers
@@ -60,7 +60,7 @@ class Expected:
         ]
 
     def evidence(self) -> dict[str, Any]:
-        """Return what the finding says."""
+        """Return the evidence for the finding."""
         return {
             "served": self.served(),
             "subject_name": self.subject,
@@ -71,9 +71,14 @@ class Expected:
 
 
 def expected(machine: Machine, readers: Sequence[InReader], loaded: Sequence[Loaded]) -> Iterator[Expected]:
-    """Yield every card that answers, and every device past PC/SC that a descriptor knows.
+    """Yield every card that answers and every known device that does not use PC/SC.
 
-    A general module has to have a slot for a card that nothing here knows, too.
+    An unknown card is included too: a general module must have a slot for it.
+
+    Args:
+        machine: the machine.
+        readers: its readers.
+        loaded: the modules that were loaded.
     """
     general = [one for one in loaded if one.error is None and one.file.driver.module.general]
     for here in readers:
@@ -86,7 +91,7 @@ def expected(machine: Machine, readers: Sequence[InReader], loaded: Sequence[Loa
 
 
 def shows_a_token(here: InReader, loaded: Sequence[Loaded]) -> bool:
-    """Tell whether a module shows a token in a reader."""
+    """Return whether a module shows a token in a reader."""
     return any(slot.token is not None and of_reader(slot, here.reader) for one in loaded for slot in one.slots)
 
 
@@ -97,17 +102,17 @@ def _driving(loaded: Sequence[Loaded], families: tuple[Driver, ...]) -> list[Loa
 
 @probe("F77", "slots.shown", Rule(after=causes("A6 A7 A9 D30 D31 D32 D34 D35 D38 D39 F52 F60")))
 def shown(one: Expected) -> Said:
-    """The card or the device is there, its family is known, its module is started, and no token shows."""
+    """Check that a card or device of a known family shows as a token in a loaded module."""
     if not one.loaded:
         return skip("no_module_of_its_family")
     slots = one.slots()
     if any(slot.token is not None for slot in slots):
         return ok(**one.evidence())
     if any(slot.problem for slot in slots):
-        return skip("slot_not_readable", **one.evidence())  # F60 says so
+        return skip("slot_not_readable", **one.evidence())  # reported as F60
     full = not slots and bool(one.served())
     if not full and not one.families:
-        return skip("unknown_card", **one.evidence())  # D37 says so
+        return skip("unknown_card", **one.evidence())  # reported as D37
     return fail(kind="full" if full else one.way.value, **one.evidence())
 
 

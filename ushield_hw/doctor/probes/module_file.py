@@ -1,7 +1,7 @@
-"""Layer E: the module's file, judged before it is loaded, and what becomes of it when a worker process loads it.
+"""E: the module file before loading, and the result of loading it in a worker process.
 
-E40 to E46 look at the file alone, E47 to E49 at the worker that has loaded it, E50 at all of them together. The
-evidence's ``kind`` picks the words where one cause has several faces.
+E40 to E46 check the file, E47 to E49 the worker that loaded it, E50 all modules together. ``kind`` in the evidence
+selects the text if a cause has several variants.
 """
 
 from __future__ import annotations
@@ -33,21 +33,25 @@ _BITS: Final = ({"x86", "x86_64"}, {"arm", "aarch64"}, {"mips", "mips64"}, {"ppc
 
 
 def module_files(machine: Machine, asked: Path | None = None) -> list[ModuleFile]:
-    """Return the files to look at: the one that was asked for, or every one that is installed or should be.
+    """Return the files to check: the requested one, or all that are or should be installed.
 
-    One that should be: the configuration names it, or a token of its family is plugged in.
+    A module should be installed if the configuration names it or a token of its family is connected.
+
+    Args:
+        machine: the machine.
+        asked: the module file that the user named.
     """
     if asked is not None:
         return [named_modules(machine, [asked.absolute()], asked=True)[0]]
     return [*named_modules(machine), *driver_not_installed(machine)]
 
 
-# --- is it there, may it be read --------------------------------------------------------------------------------------
+# --- existence and permissions ----------------------------------------------------------------------------------------
 
 
 @probe("E40", "module.exists")
 def exists(file: ModuleFile) -> Said:
-    """The path is wrong, or the package that has the file is not installed."""
+    """Check that the file exists: the path may be wrong, or the package not installed."""
     try:
         size = file.path.stat().st_size
     except PermissionError:
@@ -77,7 +81,7 @@ def _not_there(file: ModuleFile) -> Said:
 
 @probe("E41", "module.permission")
 def permission(file: ModuleFile) -> Said:
-    """A folder on the way cannot be searched, the file cannot be read, or others could change it: it is not loaded."""
+    """Check that the file is readable and that only trusted users can change it; otherwise it is not loaded."""
     closed = _closed(file.path)
     if closed is not None:
         place, missing = closed
@@ -94,7 +98,7 @@ def permission(file: ModuleFile) -> Said:
 
 
 def _closed(path: Path) -> tuple[Path, str] | None:
-    """Return the first folder on the way that we may not search, or the file if we may not read it."""
+    """Return the first parent folder that this user may not search, or the file if it is not readable."""
     for way in dict.fromkeys((path, Path(os.path.realpath(path)))):
         for folder in reversed(way.parents):
             if os.path.isdir(folder) and not os.access(folder, os.X_OK):
@@ -105,7 +109,7 @@ def _closed(path: Path) -> tuple[Path, str] | None:
 
 
 def _about(place: Path) -> dict[str, Any]:
-    """Return what ``ls -l`` says of a place, and who asks."""
+    """Return owner and mode of a path, and the user id of this process."""
     about = place.stat()
     facts: dict[str, Any] = {"place": str(place), "mode": stat.filemode(about.st_mode), "uid": about.st_uid}
     if hasattr(os, "geteuid"):
@@ -117,12 +121,12 @@ def _mount(path: Path) -> str:
     return str(next(folder for folder in path.resolve().parents if folder.is_mount()))
 
 
-# --- is it a library for this machine ---------------------------------------------------------------------------------
+# --- file format ------------------------------------------------------------------------------------------------------
 
 
 @probe("E42", "module.format")
 def library(file: ModuleFile) -> Said:
-    """It is no shared library of this system: a text, an archive, another system's library, a program."""
+    """Check that it is a shared library of this system, not a text, an archive or a program."""
     image = file.image
     if image is None or image.format is Format.EMPTY:
         return skip("not_readable" if image is None else "empty")
@@ -136,7 +140,7 @@ def library(file: ModuleFile) -> Said:
 
 @probe("E43", "module.whole")
 def whole(file: ModuleFile) -> Said:
-    """It ends too early, or its tables are damaged: a broken download, a full disk."""
+    """Check that the file is complete: it may be truncated or damaged by a broken download or a full disk."""
     image = file.image
     if image is not None and image.format is Format.EMPTY:
         return fail(kind="empty", path=str(file.path), size=0)
@@ -153,7 +157,7 @@ def whole(file: ModuleFile) -> Said:
 
 @probe("E44", "module.architecture")
 def architecture(file: ModuleFile) -> Said:
-    """It is made for another processor, or for 32 bits where this Python has 64."""
+    """Check that it is built for the processor and word size of this Python."""
     image = _native(file)
     if image is None or not image.architectures:
         return skip("not_a_library")
@@ -166,24 +170,24 @@ def architecture(file: ModuleFile) -> Said:
 
 
 def _native(file: ModuleFile) -> Image | None:
-    """Return the image if it is in this system's own format; None: other probes say what is wrong."""
+    """Return the image if it has this system's format, else None; other probes report the reason."""
     image = file.image
     return image if image is not None and image.format is _FORMATS.get(file.machine.system) else None
 
 
 def _fit(file: ModuleFile) -> Image | None:
-    """Return the image if it is a whole library for this very machine."""
+    """Return the image if it is a complete library for this machine."""
     image = _native(file)
     fits = image is not None and image.whole and image.shared
     return image if image and fits and processor(file.machine.architecture) in image.architectures else None
 
 
-# --- what it needs and what it offers ---------------------------------------------------------------------------------
+# --- dependencies and exports -----------------------------------------------------------------------------------------
 
 
 @probe("E45", "module.dependencies")
 def dependencies(file: ModuleFile) -> Said:
-    """A library that it needs is not on this system, or is too old."""
+    """Check that all libraries it needs are installed and new enough."""
     image = _fit(file)
     if image is None or image.format is not Format.ELF:
         return skip("not_a_library" if image is None else "not_on_this_system")
@@ -215,7 +219,7 @@ def _needed_by(needs: Iterable[Any]) -> list[str]:
 
 
 def _lying_about(file: ModuleFile, names: Iterable[str]) -> Iterator[Path]:
-    """Yield missing libraries that lie where vendors put them and the loader does not look."""
+    """Yield missing libraries that exist in folders used by vendors but not searched by the loader."""
     here = file.path.resolve().parent
     folders = (here, here.parent / "lib", here.parent / "lib64", *map(file.machine.path, ("/usr/local/lib",)))
     for name in names:
@@ -224,14 +228,14 @@ def _lying_about(file: ModuleFile, names: Iterable[str]) -> Iterator[Path]:
 
 @probe("E46", "module.is_pkcs11")
 def is_pkcs11(file: ModuleFile) -> Said:
-    """It offers no C_GetFunctionList: a library for something else, such as SKF or a Windows CSP."""
+    """Check that it exports C_GetFunctionList; it may be an SKF library or a Windows CSP."""
     image = _fit(file)
     if image is None:
         return skip("not_a_library")
     if image.exports is None:
         return skip("names_not_known")
     offered = set(image.exports)
-    if image.format is Format.ELF and "C_GetFunctionList" not in offered:  # the loader looks below it, too
+    if image.format is Format.ELF and "C_GetFunctionList" not in offered:  # the loader searches its dependencies too
         offered |= linked(file.machine, file.path.resolve(), image).exports
     facts = {"path": str(file.path), "exports": sorted(offered), "guessed": image.guessed}
     if "C_GetFunctionList" in offered:
@@ -241,12 +245,12 @@ def is_pkcs11(file: ModuleFile) -> Said:
     return (warn if image.guessed else fail)(kind=kind, **facts)
 
 
-# --- what becomes of it when it is loaded -----------------------------------------------------------------------------
+# --- result of loading ------------------------------------------------------------------------------------------------
 
 
 @probe("E47", "module.loads", Rule(after=causes("E45")))
 def loads(loaded: Loaded) -> Said:
-    """It crashes while it is loaded or initialised, or the system's loader refuses it after all."""
+    """Check that loading and initializing it neither crashes nor is refused by the system's loader."""
     error, facts = loaded.error, {"path": str(loaded.file.path)}
     if isinstance(error, ModuleLost) and not isinstance(error, ModuleHung):
         return fail(kind="crashed", reason=_signal_name(error.detail or ""), **facts)
@@ -261,7 +265,7 @@ def loads(loaded: Loaded) -> Said:
 
 @probe("E48", "module.answers", Rule(after=causes("B12 D31 D32 D34")))
 def answers(loaded: Loaded) -> Said:
-    """It does not come back from being loaded, initialised or asked for its slots."""
+    """Check that loading, initializing and listing slots return within the deadline."""
     error, facts = loaded.error, {"path": str(loaded.file.path), "seconds": round(loaded.module.deadline_s)}
     if isinstance(error, DriverLoadError) and error.how is LoadOutcome.HUNG:
         return fail(kind="load", function="C_Initialize", **facts)
@@ -272,7 +276,7 @@ def answers(loaded: Loaded) -> Said:
 
 @probe("E49", "module.version")
 def version(loaded: Loaded) -> Said:
-    """It speaks a PKCS#11 that is too old, or lacks functions that are needed."""
+    """Check that its PKCS#11 version is recent enough and all required functions are implemented."""
     lacking = [*_lacking(loaded)]
     facts: dict[str, Any] = {"path": str(loaded.file.path)}
     if loaded.info is not None:
@@ -286,7 +290,7 @@ def version(loaded: Loaded) -> Said:
 
 
 def _lacking(loaded: Loaded) -> Iterator[str]:
-    """Yield the functions that answered CKR_FUNCTION_NOT_SUPPORTED."""
+    """Yield the functions that returned CKR_FUNCTION_NOT_SUPPORTED."""
     error = loaded.error
     if isinstance(error, DriverLoadError) and error.reason == _NOT_SUPPORTED:
         yield "C_Initialize / C_GetInfo"
@@ -303,12 +307,12 @@ def _signal_name(reason: str) -> str:
     return f"{signal.Signals(int(number)).name} ({reason})" if known else reason
 
 
-# --- all of them together ---------------------------------------------------------------------------------------------
+# --- all modules together ---------------------------------------------------------------------------------------------
 
 
 @probe("E50", "module.once")
 def once(modules: tuple[Loaded, ...]) -> Said:
-    """One token shows through two modules, as p11-kit's aggregators make it."""
+    """Check that no token shows through two modules, as with p11-kit's proxy module."""
     proxies = [loaded for loaded in modules if _is_proxy(loaded.error)]
     if proxies:
         asked = any(loaded.file.asked for loaded in proxies)

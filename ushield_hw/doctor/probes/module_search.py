@@ -1,4 +1,4 @@
-"""Which module files there are, and which a person may have meant who named one that is not there."""
+"""Find module files: installed ones, configured ones, and alternatives to one that does not exist."""
 
 from __future__ import annotations
 
@@ -34,7 +34,13 @@ _FOLDERS: Final = (
 
 
 def named_modules(machine: Machine, paths: Sequence[Path] | None = None, *, asked: bool = False) -> list[ModuleFile]:
-    """Return the modules of these paths, there or not; None: those installed, and those that the settings name."""
+    """Return the modules at these paths, whether they exist or not.
+
+    Args:
+        machine: the machine.
+        paths: the paths. None: the installed modules and those of the settings.
+        asked: whether the user named them.
+    """
     found: dict[Path, ModuleFile] = {}
     if paths is None:
         for file in _installed(machine):
@@ -57,7 +63,7 @@ def _installed(machine: Machine) -> Iterator[ModuleFile]:
 
 
 def driver_not_installed(machine: Machine) -> Iterator[ModuleFile]:
-    """Yield a module that is not here though a token of its family is plugged in; of several families the first."""
+    """Yield a missing module for every token on the bus that no installed module drives; the first family only."""
     for device in machine.usb or ():
         drivers = [
             driver
@@ -71,20 +77,20 @@ def driver_not_installed(machine: Machine) -> Iterator[ModuleFile]:
 
 
 def _is_a_token(machine: Machine, driver: Driver, device: UsbDevice) -> bool:
-    """Tell whether a device is the token itself and not a reader that takes any card: one may be empty."""
+    """Return whether a device is a token and not a reader for any card, which may be empty."""
     if any(usb.reader for usb in driver.usb if str(usb) == device.id):
         return False
     return not any(reader.slot is Slot.EMPTY for reader in readers_of(machine, device))
 
 
 def _with_module(machine: Machine, driver: Driver) -> Driver:
-    """Return a family with the module that it is driven by, which may be another's."""
+    """Return a family with the module that drives it, which may belong to another family."""
     via = driver.module.via
     return driver if via is None else replace(driver, module=machine.catalogue.get(via).module)
 
 
 def _drivable(machine: Machine, driver: Driver) -> bool:
-    """Tell whether a module that drives a family is here: its own, or another's that shows its tokens too."""
+    """Return whether a module for a family is installed: its own, or another one that shows its tokens."""
     others = (name for name in driver.module.also_via if name in machine.catalogue.ids())
     return any(_files(machine, one) for one in (driver, *map(machine.catalogue.get, others)))
 
@@ -96,7 +102,7 @@ def _files(machine: Machine, driver: Driver) -> list[Path]:
 
 
 def similar(file: ModuleFile) -> list[Path]:
-    """Return modules that exist and may be meant: of the same folder, the same name elsewhere, the same family."""
+    """Return existing modules that may be meant instead: same folder, same name elsewhere, or same family."""
     ours = processor(file.machine.architecture)
     found = (path for path in _similar(file) if _is_module(path, ours))
     return list({path.resolve(): path for path in reversed(list(found))}.values())[::-1][:_MOST_SHOWN]

@@ -1,6 +1,6 @@
-"""H: keys and certificates, up to the pair that would sign. Nothing logs in: a key that hides until then may be there.
+"""H: keys and certificates, up to the pair that would sign. No login is made, so private objects may stay invisible.
 
-What is wrong with one certificate fails only where no other one can sign; beside one that can it is a warning at most.
+A problem with one certificate is a failure only if no other certificate can sign, else a warning.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ _MOST_OWNERS: Final = 20
 
 
 def usable(seen: TokenSeen) -> Pair | None:
-    """Return the pair that ``ushield sign`` would choose, if its key shows after login; None: it would refuse."""
+    """Return the pair that ``ushield sign`` would choose if its key becomes visible by a login, or None."""
     return seen.decision.pair
 
 
 @probe("H68", "key.visible", _TOKEN)
 def visible(seen: TokenSeen) -> Said:
-    """No private key shows, and the token has no login that it could wait for."""
+    """Check that a private key is visible, or may become visible by a login."""
     private = sum(key.private for key in seen.keys)
     hidden = seen.decision.verdict is Verdict.UNDECIDED
     facts = {"private_keys": private, "hidden_until_login": hidden, "label": seen.token.label, "uri": seen.token.uri}
     if not _is_set_up(seen):
         return skip("not_initialised")
-    if hidden and seen.uncertain and seen.able and not seen.bare:  # H71 tells of one that shows nothing
+    if hidden and seen.uncertain and seen.able and not seen.bare:  # H71 reports a token that shows nothing
         kind = "certificate" if seen.decision.pair is None else "key"
         return warn(kind=kind, keys=_key_ids(seen.keys), owners=_owners(seen.pairs), **facts)
     waits = seen.token.info.has(TokenFlag.LOGIN_REQUIRED) and not seen.all_shown
@@ -69,7 +69,7 @@ def visible(seen: TokenSeen) -> Said:
 
 @probe("H69", "pair.ids", _TOKEN)
 def ids(seen: TokenSeen) -> Said:
-    """A certificate and its key have different CKA_IDs, or the same one and do not belong together."""
+    """Check that a certificate and its key have the same CKA_ID and belong together."""
     own = [(pair, _own_ids(seen, pair)) for pair in _people(seen)]
     apart = [(pair, found[0]) for pair, found in own if found and pair.certificate.key_id not in found]
     wrong = [pair for pair, _ in own if _is_of_another_key(seen, pair)]
@@ -83,7 +83,7 @@ def ids(seen: TokenSeen) -> Said:
 
 @probe("H70", "key.label", _TOKEN)
 def label(seen: TokenSeen) -> Said:
-    """A key was asked for by a label or an id that nothing on the token bears."""
+    """Check that the requested label, id or certificate exists on the token."""
     choice = seen.choice
     objects: list[KeyRecord | CertificateRecord] = [*seen.keys, *(pair.certificate for pair in seen.pairs)]
     unlabelled = sorted({found.key_id.hex() for found in objects if not found.label})
@@ -105,7 +105,7 @@ def label(seen: TokenSeen) -> Said:
 
 @probe("H71", "certificate.present", _TOKEN)
 def present(seen: TokenSeen) -> Said:
-    """No certificate shows, none can be read, or none is in use yet; or everything hides until a login."""
+    """Check that a certificate is visible, readable and in use; all objects may be private."""
     if not _is_set_up(seen):
         return skip("not_initialised")
     facts = {"label": seen.token.label, "uri": seen.token.uri, "keys": _key_ids(seen.keys)}
@@ -120,17 +120,17 @@ def present(seen: TokenSeen) -> Said:
 
 
 def _none_shows(seen: TokenSeen, facts: dict[str, Any]) -> Said:
-    """Say what a token without a certificate that can be read has instead."""
+    """Return the finding for a token without a readable certificate."""
     unread = len(seen.certificates)
     kind = "unreadable" if unread else "keys" if facts["keys"] else "nothing"
     if kind == "keys" and seen.able:
-        return unchecked("hidden_until_login", **facts)  # H68 says so
+        return unchecked("hidden_until_login", **facts)  # reported as H68
     return fail(kind=kind, unread=unread, **facts)
 
 
 @probe("H72", "certificate.valid", _TOKEN)
 def valid(seen: TokenSeen) -> Said:
-    """The certificate that would sign is out of its time or made for something else; or the clock is wrong."""
+    """Check validity period and purpose of the certificate that would sign, and the clock."""
     people, pair = _people(seen), usable(seen)
     now = seen.now
     if pair is not None:
@@ -149,7 +149,7 @@ def valid(seen: TokenSeen) -> Said:
 
 @probe("H73", "certificate.purpose", _TOKEN)
 def purpose(seen: TokenSeen) -> Said:
-    """Of a bank's two certificates the one for encryption was taken, or it cannot be told whose is meant."""
+    """Check that a signing certificate is selected, not the encryption certificate, and that it is unique."""
     people = _people(seen)
     encrypting = [pair for pair in people if _is_for_encryption(pair)]
     signing = [pair for pair in people if pair not in encrypting and pair.fits(_USE)]
@@ -171,7 +171,7 @@ def purpose(seen: TokenSeen) -> Said:
 
 @probe("H74", "token.mechanisms", _TOKEN)
 def mechanisms(seen: TokenSeen) -> Said:
-    """The token lacks what a signed order needs, or the certificate's key is of a kind that no signed order has."""
+    """Check that the token has a mechanism for signed orders, and the certificate a supported key type."""
     people = [pair for pair in _people(seen) if not _is_for_encryption(pair)]
     if not people:
         return skip("no_certificate")
@@ -192,14 +192,14 @@ def mechanisms(seen: TokenSeen) -> Said:
 
 @probe("H78", "objects.readable", _TOKEN)
 def readable(seen: TokenSeen) -> Said:
-    """Objects cannot be read and were left out; the others are used all the same."""
+    """Check that all objects can be read; unreadable ones are ignored."""
     texts = [one.message for one in seen.token.problems(seen.contents)]
     return warn(objects=texts[:_SHOWN], count=len(texts), label=seen.token.label) if texts else ok(count=0)
 
 
 @probe("H75", "key.each_signature", _TOKEN)
 def each_signature(seen: TokenSeen) -> Said:
-    """Whether the PIN is wanted for each signature: no fault, but a program that does not know it fails."""
+    """Report whether the PIN is needed for each signature, which is no error but must be supported by the program."""
     wanting = sorted({key.key_id.hex() for key in seen.keys if key.always_authenticate})
     by_driver = seen.token.driver.sign.always_authenticate
     if wanting or by_driver:
@@ -210,7 +210,7 @@ def each_signature(seen: TokenSeen) -> Said:
 
 @probe("H76", "token.confirmation", _TOKEN)
 def confirmation(seen: TokenSeen) -> Said:
-    """How the token asks its owner: no fault, but nobody may be looking when it does."""
+    """Report how the token asks the user to confirm, which is no error but needs the user's attention."""
     confirm = seen.token.driver.confirm
     if confirm.kind is ConfirmKind.NONE:
         return ok(asks="none")
@@ -219,7 +219,7 @@ def confirmation(seen: TokenSeen) -> Said:
 
 @probe("H76", "token.waiting", Rule(exits=Outcome.CERTIFICATE))
 def waiting(loaded: Loaded) -> Said:
-    """The module does not answer, and drives tokens that keep everybody waiting while their owner is asked."""
+    """Check whether a module that does not answer may be waiting for the user to confirm on the token."""
     error, file = loaded.error, loaded.file
     hung = isinstance(error, ModuleHung) or (isinstance(error, DriverLoadError) and error.how is LoadOutcome.HUNG)
     if not hung:
@@ -232,12 +232,12 @@ def waiting(loaded: Loaded) -> Said:
 
 
 def _own_ids(seen: TokenSeen, pair: Pair) -> list[bytes]:
-    """Return the ids of the keys that show and are the certificate's."""
+    """Return the ids of the visible keys that belong to the certificate."""
     return [key.key_id for key in seen.keys if key.public is not None and key.public in pair.facts.spki]
 
 
 def _is_of_another_key(seen: TokenSeen, pair: Pair) -> bool:
-    """Tell whether the key that bears the certificate's id shows, and is another one than it was issued for."""
+    """Return whether the visible key with the certificate's id is not the key it was issued for."""
     alike = [key for key in seen.keys if key.public is not None and key.key_id == pair.certificate.key_id]
     return bool(alike) and not _own_ids(seen, pair)
 
@@ -247,7 +247,7 @@ def _is_set_up(seen: TokenSeen) -> bool:
 
 
 def _people(seen: TokenSeen) -> list[Pair]:
-    """Return the pairs in use that are somebody's: a bank puts its CA's certificates onto its tokens too."""
+    """Return the activated pairs that are not a CA's: banks store CA certificates on tokens too."""
     return [pair for pair in seen.pairs if pair.activated and not pair.facts.is_ca]
 
 
@@ -257,7 +257,7 @@ def _is_for_encryption(pair: Pair) -> bool:
 
 
 def _misfit(people: Sequence[Pair]) -> Said:
-    """Say why none of the certificates may sign a payment."""
+    """Return the finding for certificates that may not sign payments."""
     known = [pair for pair in people if pair.facts.key is not None and not _is_for_encryption(pair)]
     if not known:
         return skip("another_cause" if people else "no_certificate")
@@ -279,18 +279,18 @@ def _dated(pair: Pair, now: datetime) -> dict[str, Any]:
 
 
 def _clock_is_wrong(now: datetime, pairs: Iterable[Pair]) -> bool:
-    """Tell whether a clock is before this program was put here, or years after all that is on the token."""
+    """Return whether the clock is before the installation of this program or years after all certificates."""
     return now < _installed() or all(now > pair.facts.not_after + _LONG_OVER for pair in pairs)
 
 
 @cache
 def _installed() -> datetime:
-    """Return when this program was written to this disk."""
+    """Return when this program was installed on this disk."""
     return datetime.fromtimestamp(Path(ushield_hw.__file__).stat().st_mtime, UTC)
 
 
 def _ways(seen: TokenSeen, kind: KeyKind) -> bool:
-    """Tell whether a kind of key can sign an order on this token, as signing plans it."""
+    """Return whether a key of this type can sign an order on this token."""
     on_token = seen.token.driver.sign.hash_on is HashOn.TOKEN
     return bool(set(_wanted(kind, on_token=on_token)) & set(seen.mechanisms))
 
@@ -301,14 +301,14 @@ def _wanted(kind: KeyKind, *, on_token: bool) -> Collection[str]:
 
 
 def _owners(pairs: Iterable[Pair]) -> list[str]:
-    """Return whose certificates they are; of more than anybody reads, some, and how many others."""
+    """Return the certificate subjects, limited in number, and the number of those left out."""
     of = list(pairs)
     more = len(of) - _MOST_OWNERS
     return sorted({pair.facts.subject_text() for pair in of[:_MOST_OWNERS]}) + ([f"… +{more}"] if more > 0 else [])
 
 
 def _ids(pairs: Iterable[Pair]) -> list[str]:
-    """Return what a pair is called: the id of its key, and without one the beginning of its certificate's SHA-256."""
+    """Return the key id of each pair, or the beginning of the certificate's SHA-256 if it has none."""
     return [pair.key_id or pair.fingerprint for pair in pairs]
 
 

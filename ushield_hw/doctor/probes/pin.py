@@ -1,7 +1,7 @@
-"""G: the PIN. Its state is read and never tried: nothing here logs in or spends a try.
+"""G: the PIN. Its state is read, but no login is made and no attempt is used.
 
-That a PIN is wrong, too short, or that somebody is logged in already shows only in the code of a program that tried:
-:func:`ushield_hw.doctor.codes.explained` says what such a code means.
+A wrong PIN, a PIN of the wrong length and an existing login only show in the error code of a program that tried:
+:func:`ushield_hw.doctor.codes.explained` explains such codes.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _PROTECTED: Final = TokenFlag.PROTECTED_AUTHENTICATION_PATH
 
 @probe("G62", "pin.tries", _TOKEN)
 def tries(seen: TokenSeen) -> Said:
-    """A wrong PIN was typed since the last right one."""
+    """Check the PIN attempts remaining: a wrong PIN was entered since the last correct one."""
     if not _has_pin(seen):
         return skip("no_pin")
     try:
         state = seen.pin
-    except StorageError as error:  # without its counter this host sends no PIN
+    except StorageError as error:  # without the attempt counter this host sends no PIN
         return fail(kind="counter", code=error.code, **_named(seen), **_where(error))
     facts = {**_named(seen), "retries_left": state.retries_left, "source": state.source.value}
     if state.locked:
@@ -40,7 +40,7 @@ def tries(seen: TokenSeen) -> Said:
 
 @probe("G63", "pin.length", _TOKEN)
 def length(seen: TokenSeen) -> Said:
-    """The token's limits for a PIN's length contradict each other; they are ignored."""
+    """Check the token's PIN length limits; contradictory limits are ignored."""
     info, limits = seen.token.info, seen.token.pin_limits()
     if info.min_pin > info.max_pin > 0:
         return warn(kind="never", **_named(seen), min=info.min_pin, max=info.max_pin)
@@ -50,7 +50,7 @@ def length(seen: TokenSeen) -> Said:
 
 @probe("G64", "pin.locked", Rule(failed=Priority.TOKEN, exits=Outcome.PIN_LOCKED))
 def locked(seen: TokenSeen) -> Said:
-    """No try is left."""
+    """Check whether the PIN is locked: no attempts remaining."""
     if not _has_pin(seen):
         return skip("no_pin")
     try:
@@ -67,7 +67,7 @@ def locked(seen: TokenSeen) -> Said:
 
 @probe("G65", "pin.set", _TOKEN)
 def is_set(seen: TokenSeen) -> Said:
-    """There is no user PIN yet, or it must be changed before it is good for anything."""
+    """Check whether a user PIN is set and does not have to be changed first."""
     info = seen.token.info
     if not info.has(TokenFlag.TOKEN_INITIALIZED):
         return skip("not_initialised")
@@ -80,7 +80,7 @@ def is_set(seen: TokenSeen) -> Said:
 
 @probe("G66", "pin.entry", _TOKEN)
 def entry(seen: TokenSeen) -> Said:
-    """Where the PIN is typed, as the module says, is not where this device has it typed."""
+    """Check whether the PIN is entered where the module reports: on the token or on the computer."""
     info, driver = seen.token.info, seen.token.driver
     on_token = info.has(_PROTECTED)
     facts = {**_named(seen), "typed_on": "token" if on_token else "computer"}
@@ -95,7 +95,7 @@ def entry(seen: TokenSeen) -> Said:
 
 @probe("G67", "pin.session", _TOKEN)
 def session(seen: TokenSeen) -> Said:
-    """Somebody is logged in already. PKCS#11 hides logins from other programs: only a code can tell."""
+    """Check for an existing login. PKCS#11 hides logins of other programs, so only an error code can show it."""
     return skip("only_a_code_tells", codes=["CKR_USER_ALREADY_LOGGED_IN", "CKR_USER_ANOTHER_ALREADY_LOGGED_IN"])
 
 
@@ -112,7 +112,10 @@ def _where(error: StorageError) -> dict[str, Any]:
 
 
 def _plugged(seen: TokenSeen) -> list[UsbId]:
-    """Return the rows of the token's family that are on the USB bus: not proof that the token is one of them."""
+    """Return the USB ids of the token's family that are on the bus.
+
+    This does not prove that the token is one of these devices.
+    """
     on_the_bus = {device.id for device in seen.loaded.file.machine.usb or ()}
     return [usb for usb in seen.token.driver.usb if str(usb) in on_the_bus]
 

@@ -1,4 +1,4 @@
-"""C: readers. Does pcscd have a driver for what is on the bus, and is what it shows really there?"""
+"""C: PC/SC readers. Check that pcscd has a driver for every CCID device, and that its readers exist."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NOT_CLAIMED: Final = "LIBUSB_ERROR_BUSY"
 
 @probe("C24", "reader.driver_knows", Rule(way=Way.PCSC, after=causes("C25")))
 def unknown_to_the_driver(machine: Machine) -> Said:
-    """A CCID device whose USB id no reader driver lists."""
+    """Check that a reader driver lists the USB id of every CCID device."""
     devices = ccid_devices(machine)
     if not devices:
         return skip("no_ccid_device")
@@ -52,7 +52,7 @@ def unknown_to_the_driver(machine: Machine) -> Said:
 
 @probe("C25", "reader.drivers_installed", Rule(warned=Priority.ABSENT, way=Way.PCSC))
 def no_driver(machine: Machine) -> Said:
-    """Pcscd has no USB reader driver at all."""
+    """Check that pcscd has a USB reader driver."""
     if machine.system != "linux":
         return skip("not_on_this_system")
     found, devices = drivers(machine), [device.id for device in ccid_devices(machine)]
@@ -60,7 +60,7 @@ def no_driver(machine: Machine) -> Said:
     logged = [] if shown else [line.strip() for line in machine.logs.splitlines() if _NO_FOLDER in line]
     if found and not (logged and devices):
         return ok(drivers=found)
-    if shown:  # they are where only that pcscd looks
+    if shown:  # installed in a folder that only this pcscd searches
         return ok(drivers=found, readers=[reader.name for reader in machine.scene.readers])
     if not found and not program(machine) and not logged:
         return skip("no_pcscd")
@@ -76,7 +76,7 @@ def no_driver(machine: Machine) -> Said:
     Rule(warned=Priority.ABSENT, way=Way.PCSC, after=causes("A3 A5 A8 A9 A10 B14 B21 B23 C24 C25 C27 D33")),
 )
 def no_reader(machine: Machine) -> Said:
-    """PC/SC works and shows no reader, or none for a device that should be one."""
+    """Check that PC/SC shows a reader for every CCID device."""
     scene, missing = machine.scene, unshown(machine)
     if scene.failure is not None:
         return unchecked(NO_SERVICE)
@@ -100,7 +100,7 @@ def _called(devices: Iterable[UsbDevice]) -> list[str]:
 
 @probe("C27", "reader.count", Rule(way=Way.PCSC))
 def too_many(machine: Machine) -> Said:
-    """As many readers as PC/SC can have: others may be missing."""
+    """Check whether PC/SC has reached its maximum number of readers, so that others may be missing."""
     most = _MOST.get(machine.system)
     if most is None or machine.scene.failure is not None:
         return unchecked(NO_SERVICE) if most else skip("not_on_this_system")
@@ -110,10 +110,10 @@ def too_many(machine: Machine) -> Said:
 
 @probe("C28", "reader.stale", Rule(way=Way.PCSC))
 def stale(machine: Machine) -> Said:
-    """A reader that PC/SC still shows and that is not there any more."""
+    """Check for readers that PC/SC still shows although they were removed."""
     if machine.scene.failure is not None:
         return unchecked(NO_SERVICE)
-    # Elsewhere than on Linux PC/SC cannot be asked about a reader whose name is not ASCII: that says nothing.
+    # Except on Linux, PC/SC cannot query a reader whose name is not ASCII; its state is then meaningless.
     asked = [one for one in machine.scene.readers if machine.system == "linux" or one.name.isascii()]
     gone = [one.name for one in asked if one.slot is Slot.UNAVAILABLE]
     if gone:
@@ -123,9 +123,10 @@ def stale(machine: Machine) -> Said:
 
 
 def _doubled(machine: Machine) -> list[str]:
-    """Return the readers of one name that are more than the devices of that name on the bus.
+    """Return the readers of one name that outnumber the devices of that name on the bus.
 
-    A device whose name is not in the reader's says nothing, for drivers have names of their own for many.
+    A reader whose name does not contain a device's name is ignored because drivers have their own names for many
+    devices.
     """
     found: dict[str, dict[str, list[str]]] = {}
     for reader in machine.scene.readers:
@@ -136,7 +137,7 @@ def _doubled(machine: Machine) -> list[str]:
 
 
 def _on_the_bus(machine: Machine, base: str) -> int:
-    """Return for how many readers of a name there is something on the bus; a device may be several."""
+    """Return the number of CCID interfaces on the bus with a reader's name; a device may have several."""
     devices = (device for device in ccid_devices(machine) if device.name and base.startswith(device.name))
     return sum(part.usb_class == CCID for device in devices for part in device.interfaces)
 

@@ -1,8 +1,8 @@
-"""Which reader of PC/SC belongs to which device on the USB bus.
+"""Match PC/SC readers with devices on the USB bus.
 
-pcscd calls a reader by the name that its driver lists for the USB id, or by what the device calls itself, and puts
-numbers behind it: ``Maker Token [CCID Interface] (0815) 00 00``. Where neither name fits, only the numbers of devices
-and readers can be compared.
+pcscd names a reader after the entry of its driver for the USB id, or after the device's own name, and appends numbers:
+``Maker Token [CCID Interface] (0815) 00 00``. If neither name matches, only the number of devices and readers can be
+compared.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from ushield_hw.system.pcsc import Reader
 from ushield_hw.system.usb import CCID, UsbDevice
 
 NUMBERED: Final = re.compile(r"(?P<base>.*?)(?: \[.*\])?(?: \(.*\))? (?P<reader>[0-9A-F]{2}) (?P<slot>[0-9A-F]{2})$")
-_VIRTUAL: Final = re.compile(r"Virtual PCD\b")  # vsmartcard's: no device belongs to it
+_VIRTUAL: Final = re.compile(r"Virtual PCD\b")  # a reader of vsmartcard, which has no USB device
 
 
 @dataclass(frozen=True)
 class Unshown:
-    """CCID devices without a reader of their own.
+    """CCID devices without a matching reader.
 
     Attributes:
-        devices: they, or those among which it is.
-        certain: there are fewer readers than devices; else a reader of a strange name may be one's.
+        devices: the devices, or the candidates among which it is.
+        certain: whether there are fewer readers than devices. False: a reader with an unrelated name may belong to one.
     """
 
     devices: tuple[UsbDevice, ...] = ()
@@ -36,13 +36,13 @@ class Unshown:
 
 
 def readers_of(machine: Machine, device: UsbDevice) -> tuple[Reader, ...]:
-    """Return the readers that bear a device's name."""
+    """Return the readers that have a device's name."""
     names = _names(machine, device)
     return tuple(reader for reader in machine.scene.readers if _bears(reader.name, names))
 
 
 def unshown(machine: Machine) -> Unshown:
-    """Return the CCID devices that PC/SC shows no reader for."""
+    """Return the CCID devices for which PC/SC shows no reader."""
     free, without = _physical(machine.scene.readers), []
     for device in ccid_devices(machine):
         names = _names(machine, device)
@@ -57,7 +57,7 @@ def unshown(machine: Machine) -> Unshown:
 
 
 def _physical(readers: Sequence[Reader]) -> list[str]:
-    """Return one name a reader: one with several slots shows several times under one number."""
+    """Return one name per reader: a reader with several slots appears several times under one number."""
     found: dict[tuple[str, str], str] = {}
     for reader in readers:
         name = NUMBERED.match(reader.name)
@@ -70,7 +70,7 @@ def _names(machine: Machine, device: UsbDevice) -> list[str]:
 
 
 def _listed(machine: Machine, device: UsbDevice) -> list[str]:
-    """Return the names that the reader drivers have for a device."""
+    """Return the names that the reader drivers list for a device."""
     return [driver.names[device.id] for driver in bundles(machine) if device.id in driver.names]
 
 

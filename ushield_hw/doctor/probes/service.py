@@ -1,6 +1,6 @@
-"""B: the PC/SC service. Is pcscd there, does it answer, and does it let this user and this program in?
+"""B: the PC/SC service. Check that pcscd runs, answers, and accepts this user and program.
 
-Without a service only cards are missing: as long as no reader is on the bus that is a warning.
+Without the service only cards are unavailable: as long as no reader is on the bus this is a warning.
 """
 
 from __future__ import annotations
@@ -26,51 +26,51 @@ _CLIENT_PROTOCOL: Final = re.compile(r"Client protocol is (\d+:\d+)")
 _DENIED_BY_POLICY: Final = re.compile(r"(?:avc:\s+denied|apparmor=\"DENIED\").*pcsc")
 _HIDEPID: Final = re.compile(r"\bhidepid=(\w+)")
 _SANDBOXES: Final = {"snap", "flatpak"}
-_OTHER_DAEMONS: Final = ("pcscd_wd", "ifdhandler")  # Watchdata's; OpenCT's
+_OTHER_DAEMONS: Final = ("pcscd_wd", "ifdhandler")  # of Watchdata and of OpenCT
 _POLKIT_RULES: Final = ("/etc/polkit-1/rules.d", "/usr/share/polkit-1/rules.d", "/usr/local/share/polkit-1/rules.d")
 
 
 def _said(failure: Failure, **more: Any) -> dict[str, Any]:
-    """Return what PC/SC said, as evidence."""
+    """Return the PC/SC error as evidence."""
     return {"function": failure.function, "name": failure.name, "number": f"0x{failure.number:08X}", **more}
 
 
 def _missing(machine: Machine, **evidence: Any) -> Said:
-    """Without the service a reader that is on the bus cannot be used; without a reader nobody may miss it."""
+    """Return a failure if a CCID device is on the bus, else a warning: the service may not be needed then."""
     devices = [device.id for device in ccid_devices(machine)]
     return fail(**evidence, devices=devices) if devices else warn(**evidence, devices=["-"])
 
 
 def _apart(machine: Machine) -> str:
-    """Return what keeps this program from the machine's own /run: a container or a chroot; empty: nothing."""
+    """Return what separates this program from the host's /run: ``container`` or ``chroot``; empty: nothing."""
     if machine.kind == "container":
         return "container"
     first, own = machine.path("/proc/1/root/."), machine.path("/.")
     try:
         return "" if os.path.samestat(os.stat(first), os.stat(own)) else "chroot"
-    except OSError:  # only root may compare, and a chroot takes root to make
+    except OSError:  # only root may compare, and only root can create a chroot
         return ""
 
 
 def _out_of_reach(machine: Machine) -> bool:
-    """Tell whether the service would have to be that of the machine around this one."""
+    """Return whether only the host can provide the service."""
     apart = _apart(machine)
     own = bool(pcsclite.program(machine)) and pcscd.dangling(machine.path(machine.pcscd_socket)) is None
     return apart == "chroot" or (apart == "container" and not own)
 
 
 def _socket(machine: Machine) -> str:
-    """Return where this program looks for pcscd, and what tells it to look there."""
+    """Return the path of pcscd's socket and, if set, the variable that defines it."""
     named = machine.environ.get(pcscd.VARIABLE)
     return f"{machine.pcscd_socket} ({pcscd.VARIABLE})" if named else machine.pcscd_socket
 
 
-# --- nobody answers ---------------------------------------------------------------------------------------------------
+# --- no answer --------------------------------------------------------------------------------------------------------
 
 
 @probe("B11", "service.running", Rule(warned=Priority.ABSENT, way=Way.PCSC))
 def not_running(machine: Machine) -> Said:
-    """Pcscd is not installed, or has not been started."""
+    """Check that pcscd is installed and was started."""
     failure = machine.scene.failure
     if failure is None:
         return ok(socket=machine.pcscd_socket)
@@ -80,14 +80,14 @@ def not_running(machine: Machine) -> Said:
     if library and machine.hail != pcscd.ABSENT:
         return skip("somebody_is_there", **_said(failure))
     if machine.kind in _SANDBOXES or _out_of_reach(machine):
-        return skip("apart", **_said(failure))  # B18, B22
+        return skip("apart", **_said(failure))  # reported as B18 or B22
     evidence = _said(failure, socket=_socket(machine), program=program or "-", library=library)
     evidence.update(_why_absent(machine, installed=bool(program), library=library))
     return _missing(machine, **evidence)
 
 
 def _why_absent(machine: Machine, *, installed: bool, library: bool) -> dict[str, str]:
-    """Return what there is instead of a socket, as far as it can be seen."""
+    """Return why the socket is missing, as far as this can be determined."""
     if not library:
         return {"kind": "library"}
     link = pcscd.dangling(machine.path(machine.pcscd_socket))
@@ -107,24 +107,25 @@ def _listens(machine: Machine, place: str) -> bool:
 
 @probe("B12", "service.answers", _PCSC)
 def no_answer(machine: Machine) -> Said:
-    """Pcscd has ended and left its socket, or it is there and does not answer."""
+    """Check that pcscd answers: it may have exited and left its socket, or hang."""
     failure = machine.scene.failure
     if failure is None:
         return ok(socket=machine.pcscd_socket)
     hail = machine.hail
-    hangs = hail == pcscd.SILENT or (failure.name == _NO_ANSWER and ":" in hail)  # it greets, and then says nothing
+    # it sends its version and then nothing
+    hangs = hail == pcscd.SILENT or (failure.name == _NO_ANSWER and ":" in hail)
     if hail != pcscd.DEAF and not hangs:
         return skip("other_cause", **_said(failure))
     kind = "hangs" if hangs else "gone"
     return fail(kind=kind, **_said(failure, socket=_socket(machine), hail=hail))
 
 
-# --- Windows; seen on recorded data only ------------------------------------------------------------------------------
+# --- Windows; tested with recorded data only --------------------------------------------------------------------------
 
 
 @probe("B13", "service.windows", _PCSC)
 def windows_service_stopped(machine: Machine) -> Said:
-    """Windows stops its service when the last reader goes."""
+    """Check the Windows service, which stops when the last reader is removed."""
     if machine.system != "win32":
         return skip("not_on_this_system")
     failure = machine.scene.failure
@@ -134,7 +135,7 @@ def windows_service_stopped(machine: Machine) -> Said:
 
 @probe("B14", "service.remote_desktop", _PCSC)
 def remote_desktop(machine: Machine) -> Said:
-    """In a remote desktop session the readers are those of the machine in front of the person."""
+    """Check for a remote desktop session, which only shows readers of the client machine."""
     if machine.system != "win32":
         return skip("not_on_this_system")
     session = machine.environ.get("SESSIONNAME", "")
@@ -144,7 +145,7 @@ def remote_desktop(machine: Machine) -> Said:
 
 @probe("B15", "service.service_account", _PCSC)
 def service_account(machine: Machine) -> Said:
-    """A Windows service runs in session 0, where no reader of a person is."""
+    """Check for a Windows service account: session 0 has no readers of the user."""
     if machine.system != "win32":
         return skip("not_on_this_system")
     account, failure = machine.environ.get("USERNAME", ""), machine.scene.failure
@@ -154,11 +155,11 @@ def service_account(machine: Machine) -> Said:
     return fail(**_said(failure, account=account))
 
 
-# --- somebody answers, but not to us ----------------------------------------------------------------------------------
+# --- access denied ----------------------------------------------------------------------------------------------------
 
 
 def _turned_away(machine: Machine) -> bool:
-    """Tell whether pcscd, or the permissions of its socket, do not let this user in."""
+    """Return whether pcscd or the permissions of its socket deny access to this user."""
     failure = machine.scene.failure
     if failure is None:
         return False
@@ -167,21 +168,22 @@ def _turned_away(machine: Machine) -> bool:
 
 @probe("B16", "service.authorized", Rule(way=Way.PCSC, after=causes("B17 B21")))
 def not_authorized(machine: Machine) -> Said:
-    """Polkit, the socket's mode or a profile does not let this session use PC/SC."""
+    """Check that polkit, the socket's mode and security profiles allow this session to use PC/SC."""
     failure = machine.scene.failure
     if failure is None:
         return ok()
     if machine.system != "linux" or not _turned_away(machine):
         return skip("other_cause", **_said(failure))
     said = [found.strip() for found in machine.logs.splitlines() if _NOT_AUTHORIZED.search(found)]
-    said.sort(key=lambda line: "Process" in line)  # who was refused what, over that somebody was
+    # the last line is reported: prefer one that names the process and the action
+    said.sort(key=lambda line: "Process" in line)
     evidence = {"hail": machine.hail, "session": _session(machine), "rules": _rules(machine) or ["-"]}
     evidence.update(socket=_socket(machine), log=said[-1] if said else "-")
     return fail(**_said(failure, **evidence, **_barrier(machine)))
 
 
 def _barrier(machine: Machine) -> dict[str, str]:
-    """Return what keeps this user from opening the socket; nothing where it opens and pcscd itself refuses."""
+    """Return what prevents this user from opening the socket; empty if it opens and pcscd refuses."""
     place = Path(os.path.realpath(machine.path(machine.pcscd_socket)))
     if machine.hail != pcscd.BARRED:
         return {}
@@ -203,7 +205,7 @@ def _session(machine: Machine) -> str:
 
 
 def _rules(machine: Machine) -> list[str]:
-    """Return polkit's rules that speak of PC/SC."""
+    """Return the polkit rule files that mention PC/SC."""
     files = (file for folder in _POLKIT_RULES for file in sorted(machine.path(folder).glob("*.rules")))
     paths = (f"/{file.relative_to(machine.root)}" for file in files)
     return [path for path in paths if "pcsc-lite" in (machine.text(path) or "")]
@@ -211,7 +213,7 @@ def _rules(machine: Machine) -> list[str]:
 
 @probe("B17", "service.hidepid", Rule(way=Way.PCSC, after=causes("B21")))
 def hidden_processes(machine: Machine) -> Said:
-    """/proc hides other users' programs, and polkit cannot see whose session a program belongs to."""
+    """Check hidepid of /proc, which prevents polkit from determining the session of a program."""
     mounts = (
         line for line in (machine.text("/proc/mounts") or "").splitlines() if line.split()[1:3] == ["/proc", "proc"]
     )
@@ -224,7 +226,7 @@ def hidden_processes(machine: Machine) -> Said:
 
 @probe("B18", "service.container", Rule(warned=Priority.ABSENT, way=Way.PCSC))
 def out_of_reach(machine: Machine) -> Said:
-    """A container or a chroot without pcscd's socket."""
+    """Check whether a container or a chroot lacks pcscd's socket."""
     failure, apart = machine.scene.failure, _apart(machine)
     if not apart:
         return skip("not_apart")
@@ -241,7 +243,7 @@ def out_of_reach(machine: Machine) -> Said:
 
 @probe("B19", "service.protocol", Rule(way=Way.PCSC, after=causes("B21")))
 def protocol_differs(machine: Machine) -> Said:
-    """Pcscd answers and turned this program's PC/SC library away: they are of different versions."""
+    """Check whether pcscd rejected this program's PC/SC library because of a different version."""
     failure = machine.scene.failure
     if failure is None:
         return ok()
@@ -259,7 +261,7 @@ def protocol_differs(machine: Machine) -> Said:
     Rule(way=Way.PCSC, after=causes("B11 B12 B16 B18 B19 B21 B22")),
 )
 def two_libraries(machine: Machine) -> Said:
-    """Two installations of pcsc-lite: a program may look at the socket of the one that does not run."""
+    """Check for two installations of pcsc-lite: a program may use the socket of the one that is not running."""
     found = pcsclite.libraries(machine)
     evidence = {"libraries": [str(library) for library in found]}
     if len(found) < 2:  # noqa: PLR2004
@@ -271,7 +273,7 @@ def two_libraries(machine: Machine) -> Said:
 
 @probe("B21", "service.security_module", _PCSC)
 def denied_by_policy(machine: Machine) -> Said:
-    """SELinux or AppArmor forbids a program to reach pcscd, or pcscd to reach the reader."""
+    """Check whether SELinux or AppArmor denies access to pcscd, or pcscd's access to the reader."""
     lines = [line.strip() for line in machine.logs.splitlines() if _DENIED_BY_POLICY.search(line)]
     enforcing = (machine.text("/sys/fs/selinux/enforce") or "").strip() == "1"
     if not lines:
@@ -282,7 +284,7 @@ def denied_by_policy(machine: Machine) -> Said:
 
 @probe("B22", "service.sandbox", Rule(warned=Priority.ABSENT, way=Way.PCSC))
 def sandboxed(machine: Machine) -> Said:
-    """A snap or a flatpak that was not given pcscd's socket."""
+    """Check whether a snap or a flatpak lacks access to pcscd's socket."""
     failure = machine.scene.failure
     if machine.kind not in _SANDBOXES:
         return skip("not_sandboxed")
@@ -296,7 +298,7 @@ def sandboxed(machine: Machine) -> Said:
 
 @probe("B23", "service.one_driver", _PCSC)
 def two_drivers(machine: Machine) -> Said:
-    """A vendor's own daemon beside pcscd, or two drivers that claim the same reader."""
+    """Check for a vendor daemon beside pcscd, and for two drivers that claim the same reader."""
     daemons = [str(process) for process in named(machine, *_OTHER_DAEMONS)]
     rivals = sorted({bundle.path for one in ccid_devices(machine) for bundle in _claiming(machine, one.id)})
     if not daemons and not rivals:
@@ -305,7 +307,7 @@ def two_drivers(machine: Machine) -> Said:
 
 
 def _claiming(machine: Machine, usb: str) -> list[pcsclite.Bundle]:
-    """Return the drivers that claim a device, if there are several."""
+    """Return the drivers that claim a device, if there is more than one."""
     found = [bundle for bundle in pcsclite.bundles(machine) if usb in bundle.ids]
     return found if len(found) > 1 else []
 

@@ -1,7 +1,8 @@
-"""F: a module's start, its slots, and which token is meant.
+"""F: initialization of a module, its slots, and the selection of a token.
 
-A software module that nobody asked for and nobody has configured keeps no token from being used: what is wrong with it
-is a warning at most. Whoever names its file, sets its variable or selects a token through it means it.
+A software module that the user neither requested nor configured cannot prevent use of a token, so its problems are at
+most warnings. The user requests it by naming its file, setting its environment variable or selecting a token through
+it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from ushield_hw.token.discovery import alike, certificates_on, tokens_in
 from ushield_hw.token.token import Token
 from ushield_hw.uri import TokenUri
 
-_NAME_IN_PROC: Final = 15  # as long as the kernel keeps a program's name
+_NAME_IN_PROC: Final = 15  # the kernel truncates process names to this length
 
 _STARTED_TWICE: Final = {"CKR_CRYPTOKI_ALREADY_INITIALIZED", "CKR_CRYPTOKI_NOT_INITIALIZED"}
 _NO_LOCKS: Final = {"CKR_CANT_LOCK", "CKR_NEED_TO_CREATE_THREADS"}
@@ -39,18 +40,18 @@ _UNKNOWN_CARD: Final = "CKR_TOKEN_NOT_RECOGNIZED"
 _GONE_MEANWHILE: Final = "CKR_TOKEN_NOT_PRESENT"
 
 _SLOT_ASKED: Final = re.compile(r"(?i)^pkcs11:.*\bslot-id=(\d{1,20})\b")
-_SUFFIX: Final = re.compile(r"\s*\([^()]*\)$")  # OpenSC's "(UserPIN)"
-_ALIKE: Final = 3  # letters: a shorter beginning is like everything
+_SUFFIX: Final = re.compile(r"\s*\([^()]*\)$")  # OpenSC's suffix "(UserPIN)"
+_ALIKE: Final = 3  # characters: a shorter prefix matches too much
 
 
 @dataclass
 class Choice:
-    """What was asked for, and all that there is.
+    """The selection, and everything that was found.
 
     Attributes:
-        machine: holds the selector.
+        machine: its ``selector`` is the selection.
         modules: every module that was loaded.
-        tokens: every token that was seen; through two modules: twice.
+        tokens: every token that was found; twice if it shows through two modules.
     """
 
     machine: Machine
@@ -72,12 +73,12 @@ def tokens_of(loaded: Loaded) -> tuple[TokenSeen, ...]:
     return tuple(TokenSeen(token, loaded) for token in found)
 
 
-# --- the module's start -----------------------------------------------------------------------------------------------
+# --- initialization of the module -------------------------------------------------------------------------------------
 
 
 @probe("F51", "module.configuration", Rule(failed=Priority.EMPTY))
 def configuration(loaded: Loaded) -> Said:
-    """Its configuration or the folder of its tokens is missing, or closed to this user."""
+    """Check that the module's configuration and token folder exist and are accessible to this user."""
     found = _configured(loaded)
     if found is None:
         return skip("needs_no_configuration")
@@ -89,9 +90,13 @@ def configuration(loaded: Loaded) -> Said:
 
 @probe("F52", "module.service", Rule(after=causes("F51 B11 B12 B16 B17 B18 B19 B20 B21 B22"), quiet=True))
 def service(loaded: Loaded) -> Said:
-    """The program behind the module does not run, or the module refuses to start without saying why."""
+    """Check that the service of the module is running and that the module starts.
+
+    A module that fails to start for an unknown reason is reported here too.
+    """
     machine, code = loaded.file.machine, _code(loaded)
-    services = loaded.file.driver.module.services if machine.system == "linux" else ()  # elsewhere there is no /proc
+    # process names are read from /proc, which only Linux has
+    services = loaded.file.driver.module.services if machine.system == "linux" else ()
     running = [name for name in services if named(machine, name[:_NAME_IN_PROC])]
     facts = {"path": str(loaded.file.path), "services": list(services), "running": running, "code": code}
     if loaded.error is None and (loaded.slots or set(running) == set(services)):
@@ -103,13 +108,14 @@ def service(loaded: Loaded) -> Said:
     if code is None or code in _ANOTHER_CAUSE or (configured is not None and configured[0]):
         return skip("another_cause", **facts)
     if not _wanted(loaded) and loaded.file.driver.kind is not Kind.SOFTWARE:
-        return skip("nothing_of_its_family", **facts)  # it came with a package, and nothing that it drives is here
+        # it came with a package and no device of its families is connected
+        return skip("nothing_of_its_family", **facts)
     return (fail if _wanted(loaded) else warn)(kind="unexplained", **facts)
 
 
 @probe("F53", "module.started_once")
 def started_once(loaded: Loaded) -> Said:
-    """It was started twice, or is used in a process that did not start it."""
+    """Check that the module was not initialized twice or used in a process that did not initialize it."""
     error, code = loaded.error, _code(loaded)
     facts = {"path": str(loaded.file.path), "code": code}
     if error is not None and error.code == "USED_AFTER_FORK":
@@ -123,7 +129,7 @@ def started_once(loaded: Loaded) -> Said:
 
 @probe("F54", "module.locking")
 def locking(loaded: Loaded) -> Said:
-    """It takes none of the ways in which threads may be kept apart; we offer the system's locks, then none."""
+    """Check that the module accepts a locking mode; the system's locks are offered first, then none."""
     code = _code(loaded)
     facts = {"path": str(loaded.file.path), "code": code}
     if code in _NO_LOCKS:
@@ -136,7 +142,7 @@ def locking(loaded: Loaded) -> Said:
 
 @probe("F56", "token.initialised", Rule(kinds={"soft": Priority.EMPTY}))
 def initialised(loaded: Loaded) -> Said:
-    """There is a token, and nobody has set it up."""
+    """Check that a token is initialized."""
     present = [slot.token for slot in loaded.slots if slot.token is not None]
     blank = [token for token in present if not token.has(TokenFlag.TOKEN_INITIALIZED)]
     facts = {"path": str(loaded.file.path), "slots": [token.slot_id for token in blank]}
@@ -147,14 +153,14 @@ def initialised(loaded: Loaded) -> Said:
             return ok(tokens=len(present), **facts)
         where = [slot.description for slot in loaded.slots if slot.slot_id in facts["slots"]]
         return (fail if blank == present else warn)(kind="card", where=where, **facts)
-    if blank != present:  # a software module always shows a slot for one more
+    if blank != present:  # a software module always shows one more, uninitialized slot
         return ok(tokens=len(present) - len(blank), **facts)
     return fail(kind="soft", **facts) if _meant(loaded) else skip("no_token_made", **facts)
 
 
 @probe("F59", "slots.fresh")
 def fresh(loaded: Loaded) -> Said:
-    """Tokens have come or gone, and the module shows that only to a program that loads it now."""
+    """Check whether tokens were inserted or removed that the module only shows after it is loaded again."""
     if loaded.error is not None:
         return unchecked("not_loaded")
     if not loaded.file.closely:
@@ -168,7 +174,7 @@ def fresh(loaded: Loaded) -> Said:
 
 @probe("F60", "slots.readable", Rule(after=causes("D30 D31 D32 D34 D35 D37 D38")))
 def readable(loaded: Loaded) -> Said:
-    """A slot cannot be read; others of the module may be well."""
+    """Check that all slots can be read; other slots of the module may work."""
     if loaded.error is not None:
         return unchecked("not_loaded")
     broken = [slot for slot in loaded.slots if slot.problem not in {None, _GONE_MEANWHILE}]
@@ -185,12 +191,12 @@ def readable(loaded: Loaded) -> Said:
     return (warn if shows_a_token else fail)(kind="unknown" if broken == unknown else "broken", **facts)
 
 
-# --- what was asked for -----------------------------------------------------------------------------------------------
+# --- selection --------------------------------------------------------------------------------------------------------
 
 
 @probe("F55", "choice.slot", Rule(failed=Priority.CHOICE, headline="doctor.not_there"))
 def slot_number(choice: Choice) -> Said:
-    """The token was asked for by the number of a slot, and such numbers move."""
+    """Check whether the token was selected by slot id, which is not stable."""
     asked = _SLOT_ASKED.search(choice.machine.selector or "")
     if asked is None:
         return skip("no_slot_asked")
@@ -208,7 +214,7 @@ def slot_number(choice: Choice) -> Said:
     Rule(failed=Priority.CHOICE, kinds={"none": Priority.NOT_NAMED}, headline="doctor.not_there"),
 )
 def exists(choice: Choice) -> Said:
-    """No token bears the name that was asked for, though one may nearly do so."""
+    """Check that a token matches the selection, and suggest tokens with a similar name."""
     wanted = choice.machine.selector
     if wanted is None or _SLOT_ASKED.search(wanted):
         return skip("none_asked")
@@ -228,7 +234,7 @@ def exists(choice: Choice) -> Said:
 
 @probe("F58", "choice.one", Rule(failed=Priority.CHOICE, headline="doctor.undecided"))
 def one(choice: Choice) -> Said:
-    """Several tokens bear the name that was asked for."""
+    """Check that no more than one token matches the selection."""
     wanted = choice.machine.selector
     if wanted is None or _SLOT_ASKED.search(wanted):
         return skip("none_asked")
@@ -244,7 +250,7 @@ def one(choice: Choice) -> Said:
 
 @probe("F61", "token.format", Rule(failed=Priority.TOKEN))
 def formatted_for_us(seen: TokenSeen) -> Said:
-    """It looks empty through a general module because its maker's own tools have set it up."""
+    """Check whether a token looks empty through a general module because vendor software formatted it."""
     if not seen.general:
         return skip("its_own_module")
     if seen.pairs or seen.keys:
@@ -259,7 +265,7 @@ def formatted_for_us(seen: TokenSeen) -> Said:
 
 
 def _code(loaded: Loaded) -> str | None:
-    """Return the PKCS#11 code that kept a module from starting or from listing its slots."""
+    """Return the PKCS#11 code with which the module failed to start or to list its slots."""
     error = loaded.error
     if error is not None and error.failure is not None:
         return error.failure.code
@@ -268,7 +274,7 @@ def _code(loaded: Loaded) -> str | None:
 
 
 def _meant(loaded: Loaded) -> bool:
-    """Tell whether somebody wants this very module; what drives hardware is wanted by whoever installed it."""
+    """Return whether the user requested this module; modules for hardware always count as requested."""
     file = loaded.file
     if file.asked or file.driver.kind not in {Kind.SOFTWARE, Kind.PLATFORM}:
         return True
@@ -279,7 +285,7 @@ def _meant(loaded: Loaded) -> bool:
 
 
 def _wanted(loaded: Loaded) -> bool:
-    """Tell whether somebody wants this module, or something that it drives is here."""
+    """Return whether the user requested this module or a device that it drives is connected."""
     file, machine = loaded.file, loaded.file.machine
     if file.asked or file.driver is GENERIC or file.driver.kind in {Kind.SOFTWARE, Kind.PLATFORM, Kind.HSM}:
         return _meant(loaded)
@@ -291,7 +297,7 @@ def _wanted(loaded: Loaded) -> bool:
 
 
 def _selected(loaded: Loaded) -> bool:
-    """Tell whether a URI names this module."""
+    """Return whether the selected URI names this module."""
     selector = loaded.file.machine.selector
     try:
         path = TokenUri.parse(selector).module_path if selector and TokenUri.names(selector) else None
@@ -305,7 +311,7 @@ def _judged(loaded: Loaded, **evidence: Any) -> Said:
 
 
 def _configured(loaded: Loaded) -> tuple[str | None, dict[str, Any]] | None:
-    """Return what is wrong with a module's configuration, and the facts; None: it needs none that is known here."""
+    """Return the problem with a module's configuration and the evidence; None if no configuration is known for it."""
     variable, machine = loaded.file.driver.module.config_env, loaded.file.machine
     if variable not in CONFIGURATIONS:
         return None
@@ -319,12 +325,12 @@ def _configured(loaded: Loaded) -> tuple[str | None, dict[str, Any]] | None:
     if said.version_1:
         return "version_1", facts
     if loaded.error is not None and said.store != FILES:
-        return "store", facts  # the only other one is a database, which may not be built in
+        return "store", facts  # the only alternative is a database, which may not be compiled in
     return _closed(machine.path(said.folder)), facts
 
 
 def _closed(folder: Path) -> str | None:
-    """Return what is wrong with a folder; one behind a closed folder may be there."""
+    """Return the problem with a folder; if a parent folder is not searchable, the folder may still exist."""
     for above in reversed(folder.parents):
         if os.path.isdir(above) and not os.access(above, os.X_OK):
             return "above_closed"
@@ -336,9 +342,9 @@ def _closed(folder: Path) -> str | None:
 
 
 def _slots_now(loaded: Loaded) -> Sequence[SlotInfo]:
-    """Return the slots as a program sees them that starts now; a software module may not look again by itself."""
+    """Return the slots as a newly started program sees them; a software module may not update its list by itself."""
     driver = loaded.file.driver
-    if driver.kind is not Kind.SOFTWARE or driver.module.relist:  # which looks anew by C_Finalize and C_Initialize
+    if driver.kind is not Kind.SOFTWARE or driver.module.relist:  # lists again after C_Finalize and C_Initialize
         return loaded.module.slots()
     again = load(loaded.file)
     try:
@@ -353,7 +359,7 @@ def _shown(slots: Sequence[SlotInfo]) -> set[str]:
 
 
 def _nearly(wanted: str, token: Token) -> bool:
-    """Tell whether a token's label or serial number is the one wanted but for case, spaces, a suffix or the end."""
+    """Return whether label or serial number match apart from case, spaces, a suffix or the end."""
     said = {_plain(token.label), _plain(token.serial)} - {""}
     return any(
         word == name or (min(len(word), len(name)) >= _ALIKE and (name.startswith(word) or word.startswith(name)))
