@@ -1,5 +1,5 @@
-"""The reference bank: its CA (enrolment, renewal, revocation), a store, and an HTTP server. For integration and tests.
+"""The reference bank: CA (enrolment, renewal, revocation), database and HTTP server. For integration and tests.
 
-Needs the extra: ``pip install 'ushield-hw[bank]'``. Nothing in this room knows a token: its keys come in as a
+Needs the extra: ``pip install 'ushield-hw[bank]'``. This package does not access tokens: its keys are passed in as
 :class:`~ushield_hw.bank.ca.authority.Signer`.
 """

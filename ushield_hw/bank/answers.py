@@ -1,4 +1,4 @@
-"""How the bank says no: one JSON document for every error, whichever part of the server finds it."""
+"""Error responses of the bank: one JSON document for every error."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any, Final
 from ushield_hw.errors import RequestRefused, UShieldError
 
 LATER_S: Final = 5
-"""After how long a client may try again what could not be done now."""
+"""Seconds after which a client may retry a request that failed temporarily."""
 
 
 def error_body(error: UShieldError) -> bytes:
-    """Return the document of an error."""
+    """Return the JSON document of an error."""
     found = {"code": error.code, "message": error.message, "remedy": error.remedy}
     return json.dumps({"error": found}, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 async def unavailable(scope: Any, receive: Any, send: Any) -> None:
-    """Answer, as an ASGI application, that too many requests are being answered already."""
+    """Respond with 503 because too many requests are in progress. An ASGI application."""
     body = error_body(RequestRefused("BANK_BUSY"))
     headers = [
         (b"content-type", b"application/json"),

@@ -1,4 +1,4 @@
-"""The bank's server application: its areas, each with its own routes, service and tables."""
+"""The bank's ASGI application, composed of areas with their own routes, service and tables."""
 
 from __future__ import annotations
 
@@ -15,31 +15,34 @@ from ushield_hw.bank.http import STATUSES, no_route
 
 
 class Area(Protocol):
-    """A part of the bank with routes of its own.
+    """A part of the bank with its own routes.
 
     Attributes:
-        statuses: what each of its refusals (the code of a ``RequestRefused``) is in HTTP. What is in no area's is not
-            the client's doing: 503, and the request may be sent again.
+        statuses: HTTP status by error code of its ``RequestRefused``. An error that no area maps is a server error:
+            503, and the client may retry.
     """
 
     statuses: Mapping[str, int]
 
     def routes(self) -> Sequence[Route]:
-        """Return its routes."""
+        """Return the routes of this area."""
         ...
 
 
 def application(areas: Iterable[Area]) -> Starlette:
-    """Return the server's application.
+    """Return the ASGI application.
 
     Args:
-        areas: what is served.
+        areas: the areas to serve.
+
+    Returns:
+        A Starlette application with the routes and the error handling of all areas.
     """
     found = list(areas)
     made = Starlette(
         routes=[route for area in found for route in area.routes()], exception_handlers={HTTPException: no_route}
     )
-    made.router.redirect_slashes = False  # it would send the client to whatever host it has named
+    made.router.redirect_slashes = False  # a redirect would go to the host named by the client
     made.state.threads = ThreadPoolExecutor(CONNECTIONS, "bank")
     made.state.statuses = STATUSES | {code: status for area in found for code, status in area.statuses.items()}
     return made

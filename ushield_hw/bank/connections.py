@@ -1,8 +1,9 @@
-"""Connections of strangers: how many may be open, how long a request may take to arrive, and what is a request at all.
+"""Limits on HTTP connections: number, time for a request to arrive, and validity of the request.
 
-uvicorn waits for ever for the head of a request and answers everybody with 503 once enough connections are open, so a
-few hundred half-sent heads close the bank to all. Here a connection that has sent no whole request yet may be closed at
-any time to make place: the oldest one of the peer that has the most of them. A request that is whole is never cut off.
+uvicorn waits without limit for the head of a request and answers 503 once its connection limit is reached, so a few
+hundred incomplete requests would block the server. Here a connection without a complete request may be closed at any
+time to admit another: the oldest one of the peer that has most of them. A connection with a complete request is never
+closed.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from ushield_hw.bank.answers import error_body, unavailable
 from ushield_hw.errors import RequestRefused
 
 HEAD_S: Final = 10.0
-"""How long a client may take for the head of a request."""
+"""Timeout in seconds for the head of a request."""
 
 BODY_S: Final = 15.0
-"""How long for its body; the application answers before that, where it reads the body."""
+"""Timeout in seconds for the body; an application that reads the body answers earlier."""
 
 MOST_OF_A_PEER: Final = 64
-"""Connections of one peer without a whole request."""
+"""Maximum number of connections of one peer without a complete request."""
 
 MOST_WAITING: Final = 512
-"""Connections without a whole request."""
+"""Maximum number of connections without a complete request."""
 
 MOST_AT_WORK: Final = 256
-"""Requests that are answered at the same time; more get 503."""
+"""Maximum number of requests in progress; further requests get 503."""
 
 MOST_HEAD: Final = 16 << 10
 MOST_HEADERS: Final = 100
@@ -42,14 +43,14 @@ _WAITING: Final = (h11.IDLE, h11.SEND_BODY)
 
 
 class Waiting:
-    """The connections without a whole request, by peer."""
+    """Connections without a complete request, by peer."""
 
     def __init__(self) -> None:
         self._peers: dict[str, OrderedDict[Connection, None]] = {}
         self._count = 0
 
     def add(self, connection: Connection) -> None:
-        """Note one; others may be closed for it."""
+        """Add a connection; another one may be closed for it."""
         own = self._peers.setdefault(connection.peer, OrderedDict())
         if connection in own:
             return
@@ -61,7 +62,7 @@ class Waiting:
             self._close_oldest(max(self._peers.values(), key=len))
 
     def remove(self, connection: Connection) -> None:
-        """Forget one."""
+        """Remove a connection."""
         own = self._peers.get(connection.peer)
         if own is not None and connection in own:
             del own[connection]
@@ -76,11 +77,11 @@ class Waiting:
 
 
 class Connection(H11Protocol):
-    """One connection.
+    """An HTTP connection.
 
     Attributes:
-        waiting: those of the server, shared by all.
-        peer: the client's address; of an IPv6 address its network, which one client may have all of.
+        waiting: the connections without a complete request, shared by the server.
+        peer: the client's address; for IPv6 its /64 network, because one client may have all of its addresses.
     """
 
     waiting: Waiting
@@ -93,26 +94,26 @@ class Connection(H11Protocol):
         self.conn = _Strict(h11.SERVER, MOST_HEAD)
 
     def connection_made(self, transport: Any) -> None:
-        """Note a connection: it has sent nothing yet."""
+        """Register a new connection."""
         super().connection_made(transport)
         self.peer = _peer(self.client)
         self.waiting.add(self)
         self._wait(HEAD_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget a connection."""
+        """Unregister a closed connection."""
         self._stop()
         self.waiting.remove(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what has arrived; the head of another request has its deadline too."""
+        """Process received data, and start the timeout for the head of a further request."""
         super().data_received(data)
-        if self._timer is None and self.conn.their_state is h11.IDLE:  # another request begins on this connection
+        if self._timer is None and self.conn.their_state is h11.IDLE:  # a further request begins on this connection
             self._wait(HEAD_S)
 
     def handle_events(self) -> None:
-        """Act on what has arrived, and see whether the request is whole now."""
+        """Process protocol events and update whether the request is complete."""
         if len(self.tasks) >= MOST_AT_WORK:
             self.app = unavailable
         elif self.app is unavailable:
@@ -130,7 +131,7 @@ class Connection(H11Protocol):
             self._wait(BODY_S)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no request, and close; uvicorn itself answers in plain text."""
+        """Answer a malformed request with JSON and close the connection; uvicorn would answer in plain text."""
         body = error_body(RequestRefused("REQUEST_MALFORMED", problem="bank_no_http"))
         headers = [
             (b"content-type", b"application/json"),
@@ -154,15 +155,15 @@ class Connection(H11Protocol):
 
 
 class _Strict(h11.Connection):
-    """Refuses what two servers could read differently, and takes a target in absolute form as RFC 9112 says (3.2.2)."""
+    """Rejects ambiguous requests and accepts targets in absolute form (RFC 9112 section 3.2.2)."""
 
     def next_event(self) -> Any:
-        """Return the next event, a request only if there is one way to read it."""
+        """Return the next event; raises for a request that servers could interpret differently."""
         event = super().next_event()
         if not isinstance(event, h11.Request):
             return event
         names = {name for name, _ in event.headers}
-        # RFC 9112, 6.1: such a request may be an attempt at request smuggling.
+        # RFC 9112 section 6.1: possible request smuggling.
         if {b"content-length", b"transfer-encoding"} <= names:
             raise h11.RemoteProtocolError("Content-Length with Transfer-Encoding")
         if b"transfer-encoding" in names and event.http_version != b"1.1":
@@ -197,6 +198,6 @@ def _peer(client: tuple[str, int] | None) -> str:
         address = ipaddress.ip_address(client[0].partition("%")[0])
     except ValueError:
         return client[0]
-    if address.version == 6:  # noqa: PLR2004 - the version's number
+    if address.version == 6:  # noqa: PLR2004 - IP version
         return str(ipaddress.ip_network((address, _IPV6_SITE), strict=False))
     return str(address)

@@ -1,10 +1,10 @@
-"""The bank's database: SQLite in a file, or PostgreSQL; the same statements on both.
+"""The bank's database: SQLite in a file or PostgreSQL, with the same statements.
 
-SQLite runs in WAL with every commit on the disk (synchronous FULL), and a transaction that writes begins with BEGIN
-IMMEDIATE: it never finds out half-way that another process was faster. On PostgreSQL rows are locked by name (``FOR
-UPDATE``, which SQLite does not need). Every wait has a deadline.
+SQLite runs in WAL mode with synchronous FULL. A writing transaction begins with BEGIN IMMEDIATE, so that it never fails
+halfway because of another process. On PostgreSQL rows are locked with ``FOR UPDATE``, which SQLite does not need. Every
+wait has a timeout.
 
-The schema is made by the Alembic migrations in ``migrations/``; a database that a newer program made is refused.
+The schema is created by the Alembic migrations in ``migrations/``. A database with a newer schema is refused.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from ushield_hw.errors import InputError, StorageError
 
 SCHEMA: Final = "0001"
-"""The revision of the schema that this program works with: the newest of ``migrations/versions``."""
+"""The schema revision of this version: the newest in ``migrations/versions``."""
 
 CONNECTIONS: Final = 8
-"""How many transactions a process runs at once."""
+"""Maximum number of concurrent transactions per process."""
 
 METADATA: Final = MetaData(
     naming_convention={
@@ -41,31 +41,34 @@ METADATA: Final = MetaData(
 
 _WAIT_S: Final = 5
 _WRITES: Final = "ushield_writes"
-_MIGRATING: Final = 0x75736869  # any number: the lock that PostgreSQL holds for one migration at a time
+_MIGRATING: Final = 0x75736869  # arbitrary number of PostgreSQL's advisory lock for migrations
 
 
 class Moment(TypeDecorator[datetime]):
-    """An aware datetime in UTC. SQLite has no time zones; what it gives back is UTC because only that was stored."""
+    """An aware datetime in UTC. SQLite stores no time zone; values read from it are UTC because only UTC is stored."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Return what is stored."""
+        """Return the value to store."""
         return value.astimezone(UTC) if value else None
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Return what was stored."""
+        """Return the stored value."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 def checked_url(text: str) -> str:
-    """Return the address of a database on a PostgreSQL server, as it may be written down.
+    """Return a normalized PostgreSQL URL without a password.
+
+    Args:
+        text: the URL.
 
     Raises:
-        InputError: ``BANK_DATABASE_URL``: it is none, or it has a password in it.
+        InputError: ``BANK_DATABASE_URL``: not a PostgreSQL URL, or it contains a password.
     """
     try:
         url = make_url(text)
@@ -77,14 +80,14 @@ def checked_url(text: str) -> str:
 
 
 class Database:
-    """One database. Safe for threads; several processes may use the same.
+    """A database. Thread-safe; several processes may use the same one.
 
     Args:
         url: ``sqlite:///FILE`` or ``postgresql+psycopg://…``.
 
     Raises:
-        StorageError: from every method: ``BANK_DATABASE_BUSY``: others held it too long, nothing was done;
-            ``BANK_DATABASE_FAILED``; ``BANK_SCHEMA_NEWER``, ``BANK_SCHEMA_OLDER``.
+        StorageError: from every method: ``BANK_DATABASE_BUSY``: a lock was not released in time and nothing was
+            changed; ``BANK_DATABASE_FAILED``; ``BANK_SCHEMA_NEWER``, ``BANK_SCHEMA_OLDER``.
     """
 
     def __init__(self, url: str | URL) -> None:
@@ -108,16 +111,16 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Open a transaction that only reads."""
+        """Open a read-only transaction."""
         with self._telling(), self._engine.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """Open a transaction that writes: committed at the end of the block, undone if anything is raised in it.
+        """Open a writing transaction: committed at the end of the block, rolled back on an exception.
 
         Raises:
-            IntegrityError: SQLAlchemy's: a unique key is taken; another process was faster.
+            IntegrityError: SQLAlchemy's: a unique constraint is violated, because another process was faster.
         """
         with self._telling(), self._engine.connect() as connection:
             connection.execution_options(**{_WRITES: True})
@@ -125,7 +128,7 @@ class Database:
                 yield connection
 
     def migrate(self) -> None:
-        """Bring the schema to the form that this program works with."""
+        """Migrate the schema to the revision of this version."""
         if self._is_current():
             return
         from alembic import command
@@ -137,17 +140,17 @@ class Database:
         with self.writing() as connection:
             if not self._sqlite:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _MIGRATING})
-            if _revision(connection) != SCHEMA:  # nobody else has done it meanwhile
+            if _revision(connection) != SCHEMA:  # another process may have migrated it meanwhile
                 config.attributes["connection"] = connection
                 command.upgrade(config, SCHEMA)
 
     def check(self) -> None:
-        """Refuse a database whose schema is not the one that this program works with."""
+        """Refuse a database whose schema is not that of this version."""
         if not self._is_current():
             raise StorageError("BANK_SCHEMA_OLDER", path=self._shown, wanted=SCHEMA)
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close all connections."""
         self._engine.dispose()
 
     def __enter__(self) -> Self:
@@ -159,7 +162,7 @@ class Database:
     def _is_current(self) -> bool:
         with self.reading() as connection:
             found = _revision(connection)
-        if found is not None and found > SCHEMA:  # revisions are numbered, and of one length
+        if found is not None and found > SCHEMA:  # revision numbers have a fixed length, so that they compare as text
             raise StorageError("BANK_SCHEMA_NEWER", path=self._shown, found=found, wanted=SCHEMA)
         return found == SCHEMA
 
@@ -169,7 +172,7 @@ class Database:
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
-        """Turn what the database says of itself into our errors."""
+        """Convert database exceptions to ``StorageError``."""
         try:
             yield
         except IntegrityError:
@@ -191,13 +194,16 @@ def _revision(connection: Connection) -> str | None:
 
 
 def _is_busy(error: DBAPIError) -> bool:
-    """Tell whether waiting might have helped: SQLITE_BUSY, and PostgreSQL's lock time-out, deadlock and statement's."""
+    """Return whether a lock caused the error.
+
+    SQLITE_BUSY, or PostgreSQL's lock timeout, deadlock or statement timeout.
+    """
     state = getattr(error.orig, "sqlstate", None)
     return state in {"55P03", "40P01", "57014"} or (isinstance(error, OperationalError) and "locked" in str(error.orig))
 
 
 def _configure_sqlite(connection: Any, entry: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None  # sqlite3 would begin transactions by itself, and too late
+    connection.isolation_level = None  # otherwise sqlite3 begins transactions implicitly, and too late
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
 

@@ -1,10 +1,10 @@
-"""A bank's folder: what was decided when it was founded (``bank.json``), the CA's certificate, and the database.
+"""A bank's folder: settings (``bank.json``), the CA's certificate and the database.
 
 ===================  ==========================================================================
-``bank.json``         the settings below; nothing in it is secret
-``ca.pem``            the CA's certificate, for whoever is to trust it
-``bank.sqlite3``      the register, with its ``-wal`` and ``-shm`` files, where it is not on a PostgreSQL server
-``softhsm/``          the CA's soft token with its PIN file, where it has one: for tests only
+``bank.json``         the settings below; contains no secrets
+``ca.pem``            the CA's certificate, for those who trust it
+``bank.sqlite3``      the database with its ``-wal`` and ``-shm`` files, unless PostgreSQL is used
+``softhsm/``          the CA's soft token with its PIN file, if it has one: for tests only
 ===================  ==========================================================================
 """
 
@@ -37,17 +37,17 @@ _MOST_OCTETS: Final = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class BankSettings:
-    """What was decided when the bank was founded.
+    """The settings chosen at ``ushield bank init``.
 
     Attributes:
-        bank_id: its short name, as orders have it.
-        origin: its web origin; None: wherever it is served.
-        allow_same_key: a certificate may be renewed for the key it has.
-        token: the URI of the token with the CA's key.
+        bank_id: its short name, as used in orders.
+        origin: its web origin; None: the address it is served at.
+        allow_same_key: whether a certificate may be renewed for the same key.
+        token: URI of the token with the CA key.
         key_id: CKA_ID of the key, hex.
-        database: the address of the register on a PostgreSQL server; None: a file in the folder.
-        pin_source: the file with the token's PIN; None: it is asked for.
-        test_only: the key is on a soft token in this folder.
+        database: URL of a PostgreSQL database; None: a file in the folder.
+        pin_source: the file with the token's PIN; None: prompt for it.
+        test_only: whether the key is on a soft token in this folder.
     """
 
     bank_id: str
@@ -61,10 +61,10 @@ class BankSettings:
 
 
 class BankFolder:
-    """The folder of one bank.
+    """The folder of a bank.
 
     Args:
-        path: where it is.
+        path: the folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,12 +72,12 @@ class BankFolder:
 
     @property
     def softhsm(self) -> Path:
-        """Where the CA's soft token is, if it has one."""
+        """The folder of the CA's soft token, if it has one."""
         return self.path / "softhsm"
 
     @property
     def ca(self) -> Path:
-        """The CA's certificate, PEM."""
+        """The file with the CA's certificate, PEM."""
         return self.path / "ca.pem"
 
     @property
@@ -85,11 +85,11 @@ class BankFolder:
         return self.path / "bank.json"
 
     def prepare(self) -> None:
-        """Make the folder, for this user only.
+        """Create the folder, accessible to this user only.
 
         Raises:
-            InputError: ``BANK_EXISTS``: there is a bank in it.
-            StorageError: ``BANK_FOLDER_UNUSABLE``; ``STATE_UNSAFE``: others could change it.
+            InputError: ``BANK_EXISTS``: it contains a bank.
+            StorageError: ``BANK_FOLDER_UNUSABLE``; ``STATE_UNSAFE``: other users could change it.
         """
         if self._file.exists():
             raise InputError("BANK_EXISTS", path=str(self.path))
@@ -97,11 +97,17 @@ class BankFolder:
             trust.make_folder(self.path)
 
     def found(self, settings: BankSettings, certificate: bytes) -> None:
-        """Write down a new bank: certificate and database first; a folder without ``bank.json`` holds none.
+        """Create a bank in the folder.
+
+        ``bank.json`` is written last: a folder without it contains no bank.
+
+        Args:
+            settings: the settings.
+            certificate: the CA's certificate, DER.
 
         Raises:
-            StorageError: ``BANK_FOLDER_UNUSABLE``; or as the database says.
-            InputError: ``BANK_DATABASE_USED``: there is a register in that database.
+            StorageError: ``BANK_FOLDER_UNUSABLE``, or an error of the database.
+            InputError: ``BANK_DATABASE_USED``: the database contains certificates.
         """
         pem = x509.load_der_x509_certificate(certificate).public_bytes(Encoding.PEM)
         given = {name: value for name, value in asdict(settings).items() if value is not None}
@@ -109,7 +115,7 @@ class BankFolder:
         try:
             if settings.database is None:
                 self._database_file.touch(mode=0o600)
-                self._database_file.chmod(0o600)  # whatever the umask is
+                self._database_file.chmod(0o600)  # independent of the umask
             with self.database(settings, migrate=True) as database, database.reading() as connection:
                 if listed(connection):
                     raise InputError("BANK_DATABASE_USED")
@@ -119,11 +125,11 @@ class BankFolder:
             raise StorageError("BANK_FOLDER_UNUSABLE", path=str(self.path), reason=error.strerror) from error
 
     def settings(self) -> BankSettings:
-        """Return what was decided.
+        """Return the settings.
 
         Raises:
-            InputError: ``BANK_NOT_FOUND``: there is no bank here; ``CONFIG_UNREADABLE``, ``CONFIG_INVALID``.
-            StorageError: ``STATE_UNSAFE``: others could change the folder, or a file of the bank's in it.
+            InputError: ``BANK_NOT_FOUND``: the folder contains no bank; ``CONFIG_UNREADABLE``, ``CONFIG_INVALID``.
+            StorageError: ``STATE_UNSAFE``: other users could change the folder or one of its files.
         """
         for place in (self._file, self.ca, self._database_file):
             if place.exists():
@@ -163,11 +169,14 @@ class BankFolder:
             raise InputError("CA_FILE_INVALID", file=str(self.ca), problem="trust_no_certificate") from error
 
     def database(self, settings: BankSettings, *, migrate: bool = False) -> Database:
-        """Return the database, open.
+        """Open the database.
 
         Args:
-            settings: which one.
-            migrate: bring it to the newest schema, if it is older.
+            settings: the bank's settings.
+            migrate: migrate an older schema.
+
+        Returns:
+            The open database; the caller closes it.
 
         Raises:
             StorageError: it cannot be used: ``BANK_SCHEMA_NEWER``, ``BANK_SCHEMA_OLDER``, ``BANK_DATABASE_FAILED``…
@@ -184,7 +193,7 @@ class BankFolder:
         return opened
 
     def _sqlite(self) -> URL:
-        if not os.access(self._database_file, os.R_OK | os.W_OK):  # SQLite would make an empty one
+        if not os.access(self._database_file, os.R_OK | os.W_OK):  # SQLite would create an empty one
             reason = os.strerror(errno.EACCES if self._database_file.exists() else errno.ENOENT)
             raise StorageError("BANK_FOLDER_UNUSABLE", path=str(self._database_file), reason=reason)
         return URL.create("sqlite", database=str(self._database_file))

@@ -1,7 +1,7 @@
-"""Requests and answers of the bank's server, whichever area they are for.
+"""Request and response handling shared by all areas of the bank's server.
 
-What is waited for runs in a few threads of its own, so that a slow token or database does not delay the reading of
-others. Every body is bounded, and must arrive in time. Errors are answered in the language that the request asks for.
+Blocking work runs in a small thread pool, so that a slow token or database does not delay reading other requests.
+Request bodies are limited in size and time. Errors are returned in the language of the request.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 MOST_BODY: Final = 128 << 10
-# Read past the limit before a body is refused: a connection that is closed over unread data loses the answer.
+# A larger body is read up to this limit before it is rejected: closing a connection with unread data would discard the
+# response.
 _MOST_DISCARDED: Final = 2 << 20
 BODY_S: Final = 10.0
 
@@ -45,22 +46,25 @@ STATUSES: Final = {
     "REQUEST_TOO_LARGE": 413,
     "REQUEST_MEDIA_TYPE": 415,
 }
-"""What refusals that any area may answer with are in HTTP."""
+"""HTTP status of the errors that every area may return."""
 
 _UNAUTHORIZED, _TOO_MANY, _INTERNAL, _LATER = 401, 429, 500, 503
 _CHALLENGE: Final = 'Basic realm="customer number and one-time code", charset="UTF-8"'
 _LONGEST_LOGGED: Final = 200
 
 
-# --- what comes in ----------------------------------------------------------------------------------------------------
+# --- requests ---------------------------------------------------------------------------------------------------------
 
 
 async def read_body(request: Request, *kinds: str) -> bytes:
-    """Return what was sent, DER; it may come as base64, as RFC 7030 has it.
+    """Return the request body as DER, decoding base64 if needed (RFC 7030 uses base64).
 
     Args:
-        request: whose body it is.
-        *kinds: the media types that are taken.
+        request: the request.
+        *kinds: the accepted media types.
+
+    Returns:
+        The body, DER.
 
     Raises:
         RequestRefused: ``REQUEST_MEDIA_TYPE``, ``REQUEST_TIMED_OUT``, ``REQUEST_TOO_LARGE``, ``REQUEST_MALFORMED``.
@@ -100,27 +104,47 @@ async def _read(request: Request) -> bytes:
     return bytes(body)
 
 
-# --- what goes out ----------------------------------------------------------------------------------------------------
+# --- responses --------------------------------------------------------------------------------------------------------
 
 
 def json_response(status: int, content: dict[str, object], headers: dict[str, str] | None = None) -> Response:
-    """Return a JSON answer."""
+    """Return a JSON response.
+
+    Args:
+        status: the HTTP status.
+        content: the JSON object.
+        headers: additional headers.
+    """
     body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
     return Response(body, status, {"Content-Type": "application/json", **(headers or {})})
 
 
 def route(method: str, path: str, endpoint: Endpoint) -> Route:
-    """Return a route whose endpoint's errors become answers."""
+    """Return a route that turns the endpoint's errors into responses.
+
+    Args:
+        method: the HTTP method.
+        path: the path, with Starlette's placeholders.
+        endpoint: handles the request.
+    """
     return Route(path, _guarded(endpoint), methods=[method])
 
 
 async def waited(request: Request, work: Callable[[], T]) -> T:
-    """Return what ``work`` returns, which runs in one of the application's threads."""
+    """Run ``work`` in the application's thread pool and return its result.
+
+    Args:
+        request: the request being handled.
+        work: the blocking call.
+    """
     return await asyncio.get_running_loop().run_in_executor(request.app.state.threads, work)
 
 
 def _guarded(endpoint: Endpoint) -> Endpoint:
-    """Turn every error into an answer, and log it: method, place and code, never what was sent."""
+    """Wrap an endpoint: errors become responses and are logged.
+
+    The log has method, path and error code, never the content of the request.
+    """
 
     async def answer(request: Request) -> Response:
         with messages.using_language(_language(request)):
@@ -130,7 +154,7 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
 
 
 def _language(request: Request) -> Language:
-    """Return the language that a request prefers, of those there are."""
+    """Return the first supported language of the Accept-Language header."""
     for wanted in request.headers.get("accept-language", "").split(","):
         primary = wanted.partition(";")[0].strip().partition("-")[0].lower()
         for known in messages.LANGUAGES:
@@ -143,7 +167,7 @@ async def _answered(endpoint: Endpoint, request: Request) -> Response:
     try:
         response = await endpoint(request)
     except ClientDisconnect:
-        return Response(status_code=400)  # nobody reads it
+        return Response(status_code=400)  # the client has disconnected
     except UShieldError as error:
         response = _refusal(request, error)
         LOG.info("%s %s: %s", *_asked(request), error.code)
@@ -155,7 +179,7 @@ async def _answered(endpoint: Endpoint, request: Request) -> Response:
 
 
 def _asked(request: Request) -> tuple[str, str]:
-    """Return method and path as a log may hold them: what a client sends can move a terminal's cursor."""
+    """Return method and path escaped for the log, because a client can send terminal control characters."""
     return shown(request.method), shown(request.url.path[:_LONGEST_LOGGED])
 
 
@@ -174,7 +198,7 @@ def _refusal(request: Request, error: UShieldError) -> Response:
 
 
 def _not_now(error: UShieldError) -> Response:
-    """Answer for what went wrong on this side; the client does not learn which token, or where the database is."""
+    """Return the response to a server-side error, without details of the token or the database."""
     if type(error) is UShieldError:
         return _error(_INTERNAL, error)
     if not isinstance(error, StorageError):
@@ -188,7 +212,7 @@ def _error(status: int, error: UShieldError, headers: dict[str, str] | None = No
 
 
 async def no_route(request: Request, error: Exception) -> Response:
-    """Answer a request that is for no route, or not by this method."""
+    """Respond to a request with an unknown path or an unsupported method."""
     with messages.using_language(_language(request)):
         return _no_route(error)
 

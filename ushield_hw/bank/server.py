@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn, with connections that are limited and an end that is no error."""
+"""The HTTP server: uvicorn with connection limits and a clean shutdown."""
 
 from __future__ import annotations
 
@@ -28,17 +28,25 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """The server's certificate, with those that lead to its root, and its key; PEM."""
+    """The server's certificate chain and its key, PEM."""
 
     certificate: Path
     key: Path
 
 
 def listen(host: str, port: int, tls: Tls | None) -> socket.socket:
-    """Open the port; 0: any that is free.
+    """Open the server's port.
+
+    Args:
+        host: the address to listen on.
+        port: the port; 0: any free port.
+        tls: the server's certificate; required unless ``host`` is loopback.
+
+    Returns:
+        The listening socket.
 
     Raises:
-        InputError: ``BANK_NEEDS_TLS``: other machines would reach it in clear.
+        InputError: ``BANK_NEEDS_TLS``: other machines would connect without TLS.
         StorageError: ``BANK_PORT_UNUSABLE``.
     """
     if tls is None and not is_loopback(host):
@@ -50,20 +58,20 @@ def listen(host: str, port: int, tls: Tls | None) -> socket.socket:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise StorageError("BANK_PORT_UNUSABLE", host=host, port=port, reason=reason) from error
-    # Head and body of an answer are written one after the other; without this the body waits 40 ms for the client's
-    # acknowledgement. asyncio sets it on sockets of its own alone. Connections inherit it.
+    # Head and body of a response are written separately; without TCP_NODELAY the body waits 40 ms for the client's
+    # acknowledgement. asyncio only sets it on sockets it creates. Connections inherit it.
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return opened
 
 
 def url_of(opened: socket.socket, host: str, tls: Tls | None) -> str:
-    """Return where the server is."""
+    """Return the URL of the server."""
     shown = f"[{host}]" if ":" in host else host
     return f"{'https' if tls else 'http'}://{shown}:{opened.getsockname()[1]}"
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches a server on ``host``."""
+    """Return whether ``host`` is only reachable from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -71,13 +79,13 @@ def is_loopback(host: str) -> bool:
 
 
 def serve(site: Starlette, opened: socket.socket, tls: Tls | None, ready: Callable[[], None]) -> None:
-    """Serve until SIGINT or SIGTERM; what has begun by then is finished.
+    """Serve until SIGINT or SIGTERM; requests in progress are completed.
 
     Args:
-        site: what is served.
-        opened: the open port.
-        tls: the certificate to serve it with.
-        ready: called once when the first request may come.
+        site: the application.
+        opened: the listening socket.
+        tls: the server's certificate.
+        ready: called once when requests can be handled.
 
     Raises:
         InputError: ``BANK_TLS_INVALID``.
@@ -89,7 +97,7 @@ def serve(site: Starlette, opened: socket.socket, tls: Tls | None, ready: Callab
         loop="asyncio",
         lifespan="off",
         log_config=None,
-        log_level="critical",  # what there is to say, the application says
+        log_level="critical",  # the application does the logging
         access_log=False,
         proxy_headers=False,
         server_header=False,
@@ -101,14 +109,14 @@ def serve(site: Starlette, opened: socket.socket, tls: Tls | None, ready: Callab
     )
     try:
         config.load()
-    except OSError as error:  # ssl.SSLError among them
+    except OSError as error:  # includes ssl.SSLError
         raise InputError("BANK_TLS_INVALID", file=str(tls.certificate) if tls else "", reason=str(error)) from error
     _more_files()
     asyncio.run(_Server(config, ready).serve([opened]))
 
 
 def _more_files() -> None:
-    """Have room for connections that are not closed yet; the usual limit of 1024 files is soon reached."""
+    """Raise the limit on open files; the usual 1024 is reached by connections that are not closed yet."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(_MOST_FILES, hard)
     if soft < wanted:
@@ -117,14 +125,15 @@ def _more_files() -> None:
 
 
 class _Server(uvicorn.Server):
-    """Says when it is ready, and ends without passing the signal on."""
+    """Calls ``ready`` after startup and does not re-raise the signal at shutdown."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        if self.config.ssl is not None:  # asyncio would wait 60 s for a handshake, and uvicorn has no setting for it
+        # asyncio's default handshake timeout is 60 s, and uvicorn has no setting for it
+        if self.config.ssl is not None:
             loop = asyncio.get_running_loop()
             hurried = partial(loop.create_server, ssl_handshake_timeout=HEAD_S)
             loop.create_server = hurried  # type: ignore[method-assign]

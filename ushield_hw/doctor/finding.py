@@ -19,7 +19,7 @@ S = TypeVar("S")
 
 # Reasons for a skipped probe that are used in several modules.
 NO_SERVICE: Final = "no_service"  # PC/SC is not available
-SOFT: Final = "soft_token"  # a software token can sign, so no device is needed
+SOFT: Final = "soft_token"  # a soft token can sign, so no device is needed
 PAST_PCSC: Final = "past_pcsc"  # the connected device does not use PC/SC
 
 
@@ -69,7 +69,7 @@ class Way(Enum):
     ANY = "any"
     PCSC = "pcsc"  # a card or a CCID token, accessed through the PC/SC service
     DIRECT = "direct"  # a device with a vendor protocol, which PC/SC never shows
-    SOFT = "soft"  # a software token or another program; no device is connected
+    SOFT = "soft"  # a soft token or another program; no device is connected
 
 
 class Priority(IntEnum):
@@ -80,7 +80,7 @@ class Priority(IntEnum):
     FAULT = auto()  # a component that is present does not work
     STRANGE = auto()  # an unknown device or card is present
     NOT_NAMED = auto()  # no token has the requested name
-    EMPTY = auto()  # an empty software token store
+    EMPTY = auto()  # an empty soft token store
     ABSENT = auto()  # nothing is present
     REMARK = auto()  # it works; information only
 

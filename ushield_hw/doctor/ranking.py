@@ -73,7 +73,7 @@ class Case:
 
     @cached_property
     def idle(self) -> frozenset[str]:
-        """Empty software tokens that are not judged because another token can sign or is selected."""
+        """Empty soft tokens that are not judged because another token can sign or is selected."""
         # a token that shows nothing may be usable too: its objects may be private
         filled = any(not seen.blank for seen in self.usable)
         return frozenset(
@@ -82,12 +82,12 @@ class Case:
 
     @cached_property
     def empty(self) -> frozenset[str]:
-        """Empty software tokens that are included only because no token was selected."""
+        """Empty soft tokens that are included only because no token was selected."""
         return frozenset(seen.name for seen in self.meant if seen.blank and not self.named)
 
     @cached_property
     def soft(self) -> bool:
-        """Whether a software token can certainly sign, so that no device is needed."""
+        """Whether a soft token can certainly sign, so that no device is needed."""
         return any(seen.token.driver.kind is Kind.SOFTWARE and not seen.uncertain for seen in self.usable)
 
     @cached_property

@@ -201,7 +201,7 @@ class TokenSeen:
 
     @cached_property
     def blank(self) -> bool:
-        """Whether it is a software token without a certificate."""
+        """Whether it is a soft token without a certificate."""
         try:
             return self.token.driver.kind is Kind.SOFTWARE and not self.pairs
         except UShieldError:

@@ -1,4 +1,4 @@
-"""The CA's key at work: its own certificate, its customers', and CRLs (RFC 5280)."""
+"""Issue the CA's certificate, customer certificates and CRLs with the CA key (RFC 5280)."""
 
 from __future__ import annotations
 
@@ -16,35 +16,42 @@ from ushield_hw.crypto.algorithms import Suite
 from ushield_hw.crypto.private_key import CertifiedKey, builder_arguments, token_private_key
 from ushield_hw.errors import CertificateError
 
-_EARLIER: Final = timedelta(minutes=5)  # clocks differ: a new certificate is valid on a customer's machine at once
+# allows for clock differences: a new certificate is valid at once on a customer's machine
+_EARLIER: Final = timedelta(minutes=5)
 _REASONS: Final = {flag.value: flag for flag in x509.ReasonFlags}
 
 
 class Signer(Protocol):
-    """A key that signs. The bank's own come in through this; on a token or not, it does not know."""
+    """A signing key. The bank's keys are passed in through this protocol, whether they are on a token or not."""
 
     @property
     def public(self) -> CertifiedKey:
-        """The public half."""
+        """The public key."""
         ...
 
     @property
     def suite(self) -> Suite:
-        """How it signs."""
+        """The signature algorithm."""
         ...
 
     def sign(self, message: bytes) -> bytes:
-        """Return the signature over a whole message; r and s side by side for ECDSA. For any thread.
+        """Return the signature over a message. Thread-safe.
+
+        Args:
+            message: the complete message, not a digest.
+
+        Returns:
+            The signature; for ECDSA r and s concatenated.
 
         Raises:
-            UShieldError: there is no signature.
+            UShieldError: signing failed.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a certificate is to say. The same once more gives the same to-be-signed bytes."""
+    """The content of a certificate to issue. Equal values give equal to-be-signed bytes."""
 
     serial: int
     name: x509.Name
@@ -56,7 +63,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of a CRL; ``reason`` is named as in RFC 5280."""
+    """An entry of a CRL; ``reason`` is named as in RFC 5280."""
 
     serial: int
     revoked: datetime
@@ -67,14 +74,14 @@ class Authority:
     """A CA.
 
     Args:
-        certificate: its own, DER.
+        certificate: its own certificate, DER.
         signer: its key.
-        crl_url: where its CRL is; written into what it issues.
+        crl_url: the URL of its CRL, which is included in the certificates it issues.
 
     Raises:
-        CertificateError: ``BANK_KEY_MISMATCH``: the key is not the certificate's; later, from each method: the key made
-            a signature that the certificate does not verify.
-        UShieldError: as the signer's, from all of them.
+        CertificateError: ``BANK_KEY_MISMATCH``: the key does not belong to the certificate. Also raised by each method
+            if the certificate does not verify a new signature.
+        UShieldError: the signer failed; also raised by each method.
     """
 
     def __init__(self, certificate: bytes, signer: Signer, crl_url: str | None = None) -> None:
@@ -85,22 +92,34 @@ class Authority:
         self._check_key()
 
     def _check_key(self) -> None:
-        """Have the key sign once; what it says of its public half, it may have from the certificate."""
+        """Sign once with the key, because the public key reported by the signer may come from the certificate."""
         builder = x509.CertificateSigningRequestBuilder().subject_name(self._own.subject)
         genuine = builder.sign(**_with(self._signer)).is_signature_valid
         if not genuine or _spki(self._signer.public) != _spki(self._own.public_key()):
             raise CertificateError("BANK_KEY_MISMATCH")
 
     def validity(self, now: datetime, life: timedelta) -> tuple[datetime, datetime]:
-        """Return from when and until when a certificate holds that is issued now: never longer than the CA's own."""
+        """Return the validity period of a certificate issued now, which never exceeds the CA's own.
+
+        Args:
+            now: the current time.
+            life: the wanted period.
+        """
         begin = max(now - _EARLIER, self._own.not_valid_before_utc)
         return begin.replace(microsecond=0), min(now + life, self._own.not_valid_after_utc).replace(microsecond=0)
 
     def issue(self, wanted: Wanted) -> bytes:
-        """Return the certificate, DER.
+        """Issue a certificate.
+
+        Args:
+            wanted: the content of the certificate.
+
+        Returns:
+            The certificate, DER.
 
         Raises:
-            UShieldError: as the signer's.
+            CertificateError: ``BANK_KEY_MISMATCH``.
+            UShieldError: the signer failed.
         """
         key: Any = load_der_public_key(wanted.spki)
         builder = (
@@ -116,17 +135,27 @@ class Authority:
             place = x509.DistributionPoint([x509.UniformResourceIdentifier(self._crl_url)], None, None, None)
             builder = builder.add_extension(x509.CRLDistributionPoints([place]), critical=False)
         issued: x509.Certificate = builder.sign(**_with(self._signer))
-        try:  # a key that has been swapped, or a fault in the token, must not get out
+        try:  # never release a signature of a replaced key or a faulty token
             issued.verify_directly_issued_by(self._own)
         except InvalidSignature as error:
             raise CertificateError("BANK_KEY_MISMATCH") from error
         return issued.public_bytes(Encoding.DER)
 
     def crl(self, number: int, this_update: datetime, next_update: datetime, entries: Iterable[Entry]) -> bytes:
-        """Return a CRL, DER.
+        """Issue a CRL.
+
+        Args:
+            number: the CRL number.
+            this_update: when it is issued.
+            next_update: until when it is valid.
+            entries: the revoked certificates.
+
+        Returns:
+            The CRL, DER.
 
         Raises:
-            UShieldError: as the signer's.
+            CertificateError: ``BANK_KEY_MISMATCH``.
+            UShieldError: the signer failed.
         """
         builder = (
             x509.CertificateRevocationListBuilder(self._own.subject, this_update, next_update)
@@ -142,10 +171,19 @@ class Authority:
 
 
 def root(signer: Signer, name: x509.Name, now: datetime, life: timedelta) -> bytes:
-    """Return the self-signed certificate of a new CA, DER.
+    """Issue the self-signed certificate of a new CA.
+
+    Args:
+        signer: the CA key.
+        name: the CA's name.
+        now: the current time.
+        life: the validity period.
+
+    Returns:
+        The certificate, DER.
 
     Raises:
-        UShieldError: as the signer's.
+        UShieldError: the signer failed.
     """
     moment = now.replace(microsecond=0)
     builder = (
@@ -171,7 +209,7 @@ def _identifier(public: CertifiedKey) -> x509.AuthorityKeyIdentifier:
 
 def _revoked(entry: Entry) -> x509.RevokedCertificate:
     builder = x509.RevokedCertificateBuilder(entry.serial, entry.revoked.replace(microsecond=0))
-    if entry.reason != "unspecified":  # RFC 5280 section 5.3.1: then the extension should be absent
+    if entry.reason != "unspecified":  # RFC 5280 section 5.3.1: for this reason the extension should be absent
         builder = builder.add_extension(x509.CRLReason(_REASONS[entry.reason]), critical=False)
     return builder.build()
 

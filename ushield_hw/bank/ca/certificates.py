@@ -1,9 +1,8 @@
-"""The register of certificates: what is known of each, which states there are, and how one follows another.
+"""The register of certificates: their data, states and state transitions.
 
-A certificate is *reserved* before it is signed: its serial number and dates are on the disk by then, so a process that
-dies while the token signs leaves nothing unknown behind, and the next one signs the same bytes. *Issued* is a renewed
-one that has not proved yet that it works; *active* is the one in use; *superseded* was in use, and what it signed stays
-valid.
+A certificate is *reserved* before it is signed: its serial number and validity are committed first, so that after a
+crash while the token signs the next attempt signs the same bytes. *Issued* is a renewed certificate whose key has not
+been proved to work yet. *Active* is the one in use. *Superseded* was in use before; its signatures stay valid.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from ushield_hw.bank.ca.tables import CERTIFICATES, REGISTER
 
 
 class State(StrEnum):
-    """Where a certificate is in its life."""
+    """The state of a certificate."""
 
     RESERVED = "reserved"
     ISSUED = "issued"
@@ -36,7 +35,7 @@ FOLLOWS: Final[dict[State, frozenset[State]]] = {
     State.SUPERSEDED: frozenset({State.REVOKED}),
     State.REVOKED: frozenset(),
 }
-"""Which states may follow a state."""
+"""Allowed state transitions."""
 
 PENDING: Final = (State.RESERVED, State.ISSUED)
 
@@ -45,13 +44,13 @@ _WHEN: Final = {State.ACTIVE: "activated", State.SUPERSEDED: "superseded", State
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """What was registered at enrolment about the token: not what a host claims.
+    """What was registered about the token at enrolment; not what a host claims.
 
     Attributes:
-        profile: what the key is for: ``payment``, ``login``.
-        confirmation: how the token has its owner confirm, as ``ushield_hw.cms.Confirmation`` names it.
-        display: whether the token itself shows what it signs.
-        token_serial: its serial number, where the bank knows it.
+        profile: the purpose of the key: ``payment`` or ``login``.
+        confirmation: how the user confirms on the token, a value of ``ushield_hw.cms.Confirmation``.
+        display: whether the token shows what it signs.
+        token_serial: its serial number, if the bank knows it.
     """
 
     profile: str
@@ -62,7 +61,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate(Device):
-    """One certificate in the register. ``serial``: lower-case hex; ``der``: None while it is reserved."""
+    """A certificate in the register. ``serial``: lower-case hex; ``der``: None while it is reserved."""
 
     serial: str
     request_key: str = field(repr=False)
@@ -85,12 +84,12 @@ class Certificate(Device):
 
     @property
     def device(self) -> dict[str, Any]:
-        """What was registered about the token, as columns."""
+        """The token's registration data by column name."""
         return {one.name: getattr(self, one.name) for one in fields(Device)}
 
     @property
     def signed(self) -> bytes:
-        """The certificate, DER, of one that is not merely reserved."""
+        """The certificate, DER. It must not be in state reserved."""
         if self.der is None:
             raise AssertionError(f"{self.serial} is not signed yet")
         return self.der
@@ -103,8 +102,15 @@ _ALL: Final = select(*_COLUMNS)
 def add(connection: Connection, certificate: Certificate) -> Certificate:
     """Reserve a certificate.
 
+    Args:
+        connection: a writing transaction.
+        certificate: the certificate to add.
+
+    Returns:
+        ``certificate``.
+
     Raises:
-        IntegrityError: there is one for this request already.
+        IntegrityError: a certificate for this request exists.
     """
     values = {one.name: getattr(certificate, one.name) for one in fields(Certificate)}
     connection.execute(insert(CERTIFICATES).values(values))
@@ -112,40 +118,40 @@ def add(connection: Connection, certificate: Certificate) -> Certificate:
 
 
 def by_serial(connection: Connection, serial: str, *, lock: bool = False) -> Certificate | None:
-    """Return the certificate with a serial number; locked until the end of the transaction, if asked."""
+    """Return the certificate with a serial number, or None; with ``lock`` locked until the end of the transaction."""
     return _one(connection, _ALL.where(CERTIFICATES.c.serial == serial), lock=lock)
 
 
 def by_sha256(connection: Connection, digest: str, *, lock: bool = False) -> Certificate | None:
-    """Return the certificate whose DER has this digest."""
+    """Return the certificate whose DER has this SHA-256, or None."""
     return _one(connection, _ALL.where(CERTIFICATES.c.sha256 == digest), lock=lock)
 
 
 def by_request_key(connection: Connection, key: str) -> Certificate | None:
-    """Return the certificate that answers a request."""
+    """Return the certificate for a request, or None."""
     return _one(connection, _ALL.where(CERTIFICATES.c.request_key == key))
 
 
 def is_certified(connection: Connection, spki_sha256: str) -> bool:
-    """Tell whether a key was ever certified."""
+    """Return whether a certificate was ever issued for a key."""
     wanted = select(CERTIFICATES.c.serial).where(CERTIFICATES.c.spki_sha256 == spki_sha256)
     return connection.execute(wanted.limit(1)).first() is not None
 
 
 def renewed_with(connection: Connection, spki_sha256: str) -> Certificate | None:
-    """Return the newest certificate for a key that replaces another: each outlasts the one before it."""
+    """Return the newest renewal for a key, or None; a renewal always expires later than the certificate it replaces."""
     wanted = _ALL.where(CERTIFICATES.c.spki_sha256 == spki_sha256, CERTIFICATES.c.replaces.is_not(None))
     return _one(connection, wanted.order_by(CERTIFICATES.c.not_after.desc()).limit(1))
 
 
 def successors(connection: Connection, serial: str, *states: State, lock: bool = False) -> tuple[Certificate, ...]:
-    """Return those in one of ``states`` that are to replace a certificate."""
+    """Return the renewals of a certificate that are in one of ``states``."""
     wanted = _ALL.where(CERTIFICATES.c.replaces == serial, CERTIFICATES.c.state.in_(states))
     return tuple(_found(connection, wanted.order_by(CERTIFICATES.c.serial), lock=lock))
 
 
 def listed(connection: Connection, *, ending: datetime | None = None) -> tuple[Certificate, ...]:
-    """Return all certificates, or those in use that end before a moment; what ends first in front."""
+    """Return all certificates, or the active ones that expire until ``ending``, in the order of their expiry."""
     wanted = _ALL.order_by(CERTIFICATES.c.not_after, CERTIFICATES.c.serial)
     if ending is not None:
         wanted = wanted.where(CERTIFICATES.c.state == State.ACTIVE, CERTIFICATES.c.not_after <= ending)
@@ -153,33 +159,33 @@ def listed(connection: Connection, *, ending: datetime | None = None) -> tuple[C
 
 
 def revoked(connection: Connection) -> Sequence[Row[Any, Any, Any]]:
-    """Return serial number, time and reason of everything that was ever revoked."""
+    """Return serial number, time and reason of all revoked certificates."""
     columns = (CERTIFICATES.c.serial, CERTIFICATES.c.revoked, CERTIFICATES.c.reason)
     wanted = select(*columns).where(CERTIFICATES.c.state == State.REVOKED).order_by(CERTIFICATES.c.serial)
     return connection.execute(wanted).all()
 
 
 def sign(connection: Connection, certificate: Certificate, der: bytes, sha256: str) -> None:
-    """Keep what was signed for a reserved certificate, unless another process was faster."""
+    """Store the signed certificate of a reserved one, unless another process has stored it already."""
     wanted = update(CERTIFICATES).where(CERTIFICATES.c.serial == certificate.serial, CERTIFICATES.c.der.is_(None))
     connection.execute(wanted.values(der=der, sha256=sha256))
 
 
 def move(connection: Connection, certificate: Certificate, state: State, now: datetime, **more: Any) -> bool:
-    """Put a certificate into a state that may follow its own.
+    """Change the state of a certificate.
 
     Args:
-        connection: a transaction that writes.
-        certificate: as it was read.
-        state: the new one.
-        now: the moment; kept as that of the change.
+        connection: a writing transaction.
+        certificate: the certificate as it was read.
+        state: the new state.
+        now: the time of the change, which is stored.
         more: other columns to set.
 
     Returns:
-        Whether it was still as it had been read.
+        False if the state has changed since ``certificate`` was read.
 
     Raises:
-        ValueError: that state never follows.
+        ValueError: the transition is not allowed.
     """
     if state not in FOLLOWS[certificate.state]:
         raise ValueError(f"{certificate.state} -> {state}")
@@ -189,7 +195,7 @@ def move(connection: Connection, certificate: Certificate, state: State, now: da
 
 
 def revoke(connection: Connection, certificate: Certificate, reason: str, now: datetime) -> None:
-    """Revoke a certificate that the caller has locked, and mark every CRL so far as out of date."""
+    """Revoke a certificate that the caller has locked, and mark existing CRLs as outdated."""
     if not move(connection, certificate, State.REVOKED, now, reason=reason):
         raise AssertionError(f"{certificate.serial} changed although it was locked")
     connection.execute(update(REGISTER).values(revocations=REGISTER.c.revocations + 1))

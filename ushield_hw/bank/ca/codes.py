@@ -1,8 +1,8 @@
-"""One-time codes: what a customer types to get a first certificate, and what the bank wrote down when it gave one out.
+"""One-time codes for a customer's first certificate, and what the bank registered when it issued the code.
 
-A code has 100 random bits: its SHA-256 is all that has to be kept, and guessing is hopeless. Wrong ones are limited all
-the same, by the customer's number that they come with. For a number that no customer has they are counted in memory,
-the last of them only: what strangers send must not fill the register.
+A code has 100 random bits, so storing its SHA-256 is sufficient and guessing is not feasible. Wrong codes are limited
+nevertheless, per customer number. For unknown customer numbers they are counted in memory and only for the most recent
+numbers, so that untrusted clients cannot fill the database.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from ushield_hw.order.values import REFERENCE, STRICT
 
 WINDOW: Final = timedelta(minutes=15)
 MOST_FAILURES: Final = 10
-"""How many wrong codes a customer's number may come with in one window."""
+"""Maximum number of wrong codes for a customer number in one window."""
 
 _MOST_STRANGERS: Final = 4096
-_LETTERS: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's: nobody reads one for another
+_LETTERS: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's alphabet, without letters that can be confused
 _READ_AS: Final = str.maketrans("OIL", "011", " -")
 _LENGTH, _GROUP = 20, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant(Device):
-    """What a code is good for.
+    """What a code authorizes.
 
     Attributes:
-        customer: the bank's number for the customer.
-        subject: the name that the certificate will have, RFC 4514.
-        certificate_days: how long it will hold, if not as long as the profile says.
-        expires: when the code ends.
-        serial: the certificate that it was used for.
+        customer: the customer number.
+        subject: subject of the certificate, RFC 4514.
+        certificate_days: validity of the certificate in days; None: as the profile specifies.
+        expires: when the code expires.
+        serial: the certificate it was used for, or None.
     """
 
     customer: str
@@ -55,16 +55,19 @@ class Grant(Device):
 
 
 def new_code() -> str:
-    """Return a code, in groups of four."""
+    """Return a new code, in groups of four characters."""
     letters = "".join(secrets.choice(_LETTERS) for _ in range(_LENGTH))
     return "-".join(letters[at : at + _GROUP] for at in range(0, _LENGTH, _GROUP))
 
 
 def registered_name(subject: str) -> str:
-    """Return a subject as the bank keeps it.
+    """Return a subject in normalized form.
+
+    Args:
+        subject: RFC 4514.
 
     Raises:
-        InputError: ``SUBJECT_INVALID``; or as for any text that a screen shows.
+        InputError: ``SUBJECT_INVALID``, or an error of a text that cannot be shown on a token's screen.
     """
     try:
         with reading():
@@ -74,15 +77,21 @@ def registered_name(subject: str) -> str:
     if not list(name):
         raise InputError("SUBJECT_INVALID", subject=subject)
     text = name.rfc4514_string()
-    check_text(text, "subject")  # it will stand in the document that activates a renewal
+    check_text(text, "subject")  # it is part of the document that activates a renewal
     return text
 
 
 def give(connection: Connection, code: str, grant: Grant, now: datetime) -> None:
-    """Write down what a new code is good for.
+    """Store a new code and what it authorizes.
+
+    Args:
+        connection: a writing transaction.
+        code: the code.
+        grant: what it authorizes.
+        now: the current time.
 
     Raises:
-        InputError: ``ORDER_REFERENCE``: that is no customer's number.
+        InputError: ``ORDER_REFERENCE``: not a valid customer number.
     """
     REFERENCE.check(grant.customer, "customer", STRICT)
     if not is_customer(connection, grant.customer):
@@ -104,7 +113,7 @@ def give(connection: Connection, code: str, grant: Grant, now: datetime) -> None
 
 
 def grant_of(connection: Connection, customer: str, code: str, *, lock: bool = False) -> Grant | None:
-    """Return what a code is good for; None: it is wrong, for this customer at least."""
+    """Return what a code authorizes, or None if it is wrong for this customer."""
     columns = [CODES.c[name] for name in Grant.__dataclass_fields__]
     wanted = select(*columns).where(CODES.c.digest == _digest(customer, code))
     row = connection.execute(wanted.with_for_update() if lock else wanted).first()
@@ -112,13 +121,13 @@ def grant_of(connection: Connection, customer: str, code: str, *, lock: bool = F
 
 
 def use(connection: Connection, customer: str, code: str, serial: str, now: datetime) -> None:
-    """Note which certificate a code was used for, and forget the wrong ones before it."""
+    """Record the certificate a code was used for, and delete the count of wrong codes."""
     connection.execute(update(CODES).where(CODES.c.digest == _digest(customer, code)).values(used=now, serial=serial))
     connection.execute(delete(FAILURES).where(FAILURES.c.customer == _hash(customer)))
 
 
 class Strangers:
-    """Wrong codes for numbers that no customer has: for any thread, bounded, and lost when the process ends."""
+    """Counts wrong codes for unknown customer numbers. Thread-safe, bounded, and kept in memory only."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -135,17 +144,17 @@ class Strangers:
                 self._counts.popitem(last=False)
 
     def wait(self, customer: str, now: datetime) -> timedelta | None:
-        """Return how long a number is refused yet; None: it is not."""
+        """Return how long a number is still refused, or None."""
         with self._lock:
             wrong, since = self._counts.get(_hash(customer), (0, now))
         return since + WINDOW - now if wrong >= MOST_FAILURES and now < since + WINDOW else None
 
 
 def check_allowed(connection: Connection, customer: str, now: datetime, strangers: Strangers) -> None:
-    """Refuse a customer's number that came with too many wrong codes.
+    """Refuse a customer number with too many wrong codes.
 
     Raises:
-        RequestRefused: ``CODES_TOO_MANY``.
+        RequestRefused: ``CODES_TOO_MANY``; ``.wait_s``.
     """
     wanted = select(FAILURES.c.wrong, FAILURES.c.since).where(FAILURES.c.customer == _hash(customer))
     row = connection.execute(wanted).first()
@@ -156,12 +165,12 @@ def check_allowed(connection: Connection, customer: str, now: datetime, stranger
 
 
 def is_customer(connection: Connection, customer: str) -> bool:
-    """Tell whether a customer has this number."""
+    """Return whether a customer has this number."""
     return connection.execute(select(CUSTOMERS.c.id).where(CUSTOMERS.c.id == customer)).first() is not None
 
 
 def note_wrong(connection: Connection, customer: str, now: datetime) -> None:
-    """Count a wrong code; windows that are over go."""
+    """Count a wrong code, and delete expired counts."""
     connection.execute(delete(FAILURES).where(FAILURES.c.since <= now - WINDOW))
     key = _hash(customer)
     counted = update(FAILURES).where(FAILURES.c.customer == key).values(wrong=FAILURES.c.wrong + 1)

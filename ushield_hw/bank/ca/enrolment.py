@@ -1,4 +1,4 @@
-"""The first certificate: a request, and the one-time code that the bank gave the customer for it."""
+"""Issue a customer's first certificate for a request and a one-time code."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ from ushield_hw.errors import RequestRefused
 
 
 def enrol(service: CaService, der: bytes, customer: str, code: str) -> Certificate:
-    """Return the certificate for a request; the same request with the same code gets the same one.
+    """Return the certificate for a request. Idempotent: the same request and code get the same certificate.
 
     Args:
         service: the CA.
-        der: PKCS#10.
-        customer: the bank's number for the customer.
-        code: as the customer typed it.
+        der: PKCS#10, DER.
+        customer: the customer number.
+        code: the one-time code as entered by the user.
+
+    Returns:
+        The issued certificate.
 
     Raises:
-        RequestRefused: ``CODE_WRONG``, ``CODES_TOO_MANY``, ``CODE_EXPIRED``, ``CODE_USED``: for another key;
-            ``SUBJECT_MISMATCH``, ``KEY_REUSED``; or as :func:`read_request`. The code can be used again.
-        UShieldError: as the CA's key or the database says; the same request may be sent again.
+        RequestRefused: ``CODE_WRONG``, ``CODES_TOO_MANY``, ``CODE_EXPIRED``, ``CODE_USED`` (for another key),
+            ``SUBJECT_MISMATCH``, ``KEY_REUSED``, or an error of :func:`read_request`. The code remains usable.
+        UShieldError: the CA key or the database failed; the same request may be retried.
     """
     grant = _checked(service, customer, code)
     request = read_request(der)
@@ -48,7 +51,8 @@ def _checked(service: CaService, customer: str, code: str) -> Grant:
     if not known:
         service.strangers.note(customer, service.now())
         raise RequestRefused("CODE_WRONG")
-    for _ in range(2):  # two wrong ones at once, for a number that has none yet: the second finds the first's row
+    # two concurrent wrong codes for the same number: the retry finds the row that the other one inserted
+    for _ in range(2):
         try:
             with service.database.writing() as connection:
                 codes.note_wrong(connection, customer, service.now())

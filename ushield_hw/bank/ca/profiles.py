@@ -1,4 +1,4 @@
-"""What a certificate of each kind says. A payment key signs payments and nothing else; a login key, logins."""
+"""Certificate profiles. A payment key signs only payments, a login key only logins."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from cryptography import x509
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One kind of certificate.
+    """A certificate profile.
 
     Attributes:
-        name: as the command line and the database have it.
-        usage: the one key usage (RFC 5280 section 4.2.1.3), named as cryptography does. There is no extended key usage:
-            the only one that would fit is a private OID, and then OpenSSL's default purpose refuses the certificate.
-        life: how long a certificate holds, unless the CA's own ends before.
+        name: as used by the command line and the database.
+        usage: the only key usage (RFC 5280 section 4.2.1.3), named as in cryptography. There is no extended key usage:
+            only a private OID would fit, and OpenSSL's default purpose check rejects a certificate with one.
+        life: the validity period, unless the CA's certificate ends earlier.
     """
 
     name: str
@@ -37,5 +37,5 @@ _USAGES: Final = (
 
 
 def key_usage(*allowed: str) -> x509.KeyUsage:
-    """Return the extension that allows these usages and no others."""
+    """Return the key usage extension with exactly these usages."""
     return x509.KeyUsage(**{name: name in allowed for name in _USAGES})

@@ -1,10 +1,12 @@
-"""Renewal: the old key vouches for a new one, the new one proves that it works, and then they change places.
+"""Certificate renewal: the old key authorizes a new key, which is activated after it has signed a document.
 
-1. :func:`renew`: a CMS by the old key around the PKCS#10 of the new one -> a certificate, *issued*, not in use.
-2. :func:`document`: what the new key must sign, a ``ushield.renewal/1``.
-3. :func:`activate`: that, signed by the new key -> the new certificate is *active* and the old one *superseded*.
+1. :func:`renew`: a CMS signed with the old key that contains the PKCS#10 of the new key yields a certificate in state
+*issued*, which is not in use yet.
+2. :func:`document`: returns what the new key must sign, a ``ushield.renewal/1``.
+3. :func:`activate`: takes that document signed with the new key; the new certificate becomes *active* and the old one
+*superseded*.
 
-Each step may be repeated: the same request gets the same answer, whoever died in between.
+Every step is idempotent: the same request gets the same response, also after a crash.
 """
 
 from __future__ import annotations
@@ -32,32 +34,35 @@ from ushield_hw.order.times import time_text
 from ushield_hw.verifier import (
     Verified,
     check_signature,
-    path,  # noqa: F401 - slow to load: now, and not while the first customer waits
+    path,  # noqa: F401 - slow import: do it at startup, not during the first request
     verify,
 )
 
 DOCUMENT_LIFE: Final = timedelta(minutes=10)
 MOST_PENDING: Final = 10
-"""How many renewals of one certificate may wait for their activation."""
+"""Maximum number of renewals of one certificate that are not activated yet."""
 
-_ON_ITS_WAY: Final = timedelta(minutes=1)  # a document that was live when it was signed may arrive a little later
+_ON_ITS_WAY: Final = timedelta(minutes=1)  # transmission time allowed for a document that was signed before it expired
 _TYPE: Final = "ushield.renewal/1"
 _NO_CMS: Final = "bank_no_cms"
 
 
 def renew(service: CaService, der: bytes) -> Certificate:
-    """Return the certificate for a renewal request; the same request gets the same one.
+    """Return the certificate for a renewal request. Idempotent: the same request gets the same certificate.
 
     Args:
         service: the CA.
-        der: CMS SignedData by the old key around the PKCS#10 of the new one.
+        der: CMS SignedData by the old key with the PKCS#10 of the new key as content, DER.
+
+    Returns:
+        The issued certificate, not activated yet.
 
     Raises:
         RequestRefused: ``REQUEST_MALFORMED``, ``PROOF_WRONG``, ``CERTIFICATE_UNKNOWN``,
             ``RENEWAL_CERTIFICATE_REVOKED``, ``RENEWAL_CERTIFICATE_EXPIRED``, ``RENEWAL_SUPERSEDED``,
             ``RENEWAL_NOT_ACTIVE``, ``SUBJECT_MISMATCH``, ``KEY_REUSED``, ``KEY_TOO_WEAK``, ``RENEWAL_TOO_MANY``,
             ``AUTHORITY_ENDS``.
-        UShieldError: as the CA's key or the database says; the same request may be sent again.
+        UShieldError: the CA key or the database failed; the same request may be retried.
     """
     parts = _proof(der)
     request = read_request(parts.content)
@@ -65,7 +70,14 @@ def renew(service: CaService, der: bytes) -> Certificate:
 
 
 def document(service: CaService, spki_sha256: str) -> bytes:
-    """Return what a new key must sign, canonical; the same until its time is over.
+    """Return the document that a new key must sign; the same one until it expires.
+
+    Args:
+        service: the CA.
+        spki_sha256: SHA-256 of the new key, lower-case hex.
+
+    Returns:
+        The document in canonical form.
 
     Raises:
         RequestRefused: ``RENEWAL_NOT_FOUND``, ``RENEWAL_CERTIFICATE_REVOKED``, ``RENEWAL_SUPERSEDED``.
@@ -77,35 +89,38 @@ def document(service: CaService, spki_sha256: str) -> bytes:
     if found is not None:
         return found
     with service.database.writing() as connection:
-        certificates.by_serial(connection, new.serial, lock=True)  # two who ask at once get one document
+        certificates.by_serial(connection, new.serial, lock=True)  # concurrent requests get the same document
         return _live_document(connection, new, now) or _new_document(service, connection, new, now)
 
 
 @dataclass(frozen=True, slots=True)
 class Activated:
-    """A renewed certificate that is in use. Serial numbers in lower-case hex."""
+    """An activated renewal. Serial numbers are lower-case hex."""
 
     serial: str
     replaces: str
     activated: datetime
 
     def to_json(self) -> dict[str, object]:
-        """Return the answer."""
+        """Return the JSON document of the response."""
         times = {"activated": time_text(self.activated)}
         return {"state": State.ACTIVE, "serial": self.serial, "replaces": self.replaces, **times}
 
 
 def activate(service: CaService, spki_sha256: str, signed: bytes) -> Activated:
-    """Put a renewed certificate into use. Done already, it is no error.
+    """Activate a renewed certificate. Idempotent.
 
     Args:
         service: the CA.
-        spki_sha256: the new key.
-        signed: the document, signed by it: CMS, DER.
+        spki_sha256: SHA-256 of the new key, lower-case hex.
+        signed: the document signed with the new key: CMS, DER.
+
+    Returns:
+        The activated certificate and the one it replaces.
 
     Raises:
-        RequestRefused: ``RENEWAL_NOT_FOUND``, ``REQUEST_MALFORMED``, ``PROOF_WRONG``, ``DOCUMENT_MISMATCH``,
-            ``DOCUMENT_EXPIRED``, ``RENEWAL_CERTIFICATE_REVOKED``, ``RENEWAL_SUPERSEDED``,
+        RequestRefused: ``RENEWAL_NOT_FOUND``, ``REQUEST_MALFORMED``, ``PROOF_WRONG``, ``CERTIFICATE_UNKNOWN``,
+            ``DOCUMENT_MISMATCH``, ``DOCUMENT_EXPIRED``, ``RENEWAL_CERTIFICATE_REVOKED``, ``RENEWAL_SUPERSEDED``,
             ``RENEWAL_CERTIFICATE_EXPIRED``.
     """
     now = service.now()
@@ -182,7 +197,7 @@ def _may_be_certified(service: CaService, connection: Connection, old: Certifica
 
 
 def _new(service: CaService, old: Certificate, request: KeyRequest, key: str, der: bytes, now: datetime) -> Certificate:
-    # It must outlast the old one, or the customer's side would rightly not take it for a renewal.
+    # The new certificate must expire later, otherwise the client rejects it as a renewal.
     life = max(PROFILES[old.profile].life, old.not_after + timedelta(seconds=1) - now)
     not_before, not_after = service.authority.validity(now, life)
     if not_after <= old.not_after:
@@ -258,7 +273,7 @@ def _about(service: CaService, new: Certificate, now: datetime) -> dict[str, Any
 
 def _verified(service: CaService, signed: bytes, now: datetime) -> Verified:
     try:
-        # Whether the document has expired is judged where it is looked up: one that was carried out stays carried out.
+        # _exchanged checks the document's expiry, so that repeating a completed activation succeeds after it.
         return verify(signed, trust=service.trust, at=now, rules=service.policy.rules, judge_expiry=False)
     except InputError as error:
         raise RequestRefused("REQUEST_MALFORMED", problem=_NO_CMS) from error
@@ -272,7 +287,7 @@ def _verified(service: CaService, signed: bytes, now: datetime) -> Verified:
 
 
 def _exchanged(connection: Connection, seen: Certificate, order: Order, signed: bytes, now: datetime) -> Activated:
-    # Locked in the order in which every transaction does: the old one first.
+    # All transactions lock in this order to avoid deadlocks: the old certificate first.
     old = certificates.by_serial(connection, seen.replaces or "", lock=True)
     new = certificates.by_serial(connection, seen.serial, lock=True)
     if old is None or new is None:
@@ -286,14 +301,14 @@ def _exchanged(connection: Connection, seen: Certificate, order: Order, signed: 
     _refuse_ended(old)
     certificates.move(connection, old, State.SUPERSEDED, now)
     certificates.move(connection, new, State.ACTIVE, now)
-    for other in certificates.successors(connection, old.serial, *PENDING, lock=True):  # given up by their owner
+    for other in certificates.successors(connection, old.serial, *PENDING, lock=True):  # abandoned renewals
         certificates.revoke(connection, other, "cessationOfOperation", now)
     connection.execute(update(DOCUMENTS).where(DOCUMENTS.c.tx_id == order.tx_id).values(signed=signed))
     return Activated(new.serial, old.serial, now)
 
 
 def _expiry(connection: Connection, new: Certificate, order: Order) -> datetime:
-    """Return until when the document may be signed that an order must be, to the byte."""
+    """Return when the document expires; the order must equal it byte for byte."""
     columns = (DOCUMENTS.c.serial, DOCUMENTS.c.canonical, DOCUMENTS.c.expires)
     row = connection.execute(select(*columns).where(DOCUMENTS.c.tx_id == order.tx_id)).first()
     if row is None or row.serial != new.serial or row.canonical != order.canonical:

@@ -1,4 +1,4 @@
-"""Certificate requests (PKCS#10, RFC 2986) as strangers send them."""
+"""Certificate requests (PKCS#10, RFC 2986) from untrusted clients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ushield_hw.errors import RequestRefused
 
 MOST_OCTETS: Final = 16 << 10
 
-_RSA_MOST_BITS: Final = 8192  # a check of a longer one costs us more than the sender
+_RSA_MOST_BITS: Final = 8192  # verifying with a longer key would cost the server more than the sender
 _RSA_LEAST_EXPONENT: Final = 65537
 _CURVES: Final = frozenset({"secp256r1", "secp384r1"})
 _DIGESTS: Final = frozenset({"sha256", "sha384", "sha512"})
@@ -25,13 +25,13 @@ _DIGESTS: Final = frozenset({"sha256", "sha384", "sha512"})
 
 @dataclass(frozen=True, slots=True)
 class KeyRequest:
-    """A request whose own signature is right: the sender has the key.
+    """A certificate request with a valid signature, which proves possession of the key.
 
     Attributes:
-        der: the request.
-        subject: the name that it asks for.
-        spki: the key, DER.
-        spki_sha256: its digest, lower-case hex: what the request is known by.
+        der: the request, DER.
+        subject: the requested subject.
+        spki: the public key (SubjectPublicKeyInfo), DER.
+        spki_sha256: SHA-256 of ``spki``, lower-case hex; identifies the request.
     """
 
     der: bytes = field(repr=False)
@@ -41,11 +41,17 @@ class KeyRequest:
 
 
 def read_request(der: bytes) -> KeyRequest:
-    """Read a request.
+    """Parse and check a certificate request.
+
+    Args:
+        der: PKCS#10, DER.
+
+    Returns:
+        The checked request.
 
     Raises:
-        RequestRefused: ``REQUEST_MALFORMED``: it is none in DER; ``KEY_TOO_WEAK``: its key or digest is not one that
-            signed orders use; ``PROOF_WRONG``: it was not signed by the key that it is for.
+        RequestRefused: ``REQUEST_MALFORMED``: not a PKCS#10 request in DER; ``KEY_TOO_WEAK``: the key or digest is not
+            accepted for signed orders; ``PROOF_WRONG``: the signature does not match the key.
     """
     if len(der) > MOST_OCTETS:
         raise RequestRefused("REQUEST_MALFORMED", problem="bank_no_pkcs10")
@@ -66,7 +72,8 @@ def _read(der: bytes) -> KeyRequest:
             raise RequestRefused("KEY_TOO_WEAK")
         genuine = request.is_signature_valid
         spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if spki not in der:  # a curve that is spelt out (RFC 5480 forbids it): the library knows it by its name
+    # explicit curve parameters, which RFC 5480 forbids: cryptography re-encodes them as a named curve
+    if spki not in der:
         raise RequestRefused("KEY_TOO_WEAK")
     if not genuine:
         raise RequestRefused("PROOF_WRONG")

@@ -1,4 +1,4 @@
-"""Revocation, and the CRL that tells of it (RFC 5280 section 5)."""
+"""Revocation of certificates, and the CRL (RFC 5280 section 5)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REASONS: Final = (
     *("keyCompromise", "affiliationChanged", "superseded", "cessationOfOperation", "privilegeWithdrawn"),
     "unspecified",
 )
-"""Why a customer's certificate may be revoked: those of RFC 5280 that are for good and not about a CA."""
+"""Accepted reasons for a customer's certificate: those of RFC 5280 that are permanent and not about a CA."""
 
 CRL_LIFE: Final = timedelta(hours=24)
 _RENEWED_BEFORE: Final = timedelta(hours=1)
@@ -28,13 +28,14 @@ _RENEWED_BEFORE: Final = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """What a revocation did.
+    """The result of a revocation.
 
     Attributes:
-        certificate: the one that was asked about, now or before.
-        replayed: it was revoked already.
-        also: renewals of it that were not in use yet, revoked with it.
-        successor: the certificate in use that its key once asked for, if there is one: whoever had the key may have it.
+        certificate: the revoked certificate.
+        replayed: whether it had been revoked before.
+        also: its renewals that were not in use yet, which were revoked too.
+        successor: the active certificate that was requested with its key, or None. A person who had the key may control
+            it.
     """
 
     certificate: Certificate
@@ -44,13 +45,16 @@ class Revocation:
 
 
 def revoke(database: Database, serial: str, reason: str, now: datetime) -> Revocation:
-    """Revoke a certificate, and with it what was issued to replace it and is not in use yet.
+    """Revoke a certificate and its renewals that are not in use yet. Idempotent.
 
     Args:
-        database: the CA's.
-        serial: hex, any case, with leading zeros or without.
+        database: the CA's database.
+        serial: serial number in hex, any case, with or without leading zeros.
         reason: one of ``REASONS``.
-        now: the moment.
+        now: the current time.
+
+    Returns:
+        What was revoked.
 
     Raises:
         RequestRefused: ``CERTIFICATE_UNKNOWN``.
@@ -71,12 +75,18 @@ def revoke(database: Database, serial: str, reason: str, now: datetime) -> Revoc
 
 
 def crl(service: CaService) -> bytes:
-    """Return the newest CRL, DER; made anew when something was revoked since, or shortly before its time is over.
+    """Return the newest CRL; creates one after a revocation or shortly before the last one expires.
+
+    Args:
+        service: the CA.
+
+    Returns:
+        The CRL, DER.
 
     Raises:
-        UShieldError: as the CA's key or the database says.
+        UShieldError: the CA key or the database failed.
     """
-    with service.making_crl:  # many ask at once when it runs out: one makes it
+    with service.making_crl:  # many clients ask at the same time when it expires; only one CRL is created
         now = service.now()
         with service.database.reading() as connection:
             kept = _kept(connection, now)
@@ -103,10 +113,10 @@ def _kept(connection: Connection, now: datetime) -> bytes | None:
 
 
 def _begun(connection: Connection, now: datetime) -> tuple[int, list[Entry]]:
-    """Take the next number and everything that is revoked by now.
+    """Return the next CRL number and all certificates revoked so far.
 
-    Whoever gets a higher number sees at least as much: the row of the register is locked first, and a revocation holds
-    it until it is done.
+    The register row is locked first, and a revocation holds that lock until it is committed. Therefore a CRL with a
+    higher number contains at least the entries of one with a lower number.
     """
     connection.execute(update(REGISTER).values(crl_number=REGISTER.c.crl_number + 1))
     register = connection.execute(select(REGISTER.c.crl_number, REGISTER.c.revocations)).one()

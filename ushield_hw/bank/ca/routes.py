@@ -1,4 +1,4 @@
-"""The CA over HTTP: enrolment in the shape of EST (RFC 7030), the two calls that activate a renewal, and the CRL."""
+"""HTTP routes of the CA: enrolment as in EST (RFC 7030), activation of renewals, and the CRL."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class CaRoutes:
     """The CA's area of the bank's server.
 
     Args:
-        service: the CA at work.
+        service: the CA service.
     """
 
     statuses: Mapping[str, int] = {
@@ -58,7 +58,7 @@ class CaRoutes:
         self._service = service
 
     def routes(self) -> Sequence[Route]:
-        """Return the routes."""
+        """Return the routes of the CA."""
         return [
             route("GET", f"{_EST}/cacerts", self._cacerts),
             route("POST", f"{_EST}/simpleenroll", self._enroll),
@@ -78,7 +78,7 @@ class CaRoutes:
         return _pkcs7(f"{_PKCS7}; smime-type=certs-only", found.signed)
 
     async def _reenroll(self, request: Request) -> Response:
-        der = await read_body(request, _PKCS7, _PKCS10)  # the latter is what RFC 7030 has here
+        der = await read_body(request, _PKCS7, _PKCS10)  # RFC 7030 specifies PKCS#10 here
         found = await waited(request, lambda: renewal.renew(self._service, der))
         return _pkcs7(f"{_PKCS7}; smime-type=certs-only", found.signed)
 
@@ -99,7 +99,7 @@ class CaRoutes:
 
 
 def _login(request: Request) -> tuple[str, str]:
-    """Return customer number and code (RFC 7617). A number may have a colon in it; a code has none."""
+    """Return customer number and code (RFC 7617). The number may contain a colon, the code does not."""
     scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
     try:
         customer, colon, code = base64.b64decode(encoded.strip(), validate=True).decode().rpartition(":")

@@ -1,4 +1,4 @@
-"""The CA at work: its register, key and clock, and what the bank has decided."""
+"""The CA service: database, CA key, clock and the bank's policy."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from ushield_hw.verifier import TrustStore
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a bank has decided.
+    """The bank's policy.
 
     Attributes:
         bank_id: its short name.
         origin: its web origin.
-        allow_same_key: a certificate may be renewed for the key it has.
+        allow_same_key: whether a certificate may be renewed for the same key.
     """
 
     bank_id: str
@@ -40,7 +40,7 @@ class Policy:
 
     @property
     def rules(self) -> Rules:
-        """The rules for this bank's documents: on loopback it is a demo."""
+        """The schema rules for this bank's documents; an http origin marks a demo."""
         return Rules(demo=self.origin.startswith("http://"))
 
 
@@ -50,14 +50,15 @@ def _now() -> datetime:
 
 @dataclass(frozen=True)
 class CaService:
-    """One CA at work; for any thread. Several processes may serve one CA.
+    """A running CA. Thread-safe; several processes may serve the same CA.
 
     Attributes:
-        database: migrated.
+        database: the database, migrated.
         authority: the CA's certificate and key.
-        policy: what the bank has decided.
-        now: the clock, aware.
-        strangers: wrong codes for numbers that no customer has.
+        policy: the bank's policy.
+        now: the clock; returns aware datetimes.
+        strangers: counts wrong codes for unknown customer numbers.
+        making_crl: lock that allows one CRL to be created at a time.
     """
 
     database: Database
@@ -69,19 +70,22 @@ class CaService:
 
     @cached_property
     def trust(self) -> TrustStore:
-        """The CA as the verifier trusts it; what is revoked, the register knows."""
+        """A trust store with this CA; revocation is checked in the database instead."""
         return TrustStore([self.authority.certificate])
 
     def issue(self, reserve: Callable[[Connection], Certificate]) -> Certificate:
-        """Return the one certificate that answers a request.
+        """Return the certificate for a request. Idempotent: the same request gets the same certificate.
 
         Args:
-            reserve: finds it in the register, or adds it; run in a transaction, and once more if another process has
-                added one for the same key meanwhile.
+            reserve: finds the certificate in the register or adds it. Runs in a transaction, and a second time if
+                another process has meanwhile added one for the same key.
+
+        Returns:
+            The issued certificate.
 
         Raises:
-            RequestRefused: as ``reserve`` says, or it was revoked before it was signed.
-            UShieldError: as the CA's key says; asked again, the same certificate comes of it.
+            RequestRefused: from ``reserve``, or because the certificate was revoked before it was signed.
+            UShieldError: the CA key failed; a retry yields the same certificate.
         """
         try:
             with self.database.writing() as connection:
@@ -115,7 +119,7 @@ class CaService:
         return found
 
     def _name(self, reserved: Certificate) -> x509.Name:
-        """Return the subject: byte for byte that of the certificate before it, if there is one."""
+        """Return the subject; for a renewal it is byte for byte the subject of the replaced certificate."""
         if reserved.replaces is None:
             return x509.Name.from_rfc4514_string(reserved.subject)
         with self.database.reading() as connection:

@@ -1,4 +1,4 @@
-"""What the CA keeps: customers, one-time codes, certificates, documents to sign, CRLs."""
+"""The CA's tables: customers, one-time codes, certificates, renewal documents, CRLs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LISTED: Final = ", ".join(f"'{state}'" for state in _STATES)
 
 
 def _device() -> list[Column[Any]]:
-    """Return the columns of what was registered about the token at enrolment."""
+    """Return the columns for what was registered about the token at enrolment."""
     return [
         Column("profile", String(16), nullable=False),
         Column("confirmation", String(8), nullable=False),
@@ -32,7 +32,7 @@ CUSTOMERS: Final = Table(
 CODES: Final = Table(
     "enrolment_codes",
     METADATA,
-    Column("digest", String(64), primary_key=True),  # the code itself is nowhere
+    Column("digest", String(64), primary_key=True),  # the code itself is not stored
     Column("customer", ForeignKey("customers.id"), nullable=False),
     Column("subject", Text, nullable=False),
     *_device(),
@@ -43,11 +43,11 @@ CODES: Final = Table(
     Column("serial", ForeignKey("certificates.serial"), unique=True),
 )
 
-# Wrong codes by customer, known or not; rows go when their time is over.
+# Wrong codes by customer number, known or not; rows are deleted when their window is over.
 FAILURES: Final = Table(
     "code_failures",
     METADATA,
-    Column("customer", String(64), primary_key=True),  # SHA-256 of whatever was sent as the customer's number
+    Column("customer", String(64), primary_key=True),  # SHA-256 of the customer number as sent
     Column("wrong", Integer, nullable=False),
     Column("since", Moment, nullable=False),
 )
@@ -56,8 +56,8 @@ CERTIFICATES: Final = Table(
     "certificates",
     METADATA,
     Column("serial", String(40), primary_key=True),  # lower-case hex without leading zeros
-    # SHA-256 of the key; where policy lets a key be certified again, with the serial number of the one before it.
-    # No two certificates for one request: this is the constraint that holds it.
+    # SHA-256 of the key; if the policy allows renewal for the same key, followed by the serial number of the replaced
+    # certificate. The unique constraint guarantees one certificate per request.
     Column("request_key", String(105), nullable=False, unique=True),
     Column("spki_sha256", String(64), nullable=False, index=True),
     Column("spki", LargeBinary, nullable=False),
@@ -73,7 +73,7 @@ CERTIFICATES: Final = Table(
     Column("revoked", Moment),
     Column("reason", String(24)),
     Column("replaces", ForeignKey("certificates.serial"), index=True),
-    Column("request", LargeBinary, nullable=False),  # the evidence: PKCS#10, or the CMS by the old key around it
+    Column("request", LargeBinary, nullable=False),  # evidence: PKCS#10, or the CMS by the old key that contains it
     Column("der", LargeBinary),
     Column("sha256", String(64), unique=True),
     CheckConstraint(f"state IN ({_LISTED})", name="state"),
@@ -88,7 +88,7 @@ DOCUMENTS: Final = Table(
     Column("serial", ForeignKey("certificates.serial"), nullable=False, index=True),
     Column("canonical", LargeBinary, nullable=False),
     Column("expires", Moment, nullable=False),
-    Column("signed", LargeBinary),  # the CMS that put the certificate into use
+    Column("signed", LargeBinary),  # the CMS that activated the certificate
 )
 
 REGISTER: Final = Table(
@@ -96,7 +96,7 @@ REGISTER: Final = Table(
     METADATA,
     Column("id", Integer, CheckConstraint("id = 1", name="one"), primary_key=True),
     Column("crl_number", Integer, nullable=False),
-    Column("revocations", Integer, nullable=False),  # how often something was revoked: an older CRL is out of date
+    Column("revocations", Integer, nullable=False),  # number of revocations: a CRL with a lower value is outdated
 )
 
 CRLS: Final = Table(

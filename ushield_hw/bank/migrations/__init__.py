@@ -1,1 +1,1 @@
-"""The history of the bank's schema, run by Alembic. What was released never changes; the next one follows."""
+"""Alembic migrations of the bank's schema. A released revision never changes; changes need a new one."""

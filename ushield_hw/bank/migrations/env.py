@@ -1,4 +1,4 @@
-"""Run by Alembic: it migrates within the transaction that :meth:`Database.migrate` has opened."""
+"""Alembic environment: migrates within the transaction opened by :meth:`Database.migrate`."""
 
 from alembic import context
 

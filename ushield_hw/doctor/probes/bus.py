@@ -1,6 +1,6 @@
 """A: the USB bus. Check that a token is present, shows the expected interfaces, and may be opened.
 
-A missing device is at most a warning, because software tokens need no USB. A present device that cannot be used is a
+A missing device is at most a warning, because soft tokens need no USB. A present device that cannot be used is a
 failure.
 """
 

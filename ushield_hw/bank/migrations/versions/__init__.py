@@ -1,1 +1,1 @@
-"""The revisions, numbered in order; the number of the newest is ``SCHEMA`` in ``bank/database.py``."""
+"""Schema revisions, numbered consecutively; ``SCHEMA`` in ``bank/database.py`` is the newest."""

@@ -1,4 +1,4 @@
-"""The CA: customers, one-time codes, certificates, documents to sign, CRLs."""
+"""Tables of the CA: customers, one-time codes, certificates, renewal documents, CRLs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MOMENT = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the tables."""
     _code_failures()
     _crls()
     _customers()
