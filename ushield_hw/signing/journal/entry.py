@@ -1,4 +1,4 @@
-"""One entry: an order, who signs it with which token, and every state it has been in. Its records are JSON objects."""
+"""Journal entries: an order, its signer and token, and all states of the attempt. Records are JSON objects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ushield_hw.order import Order
 
 
 class State(Enum):
-    """How far one signature has come."""
+    """The state of one attempt to sign."""
 
     PREPARED = "prepared"
     SIGN_CALLED = "sign-called"
@@ -30,12 +30,12 @@ class State(Enum):
 
 
 OPEN: Final = frozenset({State.SIGN_CALLED, State.UNKNOWN})
-"""The states in which a signature may exist that nobody has seen."""
+"""The states in which a signature may exist although it was not returned."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenName:
-    """What a token says of itself. Each is a claim; the label may change with the certificate on some tokens."""
+    """The identity reported by a token. Each value is a claim; some tokens change the label with the certificate."""
 
     manufacturer: str
     model: str
@@ -43,19 +43,23 @@ class TokenName:
     label: str
 
     def same_device(self, other: TokenName) -> bool:
-        """Tell whether both are one device as far as manufacturer, model and serial number say."""
+        """Tell whether two identities have the same manufacturer, model and serial number.
+
+        Args:
+            other: The identity to compare with.
+        """
         mine, theirs = (self.manufacturer, self.model, self.serial), (other.manufacturer, other.model, other.serial)
         return mine == theirs
 
 
 @dataclass(frozen=True, slots=True)
 class Signatory:
-    """Who is about to sign.
+    """The signer of an order.
 
     Attributes:
-        certificate: the signer's.
-        token: the token with its key.
-        certificates: returns every certificate on that token, DER; asked only where the token's label has changed.
+        certificate: The signer's certificate.
+        token: The token with its key.
+        certificates: Returns all certificates on this token, DER. Called only if the token's label has changed.
     """
 
     certificate: CertificateFacts
@@ -68,9 +72,9 @@ class Step:
     """One state of an entry.
 
     Attributes:
-        state: the state.
-        at: since when, RFC 3339, UTC.
-        by: the operating system's user who resolved it; None for other states.
+        state: The state.
+        at: When the state began, RFC 3339, UTC.
+        by: The operating system user who resolved it; None for other states.
     """
 
     state: State
@@ -78,7 +82,7 @@ class Step:
     by: str | None = None
 
     def to_json(self) -> dict[str, object]:
-        """Return it for documents."""
+        """Return the step for JSON output."""
         return {"state": self.state.value, "at": self.at, **({"by": self.by} if self.by else {})}
 
 
@@ -87,21 +91,21 @@ class JournalEntry:
     """One attempt to sign one order.
 
     Attributes:
-        bank_id: the bank's short name.
-        tx_id: the order's transaction number.
-        order_sha256: SHA-256 of the order's canonical bytes, hex.
-        order_type: such as ``ushield.payment/1``.
-        expires: until when the order may be signed, RFC 3339.
-        payee: name and account, or None: the order has none, or it is masked.
-        amount: currency and value, or None likewise.
-        subject: the signer's name, DER.
-        subject_text: the same as RFC 4514 writes it.
-        certificate_sha256: of the signer's certificate, hex.
-        certificate_serial: its serial number, hex.
-        token: the token that was asked.
-        steps: its states, oldest first.
-        booked: the bank's answer; None: it was not asked.
-        signed: the signed order, DER; None in other states than ``signed``. Not verified: :meth:`Journal.signed` does.
+        bank_id: The bank's short name.
+        tx_id: The order's transaction id.
+        order_sha256: The SHA-256 of the order's canonical bytes, hex.
+        order_type: The order's type, such as ``ushield.payment/1``.
+        expires: When the order expires, RFC 3339.
+        payee: Name and account; None if the order has none or it is masked.
+        amount: Currency and value; None if the order has none or it is masked.
+        subject: The signer's name, DER.
+        subject_text: The signer's name in RFC 4514 form.
+        certificate_sha256: The SHA-256 of the signer's certificate, hex.
+        certificate_serial: The serial number of the signer's certificate, hex.
+        token: The token that was used.
+        steps: The states, oldest first.
+        booked: The bank's answer; None if there is none.
+        signed: The signed order, DER; None in states other than ``signed``. Not verified: use :meth:`Journal.signed`.
     """
 
     bank_id: str
@@ -122,25 +126,29 @@ class JournalEntry:
 
     @property
     def state(self) -> State:
-        """The last state."""
+        """The current state."""
         return self.steps[-1].state
 
     @property
     def at(self) -> str:
-        """Since when it is in that state, RFC 3339, UTC."""
+        """When the current state began, RFC 3339, UTC."""
         return self.steps[-1].at
 
     @property
     def is_open(self) -> bool:
-        """Whether a signature may exist that nobody has seen."""
+        """Whether a signature may exist although it was not returned."""
         return self.state in OPEN
 
     def is_of(self, subject: bytes) -> bool:
-        """Tell whether a name, DER, is the signer's, compared as RFC 5280 section 7.1 has it."""
+        """Tell whether a name is the signer's, compared as in RFC 5280 section 7.1.
+
+        Args:
+            subject: The name, DER.
+        """
         return same(subject, self.subject)
 
     def to_json(self) -> dict[str, object]:
-        """Return it for documents."""
+        """Return the entry for JSON output."""
         token = self.token
         return {
             "state": self.state.value,
@@ -166,13 +174,13 @@ class JournalEntry:
 
 
 def first_record(order: Order, signatory: Signatory, number: int, *, masked: bool) -> dict[str, object]:
-    """Return the record that begins an entry.
+    """Return the first record of an entry.
 
     Args:
-        order: what is to be signed.
-        signatory: by whom.
-        number: of the entry among those of its order.
-        masked: leave out payee and amount.
+        order: The order to be signed.
+        signatory: The signer.
+        number: The number of the entry among those of the order.
+        masked: Whether to leave out payee and amount.
     """
     return {
         "n": number,
@@ -188,7 +196,7 @@ def first_record(order: Order, signatory: Signatory, number: int, *, masked: boo
     }
 
 
-@lru_cache(maxsize=4)  # one person signs many orders
+@lru_cache(maxsize=4)  # one user signs many orders
 def _signer_part(signer: CertificateFacts, token: TokenName) -> Mapping[str, object]:
     return {
         "subject": signer.subject.hex(),
@@ -200,12 +208,21 @@ def _signer_part(signer: CertificateFacts, token: TokenName) -> Mapping[str, obj
 
 
 def next_record(state: State, **more: object) -> dict[str, object]:
-    """Return what a record says of a state that begins now."""
+    """Return the record of a state that begins now.
+
+    Args:
+        state: The state.
+        **more: More fields of the record.
+    """
     return {"state": state.value, "at": _moment(int(time.time())), **more}
 
 
 def signed_record(der: bytes) -> dict[str, object]:
-    """Return the record of a signed order."""
+    """Return the record of a signed order.
+
+    Args:
+        der: The signed order, DER.
+    """
     return next_record(State.SIGNED, signed=b64encode(der).decode())
 
 
@@ -217,8 +234,11 @@ def _moment(seconds: int) -> str:
 def entries(records: Iterable[Mapping[str, Any]]) -> list[JournalEntry]:
     """Return the entries of one order from its records.
 
+    Args:
+        records: The records of one order, oldest first.
+
     Raises:
-        ValueError, LookupError, TypeError: they are not such records.
+        ValueError, LookupError, TypeError: The records are not valid.
     """
     grouped: dict[int, list[Mapping[str, Any]]] = {}
     for record in records:
@@ -294,5 +314,5 @@ def _part(order: Order, group: str, names: tuple[str, ...]) -> dict[str, str] | 
 def _subject_text(signer: CertificateFacts) -> str:
     try:
         return signer.subject_text()
-    except InputError:  # no name that can be shown
+    except InputError:  # the name cannot be displayed
         return ""

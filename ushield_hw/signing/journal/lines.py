@@ -1,9 +1,9 @@
-"""The lines of the journal's file: what was written stays, and damage is noticed.
+"""The lines of the journal file: append-only, with a checksum that detects damage.
 
-A line is ``CRC BODY``: BODY is a JSON object, CRC the CRC-32 of every body up to and with this one. So a line that was
-changed, removed, repeated or moved is noticed, and so is every line after it. What follows the last line feed is a
-line that its process did not finish: nobody has acted on it, and the next one to append removes it. How much was
-synced is noted in the lock file, so that a file that was cut short is told from one that ends there.
+A line is ``CRC BODY``: BODY is a JSON object, CRC the CRC-32 of all bodies up to and including this one. So a line that
+was changed, removed, repeated or moved is detected, and so is every line after it. Bytes after the last line feed are
+an unfinished line of a process that ended: no process has acted on it, and the next append removes it. The length at
+the last sync is recorded in the lock file, so that a truncated file is detected.
 """
 
 from __future__ import annotations
@@ -28,18 +28,24 @@ _MOST_LINE: Final = 4 << 20  # a signed order is at most 1 MiB, a third more in 
 
 
 def unusable(path: Path, problem: str, **details: object) -> StorageError:
-    """Return the error of a journal that cannot be used; ``problem`` is the id of what is wrong."""
+    """Return the error for a journal that cannot be used.
+
+    Args:
+        path: The path of the journal.
+        problem: The id of the problem.
+        **details: More details of the error.
+    """
     folder = path if path.suffix != ".log" else path.parent
     return StorageError("JOURNAL_UNUSABLE", path=str(path), folder=str(folder), problem=f"journal_{problem}", **details)
 
 
 def failed(path: Path, error: OSError) -> StorageError:
-    """Return the error of a journal of which the operating system refuses something."""
+    """Return the error for a failed system call on the journal."""
     return unusable(path, "io", reason=error.strerror or str(error))
 
 
 class JournalFile:
-    """The file as it was when it was last read: how long it is, and where the lines of each order are."""
+    """The state of the file at the last read: its length, and where the lines of each order are."""
 
     def __init__(self, path: Path, descriptor: int, noted: tuple[int, int]) -> None:
         self.descriptor = descriptor
@@ -50,16 +56,20 @@ class JournalFile:
         self.crc = 0
         self.torn = False
         self.spans: dict[bytes, list[tuple[int, int, int]]] = {}
-        self.named = noted[0] > 0  # the folder was synced since the file was made
+        self.named = noted[0] > 0  # whether the folder was synced since the file was created
         self._noted = noted
         self._as_noted = not self.named
 
     def __del__(self) -> None:
-        with suppress(OSError):  # closed with the last thread that uses it
+        with suppress(OSError):
             os.close(self.descriptor)
 
     def read(self, size: int) -> None:
-        """Read what was appended since the last time."""
+        """Read what was appended since the last read.
+
+        Args:
+            size: The current size of the file.
+        """
         if size < self.end:
             raise unusable(self.path, "shortened")
         rest, at = b"", self.end
@@ -75,7 +85,11 @@ class JournalFile:
             raise unusable(self.path, "shortened" if self.end < self._noted[0] else "replaced")
 
     def append(self, bodies: Iterable[bytes]) -> None:
-        """Write lines, all of them or none."""
+        """Append lines, all of them or none.
+
+        Args:
+            bodies: The bodies of the lines.
+        """
         if self.torn:
             os.ftruncate(self.descriptor, self.end)
             self.torn = False
@@ -88,14 +102,14 @@ class JournalFile:
             while rest:
                 rest = rest[os.write(self.descriptor, rest) :]
         except OSError:
-            with suppress(OSError):  # else it is a line that was not finished
+            with suppress(OSError):  # if this fails, an unfinished line remains
                 os.ftruncate(self.descriptor, self.end)
             raise
         for crc, body in lines:
             self._add(body, crc)
 
     def lines(self, key: bytes) -> list[dict[str, Any]]:
-        """Return what the lines of one order hold, read again and checked again."""
+        """Return the bodies of the lines of one order, read from the file and verified."""
         return [self._line(*span) for span in self.spans.get(key, ())]
 
     def _take(self, line: bytes) -> None:
@@ -106,7 +120,12 @@ class JournalFile:
         self._add(body, crc)
 
     def _add(self, body: bytes, crc: int) -> None:
-        """Know one more line that is in the file; ``crc``: of every line up to and with it."""
+        """Register a line of the file.
+
+        Args:
+            body: The body of the line.
+            crc: The CRC of all lines up to and including this one.
+        """
         length = _CRC_LENGTH + len(body)
         if self.end == 0:
             self._check_header(body)
@@ -132,7 +151,13 @@ class JournalFile:
         return found
 
     def body(self, at: int, length: int, crc: int) -> bytes:
-        """Return what a line holds, read again; ``crc``: that of the lines before it."""
+        """Return the body of a line, read from the file and verified.
+
+        Args:
+            at: The offset of the line.
+            length: Its length.
+            crc: The CRC of all lines before it.
+        """
         line = os.pread(self.descriptor, length, at)
         body = line[_CRC_LENGTH:]
         if line[:_CRC_LENGTH] != b"%08x " % zlib.crc32(body, crc):

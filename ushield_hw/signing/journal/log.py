@@ -1,4 +1,4 @@
-"""The journal's file, shared by threads and processes: appended to under a lock, synced together, pruned."""
+"""The journal file, shared by threads and processes: locked appends, shared syncs, pruning."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class _Sync:
-    """One sync of the disk, for every thread that waited for it to begin."""
+    """One disk sync, shared by all threads that waited for it to begin."""
 
     def __init__(self) -> None:
         self.done = False
@@ -36,7 +36,7 @@ class _Sync:
 
 
 class _Locked:
-    """Holds the file against every thread and process, and knows what others have appended."""
+    """Locks the file against all other threads and processes, and reads what they have appended."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -70,14 +70,13 @@ class _Locked:
 
 
 class Log:
-    """The journal's file in one folder, shared by every thread of this process. Make it with :meth:`of`.
+    """The journal file in one folder, shared by all threads of this process. Make it with :meth:`of`.
 
-    Raises:
-        StorageError: from every method: ``JOURNAL_UNUSABLE``.
-        TokenBusy: another process keeps the file locked and does not go on.
+    Every method raises ``StorageError`` (``JOURNAL_UNUSABLE``) if the file cannot be used, and ``TokenBusy`` if another
+    process keeps it locked beyond the timeout.
     """
 
-    _known: Final[dict[tuple[int, int], Log]] = {}  # by folder, however it is spelt
+    _known: Final[dict[tuple[int, int], Log]] = {}  # by device and inode of the folder
     _known_lock = threading.Lock()
 
     def __init__(self, folder: Path) -> None:
@@ -100,7 +99,12 @@ class Log:
 
     @classmethod
     def of(cls, folder: Path, about: os.stat_result | None = None) -> Log:
-        """Return the log in a folder, which exists; ``about``: what is known of the folder."""
+        """Return the log in an existing folder.
+
+        Args:
+            folder: The folder.
+            about: The folder's stat result, if known.
+        """
         with cls._known_lock:
             try:
                 about = about or os.stat(folder)
@@ -114,7 +118,7 @@ class Log:
 
     @classmethod
     def _drop_removed(cls) -> None:
-        """Let go of folders that were removed: their files are closed with the last thread that uses them."""
+        """Drop the logs of removed folders; their files are closed when no thread uses them any more."""
         for place, log in list(cls._known.items()):
             if not log._is_there():
                 del cls._known[place]
@@ -133,7 +137,7 @@ class Log:
 
     @classmethod
     def forget(cls) -> None:
-        """Close everything: after a fork a child has its own files, and its parent's locks end with the parent."""
+        """Close all logs in a forked child: it opens its own files, and the locks belong to the parent."""
         for log in cls._known.values():
             for descriptor in (log.lock, log._orders):
                 with suppress(OSError):
@@ -145,22 +149,22 @@ class Log:
 
     @property
     def _locked(self) -> _Locked:
-        return _Locked(self)  # a new one: one that is kept refers back, and only the collector closes the files
+        return _Locked(self)  # not stored: a reference cycle would delay closing the files until a garbage collection
 
     # --- reading and appending ----------------------------------------------------------------------------------------
 
     def lines(self, key: str) -> list[dict[str, Any]]:
-        """Return what was recorded of one order, oldest first."""
+        """Return the records of one order, oldest first."""
         with self._locked:
             return self._file.lines(key.encode()) if self._file else []
 
     def keys(self) -> list[str]:
-        """Return every order there is a record of, in the order of their first records."""
+        """Return the keys of all orders with records, by their first record."""
         with self._locked:
             return [key.decode("ascii", "replace") for key in self._file.spans] if self._file else []
 
     def append(self, key: str, *records: Mapping[str, object]) -> None:
-        """Add records of one order; they are on the disk after the next :meth:`sync`."""
+        """Append records of one order; they are on disk after the next :meth:`sync`."""
         begin = ID + key.encode() + b'",'
         bodies = [begin + _encode(record)[1:].encode() for record in records]
         with self._locked:
@@ -168,7 +172,7 @@ class Log:
             file.append(bodies if file.end else [HEADER, *bodies])
 
     def catch_up(self) -> None:
-        """Read what others have appended; the file is locked."""
+        """Read what other processes have appended. The file must be locked."""
         try:
             about = os.lstat(self._name)
         except FileNotFoundError:
@@ -182,7 +186,7 @@ class Log:
             return
         if self._file is None:
             opened = self._opened(about)
-            opened.read(about.st_size)  # also an empty one: it may have been cut
+            opened.read(about.st_size)  # even if it is empty: it may have been truncated
             self._file = opened
         elif about.st_size != self._file.end:
             self._file.read(about.st_size)
@@ -199,15 +203,21 @@ class Log:
         return self._file
 
     def _refuse_other_format(self) -> None:
-        """Refuse a folder with records of the format before this one: it is no empty journal."""
+        """Refuse a folder with records in the previous format: it is not an empty journal."""
         with os.scandir(self._folder) as found:
             if any(entry.name.endswith(".json") for entry in found):
                 raise unusable(self._folder, "version")
 
     def prune(self, expendable: Callable[[list[dict[str, Any]]], bool]) -> int:
-        """Write the file anew without the orders whose records are expendable; return how many there were.
+        """Rewrite the file without the orders that are expendable and not locked.
 
-        A crash leaves the old file or the new one.
+        A crash leaves either the old file or the new one.
+
+        Args:
+            expendable: Tells from an order's records whether it may be removed.
+
+        Returns:
+            The number of orders removed.
         """
         with self._locked:
             file = self._file
@@ -221,7 +231,7 @@ class Log:
     def _replace(self, file: JournalFile, gone: set[bytes]) -> None:
         draft = str(self._folder / "journal.new")
         with suppress(FileNotFoundError):
-            os.unlink(draft)  # of a process that has ended
+            os.unlink(draft)  # left by a process that ended
         made = JournalFile(
             self.path, _private(draft, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC), (0, 0)
         )
@@ -229,7 +239,7 @@ class Log:
         for span in sorted(span for key, spans in file.spans.items() if key not in gone for span in spans):
             made.append([file.body(*span)])
         os.fsync(made.descriptor)
-        os.ftruncate(self.lock, 0)  # what is noted there is of the old file
+        os.ftruncate(self.lock, 0)  # the mark in it describes the old file
         os.replace(draft, self._name)
         _sync_folder(self._folder)
         made.named, self._file = True, made
@@ -238,7 +248,7 @@ class Log:
     # --- syncing ------------------------------------------------------------------------------------------------------
 
     def sync(self) -> None:
-        """Return when all that was appended before the call is on the disk. Threads that wait together share a sync."""
+        """Return when everything appended before the call is on disk. Threads that wait together share one sync."""
         with self._turn:
             mine = self._next
             while self._syncing and not mine.done:
@@ -280,11 +290,11 @@ class Log:
             with self._locked:
                 if self._file is file:
                     os.pwrite(self.lock, b"%020d %08x\n" % mark, 0)
-        except UShieldError as error:  # a safeguard; what was to be synced is
+        except UShieldError as error:  # only a safeguard: the data is synced
             LOG.warning("how long the journal is could not be noted: %s", error.code)
 
     def _noted(self) -> tuple[int, int]:
-        """Return how long the file was when it was last synced, and its CRC there; zeros where that is not known."""
+        """Return length and CRC of the file at the last sync; zeros if unknown."""
         found = _NOTED.fullmatch(os.pread(self.lock, 64, 0))
         return (int(found[1]), int(found[2], 16)) if found else (0, 0)
 
@@ -292,10 +302,10 @@ class Log:
 
     @contextmanager
     def holding(self, key: str) -> Iterator[None]:
-        """Hold one order against every other thread and process; the lock ends with the process.
+        """Lock one order against all other threads and processes. The lock ends with the process.
 
         Raises:
-            TokenBusy: another one signs it and did not finish in time.
+            TokenBusy: Another process is signing the order and did not finish in time.
         """
         try:
             storage.patiently(partial(self._hold, key), _SIGNER)
@@ -307,7 +317,7 @@ class Log:
             self._let_go(key)
 
     def is_held(self, key: str) -> bool:
-        """Tell whether an order is being signed at this moment, by this process or another."""
+        """Tell whether an order is being signed now, by this process or another."""
         try:
             if not self._hold(key):
                 return True
@@ -317,8 +327,8 @@ class Log:
         return False
 
     def _hold(self, key: str) -> bool:
-        # A POSIX record lock: one byte of the file stands for one order. It is not inherited by a child, and this
-        # process never closes the file while it lives: closing it would end the locks.
+        # A POSIX record lock, one byte of the file for each order. Children do not inherit it. This process must
+        # never close the file: that would release the locks.
         with self._held_lock:
             if key in self._held:
                 return False
@@ -342,7 +352,7 @@ class Log:
 
 def _private(path: str, flags: int) -> int:
     descriptor = os.open(path, flags, 0o600)
-    os.fchmod(descriptor, 0o600)  # whatever the umask is
+    os.fchmod(descriptor, 0o600)  # regardless of the umask
     return descriptor
 
 
