@@ -1,4 +1,4 @@
-"""Certificate requests (PKCS#10, RFC 2986): made with a key on a token, and read as a screen shows them."""
+"""Certificate requests (PKCS#10, RFC 2986): build with a key on a token, verify, and screen lines."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
     from ushield_hw.crypto.private_key import CertifiedKey
 
-_FINGERPRINT: Final = 16  # hex digits a person is shown: 64 bits
+_FINGERPRINT: Final = 16  # hex digits displayed to the user: 64 bits
 
 
 def build(subject: x509.Name, public: PublicKey, suite: Suite, sign: Callable[[bytes], bytes]) -> bytes:
     """Return a request, DER, signed by the key that it is for.
 
     Args:
-        subject: whom the certificate will name.
-        public: the key.
-        suite: what ``sign`` makes.
-        sign: signs a message with the private half; ECDSA gives r||s.
+        subject: The subject of the certificate.
+        public: The public key.
+        suite: The suite of the signatures that ``sign`` makes.
+        sign: Signs a message with the private key; for ECDSA it returns r||s.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding
@@ -41,7 +41,12 @@ def build(subject: x509.Name, public: PublicKey, suite: Suite, sign: Callable[[b
 
 
 def is_genuine(request: bytes, spki: bytes) -> bool:
-    """Tell whether a request, DER, is for this key (SubjectPublicKeyInfo, DER) and was signed by it."""
+    """Tell whether a request is for a key and signed by it.
+
+    Args:
+        request: The request, DER.
+        spki: The public key, SubjectPublicKeyInfo, DER.
+    """
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -55,10 +60,13 @@ def is_genuine(request: bytes, spki: bytes) -> bool:
 
 
 def key_of(public: PublicKey) -> CertifiedKey:
-    """Return a token's key as cryptography knows it.
+    """Return a token's public key as a ``cryptography`` object.
+
+    Args:
+        public: The public key.
 
     Raises:
-        KeyMismatch: ``KEY_UNREADABLE``: the token shows something that is no key.
+        KeyMismatch: ``KEY_UNREADABLE``: the token returned an invalid key.
     """
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -74,17 +82,17 @@ def key_of(public: PublicKey) -> CertifiedKey:
 
 
 def spki_of(public: PublicKey) -> bytes:
-    """Return a key's SubjectPublicKeyInfo, DER."""
+    """Return a public key as SubjectPublicKeyInfo, DER."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     return key_of(public).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def public_of(spki: bytes) -> PublicKey:
-    """Return the key of a SubjectPublicKeyInfo, DER.
+    """Return the public key in a SubjectPublicKeyInfo, DER.
 
     Raises:
-        ValueError: it is none that signs orders.
+        ValueError: It is not a key that can sign orders.
     """
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
@@ -105,12 +113,12 @@ def public_of(spki: bytes) -> PublicKey:
 
 
 def request_lines(subject: str, lang: messages.Language) -> tuple[Line, ...]:
-    """Return what a screen shows of a request that the key it is for signs."""
+    """Return the screen lines for a request signed by the key that it is for."""
     return (Line(messages.text("screen.certificate_request", lang), subject),)
 
 
 def renewal_lines(subject: str, spki: bytes, lang: messages.Language) -> tuple[Line, ...]:
-    """Return what a screen shows of a request for a new key that the old one vouches for."""
+    """Return the screen lines for a request for a new key signed by the old key."""
     fingerprint = hashlib.sha256(spki).hexdigest()[:_FINGERPRINT]
     return (
         Line(messages.text("screen.operation", lang), messages.text("screen.renewal_request", lang)),

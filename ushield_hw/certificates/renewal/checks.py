@@ -1,4 +1,4 @@
-"""Whether a certificate that came is the one that was asked for."""
+"""Check that a certificate is the one that was requested."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from ushield_hw.errors import CertificateError, KeyMismatch
 from ushield_hw.order import KeyUse
 from ushield_hw.order.times import time_text
 
-_AHEAD: Final = timedelta(minutes=5)  # as far as two clocks may differ
+_AHEAD: Final = timedelta(minutes=5)  # tolerated difference of two clocks
 _USES: Final = (KeyUse.PAYMENT, KeyUse.LOGIN)
 
 
 def check(
     new: CertificateFacts, old: CertificateFacts, spki: bytes, authorities: Sequence[bytes], now: datetime
 ) -> None:
-    """Accept a certificate as the renewal of another.
+    """Raise an error unless a certificate is the renewal of another.
 
     Args:
-        new: the certificate that came.
-        old: the one it renews.
-        spki: the key that was requested, DER.
-        authorities: CA certificates, DER, one of which must have issued it; none: it must be the old one's issuer.
-        now: the moment, aware.
+        new: The new certificate.
+        old: The certificate that it renews.
+        spki: The key that was requested, DER.
+        authorities: CA certificates, DER, one of which must have issued it. Empty: it must have the old certificate's
+            issuer.
+        now: A timezone-aware time.
 
     Raises:
         KeyMismatch: ``RENEWAL_OTHER_KEY``: it is for another key than the one requested.
-        CertificateError: ``RENEWAL_CERTIFICATE_WRONG``, with ``.problem``; ``RENEWAL_CLOCK``: it is not valid yet by
-            this host's clock.
+        CertificateError: ``RENEWAL_CERTIFICATE_WRONG``, with ``.problem``; ``RENEWAL_CLOCK``: it is not valid yet
+            according to this host's clock.
     """
     if new.spki != spki:
         raise KeyMismatch("RENEWAL_OTHER_KEY", subject=new.subject_text(), serial=new.serial_hex)
@@ -69,7 +70,7 @@ def _allows(facts: CertificateFacts, use: KeyUse) -> bool:
 
 
 def _issued(new: CertificateFacts, authorities: Sequence[bytes]) -> bool:
-    """Tell whether one of these CAs has signed it (RFC 5280 section 6.1.3: name and signature)."""
+    """Tell whether one of the CAs has signed it (RFC 5280 section 6.1.3: name and signature)."""
     from ushield_hw.verifier.certificate import Certificate
 
     certificate = Certificate(new)

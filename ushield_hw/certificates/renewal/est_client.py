@@ -1,14 +1,14 @@
-"""The bank's CA over HTTP, in the shape of EST (RFC 7030): sections 4.1 and 4.2, and two calls of our own.
+"""HTTP client for the bank's CA, based on EST (RFC 7030) sections 4.1 and 4.2, with two additional calls.
 
 =====================================  =====================================================================
 ``POST /.well-known/est/simplereenroll``  a renewal request, base64 -> certificate, base64 certs-only CMS
 ``POST /.well-known/est/simpleenroll``    PKCS#10, base64, HTTP Basic -> certificate, base64 certs-only CMS
 ``GET /renewals/SPKI``                    what the new key must sign: ``ushield.renewal/1``
-``POST /renewals/SPKI/activation``        that, signed: CMS in DER
+``POST /renewals/SPKI/activation``        that document, signed: CMS in DER
 =====================================  =====================================================================
 
-``SPKI``: SHA-256 of the new key's SubjectPublicKeyInfo, lower-case hex. A call that failed may be made again: the bank
-answers the same request with the same certificate.
+``SPKI``: SHA-256 of the new key's SubjectPublicKeyInfo, lower-case hex. A failed call may be retried: the bank returns
+the same certificate for the same request.
 """
 
 from __future__ import annotations
@@ -53,20 +53,21 @@ class _Answer:
 
 
 class EstBank:
-    """A bank's CA.
+    """A bank's CA, reached over HTTP.
+
+    Every call raises ``NetworkError`` (``BANK_UNREACHABLE``, ``BANK_LATER``, ``BANK_ANSWER``) if it gets no valid
+    answer, and ``RenewalRejected`` if the bank refused; ``.reason`` is its code.
 
     Args:
-        url: where it is: ``https://…``, or ``http://`` on this very machine.
-        trusted: a file of CA certificates, PEM, that the server's certificate must come from; None: the system's.
-        deadline_s: how long one call may take, everything included.
+        url: The URL of the CA: ``https://…``, or ``http://`` on the loopback interface.
+        trusted: A file of CA certificates, PEM, for the server's certificate; None: those of the system.
+        deadline_s: The timeout of one call, in seconds, everything included.
 
     Attributes:
-        rules: what its documents may say of origins.
+        rules: The rules for the bank's documents (allowed origins).
 
     Raises:
         InputError: ``BANK_URL``, ``CA_FILE_INVALID``.
-        NetworkError: from every call: ``BANK_UNREACHABLE``, ``BANK_LATER``, ``BANK_ANSWER``.
-        RenewalRejected: from every call: the bank has refused; ``.reason`` is its code.
     """
 
     def __init__(self, url: str, trusted: Path | None = None, deadline_s: float = DEADLINE_S) -> None:
@@ -81,21 +82,24 @@ class EstBank:
         odd = parts.query or parts.fragment or parts.username or not self._host
         if odd or parts.scheme not in ({"http", "https"} if local else {"https"}):
             raise InputError("BANK_URL", url=url)
-        self.rules = Rules(demo=local)  # whoever named a bank on this machine may be sent there
+        self.rules = Rules(demo=local)  # a CA on the loopback interface may name loopback origins
         self._tls = _context(trusted) if parts.scheme == "https" else None
 
     def certify(self, request: bytes) -> bytes:
-        """Return the certificate for a renewal request (CMS, DER), DER."""
+        """Return the certificate for a renewal request (CMS, DER), as DER."""
         answer = self._call("POST", _EST + "simplereenroll", "application/pkcs7-mime", base64.b64encode(request))
         return self._certificate(answer)
 
     def enroll(self, request: bytes, customer: str, code: str) -> bytes:
-        """Return the first certificate for a PKCS#10 request, both DER.
+        """Return the first certificate for a PKCS#10 request.
 
         Args:
-            request: PKCS#10.
-            customer: the bank's number for the customer.
-            code: the one-time code that the bank gave out for this.
+            request: The PKCS#10 request, DER.
+            customer: The bank's customer number.
+            code: The one-time code that the bank issued for this request.
+
+        Returns:
+            The certificate, DER.
         """
         login = base64.b64encode(f"{customer}:{code}".encode()).decode()
         headers = {"Authorization": f"Basic {login}"}
@@ -103,11 +107,11 @@ class EstBank:
         return self._certificate(self._call("POST", _EST + "simpleenroll", "application/pkcs10", body, headers))
 
     def document(self, spki: bytes) -> bytes:
-        """Return what the new key must sign."""
+        """Return the document that the new key must sign."""
         return self._call("GET", f"/renewals/{_name(spki)}").body
 
     def activate(self, spki: bytes, signed: bytes) -> None:
-        """Hand in the document, signed by the new key."""
+        """Submit the document, signed by the new key."""
         path = f"/renewals/{_name(spki)}/activation"
         answer = self._call("POST", path, "application/pkcs7-mime", signed)
         try:
@@ -118,7 +122,7 @@ class EstBank:
         raise NetworkError("BANK_ANSWER", url=self._url, path=path)
 
     def _certificate(self, answer: _Answer) -> bytes:
-        """Return the one end-entity certificate of a certs-only CMS (RFC 7030 section 4.2.3)."""
+        """Return the end-entity certificate of a certs-only CMS (RFC 7030 section 4.2.3)."""
         try:
             return certificate_in(answer.body)
         except Unreadable as error:
@@ -145,7 +149,7 @@ class EstBank:
             ended.set()
             if connection.sock is not None:
                 with suppress(OSError):
-                    connection.sock.shutdown(2)  # both ways: whoever waits for it wakes up
+                    connection.sock.shutdown(2)  # both directions: wakes up the blocked call
 
         timer = threading.Timer(self._deadline_s, end)
         timer.daemon = True
@@ -157,7 +161,7 @@ class EstBank:
             if ended.is_set() or len(content) > _MOST_BYTES:
                 raise TimeoutError if ended.is_set() else http.client.HTTPException("too long")
             return _Answer(answer.status, content)
-        except (OSError, http.client.HTTPException, ValueError) as error:  # the last: a head that is no HTTP
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: the response head is not HTTP
             late = ended.is_set() or isinstance(error, TimeoutError)
             reason = "timed out" if late else getattr(error, "strerror", None) or str(error) or repr(error)
             raise NetworkError("BANK_UNREACHABLE", url=self._url, reason=reason) from error
@@ -174,7 +178,7 @@ class EstBank:
 def _context(trusted: Path | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=str(trusted) if trusted else None)
-    except OSError as error:  # ssl.SSLError among them
+    except OSError as error:  # includes ssl.SSLError
         raise InputError("CA_FILE_INVALID", file=str(trusted), problem="trust_no_certificate") from error
 
 
@@ -183,15 +187,15 @@ def _name(spki: bytes) -> str:
 
 
 def certificate_in(body: bytes) -> bytes:
-    """Return the one end-entity certificate of a certs-only CMS, base64 (RFC 7030 section 4.2.3), as DER.
+    """Return the end-entity certificate of a certs-only CMS in base64 (RFC 7030 section 4.2.3), as DER.
 
     Raises:
-        Unreadable: it is none, or does not hold exactly one.
+        Unreadable: It is invalid, or does not hold exactly one.
     """
     try:
         found = _certificates(base64.b64decode(body, validate=False))
         (certificate,) = (der for der in found if not CertificateFacts.read(der).is_ca)
-    except (ValueError, InputError) as error:  # binascii.Error among the former
+    except (ValueError, InputError) as error:  # includes binascii.Error
         raise Unreadable(str(error)) from error
     return certificate
 
@@ -201,12 +205,12 @@ def _certificates(der: bytes) -> list[bytes]:
     from cryptography.hazmat.primitives.serialization.pkcs7 import load_der_pkcs7_certificates
 
     with reading(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some banks' servers write BER; that is read, and no news for a customer
+        warnings.simplefilter("ignore")  # some servers send BER, which is accepted
         return [one.public_bytes(Encoding.DER) for one in load_der_pkcs7_certificates(der)]
 
 
 def _refusal(body: bytes) -> tuple[str, str]:
-    """Return the code and the sentence of an error document, as far as there is one."""
+    """Return code and message of an error document; empty strings if there is none."""
     try:
         error = json.loads(body)["error"]
         return str(error["code"])[:64], str(error.get("message", ""))[:300]

@@ -1,4 +1,4 @@
-"""One renewal on its way: each step is on record before the next begins."""
+"""The steps of one renewal: each step is recorded before the next begins."""
 
 from __future__ import annotations
 
@@ -40,41 +40,50 @@ _AGAIN: Final = timedelta(hours=1)
 
 
 class Retire(Enum):
-    """What becomes of the old pair once the new one is in use."""
+    """What happens to the old pair once the new pair is active."""
 
     REMOVE = "remove"
-    KEEP = "keep"  # it stays on the token until somebody removes it; nothing signs with it any more
+    KEEP = "keep"  # it stays on the token until it is deleted; it is not used to sign any more
 
 
 class Bank(Protocol):
-    """Where certificates come from."""
+    """The CA that issues certificates."""
 
     def certify(self, request: bytes) -> bytes:
-        """Return the certificate for a renewal request; for the same request, the same one.
+        """Return the certificate for a renewal request. Idempotent: the same request gets the same certificate.
 
         Args:
-            request: CMS by the old key around the PKCS#10 by the new one, DER.
+            request: CMS by the old key around the PKCS#10 request by the new key, DER.
 
         Returns:
             The certificate, DER.
 
         Raises:
-            RenewalRejected: the bank will not issue one.
-            NetworkError: it could not be asked, or gave no answer that can be read.
+            RenewalRejected: The bank will not issue a certificate.
+            NetworkError: The bank could not be reached, or its answer is invalid.
         """
         ...
 
     @property
     def rules(self) -> Rules:
-        """What its documents may say."""
+        """The rules for the bank's documents."""
         ...
 
     def document(self, spki: bytes) -> bytes:
-        """Return what the new key must sign to be put into use: an order of the type ``ushield.renewal/1``."""
+        """Return the order that the new key must sign to be activated, of type ``ushield.renewal/1``.
+
+        Args:
+            spki: The new key, SubjectPublicKeyInfo, DER.
+        """
         ...
 
     def activate(self, spki: bytes, signed: bytes) -> None:
-        """Hand the signed document in; returns when the bank has put the new certificate into use."""
+        """Submit the signed document; return when the bank has activated the new certificate.
+
+        Args:
+            spki: The new key, SubjectPublicKeyInfo, DER.
+            signed: The document signed by the new key, CMS SignedData, DER.
+        """
         ...
 
 
@@ -83,14 +92,14 @@ OnStep = Callable[[Step], None]
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """A renewal that is done.
+    """A completed renewal.
 
     Attributes:
-        key_id: the new pair's CKA_ID, lower-case hex.
-        certificate: the new certificate.
-        replaced: the old certificate.
-        acknowledged: when the bank said that it is in use; None: no bank was asked.
-        replayed: it had been done before this call.
+        key_id: The new pair's CKA_ID, lower-case hex.
+        certificate: The new certificate.
+        replaced: The old certificate.
+        acknowledged: When the bank acknowledged the activation; None if no bank was involved.
+        replayed: Whether the renewal had been completed before this call.
     """
 
     key_id: str
@@ -100,7 +109,7 @@ class Renewed:
     replayed: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return it for documents."""
+        """Return the renewal for JSON output."""
         return {
             "key_id": self.key_id,
             "subject": self.certificate.subject_text(),
@@ -113,11 +122,11 @@ class Renewed:
 
 
 def silent(step: Step) -> None:
-    """Tell nobody."""
+    """Ignore the step: the default callback."""
 
 
 class _Renewal:
-    """One renewal, its record held."""
+    """One renewal, with its record locked."""
 
     def __init__(self, session: Session, held: Held, record: Record, on_step: OnStep) -> None:
         self.record = record
@@ -128,14 +137,14 @@ class _Renewal:
         self._old = CertificateFacts.read(record.old)
 
     def request(self) -> None:
-        """Make the new key and have both keys sign the request."""
+        """Generate the new key and have both keys sign the request."""
         record = self.record
         if record.step is Step.BEGUN:
             record.spki = self._making_room(self._bench.make_key) if not record.same_key else self._old.spki
             record.pkcs10 = b""
             self._keep(Step.KEY_MADE)
         if record.step is Step.KEY_MADE:
-            if not self._bench.has_key():  # it went before anybody had heard of it
+            if not self._bench.has_key():  # it is gone, but no request for it was sent
                 self._keep(Step.BEGUN)
                 return self.request()
             if not record.pkcs10:
@@ -155,7 +164,7 @@ class _Renewal:
             raise
 
     def receive(self, facts: CertificateFacts, authorities: Sequence[bytes]) -> None:
-        """Check the certificate and keep it."""
+        """Check the certificate and record it."""
         record = self.record
         if record.certificate == facts.der:
             return
@@ -166,7 +175,7 @@ class _Renewal:
         self._keep(Step.RECEIVED)
 
     def finish(self, bank: Bank | None, retire: Retire) -> Renewed:
-        """Write, prove, put into use, and deal with the old pair."""
+        """Write, prove and activate the new pair, then retire the old one."""
         record = self.record
         facts = CertificateFacts.read(record.certificate)
         if record.step.before(Step.WRITTEN):
@@ -187,14 +196,14 @@ class _Renewal:
         return Renewed(record.key_id.hex(), facts, self._old, record.acknowledged)
 
     def give_up(self, reason: str) -> None:
-        """Remove what was put on the token."""
+        """Cancel the renewal: delete the objects that it wrote to the token."""
         self._bench.clear()
         self.record.reason = reason
         self._keep(Step.GIVEN_UP)
 
     def _prove(self, facts: CertificateFacts, bank: Bank | None) -> None:
         if bank is None:
-            if not self.record.same_key:  # a key that stays has signed the request
+            if not self.record.same_key:  # a kept key has proved itself by signing the request
                 with self._reading_anew():
                     proved_here(self._session, self.record)
         else:
@@ -207,9 +216,9 @@ class _Renewal:
 
     @contextmanager
     def _reading_anew(self) -> Iterator[None]:
-        """Say that the token must be opened anew before the new key signs, where that is so.
+        """Raise ``RENEWAL_RUN_AGAIN`` if the token must be opened again before the new key can sign.
 
-        OpenSC takes a key's size from its certificate, and only when it reads the token for the first time.
+        OpenSC takes the key size from the certificate, and only when it reads the token for the first time.
         """
         try:
             yield
@@ -237,7 +246,7 @@ class _Renewal:
             raise _too_late(self._old)
 
     def _note_done(self) -> None:
-        """Record the last step. All of it is done on the token: where that cannot be written down, it stands."""
+        """Record the last step. All of it is done on the token, so a failure to record it is only logged."""
         try:
             self._keep(Step.DONE)
         except StorageError as error:
@@ -253,7 +262,20 @@ class _Renewal:
 def renewing(
     session: Session, choice: KeyChoice, on_step: OnStep, *, begin: bool = True, same_key: bool = False
 ) -> Iterator[_Renewal]:
-    """Hold the renewal that is under way for a pair, or begin one."""
+    """Lock the renewal in progress for a pair, or begin one.
+
+    Args:
+        session: An open session.
+        choice: The pair.
+        on_step: Callback after every step.
+        begin: Whether to begin a renewal if there is none.
+        same_key: Whether a new renewal keeps the key.
+
+    Raises:
+        CertificateMultiple: ``RENEWAL_SEVERAL``, ``RENEWAL_WHICH``.
+        CertificateNotFound: ``RENEWAL_NOT_BEGUN``, ``RENEWAL_NOTHING``.
+        CertificateExpired: ``RENEWAL_TOO_LATE``.
+    """
     found = open_records(session, choice)
     if len(found) > 1:
         raise CertificateMultiple("RENEWAL_SEVERAL", candidates=[record.old_key_id.hex() for record in found])
@@ -263,7 +285,7 @@ def renewing(
     with Records(session.settings).holding(session.identity, old) as held:
         record = held.record
         if record is None or not record.step.open:
-            if not begin or found:  # somebody else has ended it meanwhile
+            if not begin or found:  # another process has ended it meanwhile
                 raise CertificateNotFound("RENEWAL_NOT_BEGUN", serial=session.serial)
             record = _begun(session, choice, same_key=same_key)
             held.keep(record)
@@ -271,17 +293,21 @@ def renewing(
             with session.noticing_removal():
                 yield _Renewal(session, held, record, on_step)
         except UShieldError as error:
-            error.details.setdefault("step", record.step.value)  # what was achieved, and stands
+            error.details.setdefault("step", record.step.value)  # the last completed step
             raise
 
 
 def open_records(session: Session, choice: KeyChoice) -> list[Record]:
-    """Return the renewals under way on an open token."""
+    """Return the renewals in progress on an open token."""
     return under_way(session.settings, session.identity, choice)
 
 
 def under_way(settings: Settings, token: Identity, choice: KeyChoice) -> list[Record]:
-    """Return the renewals under way on a token, of the key that is asked for."""
+    """Return the renewals in progress on a token that match a key choice.
+
+    Raises:
+        StorageError: The records cannot be read.
+    """
     found = [one for one in Records(settings).of_token(token) if one.step.open]
     return [one for one in found if _is_of(one, choice)]
 
@@ -294,7 +320,7 @@ def _is_of(record: Record, choice: KeyChoice) -> bool:
 
 
 def just_done(session: Session, choice: KeyChoice) -> Renewed | None:
-    """Return the renewal that was done last, if that is so short ago that this is the same command once more."""
+    """Return the last renewal if it was completed less than an hour ago: the call is then a repetition."""
     records = Records(session.settings).of_token(session.identity)
     if not records or records[0].step is not Step.DONE:
         return None
@@ -309,7 +335,7 @@ def just_done(session: Session, choice: KeyChoice) -> Renewed | None:
 
 def _begun(session: Session, choice: KeyChoice, *, same_key: bool) -> Record:
     pair = _to_renew(session, choice)
-    assert pair.key is not None and pair.facts.key is not None  # noqa: S101 - chosen so
+    assert pair.key is not None and pair.facts.key is not None  # noqa: S101 - _to_renew returns only such pairs
     if not same_key and not session.driver.capabilities.generate:
         raise KeyGenerationUnavailable("RENEWAL_NO_KEYS", driver=session.driver.id)
     return Record(
@@ -343,6 +369,6 @@ def _too_late(facts: CertificateFacts) -> CertificateExpired:
 
 
 def in_use(session: Session, facts: CertificateFacts) -> Pair | None:
-    """Return the pair of a certificate if it is in use on the token."""
+    """Return the pair of a certificate if it is activated on the token."""
     pairs = (pair for pair in session_pairs(session) if pair.facts.der == facts.der)
     return next((pair for pair in pairs if pair.activated and pair.key is not None), None)

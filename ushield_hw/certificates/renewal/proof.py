@@ -1,4 +1,4 @@
-"""The signatures of a renewal: the request by the new key, the old key around it, and the proof that the pair works."""
+"""The signatures of a renewal: requests by the new and by the old key, and the proof of the new pair."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ def request_by(session: Session, record: Record) -> bytes:
     """Return the request for the record's key, signed by that key: PKCS#10, DER.
 
     Raises:
-        PinError, TokenError, ConfirmationError: as the token says; nothing came of it.
+        CertificateError: ``RENEWAL_NAME_ENCODING``: the subject has an encoding that only its own CA can write.
+        PinError, TokenError, ConfirmationError: The error reported by the token; there is no request.
     """
     from cryptography import x509
 
     try:
         with reading():
             subject = x509.load_der_x509_certificate(record.old).subject
-    except Unreadable as error:  # a name that only its own CA can write
+    except Unreadable as error:  # the name has an encoding that only its own CA can write
         raise CertificateError("RENEWAL_NAME_ENCODING", serial=CertificateFacts.read(record.old).serial_hex) from error
     _compare(session, _PKCS10, request_lines(subject.rfc4514_string(), messages.language()))
     with _nothing_lost(session):
@@ -48,17 +49,17 @@ def requested_by(session: Session, old: CertificateFacts, record: Record) -> byt
     """Return the request signed by the old key: CMS SignedData, DER.
 
     Raises:
-        PinError, TokenError, ConfirmationError: as the token says; nothing came of it.
+        PinError, TokenError, ConfirmationError: The error reported by the token; there is no request.
     """
     _compare(session, _PKCS10, renewal_lines(old.subject_text(), record.spki, messages.language()))
     return _signed(session, old, record.old_key_id, record.pkcs10)
 
 
 def proved_here(session: Session, record: Record) -> None:
-    """Have the new key sign, and check that with the new certificate.
+    """Make a signature with the new key and verify it with the new certificate.
 
     Raises:
-        KeyMismatch: ``RENEWAL_NOT_PROVED``: the signature is not the certificate's key's.
+        KeyMismatch: ``RENEWAL_NOT_PROVED``: the signature does not match the certificate's key.
     """
     new = CertificateFacts.read(record.certificate)
     if not is_genuine(request_by(session, record), new.spki):
@@ -70,8 +71,8 @@ def activation(session: Session, new: CertificateFacts, record: Record, document
 
     Raises:
         CertificateError: ``RENEWAL_DOCUMENT_WRONG``: it is not about this certificate.
-        InputError: it is no order, or its time is over.
-        PinError, TokenError, ConfirmationError: as the token says.
+        InputError: It is not a valid order, or it has expired.
+        PinError, TokenError, ConfirmationError: The error reported by the token.
     """
     order = Order.parse(document, rules=rules)
     if order.type != _TYPE or order["certificate.sha256"] != new.sha256.hex():
@@ -84,7 +85,7 @@ def activation(session: Session, new: CertificateFacts, record: Record, document
 
 
 def _signed(session: Session, signer: CertificateFacts, key_id: bytes, content: bytes) -> bytes:
-    """Return a CMS by one of the token's keys."""
+    """Return CMS SignedData by one of the token's keys."""
     driver = session.driver
     profile = profile_of(driver)
     confirmation = None if profile is Profile.PLAIN else own_confirmation(driver) or Confirmation.NONE
@@ -98,14 +99,14 @@ def _signed(session: Session, signer: CertificateFacts, key_id: bytes, content: 
 
 
 def _compare(session: Session, kind: str, lines: tuple[Line, ...]) -> None:
-    """Tell the person what must stand on a screen that shows what it signs."""
+    """Show the user what the token's display must show, if the token displays what it signs."""
     if session.driver.confirm.text is ConfirmText.MESSAGE:
         session.interaction.compare_on_token(ConfirmRequest(kind, lines))
 
 
 @contextmanager
 def _nothing_lost(session: Session) -> Iterator[None]:
-    """Say that a signature whose answer is lost may be made again: unlike a payment's, it has gone nowhere."""
+    """Raise ``RENEWAL_SIGNATURE_LOST`` if the answer was lost: unlike a payment, the signature may be made again."""
     try:
         yield
     except OutcomeUnknown as error:

@@ -1,7 +1,8 @@
-"""What one renewal has done so far: a file that survives a crash, so that the same command goes on where it stopped.
+"""The record of a renewal: a file that survives a crash, so that the same command resumes.
 
-The file is on the disk before anything is done that it speaks of. It is named by the token and the certificate that is
-renewed, and stays when the renewal has ended: it holds the certificate that was taken off the token.
+The file is on disk before any object that it names is written to the token. It is named by the token and the
+certificate that is renewed. It is kept after the renewal, because it holds the certificate that was removed from the
+token.
 """
 
 from __future__ import annotations
@@ -29,21 +30,21 @@ _FOLDER: Final = "renewals"
 
 
 class Step(Enum):
-    """How far a renewal has come; each says what is done."""
+    """The last completed step of a renewal."""
 
     BEGUN = "begun"  # nothing is on the token yet
     KEY_MADE = "key-made"
     REQUESTED = "requested"  # the request is signed by both keys
     RECEIVED = "received"  # the certificate was checked
-    WRITTEN = "written"  # and lies on the token, read back
-    PROVED = "proved"  # the new pair signs; the bank knows, if one was asked
-    ACTIVE = "active"  # the new pair is the one that signs from now on
-    DONE = "done"  # the old pair was dealt with
-    GIVEN_UP = "given-up"  # nothing of it is left on the token
+    WRITTEN = "written"  # the certificate is on the token and was read back
+    PROVED = "proved"  # the new pair has signed; the bank, if involved, has acknowledged it
+    ACTIVE = "active"  # the new pair is the one used to sign
+    DONE = "done"  # the old pair was removed or kept, as requested
+    GIVEN_UP = "given-up"  # cancelled; its objects were deleted from the token
 
     @property
     def open(self) -> bool:
-        """Whether something is left to do."""
+        """Whether the renewal is still in progress."""
         return self not in {Step.DONE, Step.GIVEN_UP}
 
     def before(self, other: Step) -> bool:
@@ -57,22 +58,22 @@ class Record:
     """The record of one renewal.
 
     Attributes:
-        token: what the token says of itself.
-        old: the certificate that is renewed, DER.
-        old_key_id: the CKA_ID of its key.
-        key_id: the CKA_ID of the new key; ``old_key_id`` when the key stays.
-        kind: of the new key.
-        bits: of the new key, for RSA.
-        each: the new key wants the PIN for every signature.
-        label: what the new pair is called once it is in use.
-        step: how far it came.
-        at: when it came there (RFC 3339, UTC).
-        spki: the new key, DER; empty before it was made.
-        pkcs10: the request by the new key, DER.
-        request: that request signed by the old key, CMS in DER.
-        certificate: the new certificate, DER.
-        acknowledged: when the bank said that the new certificate is in use; None: it did not.
-        reason: why it was given up.
+        token: The identity reported by the token.
+        old: The certificate that is renewed, DER.
+        old_key_id: The CKA_ID of its key.
+        key_id: The CKA_ID of the new key; equal to ``old_key_id`` if the key is kept.
+        kind: The kind of the new key.
+        bits: The modulus length of the new key, for RSA.
+        each: Whether the new key requires the PIN for every signature.
+        label: The label of the new pair once it is active.
+        step: The last completed step.
+        at: When it was completed (RFC 3339, UTC).
+        spki: The new key, DER; empty until it is generated.
+        pkcs10: The request by the new key, DER.
+        request: That request signed by the old key, CMS in DER.
+        certificate: The new certificate, DER.
+        acknowledged: When the bank acknowledged the activation; None if it has not.
+        reason: Why the renewal was cancelled.
     """
 
     token: Identity
@@ -94,20 +95,20 @@ class Record:
 
     @property
     def same_key(self) -> bool:
-        """Whether only the certificate is new."""
+        """Whether the key is kept and only the certificate is new."""
         return self.key_id == self.old_key_id
 
     def to_json(self) -> dict[str, Any]:
-        """Return the file's document."""
+        """Return the record as the file's document."""
         found = {name: _written(value) for name, value in vars(self).items()}
         return {"version": _VERSION, **found}
 
     @classmethod
     def read(cls, document: Any) -> Self:
-        """Read a file's document.
+        """Parse a file's document.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: it is none.
+            ValueError, KeyError, TypeError, AttributeError: The document is invalid.
         """
         given = dict(document)
         if given.pop("version") != _VERSION:
@@ -135,10 +136,9 @@ def _written(value: object) -> object:
 
 
 class Records:
-    """The renewals of one user on this host.
+    """The renewal records of one user on this host.
 
-    Raises:
-        StorageError: from every method: ``RENEWAL_RECORD_UNUSABLE``, or the state folder's own.
+    Every method raises ``StorageError``: ``RENEWAL_RECORD_UNUSABLE``, or the errors of the state folder.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -153,10 +153,14 @@ class Records:
 
     @contextlib.contextmanager
     def holding(self, token: Identity, old: bytes) -> Iterator[Held]:
-        """Hold the record of one certificate's renewal; nobody else renews it meanwhile.
+        """Lock the record of one certificate's renewal against all other threads and processes.
+
+        Args:
+            token: The identity of the token.
+            old: The certificate that is renewed, DER.
 
         Raises:
-            TokenBusy: another process holds it and did not finish in time.
+            TokenBusy: Another process holds the lock and did not finish in time.
         """
         name = hashlib.sha256("\0".join(token).encode() + b"\0" + old).hexdigest()[:40]
         file = self._folder() / f"{name}.json"
@@ -174,18 +178,18 @@ class Records:
 
 
 class Held:
-    """A record that nobody else changes. ``record`` is None before the renewal begins."""
+    """A locked record. ``record`` is None before the renewal begins."""
 
     def __init__(self, file: Path, record: Record | None) -> None:
         self._file = file
         self.record = record
 
     def keep(self, record: Record, step: Step | None = None) -> None:
-        """Put a record on the disk; it is there when this returns.
+        """Write a record to disk; it is there when this returns.
 
         Args:
-            record: what to keep.
-            step: how far it has come now; None: as far as before.
+            record: The record.
+            step: The step that is completed now; None: unchanged.
         """
         before = record.step, record.at
         record.step = step or record.step

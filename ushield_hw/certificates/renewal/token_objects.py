@@ -1,4 +1,4 @@
-"""The token's objects during a renewal. Each method may be called again after a crash in the middle of it."""
+"""The token's objects during a renewal. Each method may be called again after a crash."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from ushield_hw.token.session import Session
 
 
 class NotWritten(TokenError):
-    """The token takes no certificate for this key, and will not."""
+    """The token does not accept a certificate for this key; a retry would not help."""
 
 
 class TokenObjects:
-    """What one renewal does on the token.
+    """The operations of one renewal on the token.
 
     Args:
-        session: an open token.
-        record: the renewal's.
+        session: An open session.
+        record: The record of the renewal.
 
     Attributes:
-        swapped: the new certificate was written in the old one's place.
+        swapped: Whether the new certificate was written in place of the old one.
     """
 
     def __init__(self, session: Session, record: Record) -> None:
@@ -36,9 +36,9 @@ class TokenObjects:
         self._record = record
 
     def make_key(self) -> bytes:
-        """Make the new pair and return its public half (SubjectPublicKeyInfo, DER).
+        """Generate the new key and return its public half (SubjectPublicKeyInfo, DER).
 
-        What an earlier try left under the same CKA_ID goes first: nobody has heard of it.
+        A key with the same CKA_ID from an earlier attempt is deleted first: no request for it was sent.
         """
         record = self._record
         remove(self._session, record.key_id)
@@ -46,16 +46,16 @@ class TokenObjects:
         return spki_of(make_key(self._session, record.kind, record.bits, record.key_id, label, each=record.each))
 
     def has_key(self) -> bool:
-        """Tell whether the private half of the key is on the token."""
+        """Tell whether the private key is on the token."""
         key_id = self._record.key_id
         return any(key.private and key.key_id == key_id for key in self._session.keys(key_id))
 
     def write(self) -> None:
-        """Write the new certificate and compare what the token gives back.
+        """Write the new certificate and compare it with what the token returns.
 
         Raises:
-            KeyMismatch: ``RENEWAL_KEY_GONE``: its key is not on the token any more.
-            TokenFull: there is no room for it.
+            KeyMismatch: ``RENEWAL_KEY_GONE``: its key is no longer on the token.
+            TokenFull: The token has no free space.
             NotWritten: ``RENEWAL_NOT_WRITTEN``.
         """
         record = self._record
@@ -69,17 +69,17 @@ class TokenObjects:
             self._write_anew()
 
     def put_into_use(self) -> None:
-        """Take the mark off the new pair: this is what makes it the one that signs."""
+        """Activate the new pair by removing the label suffix that marks it as pending."""
         record = self._record
         if not same(CertificateFacts.read(record.old).issuer, self._facts.issuer):
-            self._relabel_pair(record.old_key_id, record.old, record.label + REPLACED)  # or both would be in use
+            self._relabel_pair(record.old_key_id, record.old, record.label + REPLACED)  # otherwise both would be active
         self._relabel_pair(record.key_id, record.certificate, record.label)
         if any(certificate.label.endswith(PENDING) for certificate in self._written()):
             self._destroy(lambda one: one.der == record.certificate)
             write(self._session, self._facts, record.key_id, record.label)
 
     def check_in_use(self) -> None:
-        """Make sure that the new pair is what signs, before the old one goes.
+        """Make sure that the new pair is the one that signs, before the old pair is removed.
 
         Raises:
             CertificateError: ``RENEWAL_NOT_IN_USE``.
@@ -89,7 +89,7 @@ class TokenObjects:
             raise CertificateError("RENEWAL_NOT_IN_USE", serial=self._session.serial)
 
     def remove_old(self) -> None:
-        """Remove the old certificate, then its key, unless another certificate needs that."""
+        """Delete the old certificate, then its key unless another certificate needs it."""
         record = self._record
         self._destroy(lambda one: one.der == record.old)
         others = {one.key_id for one in self._session.certificates()}
@@ -97,7 +97,7 @@ class TokenObjects:
             remove_key(self._session, CertificateFacts.read(record.old), record.old_key_id)
 
     def clear(self) -> None:
-        """Remove what this renewal has made, and nothing else."""
+        """Delete the objects that this renewal has written, and no others."""
         record = self._record
         if record.same_key:
             self._destroy(lambda one: one.der == record.certificate != b"")
@@ -121,17 +121,17 @@ class TokenObjects:
         self._session.destroy([one for one in self._session.certificates() if chosen(one)])
 
     def _relabel_pair(self, key_id: bytes, der: bytes, label: str) -> None:
-        """Give a key and its certificate another label. On some tokens the key's is the one that lasts."""
+        """Change the label of a key and its certificate. On some tokens only the key's label persists."""
         kind = CertificateFacts.read(der).key
         for key in self._session.keys():
-            if key.key_id == key_id and key.kind in {kind, None} and key.label != label:  # None: not told
+            if key.key_id == key_id and key.kind in {kind, None} and key.label != label:  # None: unknown
                 self._relabel(key.handle, label)
         for certificate in self._session.certificates():
             if certificate.der == der and certificate.label != label:
                 self._relabel(certificate.handle, label)
 
     def _relabel(self, handle: int, label: str) -> None:
-        """Give an object another label, if the token lets us."""
+        """Change the label of an object, if the token allows it."""
         try:
             self._session.relabel(handle, label)
         except (TokenRemoved, TokenBusy):
@@ -141,13 +141,14 @@ class TokenObjects:
                 raise
 
     def _write_anew(self) -> None:
-        """Write the certificate; a token that does not say plainly that it is full is believed the second time.
+        """Write the certificate; retry once if the error does not clearly mean that the token is full.
 
-        Half a certificate, from when the token was pulled out, is in the way too: OpenSC neither shows nor replaces it.
+        A partly written certificate, left when the token was removed, also blocks the write: OpenSC neither shows nor
+        replaces it.
         """
         unclear = self._session.driver.capabilities.full
         for last in (False, True):
-            self._destroy(lambda one: one.key_id == self._record.key_id)  # half of one, perhaps
+            self._destroy(lambda one: one.key_id == self._record.key_id)  # may be partly written
             try:
                 write(self._session, self._facts, self._record.key_id, self._record.label + PENDING)
                 return
@@ -158,7 +159,7 @@ class TokenObjects:
                     raise error.restated(NotWritten, "RENEWAL_NOT_WRITTEN", serial=self._session.serial) from error
 
     def _write_beside(self) -> None:
-        """Write the certificate beside the old one of the same key, or in its place."""
+        """Write the certificate next to the old one of the same key, or in place of it."""
         try:
             write(self._session, self._facts, self._record.key_id, self._record.label + PENDING)
         except (TokenRemoved, TokenBusy):
@@ -169,10 +170,11 @@ class TokenObjects:
             self._swap()
 
     def _swap(self) -> None:
-        """Write the new certificate in the place of the old one of the same key; the record has both.
+        """Replace the old certificate of the same key with the new one; the record has both.
 
-        For that moment the token has none: there is no other way for one that takes but one certificate for a key, or
-        has no room for two. OpenSC does not sign with such a key before it was loaded again.
+        In between, the token has no certificate for the key. There is no other way for a token that accepts one
+        certificate per key, or has no space for two. OpenSC does not sign with such a key until the module is loaded
+        again.
         """
         self.swapped = True
         self._destroy(lambda one: one.der == self._record.old)
@@ -183,7 +185,7 @@ class TokenObjects:
             raise
 
     def _restore(self) -> None:
-        """Put the old certificate back where it went to make room."""
+        """Write the old certificate back if it was deleted to make space."""
         old = CertificateFacts.read(self._record.old)
         if not any(one.der == old.der for one in self._session.certificates()):
             write(self._session, old, self._record.old_key_id, self._record.label)
