@@ -1,7 +1,8 @@
-"""How many decimal places each currency has: ISO 4217, list one, as published on 2026-01-01.
+"""The number of decimal places of each currency: ISO 4217, list one, as published on 2026-01-01.
 
-Left out, and so not payable: funds codes (CLF, BOV, …) and codes without a minor unit (XAU, XDR, XTS, XXX, …).
-To bring the table up to date, take the new list one and change the date with it; a test compares the two.
+Currencies that are left out cannot be used in payments: funds codes (CLF, BOV, …) and codes without a minor unit
+(XAU, XDR, XTS, XXX, …). To update the table, take the new list one and change the date with it; a test compares the
+two.
 """
 
 from __future__ import annotations

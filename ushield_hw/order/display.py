@@ -1,4 +1,4 @@
-"""What a token's display can show."""
+"""The capabilities of a token's display."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from typing import Final
 
 WIDEST: Final = 2
-"""The most columns that one character needs."""
+"""The maximum width of one character, in columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class DisplayProfile:
-    """What a token's driver says of its display.
+    """The display of a token, as described by its driver.
 
     Args:
-        format: the message format that the token reads.
-        max_text: the longest value it takes, in code points; None is no limit of its own.
-        columns: narrow characters in a row, two at least; None where rows are as long as they need.
-        rows: rows of a screen; None where everything is on one.
+        format: The message format that the token parses.
+        max_text: The longest value that it can show, in code points; None: no limit.
+        columns: The width of a row in narrow characters, at least two; None: unlimited.
+        rows: The number of rows of a screen; None: unlimited.
     """
 
     format: str = "jcs"

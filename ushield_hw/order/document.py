@@ -1,4 +1,4 @@
-"""Order documents as text: JSON read strictly, and written in the one canonical form (RFC 8785)."""
+"""Order documents as text: strict JSON parsing, and the canonical form (RFC 8785)."""
 
 from __future__ import annotations
 
@@ -8,34 +8,41 @@ from typing import Any, Final
 
 from ushield_hw.errors import InputError
 
-ORDER: Final = "order"  # the place of what is wrong with a document as a whole
+ORDER: Final = "order"  # the place reported for errors of the whole document
 DEEPEST: Final = 8
 
 _STRUCTURE: Final = re.compile(r'"(?:[^"\\]+|\\.)*"?|([\[{])|([\]}])', re.DOTALL)
 
 
 class Pairs(tuple[tuple[str, object], ...]):
-    """A JSON object as it stands in the text: key and value pairs, repeated keys and all."""
+    """A JSON object as it appears in the text: key and value pairs, including repeated keys."""
 
     __slots__ = ()
 
 
 class Number(str):
-    """A JSON number as it stands in the text, NaN and Infinity too: orders have none, and none is computed."""
+    """A JSON number as it appears in the text, including NaN and Infinity. Orders have none; no value is computed."""
 
     __slots__ = ()
 
 
 _READER: Final = json.JSONDecoder(object_pairs_hook=Pairs, parse_int=Number, parse_float=Number, parse_constant=Number)
-# For objects with ASCII keys whose values are strings, this is byte for byte what RFC 8785 asks for.
+# For objects with ASCII keys and string values, the output is byte for byte the RFC 8785 form.
 _WRITER: Final = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def read(data: bytes | str, *, longest: int) -> object:
-    """Return the JSON value that ``data`` is: ``Pairs``, list, str, ``Number``, bool or None.
+    """Parse JSON.
+
+    Args:
+        data: The document.
+        longest: The maximum size in bytes.
+
+    Returns:
+        ``Pairs``, list, str, ``Number``, bool or None.
 
     Raises:
-        InputError: ``ORDER_TOO_LARGE``, ``ORDER_NOT_UTF8`` (a byte order mark too), ``ORDER_TOO_DEEP`` or
+        InputError: ``ORDER_TOO_LARGE``, ``ORDER_NOT_UTF8`` (also for a byte order mark), ``ORDER_TOO_DEEP`` or
             ``ORDER_NOT_JSON``.
     """
     text = _text(data, longest)
@@ -47,12 +54,20 @@ def read(data: bytes | str, *, longest: int) -> object:
 
 
 def canonical(document: dict[str, Any]) -> bytes:
-    """Return the canonical form of a document whose keys are ASCII and whose values are strings or such documents."""
+    """Return the canonical form of a document.
+
+    Args:
+        document: Keys are ASCII; values are strings or such documents.
+    """
     return _WRITER.encode(document).encode()
 
 
 def decoded(data: bytes, *, longest: int) -> str:
     """Return UTF-8 bytes as text.
+
+    Args:
+        data: The bytes.
+        longest: The maximum size in bytes.
 
     Raises:
         InputError: ``ORDER_TOO_LARGE`` or ``ORDER_NOT_UTF8``.
@@ -65,7 +80,11 @@ def decoded(data: bytes, *, longest: int) -> str:
 
 
 def check_size(data: bytes | str, longest: int) -> None:
-    """Refuse more than ``longest`` bytes; text counts as its UTF-8.
+    """Raise an error if data is larger than a limit.
+
+    Args:
+        data: Bytes, or text, which counts as its UTF-8 encoding.
+        longest: The maximum size in bytes.
 
     Raises:
         InputError: ``ORDER_TOO_LARGE``.
@@ -91,7 +110,7 @@ def _without_mark(text: str) -> str:
 
 
 def _check_depth(text: str) -> None:
-    """Refuse deep nesting before the reader recurses into it; brackets inside strings do not count."""
+    """Refuse deep nesting before the parser recurses into it. Brackets inside strings are not counted."""
     if text.count("{") + text.count("[") <= DEEPEST:
         return
     depth = 0

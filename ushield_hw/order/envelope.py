@@ -1,4 +1,4 @@
-"""What every order has around its own part: which bank asks, which transaction, how long it may be signed."""
+"""The fields that all orders share: the bank, the transaction id, and the time in which the order may be signed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from ushield_hw.order.schema import Field, Group, Shown, join
 from ushield_hw.order.values import BANK_ID, NONCE, ORIGIN, TIME, TX_ID, TYPE, time_of
 
 LONGEST_LIFE: Final = timedelta(hours=24)
-"""How long an order may live at most, from ``created`` to ``expires``."""
+"""The maximum time from ``created`` to ``expires``."""
 
 BANK_LINE: Final = Shown("screen.bank", ("bank.id", "bank.origin"))
 EXPIRES_LINE: Final = Shown("screen.expires", ("expires",))
 
 
 def envelope(*body: Field | Group) -> Group:
-    """Return the document of a type whose own part is ``body``."""
+    """Return the document of an order type.
+
+    Args:
+        *body: The type's own fields.
+    """
     head = (Field("type", TYPE), Group("bank", (Field("id", BANK_ID), Field("origin", ORIGIN))), Field("tx_id", TX_ID))
     tail = (Field("created", TIME), Field("expires", TIME), Field("nonce", NONCE))
     return Group("", (*head, *body, *tail), check=_check_times)

@@ -1,7 +1,7 @@
-"""Message formats: how an order is written for the token, and read back from what was signed.
+"""Message formats: the encoding of an order for the token, and its decoding from what was signed.
 
-``jcs`` and ``xml-tdm`` are built in. A package adds its bank's own by naming an object that is a
-:class:`MessageFormat` in the entry-point group ``ushield_hw.message_formats``, under the format's name.
+``jcs`` and ``xml-tdm`` are built in. A package adds its bank's own format by registering a :class:`MessageFormat`
+object in the entry-point group ``ushield_hw.message_formats``, under the format's name.
 """
 
 from __future__ import annotations
@@ -24,27 +24,40 @@ GROUP: Final = "ushield_hw.message_formats"
 
 
 class MessageFormat(Protocol):
-    """One way of writing orders as bytes for a token; the bytes hold the whole order.
+    """An encoding of orders as bytes for a token; the bytes contain the whole order.
 
-    ``parse(encode(order, lang), rules)`` is ``order`` in every language, and ``parse`` refuses all other bytes.
+    ``parse(encode(order, lang), rules)`` returns ``order`` in every language, and ``parse`` refuses all other bytes.
     """
 
     @property
     def name(self) -> str:
-        """What a display profile calls it."""
+        """The name used in display profiles."""
         ...
 
     @property
     def starts(self) -> bytes:
-        """What every message of the format begins with; tells the formats apart."""
+        """The first bytes of every message in this format; they distinguish the formats."""
         ...
 
     def encode(self, order: Order, lang: Language) -> bytes:
-        """Return exactly what the token receives, with labels, if the format has any, in ``lang``."""
+        """Return the exact bytes that the token receives.
+
+        Args:
+            order: The order.
+            lang: The language of the labels, if the format has any.
+        """
         ...
 
     def parse(self, content: bytes, rules: Rules) -> Order:
-        """Return the order, or raise ``InputError``."""
+        """Return the order that a message encodes.
+
+        Args:
+            content: The message.
+            rules: What may differ between installations.
+
+        Raises:
+            InputError: The message is not the encoding of an order.
+        """
         ...
 
 
@@ -55,14 +68,14 @@ class Jcs:
     starts = b"{"
 
     def encode(self, order: Order, lang: Language) -> bytes:
-        """Return the canonical bytes; they hold no labels."""
+        """Return the canonical bytes; they contain no labels."""
         return order.canonical
 
     def parse(self, content: bytes, rules: Rules) -> Order:
-        """Return the order of canonical bytes.
+        """Return the order with these canonical bytes.
 
         Raises:
-            InputError: ``ORDER_NOT_CANONICAL``: the same order, written otherwise; and as ``Order.parse``.
+            InputError: ``ORDER_NOT_CANONICAL``: it is an order in another form; and as for ``Order.parse``.
         """
         order = Order.parse(content, rules=rules)
         if order.canonical != content:
@@ -74,10 +87,13 @@ _BUILT_IN: Final[dict[str, MessageFormat]] = {built_in.name: built_in for built_
 
 
 def message_format(name: str) -> MessageFormat:
-    """Return the format that a display profile calls ``name``.
+    """Return the message format with a name.
+
+    Args:
+        name: The name, as used in display profiles.
 
     Raises:
-        InputError: ``ORDER_FORMAT_UNKNOWN``: neither built in nor installed.
+        InputError: ``ORDER_FORMAT_UNKNOWN``: it is neither built in nor installed.
     """
     found = _BUILT_IN.get(name) or next((added for added in _added() if added.name == name), None)
     if found is None:
@@ -86,15 +102,18 @@ def message_format(name: str) -> MessageFormat:
 
 
 def decode(content: bytes, *, rules: Rules = STRICT) -> tuple[str, Order]:
-    """Return the name of the format that ``content`` is in, and its order.
+    """Detect the format of a message and decode it.
 
     Args:
-        content: what a token signed, to the last byte.
-        rules: what may differ from one installation to another.
+        content: Exactly the bytes that a token signed.
+        rules: What may differ between installations.
+
+    Returns:
+        The name of the format, and the order.
 
     Raises:
-        InputError: ``ORDER_FORMAT_UNRECOGNISED``: no format begins like this; otherwise what the first one that does
-            refused.
+        InputError: ``ORDER_FORMAT_UNRECOGNISED``: no format begins like this. Otherwise the error of the first format
+            that does.
     """
     refusals = []
     for candidate in _candidates(content):
@@ -106,13 +125,13 @@ def decode(content: bytes, *, rules: Rules = STRICT) -> tuple[str, Order]:
 
 
 def _candidates(content: bytes) -> Iterator[MessageFormat]:
-    """Yield the formats to try: the built-in ones first, so that no other can take a message of theirs."""
+    """Yield the formats to try, the built-in ones first, so that no other format can claim their messages."""
     yield from (built_in for built_in in _BUILT_IN.values() if content.startswith(built_in.starts))
     yield from (added for added in _added() if content.startswith(added.starts))
 
 
 def _parsed(found: MessageFormat, content: bytes, rules: Rules) -> Order:
-    """Parse, and hold formats from elsewhere to the promise that the built-in ones keep."""
+    """Parse a message; for formats that are not built in, check that the order encodes to the same bytes."""
     order = found.parse(content, rules)
     if found.name not in _BUILT_IN and content not in (found.encode(order, lang) for lang in LANGUAGES):
         raise _not_canonical(found)
@@ -135,13 +154,13 @@ def _loaded(entry: EntryPoint) -> MessageFormat:
     try:
         found: MessageFormat = entry.load()
         _ = found.name, found.starts
-    except Exception as error:  # whatever another's package does when it is imported
+    except Exception as error:  # importing another package may raise any exception
         return _Broken(entry.name, error)
     return found
 
 
 class _Broken:
-    """Stands for an installed format that cannot be loaded: it says so to whoever needs it."""
+    """Stands for an installed format that cannot be loaded: it raises an error when it is used."""
 
     starts = b""
 

@@ -1,4 +1,4 @@
-"""Screen lines of an order, and the way back from lines to values."""
+"""Screen lines of an order, and the conversion from lines back to values."""
 
 from __future__ import annotations
 
@@ -13,14 +13,24 @@ from ushield_hw.order.values import Rule
 
 
 class Line(NamedTuple):
-    """One line of a screen. ``value`` is what is signed, whole; only times are spelled for people."""
+    """One line of a screen.
+
+    Attributes:
+        label: The label.
+        value: The signed value, whole; only times are reformatted for display.
+    """
 
     label: str
     value: str
 
 
 def lines_of(order: Order, lang: messages.Language) -> tuple[Line, ...]:
-    """Return what a screen shows of ``order``, what a person must compare first."""
+    """Return the screen lines of an order, the most important for comparison first.
+
+    Args:
+        order: The order.
+        lang: The language of the labels.
+    """
     rules = kind_of(order.type).rules
     return tuple(
         Line(messages.text(shown.label, lang), _value(shown, order, rules, lang)) for shown in screen_of(order)
@@ -28,16 +38,28 @@ def lines_of(order: Order, lang: messages.Language) -> tuple[Line, ...]:
 
 
 def screen_of(order: Order) -> tuple[Shown, ...]:
-    """Return the lines of its type's table that ``order`` has."""
+    """Return the lines of the type's screen table whose values the order has.
+
+    Args:
+        order: The order.
+    """
     return tuple(
         shown for shown in kind_of(order.type).screen if all(order.get(place) is not None for place in shown.places)
     )
 
 
 def values_of(kind: OrderType, lines: Iterable[tuple[str, str]], lang: messages.Language) -> dict[str, str] | None:
-    """Return the values that ``lines`` show by their places, or None where a line is none of this type.
+    """Return the values that screen lines show, or None if a line does not belong to the type.
 
-    What comes back is only a reading: make the order's lines again and compare.
+    The result is not verified: encode the order's lines again and compare.
+
+    Args:
+        kind: The type of the order.
+        lines: Labels and values.
+        lang: The language of the labels.
+
+    Returns:
+        The values by place.
     """
     by_label = {messages.text(shown.label, lang): shown for shown in kind.screen}
     rules = kind.rules
@@ -58,7 +80,7 @@ def _value(shown: Shown, order: Order, rules: dict[str, Rule], lang: messages.La
 
 
 def _pattern(shown: Shown, rules: dict[str, Rule]) -> re.Pattern[str]:
-    """Return what a line's text looks like: a group a place; at most one of several places may hold spaces."""
+    """Return the pattern of a line's text, with one group per place; at most one of the values may contain spaces."""
     if shown.text is not None:
         return re.compile(".*")
     if len(shown.places) == 1:

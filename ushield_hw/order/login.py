@@ -5,13 +5,13 @@
     {"type": "ushield.login/1",
      "bank": {"id": "demo-bank", "origin": "https://bank.example"},
      "tx_id": "0d1f8f0e-6a43-4f5a-9d4b-2f0c1c9a7e11",
-     "customer": {"id": "C10086"},                                                  and perhaps "name"
+     "customer": {"id": "C10086"},                                                  optional: "name"
      "created": "2026-11-24T02:00:00Z", "expires": "2026-11-24T02:05:00Z",
      "nonce": "…43 characters…"}
 
-Who logs in is the bank's number for the customer, and perhaps the name. The screen says first that this is a login and
-not a payment, then which bank and site ask. It is signed with another key than payments are, so that neither can be
-made out of the other.
+The customer is identified by the bank's customer number and, optionally, the name. The screen first shows that this is
+a login and not a payment, then the bank and the site that request it. Logins are signed with another key than payments,
+so that a login cannot be used as a payment or the reverse.
 """
 
 from __future__ import annotations

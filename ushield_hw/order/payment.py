@@ -6,7 +6,7 @@
      "bank": {"id": "demo-bank", "origin": "https://bank.example"},
      "tx_id": "3b241101-e2bb-4255-8caf-4136c566a962",
      "order_no": "TB20261124-0001",
-     "payer": {"account": "6222020200012345678"},                                    and perhaps "name"
+     "payer": {"account": "6222020200012345678"},                                    optional: "name"
      "payee": {"name": "杭州某某网络有限公司", "account": "1202021409900012345",
                "bank": {"name": "中国工商银行", "cnaps": "102100099996"}},            or "bic"
      "amount": {"currency": "CNY", "value": "128.50"},
@@ -14,7 +14,7 @@
      "created": "2026-11-24T02:00:00Z", "expires": "2026-11-24T02:05:00Z",
      "nonce": "…43 characters…"}
 
-The fields carry over to ISO 20022 credit transfers one to one: ``tx_id`` is the UETR, ``order_no`` the
+The fields map one to one to ISO 20022 credit transfers: ``tx_id`` is the UETR, ``order_no`` the
 EndToEndIdentification, ``purpose`` the unstructured remittance information.
 """
 

@@ -1,4 +1,4 @@
-"""``ushield.renewal/1``: put a renewed certificate into use.
+"""``ushield.renewal/1``: activate a renewed certificate.
 
 ::
 
@@ -11,8 +11,8 @@
      "created": "2026-11-24T02:00:00Z", "expires": "2026-11-24T02:05:00Z",
      "nonce": "…43 characters…"}
 
-The bank issues it once the new certificate lies on the token, and the new key signs it: this proves that the pair works
-before the old one goes. Certificates of either usage are renewed in this way.
+The bank issues it once the new certificate is on the token. The new key signs it, which proves that the new pair works
+before the old one is removed. Certificates for payments and for logins are renewed in this way.
 """
 
 from __future__ import annotations

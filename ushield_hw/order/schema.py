@@ -1,6 +1,6 @@
-"""Types of orders as tables: which keys a document of the type has, what each may hold, what a screen shows of it.
+"""Order types as tables: the keys of a document, the values that each may have, and the screen lines.
 
-A value is known by its place, the dotted path of its key: ``payee.bank.name``.
+A value is identified by its place, the dotted path of its key: ``payee.bank.name``.
 """
 
 from __future__ import annotations
@@ -16,18 +16,34 @@ from ushield_hw.order.values import Rule, Rules
 
 MOST_BYTES: Final = 64 * 1024
 
-_LONGEST_KEY: Final = 40  # of an unknown key in an error
+_LONGEST_KEY: Final = 40  # of an unknown key in an error message
 
 
 class Field(NamedTuple):
-    """A key whose value is a string."""
+    """A key whose value is a string.
+
+    Args:
+        key: The key.
+        rule: The value type.
+        required: Whether the key must be present.
+    """
 
     key: str
     rule: Rule
     required: bool = True
 
     def take(self, found: object, place: str, rules: Rules, into: dict[str, str]) -> None:
-        """Put the string ``found`` at ``place`` into ``into``, if it may be there."""
+        """Check a value and store it in ``into`` under its place.
+
+        Args:
+            found: The value in the document.
+            place: The place of the value.
+            rules: What may differ between installations.
+            into: The values of the order.
+
+        Raises:
+            InputError: The value is not valid.
+        """
         if type(found) is not str:
             raise _wrong_type(place, "string", found)
         if not found.strip():
@@ -36,19 +52,19 @@ class Field(NamedTuple):
         into[place] = found
 
     def rules(self, place: str) -> Iterator[tuple[str, Rule]]:
-        """Yield ``place`` and the rule for it."""
+        """Yield the place and its value type."""
         yield place, self.rule
 
 
 class Group(NamedTuple):
-    """A key whose value is an object; the top of a document is the group without a key.
+    """A key whose value is an object; the top of a document is the group with an empty key.
 
     Args:
-        key: empty at the top.
-        members: what the object holds, in document order.
-        one_of: keys of optional members, exactly one of which must be there.
-        check: called with the group's own strings by key, and its place; raises ``InputError``.
-        required: whether the key must be there.
+        key: The key; empty at the top.
+        members: The members of the object, in document order.
+        one_of: Keys of optional members, exactly one of which must be present.
+        check: Called with the group's own strings by key, and its place; raises ``InputError``.
+        required: Whether the key must be present.
     """
 
     key: str
@@ -58,10 +74,16 @@ class Group(NamedTuple):
     required: bool = True
 
     def take(self, found: object, place: str, rules: Rules, into: dict[str, str]) -> None:
-        """Put every string in the object ``found`` by its place into ``into``, in document order.
+        """Check an object and store all its strings in ``into`` under their places, in document order.
+
+        Args:
+            found: The value in the document.
+            place: The place of the group.
+            rules: What may differ between installations.
+            into: The values of the order.
 
         Raises:
-            InputError: the first thing that is wrong.
+            InputError: For the first value that is not valid.
         """
         entries = _entries(found, place)
         self._check_keys(entries, place)
@@ -72,7 +94,7 @@ class Group(NamedTuple):
             self.check({key: value for key, value in entries.items() if isinstance(value, str)}, place)
 
     def rules(self, place: str = "") -> Iterator[tuple[str, Rule]]:
-        """Yield every place below this one with the rule for it."""
+        """Yield every place below this one with its value type."""
         for member in self.members:
             yield from member.rules(join(place, member.key))
 
@@ -90,10 +112,10 @@ class Group(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """One line of a screen: a label, and the values at ``places`` with a space between, or a fixed text.
+    """One line of a screen: a label, and the values at ``places`` separated by spaces, or a fixed text.
 
-    The line is there when all its places are. ``label`` and ``text`` are message ids. Labels are part of what
-    ``xml-tdm`` signs: a type's labels differ from each other and, once in use, never change.
+    The line is shown if the order has all its places. ``label`` and ``text`` are message ids. Labels are part of what
+    ``xml-tdm`` signs: the labels of a type are distinct and, once in use, never change.
     """
 
     label: str
@@ -102,14 +124,14 @@ class Shown(NamedTuple):
 
 
 class OrderType(NamedTuple):
-    """All there is to say about one type of order.
+    """One type of order.
 
     Args:
-        name: the value of ``type``.
-        key_use: which key signs it.
-        top: what the document holds.
-        screen: its screen, line by line; what a person must compare comes first.
-        most_bytes: how large a file may be.
+        name: The value of ``type``.
+        key_use: The use that the signing key must have.
+        top: The document.
+        screen: The screen, line by line; the most important for comparison first.
+        most_bytes: The maximum size of a file, in bytes.
     """
 
     name: str
@@ -120,7 +142,7 @@ class OrderType(NamedTuple):
 
     @property
     def rules(self) -> dict[str, Rule]:
-        """The rule of every place that a document of this type may have."""
+        """The value type of every place that a document of this type may have."""
         return dict(self.top.rules())
 
 
@@ -130,7 +152,11 @@ def join(place: str, key: str) -> str:
 
 
 def nested(values: Mapping[str, str]) -> dict[str, Any]:
-    """Return the document that holds these values at their places, in their order."""
+    """Return the document with values at their places, in their order.
+
+    Args:
+        values: The values by place.
+    """
     document: dict[str, Any] = {}
     for place, value in values.items():
         *groups, key = place.split(".")
@@ -142,10 +168,13 @@ def nested(values: Mapping[str, str]) -> dict[str, Any]:
 
 
 def type_name(found: object) -> str:
-    """Return the name of the type that the document ``found`` says it is of.
+    """Return the type name that a document states.
+
+    Args:
+        found: The document.
 
     Raises:
-        InputError: it is not an object, or does not say.
+        InputError: It is not an object, or has no type.
     """
     entries = _entries(found, "")
     if "type" not in entries:
@@ -196,6 +225,6 @@ def _json_type(value: object) -> str:
 
 
 def printable(key: object) -> str:
-    """Return a key that nobody knows as the name of a place: safe to show, never empty, and not endless."""
+    """Return an unknown key in a form that is safe to display: escaped, never empty, limited in length."""
     text = shown(key) or '""'
     return text if len(text) <= _LONGEST_KEY else text[: _LONGEST_KEY - 1] + "…"

@@ -1,4 +1,4 @@
-"""Screens: what a person compares before saying yes, made from the bytes that are signed and from nothing else."""
+"""Screen lines and pages: what the user compares before confirming, decoded only from the bytes that are signed."""
 
 from __future__ import annotations
 
@@ -18,16 +18,25 @@ _WIDE: Final = frozenset("WFA")
 
 
 def screen_lines(content: bytes, lang: Language, *, rules: Rules = STRICT) -> tuple[Line, ...]:
-    """Return what a screen shows of the message ``content``: the bytes that are, or were, signed.
+    """Return the screen lines of a message.
+
+    Args:
+        content: The bytes that are, or were, signed.
+        lang: The language of the labels.
+        rules: What may differ between installations.
 
     Raises:
-        InputError: the bytes are not a message that an order is written as.
+        InputError: The bytes are not the encoding of an order.
     """
     return lines_of(decode(content, rules=rules)[1], lang)
 
 
 def check_fits(order: Order, profile: DisplayProfile) -> None:
-    """Accept an order whose shown values the display takes whole: nothing is ever cut short.
+    """Raise an error unless the display can show every value whole; values are never cut off.
+
+    Args:
+        order: The order.
+        profile: The display.
 
     Raises:
         InputError: ``ORDER_TEXT_TOO_LONG``, with ``place``, ``length`` and ``longest``.
@@ -40,7 +49,11 @@ def check_fits(order: Order, profile: DisplayProfile) -> None:
 
 
 def pages(lines: Iterable[Line], profile: DisplayProfile) -> tuple[tuple[str, ...], ...]:
-    """Lay ``lines`` out on screens of the display: label, then value, each wrapped; a line is kept together if it can.
+    """Lay out lines on screens of a display: label, then value, each wrapped; a line stays on one screen if it fits.
+
+    Args:
+        lines: The screen lines.
+        profile: The display.
 
     Returns:
         The screens, each a tuple of rows. Joined, the rows are the labels and values, whole and in order.
@@ -79,7 +92,7 @@ def _wrapped(text: str, columns: int | None) -> Iterator[str]:
 
 
 def _clusters(text: str) -> Iterator[str]:
-    """Split into characters, each with the marks that stand on it."""
+    """Split text into characters, each with its combining marks."""
     cluster = ""
     for character in text:
         if cluster and not _stands_on(character):
@@ -95,5 +108,5 @@ def _stands_on(character: str) -> bool:
 
 
 def _width(cluster: str) -> int:
-    """Return columns, taking what is wide in East Asian text as wide: a row must not run over the edge."""
+    """Return the number of columns. Ambiguous East Asian widths count as wide, so that no row is too long."""
     return WIDEST if unicodedata.east_asian_width(cluster[0]) in _WIDE else 1

@@ -1,9 +1,11 @@
-"""Rules for the text that people read and compare: names and purposes.
+"""Rules for text that users read and compare: names and purposes.
 
-What is signed must look like what it is, on any screen. So nothing invisible, nothing that reorders what stands around
-it, one form for each character (NFC; never NFKC: ``·`` and full-width forms stay), no spaces that a screen swallows.
+Signed text must look the same on every screen. So there are no invisible characters, none that reorder the text around
+them, one form for each character (NFC; never NFKC: ``·`` and full-width forms are kept), and no leading, trailing or
+repeated spaces.
 
-Characters are those that this Python's unicodedata knows. An older Python refuses younger ones, ideographs excepted.
+The characters known are those of this Python's unicodedata. Older Python versions refuse newer characters, except
+ideographs.
 """
 
 from __future__ import annotations
@@ -17,14 +19,14 @@ from ushield_hw.errors import InputError
 LONGEST: Final = 140  # code points
 MOST_MARKS: Final = 2  # combining marks in a row
 
-# Default_Ignorable_Code_Point of Unicode 17.0.0 (DerivedCoreProperties.txt), which unicodedata lacks; and the braille
-# blank, U+2800, which is a symbol that shows nothing.
+# Default_Ignorable_Code_Point of Unicode 17.0.0 (DerivedCoreProperties.txt), which unicodedata lacks; and the Braille
+# blank, U+2800, which is a symbol without a visible glyph.
 _HIDDEN: Final = re.compile(
     "[\u00ad\u034f\u061c\u115f-\u1160\u17b4-\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
     "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff\u2800]"
 )
-# Printable ASCII, the basic ideographs, the name point, the ideographic space and full-width forms: most names are made
-# of these alone, and of these there is nothing to refuse but spaces in the wrong place.
+# Fast path: printable ASCII, the basic ideographs, the middle dot of names, the ideographic space and full-width forms.
+# Most names have only these characters; of them, only misplaced spaces can be refused.
 _ORDINARY: Final = re.compile("[ -~·\u3000\u4e00-\u9fff\uff01-\uff5e]*")
 _REFUSED: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 _IDEOGRAPHIC_PLANES: Final = range(0x20000, 0x40000)
@@ -35,7 +37,11 @@ _NAMELESS: Final = {"Cc": "control", "Cs": "surrogate", "Co": "private use", "Cn
 
 
 def check_text(value: str, place: str) -> None:
-    """Accept one line of text that every screen shows alike.
+    """Raise an error unless a value is one line of text that every screen shows in the same way.
+
+    Args:
+        value: The text.
+        place: The place of the value.
 
     Raises:
         InputError: ``ORDER_TEXT_TOO_LONG``, ``ORDER_TEXT_CHARACTER``, ``ORDER_TEXT_NOT_NFC``, ``ORDER_TEXT_SPACES`` or
@@ -52,7 +58,11 @@ def check_text(value: str, place: str) -> None:
 
 
 def describe(text: str) -> str:
-    """Return ``text`` as code points and names: ``U+202E RIGHT-TO-LEFT OVERRIDE``; several are joined with ``+``."""
+    """Return text as code points and names: ``U+202E RIGHT-TO-LEFT OVERRIDE``. Several are joined with ``+``.
+
+    Args:
+        text: One or more characters.
+    """
     return " + ".join(_describe(character) for character in text)
 
 
@@ -82,7 +92,7 @@ def _refused(character: str) -> bool:
 
 
 def _unknown_ideograph(code_point: int) -> bool:
-    """Tell whether this may be an ideograph younger than this Python's tables: rare ones occur in names."""
+    """Tell whether a code point may be an ideograph newer than this Python's tables: names contain rare ones."""
     return code_point in _IDEOGRAPHIC_PLANES and code_point & _LAST_TWO != _LAST_TWO
 
 
@@ -95,7 +105,7 @@ def _check_nfc(value: str, place: str) -> None:
 
 
 def _first_change(value: str, normal: str) -> tuple[int, int, str]:
-    """Return where the first stretch that normalisation changes begins and ends, and what it becomes."""
+    """Return start and end of the first part that normalization changes, and its replacement."""
     start = next((i for i, (old, new) in enumerate(zip(value, normal, strict=False)) if old != new), len(normal))
     for end in range(start + 1, len(value)):
         head, tail = (unicodedata.normalize("NFC", part) for part in (value[start:end], value[end:]))

@@ -1,4 +1,4 @@
-"""How a moment is written."""
+"""The text form of times in orders."""
 
 from __future__ import annotations
 
@@ -6,5 +6,9 @@ from datetime import UTC, datetime
 
 
 def time_text(moment: datetime) -> str:
-    """Return ``moment`` (aware) in the form that orders hold, cut to the second."""
+    """Return a time in the form used in orders, truncated to seconds.
+
+    Args:
+        moment: A timezone-aware time.
+    """
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

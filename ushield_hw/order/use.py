@@ -1,4 +1,4 @@
-"""What the key of an order is for."""
+"""The use of an order's signing key."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class KeyUse(Enum):
-    """Which of a token's keys signs orders of a type: the key usage that its certificate must have, or one of two."""
+    """The key usage that the certificate of the signing key must have; for renewals, one of two."""
 
     PAYMENT = "nonRepudiation"
     LOGIN = "digitalSignature"
@@ -14,5 +14,5 @@ class KeyUse(Enum):
 
     @property
     def usages(self) -> frozenset[str]:
-        """The key usages (RFC 5280 section 4.2.1.3), any of which will do."""
+        """The key usages (RFC 5280 section 4.2.1.3), any of which is sufficient."""
         return frozenset(self.value.split(" | "))

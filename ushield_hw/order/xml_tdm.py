@@ -1,14 +1,14 @@
-"""The message format ``xml-tdm``: for tokens that read XML, show the block D and sign the whole message.
+"""The message format ``xml-tdm``: for tokens that parse XML, display the block D and sign the whole message.
 
 ::
 
     <?xml version="1.0" encoding="UTF-8"?><T>
-    <D><M><k>收款人名称</k><v>杭州某某网络有限公司</v></M>…</D>      what the screen shows, label and value
-    <E><M><k>type</k><v>ushield.payment/1</v></M>…</E>          what is signed besides, place and value
+    <D><M><k>收款人名称</k><v>杭州某某网络有限公司</v></M>…</D>      displayed: label and value
+    <E><M><k>type</k><v>ushield.payment/1</v></M>…</E>          signed but not displayed: place and value
     </T>
 
-without the white space. UTF-8; ``&``, ``<`` and ``>`` are written as entities and nothing else is. The grammar is
-closed: a message that is not, byte for byte, what an order is written as is refused.
+without the white space. UTF-8; only ``&``, ``<`` and ``>`` are written as entities. The grammar is closed: a message
+is refused unless it equals, byte for byte, the encoding of an order.
 """
 
 from __future__ import annotations
@@ -36,23 +36,32 @@ _CHARACTERS: Final = {entity: character for character, entity in _ENTITIES.items
 
 
 class XmlTdm:
-    """``xml-tdm``: XML with a block that the token shows and one that it only signs."""
+    """``xml-tdm``: XML with a block that the token displays and a block that it only signs."""
 
     name = "xml-tdm"
     starts = _HEAD.encode()
 
     def encode(self, order: Order, lang: Language) -> bytes:
-        """Return the message for ``order``, its labels in ``lang``."""
+        """Return the message for an order.
+
+        Args:
+            order: The order.
+            lang: The language of the labels.
+        """
         seen = {place for shown in screen_of(order) for place in shown.places}
         hidden = ((place, value) for place, value in order.values.items() if place not in seen)
         return f"{_HEAD}<D>{_written(lines_of(order, lang))}</D><E>{_written(hidden)}</E></T>".encode()
 
     def parse(self, content: bytes, rules: Rules) -> Order:
-        """Return the order that ``content`` was written from.
+        """Return the order that a message encodes.
+
+        Args:
+            content: The message.
+            rules: What may differ between installations.
 
         Raises:
-            InputError: ``ORDER_MESSAGE_FORM`` or ``ORDER_NOT_CANONICAL``: an order would be written otherwise; and as
-                ``Order.parse``.
+            InputError: ``ORDER_MESSAGE_FORM`` or ``ORDER_NOT_CANONICAL``: it is not the encoding of an order; and as
+                for ``Order.parse``.
         """
         found = _MESSAGE.fullmatch(decoded(content, longest=MOST_BYTES))
         if found is None:
