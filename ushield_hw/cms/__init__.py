@@ -1,9 +1,8 @@
-"""The signed order: CMS SignedData (RFC 5652), written and strictly read.
+"""Signed orders: CMS SignedData (RFC 5652), writing and strict reading.
 
-Two packages use it: signing fills a :class:`Template`, the verifier calls :func:`parse`. No crypto library is imported
-here.
+Signing fills a :class:`Template`; the verifier calls :func:`parse`. This package imports no crypto library.
 
-Each name is imported when it is first used: who reads a certificate needs no signed order.
+Names are imported on first use, because reading a certificate does not need signed orders.
 """
 
 from __future__ import annotations

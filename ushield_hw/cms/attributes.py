@@ -1,9 +1,9 @@
-"""The five signed attributes of a CAdES signed order: written, and told apart from every near miss.
+"""The five signed attributes of a CAdES signed order: writing, and exact reading.
 
-CAdES-B-B asks for content-type, message-digest (RFC 5652), signing-time (RFC 5652 section 11.3) and
-signing-certificate-v2 (RFC 5035); the fifth is ours and states how the person confirmed. The certificate is named by
-its SHA-256 digest alone: SHA-256 is the default, which DER leaves out, and the issuer and serial number stand in the
-SignerInfo already.
+CAdES-B-B requires content-type, message-digest (RFC 5652), signing-time (RFC 5652 section 11.3) and
+signing-certificate-v2 (RFC 5035); the fifth is specific to this library and states how the user confirmed. The
+certificate is identified only by its SHA-256 digest: SHA-256 is the default, which DER omits, and issuer and serial
+number are in the SignerInfo.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ushield_hw.cms.der import (
     tlv,
 )
 
-# A GUID under Microsoft's arc for them, cut into arcs below 2^31: parsers that keep an arc in 32 bits (GnuTLS, Go) take
+# A GUID under Microsoft's arc for GUIDs, split into arcs below 2^31: parsers with 32-bit arcs (GnuTLS, Go) accept
 # it, unlike the 128-bit arc of 2.25.
 CONFIRMATION_OID: Final = "1.2.840.113556.1.8000.2554.23560.9650.58801.19061.36438.11991521.15198748"
 
@@ -43,29 +43,40 @@ _CONFIRMATION: Final = oid(CONFIRMATION_OID)
 _UTC_YEARS: Final = range(1950, 2050)  # RFC 5652 section 11.3: these must be a UTCTime, others a GeneralizedTime
 TIME_SIZES: Final = (15, 17)  # of a UTCTime and a GeneralizedTime, with tag and length
 _UTC_TAG: Final = bytes((UTC_TIME,))
-_PIVOT: Final = "50"  # of the two digits that a UTCTime has for the year
+_PIVOT: Final = "50"  # for the two-digit year of a UTCTime
 
 
 class Confirmation(StrEnum):
-    """How the person confirmed the order, as the signer states it."""
+    """How the user confirmed the order, as stated by the signer."""
 
-    BUTTON = "button"  # pressed on the token, which showed the order
-    PINPAD = "pinpad"  # typed the PIN on the token, which showed the order
-    TOUCH = "touch"  # touched the token, the host showed the order
-    HOST = "host"  # agreed on the host, which showed the order
-    NONE = "none"  # nobody looked
+    BUTTON = "button"  # pressed a button on the token, which displayed the order
+    PINPAD = "pinpad"  # entered the PIN on the token, which displayed the order
+    TOUCH = "touch"  # touched the token; the host displayed the order
+    HOST = "host"  # confirmed on the host, which displayed the order
+    NONE = "none"  # unattended: nobody confirmed
 
 
 @dataclass(frozen=True, slots=True)
 class SignedAttributes:
-    """All signed attributes of one signer but for the signing time and the digest of the content."""
+    """The encoded signed attributes of one signer, except the signing time and the digest of the content.
+
+    Attributes:
+        before_time: The bytes before the signing time.
+        before_digest: The bytes between signing time and digest.
+        after_digest: The bytes after the digest.
+    """
 
     before_time: bytes
     before_digest: bytes
     after_digest: bytes
 
     def encode(self, digest: bytes, time: bytes) -> bytes:
-        """Return the content of the SET OF: the attributes, sorted, without tag and length."""
+        """Return the content of the SET OF: the sorted attributes, without tag and length.
+
+        Args:
+            digest: The digest of the content.
+            time: The encoded signing time.
+        """
         return b"".join((self.before_time, time, self.before_digest, digest, self.after_digest))
 
 
@@ -73,8 +84,15 @@ class SignedAttributes:
 def signed_attributes(
     certificate_sha256: bytes, confirmation: Confirmation, digest_size: int, time_size: int
 ) -> SignedAttributes:
-    """Return the attributes of a signer whose suite's digest and whose encoded signing time have these sizes."""
-    # The order of the attributes does not depend on digest and time: each differs from the others in its first octets.
+    """Return the signed attributes of a signer for given sizes of digest and signing time.
+
+    Args:
+        certificate_sha256: The SHA-256 of the signer's certificate.
+        confirmation: How the user confirmed.
+        digest_size: The size of the digest in octets.
+        time_size: The size of the encoded signing time in octets.
+    """
+    # The sort order does not depend on digest and time: the attributes differ in their first octets.
     digest_place, time_place = bytes(digest_size), bytes(time_size)
     digest, time = _attribute(_MESSAGE_DIGEST, tlv(OCTET_STRING, digest_place)), _attribute(_SIGNING_TIME, time_place)
     listed = [
@@ -85,7 +103,7 @@ def signed_attributes(
         _CONFIRMATIONS[confirmation],
     ]
     listed.sort()
-    at_time, at_digest = listed.index(time), listed.index(digest)  # in this order: the digest's is the longer one
+    at_time, at_digest = listed.index(time), listed.index(digest)  # time sorts first: the digest attribute is longer
     return SignedAttributes(
         b"".join(listed[: at_time + 1]).removesuffix(time_place),
         b"".join(listed[at_time + 1 : at_digest + 1]).removesuffix(digest_place),
@@ -94,7 +112,11 @@ def signed_attributes(
 
 
 def encode_time(moment: datetime) -> bytes:
-    """Return a moment (aware) as RFC 5652 section 11.3 writes a signing time; parts of a second are left out."""
+    """Return a signing time as in RFC 5652 section 11.3, truncated to seconds.
+
+    Args:
+        moment: A timezone-aware time.
+    """
     return _encoded_second(moment.replace(microsecond=0))
 
 
@@ -108,16 +130,19 @@ def _encoded_second(second: datetime) -> bytes:
 
 @lru_cache(maxsize=1024)
 def read_time(encoded: bytes) -> datetime:
-    """Return the moment that a signing time, a whole element, stands for.
+    """Return the time that an encoded signing time stands for.
+
+    Args:
+        encoded: The complete element.
 
     Raises:
-        DerError: ``signing_time``: :func:`encode_time` does not write it.
+        DerError: ``signing_time``: it is not the output of :func:`encode_time`.
     """
     text = encoded[2:].decode("ascii", "replace")
     if encoded[:1] == _UTC_TAG:
         text = ("20" if text < _PIVOT else "19") + text
     try:
-        found = datetime.fromisoformat(f"{text[:8]}T{text[8:]}")  # takes many forms; the comparison, only the right one
+        found = datetime.fromisoformat(f"{text[:8]}T{text[8:]}")  # accepts many forms; the comparison below only one
         if encode_time(found) == encoded:
             return found
     except (ValueError, OverflowError) as wrong:
@@ -126,10 +151,14 @@ def read_time(encoded: bytes) -> datetime:
 
 
 def stated_time(data: bytes, at: int = 0) -> datetime:
-    """Return the signing time that stands first in ``data`` from ``at`` on, believing everything around it.
+    """Return the first signing time in ``data`` from ``at`` on, without checking the bytes around it.
+
+    Args:
+        data: The bytes to search.
+        at: Where to start.
 
     Raises:
-        DerError: ``signing_time``: there is none, or it is not written as it should be.
+        DerError: ``signing_time``: there is none, or its encoding is invalid.
     """
     found = data.find(_SIGNING_TIME, at)
     start = found + len(_SIGNING_TIME) + 2  # tag and length of the SET OF values
@@ -139,21 +168,21 @@ def stated_time(data: bytes, at: int = 0) -> datetime:
 
 
 def read_attributes(attributes: bytes, certificate_sha256: bytes, digest: bytes) -> tuple[Confirmation, datetime]:
-    """Read the content of the SET OF signed attributes; nothing but what :func:`signed_attributes` makes passes.
+    """Parse the content of the SET OF signed attributes. Only the output of :func:`signed_attributes` is accepted.
 
     Args:
-        attributes: the attributes without tag and length.
-        certificate_sha256: of the signer's certificate.
-        digest: of the content.
+        attributes: The attributes without tag and length.
+        certificate_sha256: The SHA-256 of the signer's certificate.
+        digest: The digest of the content.
 
     Returns:
-        How the person confirmed, and the signing time: both as the signer states them.
+        How the user confirmed, and the signing time, both as stated by the signer.
 
     Raises:
-        DerError: with the id of what is wrong.
+        DerError: With the id of the problem.
     """
     with suppress(DerError):
-        time = stated_time(attributes)  # a hint at what to compare with, no more, as is the confirmation
+        time = stated_time(attributes)  # only selects what to compare with, like the confirmation
         encoded_time = encode_time(time)
         for confirmation, encoded in _CONFIRMATIONS.items():
             if encoded in attributes:

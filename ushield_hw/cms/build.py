@@ -1,4 +1,4 @@
-"""Writing a signed order: CMS SignedData (RFC 5652 sections 5.1 and 5.3), everything constant encoded once."""
+"""Write signed orders: CMS SignedData (RFC 5652 sections 5.1 and 5.3), with all constant parts encoded once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EXPLICIT_0: Final = 0xA0
 _EXPLICIT_0_TAG: Final = bytes((EXPLICIT_0,))
 
 MOST_OCTETS: Final = 1 << 20
-"""The longest signed order that is written or read."""
+"""The maximum size of a signed order that is written or read, in octets."""
 
 MOST_CONTENT: Final = MOST_OCTETS - (1 << 16)  # certificates and signature fit into the rest
 
@@ -37,25 +37,25 @@ MOST_CONTENT: Final = MOST_OCTETS - (1 << 16)  # certificates and signature fit 
 class Profile(StrEnum):
     """What the signature covers."""
 
-    CADES = "cades"  # attributes that name content, certificate and confirmation
-    PLAIN = "plain"  # the content itself, for tokens that show and hash the message themselves
+    CADES = "cades"  # attributes with the digests of content and certificate, and the confirmation
+    PLAIN = "plain"  # the content itself, for tokens that display and hash the message themselves
 
 
 class Template:
-    """Makes signed orders for one certificate. Immutable: one serves many orders and threads.
+    """Makes signed orders for one certificate. Immutable; can be shared by orders and threads.
 
     Args:
-        certificate: the signer's, DER.
-        suite: one of those for the certificate's key.
-        profile: what the signature covers.
-        confirmation: how the person confirms; given for ``CADES``, None for ``PLAIN``.
-        intermediates: the CA certificates between the signer's and the root, DER, in any order.
+        certificate: The signer's certificate, DER.
+        suite: A suite for the certificate's key.
+        profile: What the signature covers.
+        confirmation: How the user confirms; required for ``CADES``, None for ``PLAIN``.
+        intermediates: The CA certificates between the signer's and the root, DER, in any order.
 
     Raises:
         CertificateError: ``CERTIFICATE_UNSUITABLE``: the suite does not fit the key, the key is too short, or an
             intermediate is not on the signer's path.
         InputError: ``CERTIFICATE_MALFORMED``.
-        ValueError: ``confirmation`` does not go with ``profile``.
+        ValueError: ``confirmation`` does not fit ``profile``.
     """
 
     def __init__(
@@ -86,15 +86,15 @@ class Template:
 
     @property
     def signer(self) -> CertificateFacts:
-        """What the signer's certificate says."""
+        """The fields of the signer's certificate."""
         return self._signer
 
     def draft(self, content: bytes, signing_time: datetime) -> Draft:
-        """Return the signed order of ``content`` without its signature: everything that can be made before C_Sign.
+        """Return the signed order of a content without its signature: everything that can be encoded before C_Sign.
 
         Args:
-            content: what is signed.
-            signing_time: the host's, aware; ``PLAIN`` states none.
+            content: The content to sign.
+            signing_time: The host's time, timezone-aware; not used for ``PLAIN``.
 
         Raises:
             InputError: ``SIGNED_ORDER_TOO_LARGE``.
@@ -106,19 +106,19 @@ class Template:
             time = encode_time(signing_time)
             encoded = self._attributes[len(time)].encode(self._suite.hash(content), time)
             message = head(SET, len(encoded)) + encoded
-            attributes = _EXPLICIT_0_TAG + message[1:]  # in the container an implicit [0] (RFC 5652 section 5.4)
+            attributes = _EXPLICIT_0_TAG + message[1:]  # an implicit [0] in the SignerInfo (RFC 5652 section 5.4)
         before = b"".join((self._head, _content_head(len(content)), content, self._certificates))
         return Draft(message, self._signer, before, self._signer_head + attributes + self._suite.signature_algorithm)
 
 
 class Draft(NamedTuple):
-    """A signed order that lacks its signature.
+    """A signed order without its signature.
 
     Attributes:
-        message: what the token signs: attributes as a SET OF, or the content itself.
-        signer: whose certificate it is.
-        before: all of SignedData but the signer's part.
-        of_signer: the signer's part up to the signature.
+        message: The message that the token signs: the attributes as a SET OF, or the content itself.
+        signer: The signer's certificate.
+        before: The bytes of SignedData before the SignerInfo.
+        of_signer: The bytes of the SignerInfo before the signature.
     """
 
     message: bytes
@@ -130,10 +130,10 @@ class Draft(NamedTuple):
         """Return the signed order, DER.
 
         Args:
-            signature: as C_Sign returned it: r and s side by side for ECDSA, the octets for RSA.
+            signature: The signature as returned by C_Sign: r and s concatenated for ECDSA, the octets for RSA.
 
         Raises:
-            BadSignature: it has a form that no key of this kind makes. Whether it is right is not checked.
+            BadSignature: No key of this kind makes a signature of this form. The signature is not verified.
         """
         try:
             value = to_wire(signature, self.signer)
@@ -142,12 +142,16 @@ class Draft(NamedTuple):
         return self.enclose(value)
 
     def enclose(self, value: bytes) -> bytes:
-        """Return the signed order around a signature value as it carries one, whatever that is."""
+        """Return the signed order with a signature value, without checking the value.
+
+        Args:
+            value: The signature value in the form stored in signed orders.
+        """
         outer, inner, last = _heads(len(self.before), len(self.of_signer), len(value))
         return b"".join((outer, self.before, inner, self.of_signer, last, value))
 
 
-# Orders of one bank are of like sizes: what only sizes decide is made once.
+# Cached: the orders of a bank have similar sizes, and these parts depend only on sizes.
 @lru_cache(maxsize=1024)
 def _content_head(size: int) -> bytes:
     """Return encapContentInfo (RFC 5652 section 5.2) up to its content."""
@@ -157,7 +161,7 @@ def _content_head(size: int) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _heads(before: int, of_signer: int, value: int) -> tuple[bytes, bytes, bytes]:
-    """Return what stands in front of ``before``, of ``of_signer`` and of the signature value, by their sizes."""
+    """Return the bytes before ``before``, ``of_signer`` and the signature value, given their sizes."""
     last = head(OCTET_STRING, value)
     inner = heads(of_signer + len(last) + value, SET, SEQUENCE)
     signed_data = heads(before + len(inner) + of_signer + len(last) + value, EXPLICIT_0, SEQUENCE)

@@ -1,4 +1,4 @@
-"""What a certificate says, read without a library: the fields that signing and strict reading need."""
+"""Certificate fields for signing and strict reading, parsed without a library."""
 
 from __future__ import annotations
 
@@ -60,23 +60,23 @@ _POINT: Final[dict[bytes, tuple[KeyKind, int]]] = {_P256: (KeyKind.EC_P256, 256)
 
 @dataclass(frozen=True, slots=True)
 class CertificateFacts:
-    """The outer fields of an X.509 certificate. Who signed it, and whether it may be trusted, is not looked at.
+    """The fields of an X.509 certificate. Its signature and trust are not checked.
 
     Attributes:
-        der: the certificate.
-        issuer: the issuer's name, DER.
-        subject: the subject's name, DER.
-        serial: the serial number.
-        issuer_and_serial: both as the CMS IssuerAndSerialNumber, DER.
-        not_before: first moment of validity, aware.
-        not_after: last moment of validity, aware.
-        spki: the SubjectPublicKeyInfo, DER.
-        key: what kind of key, or None for one that no signed order may use.
-        key_bits: the size of the curve or of the RSA modulus; 0 without ``key``.
-        key_usage: names as in RFC 5280 (``nonRepudiation``), or None without the extension.
-        is_ca: whether basicConstraints says so.
-        sha256: the digest of ``der``.
-        version: 1 or 3; one of version 1 has no extensions and cannot state what its key is for.
+        der: The certificate.
+        issuer: The issuer's name, DER.
+        subject: The subject's name, DER.
+        serial: The serial number.
+        issuer_and_serial: Both as CMS IssuerAndSerialNumber, DER.
+        not_before: The start of validity, timezone-aware.
+        not_after: The end of validity, timezone-aware.
+        spki: The SubjectPublicKeyInfo, DER.
+        key: The kind of key; None for a kind not allowed in signed orders.
+        key_bits: The size of the curve or of the RSA modulus; 0 without ``key``.
+        key_usage: The names in RFC 5280 (``nonRepudiation``); None without the extension.
+        is_ca: Whether basicConstraints states that it is a CA.
+        sha256: The digest of ``der``.
+        version: 1 or 3. A version 1 certificate has no extensions and cannot state a key usage.
     """
 
     der: bytes = field(repr=False)
@@ -96,10 +96,13 @@ class CertificateFacts:
 
     @classmethod
     def read(cls, der: bytes) -> CertificateFacts:
-        """Read a certificate.
+        """Parse a certificate.
+
+        Args:
+            der: The certificate, DER.
 
         Raises:
-            InputError: ``CERTIFICATE_MALFORMED``: it is not a certificate in DER with one of every field.
+            InputError: ``CERTIFICATE_MALFORMED``: it is not a certificate in DER with exactly one of every field.
         """
         try:
             return _read(der)
@@ -112,18 +115,18 @@ class CertificateFacts:
         return f"{self.serial:x}"
 
     def subject_text(self) -> str:
-        """Return the subject as RFC 4514 writes it.
+        """Return the subject in RFC 4514 form.
 
         Raises:
-            InputError: ``CERTIFICATE_MALFORMED``: it is no name.
+            InputError: ``CERTIFICATE_MALFORMED``: it is not a valid name.
         """
         return _name_text(self.subject)
 
     def issuer_text(self) -> str:
-        """Return the issuer as RFC 4514 writes it.
+        """Return the issuer in RFC 4514 form.
 
         Raises:
-            InputError: ``CERTIFICATE_MALFORMED``: it is no name.
+            InputError: ``CERTIFICATE_MALFORMED``: it is not a valid name.
         """
         return _name_text(self.issuer)
 
@@ -138,7 +141,7 @@ def _name_text(name: bytes) -> str:
         raise InputError("CERTIFICATE_MALFORMED") from broken
 
 
-@lru_cache(maxsize=256)  # tokens show the same ones at every look
+@lru_cache(maxsize=256)  # every enumeration reads the same certificates
 def _read(der: bytes) -> CertificateFacts:
     outer = Reader(der)
     certificate = outer.enter(SEQUENCE, _MALFORMED)
@@ -186,7 +189,7 @@ def _version(tbs: Reader) -> int:
     inner = tbs.enter(_VERSION, _MALFORMED)
     version = inner.integer(_MALFORMED)
     inner.close(_MALFORMED)
-    if version != _V3:  # version 1 is the default, which DER leaves out; 2 is out of use, and cryptography refuses it
+    if version != _V3:  # DER omits the default, version 1; version 2 is obsolete, and cryptography refuses it
         raise DerError(_MALFORMED)
     return version
 
@@ -198,10 +201,10 @@ def _validity(times: Reader) -> tuple[datetime, datetime]:
 
 
 def read_time(times: Reader) -> datetime:
-    """Return the next Time (RFC 5280 section 4.1.2.5), aware, and step over it.
+    """Return the next Time (RFC 5280 section 4.1.2.5), timezone-aware, and advance.
 
     Raises:
-        DerError: ``malformed``: it is none.
+        DerError: ``malformed``: it is not a valid time.
     """
     if times.sees(UTC_TIME):
         digits = times.content(UTC_TIME, _MALFORMED)
@@ -240,14 +243,14 @@ def _modulus_bits(key: bytes) -> int:
 
 
 def _octets(bits: bytes) -> bytes:
-    """Return the content of a BIT STRING that holds whole octets."""
+    """Return the content of a BIT STRING without unused bits."""
     if bits[:1] != b"\x00":
         raise DerError(_MALFORMED)
     return bits[1:]
 
 
 def _extensions(tbs: Reader, version: int) -> dict[bytes, bytes]:
-    """Return the extensions' values by OID content; each may be there once (RFC 5280)."""
+    """Return the values of the extensions by OID content; each may occur once (RFC 5280)."""
     for unique_id in (_ISSUER_UNIQUE_ID, _SUBJECT_UNIQUE_ID):
         if version > _V1 and tbs.sees(unique_id):
             tbs.content(unique_id, _MALFORMED)
@@ -264,7 +267,7 @@ def _extensions(tbs: Reader, version: int) -> dict[bytes, bytes]:
 
 def _extension(extension: Reader, found: dict[bytes, bytes]) -> None:
     name = extension.content(OID, _MALFORMED)
-    if extension.sees(_BOOLEAN):  # critical; false is the default, which DER leaves out
+    if extension.sees(_BOOLEAN):  # critical; DER omits the default, false
         extension.constant(b"\x01\x01\xff", _MALFORMED)
     value = extension.content(OCTET_STRING, _MALFORMED)
     extension.close(_MALFORMED)
@@ -293,9 +296,9 @@ def _is_ca(value: bytes | None) -> bool:
     constraints = outer.enter(SEQUENCE, _MALFORMED)
     outer.close(_MALFORMED)
     is_ca = constraints.sees(_BOOLEAN)
-    if is_ca:  # false is the default, which DER leaves out
+    if is_ca:  # DER omits the default, false
         constraints.constant(b"\x01\x01\xff", _MALFORMED)
-    if constraints.sees(INTEGER) and constraints.integer(_MALFORMED) and not is_ca:  # how long the path below may be
+    if constraints.sees(INTEGER) and constraints.integer(_MALFORMED) and not is_ca:  # pathLenConstraint
         raise DerError(_MALFORMED)
     constraints.close(_MALFORMED)
     return is_ca

@@ -1,7 +1,8 @@
-"""DER, as much of it as a signed order needs: a minimal writer and a strict reader.
+"""The subset of DER that signed orders need: a minimal writer and a strict reader.
 
-By hand because of speed: a signed order is read in a fraction of the time that its signature check takes, and signing
-imports nothing for it. The reader knows single-octet tags and definite, minimal lengths; all else is refused.
+Implemented here for speed: reading a signed order takes a fraction of the time of its signature check, and signing does
+not import a library for it. The reader supports single-octet tags and definite, minimal lengths; it refuses everything
+else.
 """
 
 from __future__ import annotations
@@ -23,25 +24,40 @@ _LONG_FORM: Final = 0x80
 
 
 class DerError(Exception):
-    """The bytes are not what was asked for. ``problem`` is a short id."""
+    """The bytes do not have the expected form. ``problem`` is a short id."""
 
     def __init__(self, problem: str) -> None:
         self.problem = problem
 
 
 def tlv(tag: int, *parts: bytes) -> bytes:
-    """Return the element with ``tag`` whose content is ``parts``, joined."""
+    """Return an element.
+
+    Args:
+        tag: The tag.
+        *parts: The content, which is concatenated.
+    """
     content = b"".join(parts)
     return head(tag, len(content)) + content
 
 
 def head(tag: int, size: int) -> bytes:
-    """Return tag and length of an element whose content has ``size`` octets."""
+    """Return tag and length of an element.
+
+    Args:
+        tag: The tag.
+        size: The length of the content in octets.
+    """
     return _TAGS[tag] + (_LENGTHS[size] if size < len(_LENGTHS) else _length(size))
 
 
 def heads(size: int, *tags: int) -> bytes:
-    """Return the heads of elements that stand in each other, the innermost with a content of ``size`` octets."""
+    """Return the heads of nested elements.
+
+    Args:
+        size: The length of the content of the innermost element, in octets.
+        *tags: The tags, outermost first.
+    """
     found = b""
     for tag in reversed(tags):
         found = head(tag, size + len(found)) + found
@@ -55,22 +71,26 @@ def _length(size: int) -> bytes:
     return bytes((_LONG_FORM | len(octets),)) + octets
 
 
-# A signed order has a dozen elements, nearly all of them short: their heads are made once.
+# Precomputed: a signed order has about a dozen elements, nearly all of them short.
 _TAGS: Final = tuple(bytes((tag,)) for tag in range(256))
 _LENGTHS: Final = tuple(_length(size) for size in range(2048))
 _INTEGERS: Final = tuple(bytes((INTEGER, size)) for size in range(_LONG_FORM))
 
 
 def set_of(elements: Iterable[bytes], tag: int = SET) -> bytes:
-    """Return the SET OF ``elements``, which are whole elements, in the order DER asks for.
+    """Return a SET OF, sorted as DER requires.
 
-    Octet order is enough: two whole elements differ before one of them ends.
+    Sorting by octets is sufficient: two complete elements differ before either of them ends.
+
+    Args:
+        elements: The complete elements.
+        tag: The tag.
     """
     return tlv(tag, *sorted(elements))
 
 
 def integer(value: int) -> bytes:
-    """Return an INTEGER that is not negative."""
+    """Return an INTEGER for a non-negative value."""
     size = value.bit_length() // 8 + 1
     return (_INTEGERS[size] if size < _LONG_FORM else head(INTEGER, size)) + value.to_bytes(size, "big")
 
@@ -89,18 +109,18 @@ def _base128(arc: int) -> bytes:
 
 
 class Reader:
-    """Reads one element after the other, in one piece of ``data``.
+    """Reads the elements of a part of ``data``, one by one.
 
-    Every method takes a ``problem`` to raise with when something else stands there.
+    Every method takes the ``problem`` to raise if the data does not have the expected form.
 
     Args:
-        data: the bytes the piece is in.
-        at: where the piece begins.
-        end: where it ends; the end of ``data`` if not given.
+        data: The bytes that contain the part.
+        at: The start of the part.
+        end: The end of the part; default: the end of ``data``.
 
     Raises:
-        DerError: from every method: ``problem``; ``not_der`` for a length that is indefinite or not minimal;
-            ``overrun`` for one that reaches beyond the end of the piece.
+        DerError: From every method: ``problem``; ``not_der`` for a length that is indefinite or not minimal;
+            ``overrun`` for a length that exceeds the part.
     """
 
     __slots__ = ("_at", "_data", "_end")
@@ -111,43 +131,43 @@ class Reader:
         self._end = len(data) if end is None else end
 
     def enter(self, tag: int, problem: str) -> Reader:
-        """Return a reader of the content of the next element, and step over it."""
+        """Return a reader for the content of the next element, and advance."""
         start, self._at = self._bounds(tag, problem)
         return Reader(self._data, start, self._at)
 
     def content(self, tag: int, problem: str) -> bytes:
-        """Return the content of the next element, and step over it."""
+        """Return the content of the next element, and advance."""
         start, self._at = self._bounds(tag, problem)
         return self._data[start : self._at]
 
     def element(self, tag: int, problem: str) -> bytes:
-        """Return the next element whole, and step over it."""
+        """Return the next element, complete, and advance."""
         begin = self._at
         _, self._at = self._bounds(tag, problem)
         return self._data[begin : self._at]
 
     def any(self, problem: str) -> tuple[int, bytes]:
-        """Return tag and content of the next element, whatever it is, and step over it."""
+        """Return tag and content of the next element of any type, and advance."""
         if self._at >= self._end:
             raise DerError(problem)
         tag = self._data[self._at]
         return tag, self.content(tag, problem)
 
     def elements(self, tag: int, problem: str) -> list[bytes]:
-        """Return all that is left, whole element by whole element."""
+        """Return all remaining elements, complete."""
         found = []
         while self._at < self._end:
             found.append(self.element(tag, problem))
         return found
 
     def constant(self, expected: bytes, problem: str) -> None:
-        """Step over ``expected``."""
+        """Check that the next bytes are ``expected``, and advance."""
         if not self._data.startswith(expected, self._at, self._end):
             raise DerError(problem)
         self._at += len(expected)
 
     def integer(self, problem: str) -> int:
-        """Return the next INTEGER, and step over it; minimal and not negative."""
+        """Return the next INTEGER, minimal and not negative, and advance."""
         octets = self.content(INTEGER, problem)
         if not octets or octets[0] & 0x80 or (octets[0] == 0 and octets[1:2] < b"\x80" and len(octets) > 1):
             raise DerError(problem)
@@ -158,11 +178,11 @@ class Reader:
         return self._at < self._end and self._data[self._at] == tag
 
     def rest(self) -> bytes:
-        """Return what is left of the piece, without stepping over it."""
+        """Return the remaining bytes without advancing."""
         return self._data[self._at : self._end]
 
     def close(self, problem: str) -> None:
-        """Refuse what is left."""
+        """Raise an error if there are remaining bytes."""
         if self._at != self._end:
             raise DerError(problem)
 
@@ -175,7 +195,7 @@ class Reader:
             raise DerError("overrun")
         size = data[at + 1]
         if size >= _LONG_FORM:
-            octets = data[start : start + size - _LONG_FORM]  # none for the indefinite form
+            octets = data[start : start + size - _LONG_FORM]  # empty for the indefinite form
             start += size - _LONG_FORM
             size = int.from_bytes(octets, "big")
             if size < _LONG_FORM or octets[0] == 0:

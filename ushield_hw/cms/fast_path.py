@@ -1,8 +1,8 @@
-"""Reading another signed order of a signer that is known: it is written anew, and must come out the same.
+"""Fast path for reading another signed order of a known signer: it is written again and compared.
 
-What stands at the places where content and signature must be is put into the signer's own template. Equal, octet for
-octet, it is what the template writes, and nothing is left to check but the form of the signature value. Anything else
-is for the strict reader to judge and to name. A bank reads many orders of one signer.
+The bytes at the expected positions of content and signature are inserted into the signer's template. If the result is
+equal, octet by octet, it is the output of the template, and only the form of the signature value is left to check.
+Otherwise the strict parser reads the order and reports the problem. A bank reads many orders of each signer.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from ushield_hw.cms.signature import check_wire
 from ushield_hw.crypto.algorithms import Suite
 
 _MOST: Final = 4096
-_BEGINNING: Final = 80  # encapContentInfo begins well before
+_BEGINNING: Final = 80  # encapContentInfo begins before this offset
 _LONG_FORM: Final = 0x80
-_NO_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)  # stands for a time that cannot be read; what has none is not equal
+_NO_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)  # replaces a time that cannot be read; the comparison then fails
 
 
 class Known(NamedTuple):
-    """One way in which a known signer's orders are written.
+    """One form of the orders of a known signer.
 
     Attributes:
-        template: writes them.
-        signer: what the signer's certificate says.
-        intermediates: the CA certificates that come with it, DER, the signer's issuer first.
-        suite: the algorithms.
-        profile: what the signature covers.
-        confirmation: how the person confirms; None for ``PLAIN``.
+        template: The template that writes them.
+        signer: The fields of the signer's certificate.
+        intermediates: The CA certificates that come with it, DER, the signer's issuer first.
+        suite: The algorithms.
+        profile: What the signature covers.
+        confirmation: How the user confirms; None for ``PLAIN``.
     """
 
     template: Template
@@ -44,14 +44,14 @@ class Known(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A signed order that was recognised.
+    """A signed order that was recognized.
 
     Attributes:
-        known: who signs so.
-        content: what was signed.
-        message: what the signature covers.
-        signature: its value.
-        signing_time: as the signer states it; None for ``PLAIN``.
+        known: The signer and its form.
+        content: The signed content.
+        message: The bytes that the signature covers.
+        signature: The signature value.
+        signing_time: As stated by the signer; None for ``PLAIN``.
     """
 
     known: Known
@@ -61,11 +61,15 @@ class Found(NamedTuple):
     signing_time: datetime | None
 
 
-_known: Final[dict[bytes, list[Known]]] = {}  # by the certificates, as they stand in a signed order
+_known: Final[dict[bytes, list[Known]]] = {}  # by the encoded certificates of a signed order
 
 
 def remember(known: Known) -> None:
-    """Know a signer's way from now on; it was read strictly."""
+    """Add a signer's form to the cache, after it was read strictly.
+
+    Args:
+        known: The signer and its form.
+    """
     if len(_known) >= _MOST:
         _known.clear()
     ways = _known.setdefault(set_of([known.signer.der, *known.intermediates], EXPLICIT_0), [])
@@ -74,7 +78,10 @@ def remember(known: Known) -> None:
 
 
 def recognised(der: bytes) -> Found | None:
-    """Return a signed order that a known signer's template writes, octet for octet; None: it has to be read.
+    """Return a signed order that equals the output of a known signer's template, or None if it must be parsed.
+
+    Args:
+        der: The signed order.
 
     Raises:
         DerError: ``signature_form``: no key of this kind makes such a value.
@@ -86,7 +93,7 @@ def recognised(der: bytes) -> Found | None:
     start, stop = _inside(der, wrapped)
     _, after = _inside(der, stop)
     content = der[start:stop]
-    if len(content) > MOST_CONTENT:  # more than a template takes
+    if len(content) > MOST_CONTENT:  # larger than a template accepts
         return None
     for known in _known.get(der[stop:after], ()):
         time = _signing_time(der, after) if known.profile is Profile.CADES else None
@@ -99,7 +106,7 @@ def recognised(der: bytes) -> Found | None:
 
 
 def _signing_time(der: bytes, at: int) -> datetime | None:
-    """Return what stands where the signing time may be in the part of the signers; None: nothing that is a time."""
+    """Return the first signing time after the certificates, or None if there is none."""
     try:
         return stated_time(der, at)
     except DerError:
@@ -107,7 +114,7 @@ def _signing_time(der: bytes, at: int) -> datetime | None:
 
 
 def _signature(der: bytes, at: int, draft: Draft) -> bytes:
-    """Return what stands where the signature value of the only signer must be."""
+    """Return the bytes at the position of the signature value, if there is one signer."""
     info, _ = _inside(der, at)
     first, _ = _inside(der, info)
     start, stop = _inside(der, first + len(draft.of_signer))
@@ -115,7 +122,7 @@ def _signature(der: bytes, at: int, draft: Draft) -> bytes:
 
 
 def _inside(der: bytes, at: int) -> tuple[int, int]:
-    """Return where the content of the element at a place would be, believing everything."""
+    """Return start and end of the content of an element, without checking them."""
     size = der[at + 1] if at + 1 < len(der) else 0
     if size < _LONG_FORM:
         return at + 2, at + 2 + size

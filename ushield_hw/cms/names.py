@@ -1,7 +1,7 @@
-"""Distinguished names, read without a library: as text (RFC 4514), and compared as RFC 5280 section 7.1 has it.
+"""Distinguished names, without a library: text form (RFC 4514) and comparison (RFC 5280 section 7.1).
 
-Older CAs write what no standard allows: ``@`` or Chinese in GBK as a PrintableString, T61String. Such a name is a name
-all the same: its bytes are kept and compared, and its text is what a reader can make of it.
+Older CAs write names that no standard allows: ``@`` or Chinese in GBK as a PrintableString, T61String. Such names are
+accepted: their bytes are kept and compared, and the text form is decoded as far as possible.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Final
 from ushield_hw.cms.der import OID, SEQUENCE, SET, UTF8_STRING, DerError, Reader, tlv
 
 Value = tuple[int, bytes]
-"""An attribute's value: its tag and its content."""
+"""The value of an attribute: tag and content."""
 
 Canonical = tuple[tuple[tuple[bytes, int, bytes], ...], ...]
-"""A name in the form in which equal names are equal; hashable."""
+"""A name normalized for comparison; hashable."""
 
 _MALFORMED: Final = "malformed"
 _PRINTABLE, _T61, _BMP, _UNIVERSAL = 0x13, 0x14, 0x1E, 0x1C
 _ASCII_TAGS: Final = frozenset({0x12, _PRINTABLE, 0x16, 0x1A})  # Numeric, Printable, IA5, Visible
 _ENCODINGS: Final = {UTF8_STRING: "utf-8", _BMP: "utf-16-be", _UNIVERSAL: "utf-32-be"}
-_TEXT: Final = 0  # stands for the tag of every string that is compared as text
+_TEXT: Final = 0  # replaces the tag of every string that is compared as text
 
 _SHORT: Final = {  # RFC 4514 section 3, and UID of RFC 4519
     b"\x55\x04\x03": "CN",
@@ -38,7 +38,7 @@ _SHORT: Final = {  # RFC 4514 section 3, and UID of RFC 4519
 }
 _ESCAPED: Final = re.compile(r'[\\"+,;<>]')
 
-# RFC 4518 section 2.2: what is mapped to nothing, and what to a space.
+# RFC 4518 section 2.2: characters mapped to nothing, and characters mapped to a space.
 _NOTHING: Final = re.compile(
     "[\u00ad\u034f\u1806\u180b-\u180d\ufe00-\ufe0f\ufffc\u200b\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]"
 )
@@ -46,10 +46,13 @@ _SPACES: Final = re.compile(r"\s+")
 
 
 def text(name: bytes) -> str:
-    """Return a name, DER, as RFC 4514 writes it. A value that is no text in any known encoding becomes ``#`` and hex.
+    """Return a name in RFC 4514 form. A value that is not text in a known encoding becomes ``#`` and hex.
+
+    Args:
+        name: The name, DER.
 
     Raises:
-        DerError: ``malformed``: it is no name.
+        DerError: ``malformed``: it is not a valid name.
     """
     return _text(name)
 
@@ -64,10 +67,13 @@ def _text(name: bytes) -> str:
 
 @lru_cache(maxsize=16384)
 def canonical(name: bytes) -> Canonical:
-    """Return a name, DER, in the form in which equal names are equal: letter case, spaces and kind of string aside.
+    """Return a name normalized for comparison: letter case, spaces and string type are ignored.
+
+    Args:
+        name: The name, DER.
 
     Raises:
-        DerError: ``malformed``: it is no name.
+        DerError: ``malformed``: it is not a valid name.
     """
     return tuple(
         tuple(sorted((attribute, *_compared(tag, content)) for attribute, tag, content in relative))
@@ -76,7 +82,11 @@ def canonical(name: bytes) -> Canonical:
 
 
 def comparable(name: bytes) -> Canonical | bytes:
-    """Return what stands for a name, DER, where names are compared: :func:`canonical`, or its bytes if it is none."""
+    """Return the value to compare names by: :func:`canonical`, or the bytes if the name is not valid.
+
+    Args:
+        name: The name, DER.
+    """
     try:
         return canonical(name)
     except DerError:
@@ -84,15 +94,18 @@ def comparable(name: bytes) -> Canonical | bytes:
 
 
 def same(one: bytes, other: bytes) -> bool:
-    """Tell whether two names, DER, are the same (RFC 5280 section 7.1)."""
+    """Tell whether two names, DER, are equal (RFC 5280 section 7.1)."""
     return one == other or comparable(one) == comparable(other)
 
 
 def is_well_encoded(name: bytes) -> bool:
-    """Tell whether every UTF8String, BMPString and UniversalString of a name is one.
+    """Tell whether every UTF8String, BMPString and UniversalString of a name has valid content.
+
+    Args:
+        name: The name, DER.
 
     Raises:
-        DerError: ``malformed``: it is no name.
+        DerError: ``malformed``: it is not a valid name.
     """
     values = [value for relative in _read(name) for value in relative]
     return all(tag not in _ENCODINGS or _decoded(tag, content) is not None for _, tag, content in values)
@@ -121,7 +134,7 @@ def _attribute(pair: Reader) -> tuple[bytes, int, bytes]:
 
 
 def _decoded(tag: int, content: bytes) -> str | None:
-    """Return a value as text, if that is certain."""
+    """Return a value as text if its encoding is certain, otherwise None."""
     encoding = _ENCODINGS.get(tag) or ("ascii" if tag in _ASCII_TAGS or tag == _T61 else None)
     if encoding is None:
         return None
@@ -132,7 +145,7 @@ def _decoded(tag: int, content: bytes) -> str | None:
 
 
 def _compared(tag: int, content: bytes) -> Value:
-    """Return a value as it is compared: text prepared (RFC 4518), all else octet for octet."""
+    """Return a value for comparison: text prepared as in RFC 4518, everything else octet by octet."""
     value = _decoded(tag, content)
     return (tag, content) if value is None else (_TEXT, _prepared(value).encode("utf-8", "surrogatepass"))
 
@@ -150,7 +163,7 @@ def _shown(tag: int, content: bytes) -> str:
 
 
 def _guessed(tag: int, content: bytes) -> str | None:
-    """Return a value as text, or what is most likely meant: T61String as everybody writes it, GBK where Chinese is."""
+    """Return a value as text, guessing its encoding: Latin-1 for T61String, and GBK where CAs write Chinese."""
     value = _decoded(tag, content)
     if value is not None or tag in _ENCODINGS:
         return value
@@ -176,10 +189,13 @@ def _label(attribute: bytes) -> str:
 
 
 def dotted(content: bytes) -> str:
-    """Return the content of an OBJECT IDENTIFIER in its dotted form.
+    """Return the content of an OBJECT IDENTIFIER in dotted form.
+
+    Args:
+        content: The content of the element.
 
     Raises:
-        DerError: ``malformed``: it is none.
+        DerError: ``malformed``: it is not valid.
     """
     if not content or content[-1] & 0x80:
         raise DerError(_MALFORMED)

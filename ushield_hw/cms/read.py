@@ -1,8 +1,8 @@
-"""Reading a signed order, strictly: what passes is what :class:`~ushield_hw.cms.Template` could have written.
+"""Strict parser for signed orders: it accepts only what :class:`~ushield_hw.cms.Template` could have written.
 
-Stricter than openssl, which takes a contentType attribute that differs, repeated attributes, unsorted ones signed as
-sent, trailing bytes and BER. What is left to the verifier: the signature, the certificate's path, and that the content
-is an order.
+It is stricter than openssl, which accepts a contentType attribute that differs, repeated attributes, unsorted
+attributes signed as sent, trailing bytes and BER. The verifier checks the signature, the certificate's path, and that
+the content is an order.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ _UNSIGNED_ATTRIBUTES: Final = 0xA1
 
 @dataclass(frozen=True, slots=True)
 class SignedOrderParts:
-    """A signed order, taken apart.
+    """The parts of a signed order.
 
     Attributes:
-        content: what was signed: the order in one of the message formats.
-        certificate: the signer's, DER.
-        intermediates: the CA certificates that came with it, DER, the signer's issuer first.
-        suite: the algorithms.
-        profile: what the signature covers.
-        confirmation: how the person confirmed, as the signer states; None for ``Profile.PLAIN``.
+        content: The signed content: the order in one of the message formats.
+        certificate: The signer's certificate, DER.
+        intermediates: The CA certificates in the file, DER, the signer's issuer first.
+        suite: The algorithms.
+        profile: What the signature covers.
+        confirmation: How the user confirmed, as stated by the signer; None for ``Profile.PLAIN``.
         signature: DER Ecdsa-Sig-Value, or the octets of RSA.
-        signed_bytes: what the signature covers.
-        signer: what the signer's certificate says.
-        signing_time: when the signer's host says that it was signed; None for ``Profile.PLAIN``. Nobody vouches for it.
+        signed_bytes: The bytes that the signature covers.
+        signer: The fields of the signer's certificate.
+        signing_time: The signing time stated by the signer's host, unconfirmed; None for ``Profile.PLAIN``.
     """
 
     content: bytes
@@ -60,16 +60,16 @@ class SignedOrderParts:
 
 
 def parse(der: bytes) -> SignedOrderParts:
-    """Take a signed order apart.
+    """Parse a signed order.
 
     Args:
-        der: the file's bytes.
+        der: The file's bytes.
 
     Raises:
-        InputError: ``SIGNED_ORDER_MALFORMED``: this is no CMS SignedData at all: it does not begin with the SEQUENCE
-            and the object identifier of one. ``.problem`` says what it looks like.
-        BadSignature: it is one, and it is cut off, too long, not DER, followed by something, or breaks any other rule
-            of a signed order. ``.problem`` is the rule's id.
+        InputError: ``SIGNED_ORDER_MALFORMED``: it is not CMS SignedData: it does not begin with the SEQUENCE and the
+            object identifier of one. ``.problem`` states what it looks like.
+        BadSignature: It is CMS SignedData, but it is truncated, too long, not DER, has trailing bytes, or breaks
+            another rule of signed orders. ``.problem`` is the id of the rule.
     """
     _check_beginning(der)
     try:

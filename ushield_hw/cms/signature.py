@@ -1,4 +1,4 @@
-"""The signature value: as tokens return it, and as a signed order carries it."""
+"""The signature value: as returned by tokens, and as stored in a signed order."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _P384: Final = CURVE_ORDER[KeyKind.EC_P384]
 
 
 def to_wire(raw: bytes, signer: CertificateFacts) -> bytes:
-    """Turn what C_Sign returned into the value a signed order carries.
+    """Convert a signature returned by C_Sign to the value stored in a signed order.
 
     Args:
-        raw: r and s side by side, each as long as the curve (PKCS#11), or the RSA signature.
-        signer: the certificate of the key that signed.
+        raw: r and s concatenated, each as long as the curve (PKCS#11), or the RSA signature.
+        signer: The certificate of the key that signed.
 
     Raises:
         DerError: ``signature_form``: no key of this kind and size makes such a value.
@@ -35,7 +35,11 @@ def to_wire(raw: bytes, signer: CertificateFacts) -> bytes:
 
 
 def check_wire(value: bytes, signer: CertificateFacts) -> None:
-    """Check the form of the value in a signed order: whether the signature is right is not looked at.
+    """Check the form of the value in a signed order. The signature is not verified.
+
+    Args:
+        value: The signature value.
+        signer: The certificate of the key that signed.
 
     Raises:
         DerError: ``signature_form``: no key of this kind and size makes such a value.

@@ -1,4 +1,4 @@
-"""Who may sign an order, and which certificates go with it: the rules that writing and reading share."""
+"""Rules for signers and certificate paths, shared by writing and reading."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from ushield_hw.crypto.algorithms import RSA_LEAST_BITS, KeyKind, Suite
 MOST_INTERMEDIATES: Final = 4
 
 read_kept = lru_cache(maxsize=1024)(CertificateFacts.read)
-"""``CertificateFacts.read`` that remembers: a bank reads the same customers' certificates again and again."""
+"""``CertificateFacts.read`` with a cache: a bank reads the certificates of the same customers repeatedly."""
 
 
 def check_key(signer: CertificateFacts, suite: Suite) -> None:
-    """Refuse a key that ``suite`` is not for, or one too short.
+    """Refuse a key that does not fit the suite, or is too short.
+
+    Args:
+        signer: The certificate of the key.
+        suite: The suite.
 
     Raises:
         DerError: ``key_kind`` or ``key_too_short``.
@@ -30,13 +34,17 @@ def check_key(signer: CertificateFacts, suite: Suite) -> None:
 
 
 def in_order(signer: CertificateFacts, others: Sequence[CertificateFacts]) -> tuple[bytes, ...]:
-    """Return ``others`` as DER in the order of a path: the signer's issuer first, then the issuer's issuer…
+    """Return certificates as DER in path order: the signer's issuer first, then the issuer's issuer, and so on.
 
-    Signatures are not checked here; the verifier does, when it has a trusted CA.
+    Signatures are not checked here; the verifier checks them when it has a trusted CA.
+
+    Args:
+        signer: The signer's certificate.
+        others: The other certificates.
 
     Raises:
-        DerError: ``certificate_not_on_path``: one of them is not a CA on that path, there are two for one place, or
-            there are more than a path has places.
+        DerError: ``certificate_not_on_path``: a certificate is not a CA on that path, there are two for one position,
+            or there are too many.
     """
     if not others:
         return ()
