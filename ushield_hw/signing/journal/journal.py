@@ -89,6 +89,7 @@ class Journal:
             InputError: ``TX_ID_REUSED``: the journal has this transaction id with another order.
             AlreadySigned: The signer has signed it with another token, or the bank has booked it.
             OutcomeUnknown: It may have been signed.
+            StorageError, TokenBusy: As for the class.
         """
         if self._is_new():
             return None
@@ -111,6 +112,7 @@ class Journal:
 
         Raises:
             InputError, AlreadySigned, OutcomeUnknown: As for :meth:`signed`.
+            StorageError, TokenBusy: As for the class.
         """
         log, key = self._log(), _key(order.bank_id, order.tx_id)
         with log.holding(key):
@@ -121,7 +123,11 @@ class Journal:
     # --- listing and resolving ----------------------------------------------------------------------------------------
 
     def entries(self) -> list[JournalEntry]:
-        """Return all entries, oldest first. An entry left at ``sign-called`` by a process that ended is ``unknown``."""
+        """Return all entries, oldest first. An entry left at ``sign-called`` by a process that ended is ``unknown``.
+
+        Raises:
+            StorageError, TokenBusy: As for the class.
+        """
         if self._is_new():
             return []
         log = self._log()
@@ -136,6 +142,7 @@ class Journal:
 
         Raises:
             InputError: ``JOURNAL_TX_ID_UNKNOWN``, ``JOURNAL_TX_ID_MULTIPLE``.
+            StorageError, TokenBusy: As for the class.
         """
         found = [one for one in self.entries() if one.tx_id == tx_id and bank_id in {None, one.bank_id}]
         banks = sorted({entry.bank_id for entry in found})
@@ -161,6 +168,7 @@ class Journal:
         Raises:
             InputError: ``JOURNAL_TX_ID_UNKNOWN``, ``JOURNAL_TX_ID_MULTIPLE``; ``JOURNAL_NOT_OPEN``: no entry has an
                 unknown outcome.
+            StorageError, TokenBusy: As for the class.
         """
         bank_id = self.find(tx_id, bank_id)[0].bank_id
         log, key = self._log(), _key(bank_id, tx_id)

@@ -40,7 +40,12 @@ def unusable(path: Path, problem: str, **details: object) -> StorageError:
 
 
 def failed(path: Path, error: OSError) -> StorageError:
-    """Return the error for a failed system call on the journal."""
+    """Return the error for a failed system call on the journal.
+
+    Args:
+        path: The path of the journal.
+        error: The error of the system call.
+    """
     return unusable(path, "io", reason=error.strerror or str(error))
 
 
@@ -109,7 +114,11 @@ class JournalFile:
             self._add(body, crc)
 
     def lines(self, key: bytes) -> list[dict[str, Any]]:
-        """Return the bodies of the lines of one order, read from the file and verified."""
+        """Return the bodies of the lines of one order, read from the file and verified.
+
+        Args:
+            key: The key of the order.
+        """
         return [self._line(*span) for span in self.spans.get(key, ())]
 
     def _take(self, line: bytes) -> None:

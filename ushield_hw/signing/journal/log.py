@@ -164,7 +164,12 @@ class Log:
             return [key.decode("ascii", "replace") for key in self._file.spans] if self._file else []
 
     def append(self, key: str, *records: Mapping[str, object]) -> None:
-        """Append records of one order; they are on disk after the next :meth:`sync`."""
+        """Append records of one order; they are on disk after the next :meth:`sync`.
+
+        Args:
+            key: The key of the order.
+            *records: The records.
+        """
         begin = ID + key.encode() + b'",'
         bodies = [begin + _encode(record)[1:].encode() for record in records]
         with self._locked:
@@ -303,6 +308,9 @@ class Log:
     @contextmanager
     def holding(self, key: str) -> Iterator[None]:
         """Lock one order against all other threads and processes. The lock ends with the process.
+
+        Args:
+            key: The key of the order.
 
         Raises:
             TokenBusy: Another process is signing the order and did not finish in time.
