@@ -36,7 +36,12 @@ class Files:
         return files if files and files._places else None
 
     def wait(self, closed: threading.Event, at_most_s: float | None) -> None:
-        """Return when a file changes, and once more when the files have settled after a change."""
+        """Return when a file changes, and once more when the files have settled after a change.
+
+        Args:
+            closed: Ends the wait when it is set.
+            at_most_s: The timeout in seconds; None: without limit.
+        """
         deadline = None if at_most_s is None else time.monotonic() + at_most_s
         while not closed.wait(_LOOK_S):
             now = self._look()
@@ -70,7 +75,7 @@ def _entries(place: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(place) as entries:
             return list(entries)
-    except OSError:  # a file, or gone
+    except OSError:  # not a folder, or removed
         return []
 
 

@@ -94,6 +94,9 @@ def fresh(link: Link) -> Link:
 
     Some modules detect changes by other processes only when they are initialized again, which is not possible while
     there is a login to another of their tokens. In this case the token is opened through a worker process of its own.
+
+    Args:
+        link: The token.
     """
     if not link.module.needs_relist or not _another_stands(link):
         return link
@@ -101,7 +104,13 @@ def fresh(link: Link) -> Link:
 
 
 def patience_s(link: Link, pin: str | None, *, entries: int = 1) -> float | None:
-    """Return how long to wait for PIN entries on the token, in seconds; None if the host sends the PIN."""
+    """Return how long to wait for PIN entries on the token, in seconds; None if the host sends the PIN.
+
+    Args:
+        link: The token.
+        pin: The PIN that the host sends; None: the user enters it on the token.
+        entries: The number of PIN entries.
+    """
     return float(link.driver.confirm.timeout_s * entries) if pin is None else None
 
 
@@ -109,6 +118,11 @@ def opened(link: Link, interaction: Interaction, purpose: str) -> Opened:
     """Log in, or open a token that needs no login.
 
     A token with CKF_LOGIN_REQUIRED clear may show its private keys without a login, and may refuse every C_Login.
+
+    Args:
+        link: The token.
+        interaction: Prompts for the PIN.
+        purpose: Shown in the prompt. Only ``sign`` can open a token without a login.
     """
     with link.noticing_removal():
         info = link.info()
@@ -121,7 +135,14 @@ def opened(link: Link, interaction: Interaction, purpose: str) -> Opened:
 
 
 def logged_in(link: Link, interaction: Interaction, purpose: str, info: TokenInfo | None) -> Opened:
-    """Log in to a token that reports that it needs no login; open it without one if it does not support a login."""
+    """Log in to a token that reports that it needs no login; open it without one if it does not support a login.
+
+    Args:
+        link: The token.
+        interaction: Prompts for the PIN.
+        purpose: Shown in the prompt.
+        info: Token information that was just read; None: read it now.
+    """
     info = info or link.info()
     try:
         place, login_id, said = login(link, interaction, purpose, info)

@@ -51,7 +51,7 @@ _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 _UNUSABLE: Final = "PIN_COUNTER_UNUSABLE"
 _FOLDER: Final = "pin"
-_LONGEST: Final = 255  # bytes; no token takes more
+_LONGEST: Final = 255  # bytes; no token accepts more
 
 _PROTECTED: Final = TokenFlag.PROTECTED_AUTHENTICATION_PATH
 
