@@ -96,7 +96,11 @@ def integer(value: int) -> bytes:
 
 
 def oid(dotted: str) -> bytes:
-    """Return an OBJECT IDENTIFIER."""
+    """Return an OBJECT IDENTIFIER.
+
+    Args:
+        dotted: The dotted form, such as ``1.2.840.113549.1.7.1``.
+    """
     first, second, *arcs = (int(arc) for arc in dotted.split("."))
     return tlv(OID, *(_base128(arc) for arc in (40 * first + second, *arcs)))
 
