@@ -90,7 +90,7 @@ def check_size(data: bytes | str, longest: int) -> None:
         InputError: ``ORDER_TOO_LARGE``.
     """
     size = len(data)
-    if isinstance(data, str) and longest // 4 < size <= longest:  # a character is one to four bytes
+    if isinstance(data, str) and longest // 4 < size <= longest:  # a character has one to four bytes
         size = len(data.encode("utf-8", "surrogatepass"))
     if size > longest:
         raise InputError("ORDER_TOO_LARGE", place=ORDER, size=size, longest=longest)
