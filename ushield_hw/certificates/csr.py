@@ -89,7 +89,10 @@ def spki_of(public: PublicKey) -> bytes:
 
 
 def public_of(spki: bytes) -> PublicKey:
-    """Return the public key in a SubjectPublicKeyInfo, DER.
+    """Return the public key in a SubjectPublicKeyInfo.
+
+    Args:
+        spki: The SubjectPublicKeyInfo, DER.
 
     Raises:
         ValueError: It is not a key that can sign orders.
@@ -113,12 +116,23 @@ def public_of(spki: bytes) -> PublicKey:
 
 
 def request_lines(subject: str, lang: messages.Language) -> tuple[Line, ...]:
-    """Return the screen lines for a request signed by the key that it is for."""
+    """Return the screen lines for a request signed by the key that it is for.
+
+    Args:
+        subject: The subject in RFC 4514 form.
+        lang: The language of the labels.
+    """
     return (Line(messages.text("screen.certificate_request", lang), subject),)
 
 
 def renewal_lines(subject: str, spki: bytes, lang: messages.Language) -> tuple[Line, ...]:
-    """Return the screen lines for a request for a new key signed by the old key."""
+    """Return the screen lines for a request for a new key signed by the old key.
+
+    Args:
+        subject: The subject in RFC 4514 form.
+        spki: The new key, SubjectPublicKeyInfo, DER.
+        lang: The language of the labels.
+    """
     fingerprint = hashlib.sha256(spki).hexdigest()[:_FINGERPRINT]
     return (
         Line(messages.text("screen.operation", lang), messages.text("screen.renewal_request", lang)),

@@ -86,7 +86,14 @@ class EstBank:
         self._tls = _context(trusted) if parts.scheme == "https" else None
 
     def certify(self, request: bytes) -> bytes:
-        """Return the certificate for a renewal request (CMS, DER), as DER."""
+        """Return the certificate for a renewal request.
+
+        Args:
+            request: CMS SignedData by the old key, DER.
+
+        Returns:
+            The certificate, DER.
+        """
         answer = self._call("POST", _EST + "simplereenroll", "application/pkcs7-mime", base64.b64encode(request))
         return self._certificate(answer)
 
@@ -107,11 +114,20 @@ class EstBank:
         return self._certificate(self._call("POST", _EST + "simpleenroll", "application/pkcs10", body, headers))
 
     def document(self, spki: bytes) -> bytes:
-        """Return the document that the new key must sign."""
+        """Return the document that the new key must sign.
+
+        Args:
+            spki: The new key, SubjectPublicKeyInfo, DER.
+        """
         return self._call("GET", f"/renewals/{_name(spki)}").body
 
     def activate(self, spki: bytes, signed: bytes) -> None:
-        """Submit the document, signed by the new key."""
+        """Submit the document, signed by the new key.
+
+        Args:
+            spki: The new key, SubjectPublicKeyInfo, DER.
+            signed: The signed document, CMS SignedData, DER.
+        """
         path = f"/renewals/{_name(spki)}/activation"
         answer = self._call("POST", path, "application/pkcs7-mime", signed)
         try:

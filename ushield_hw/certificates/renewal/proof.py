@@ -29,6 +29,10 @@ _PKCS10 = "pkcs10"
 def request_by(session: Session, record: Record) -> bytes:
     """Return the request for the record's key, signed by that key: PKCS#10, DER.
 
+    Args:
+        session: An open session.
+        record: The record of the renewal.
+
     Raises:
         CertificateError: ``RENEWAL_NAME_ENCODING``: the subject has an encoding that only its own CA can write.
         PinError, TokenError, ConfirmationError: The error reported by the token; there is no request.
@@ -48,6 +52,11 @@ def request_by(session: Session, record: Record) -> bytes:
 def requested_by(session: Session, old: CertificateFacts, record: Record) -> bytes:
     """Return the request signed by the old key: CMS SignedData, DER.
 
+    Args:
+        session: An open session.
+        old: The certificate of the old key.
+        record: The record of the renewal.
+
     Raises:
         PinError, TokenError, ConfirmationError: The error reported by the token; there is no request.
     """
@@ -57,6 +66,10 @@ def requested_by(session: Session, old: CertificateFacts, record: Record) -> byt
 
 def proved_here(session: Session, record: Record) -> None:
     """Make a signature with the new key and verify it with the new certificate.
+
+    Args:
+        session: An open session.
+        record: The record of the renewal.
 
     Raises:
         KeyMismatch: ``RENEWAL_NOT_PROVED``: the signature does not match the certificate's key.
@@ -68,6 +81,13 @@ def proved_here(session: Session, record: Record) -> None:
 
 def activation(session: Session, new: CertificateFacts, record: Record, document: bytes, *, rules: Rules) -> bytes:
     """Return the bank's document signed by the new key: CMS SignedData, DER.
+
+    Args:
+        session: An open session.
+        new: The new certificate.
+        record: The record of the renewal.
+        document: The bank's document.
+        rules: The rules for the bank's documents.
 
     Raises:
         CertificateError: ``RENEWAL_DOCUMENT_WRONG``: it is not about this certificate.
