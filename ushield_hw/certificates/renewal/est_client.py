@@ -1,11 +1,11 @@
 """HTTP client for the bank's CA, based on EST (RFC 7030) sections 4.1 and 4.2, with two additional calls.
 
-=====================================  =====================================================================
+========================================  =====================================================================
 ``POST /.well-known/est/simplereenroll``  a renewal request, base64 -> certificate, base64 certs-only CMS
 ``POST /.well-known/est/simpleenroll``    PKCS#10, base64, HTTP Basic -> certificate, base64 certs-only CMS
 ``GET /renewals/SPKI``                    what the new key must sign: ``ushield.renewal/1``
 ``POST /renewals/SPKI/activation``        that document, signed: CMS in DER
-=====================================  =====================================================================
+========================================  =====================================================================
 
 ``SPKI``: SHA-256 of the new key's SubjectPublicKeyInfo, lower-case hex. A failed call may be retried: the bank returns
 the same certificate for the same request.
