@@ -39,7 +39,7 @@ class Owner:
         users: The number of open sessions.
         standing: Whether the token is logged in.
         info: The token information read at login.
-        replaced: The id that stood for the login before a later login replaced it.
+        replaced: The id in use before a later login; sessions with this id then use the new one.
     """
 
     link: Link

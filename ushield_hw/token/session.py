@@ -43,9 +43,8 @@ _LOOK_S: Final = 2.0  # minimum interval between two checks for changed certific
 class Session:
     """An open token. Close it, or use it as a context manager. Safe to use from several threads.
 
-    In a forked child every method except :meth:`close` raises ``DriverError`` (``USED_AFTER_FORK``): open the token
-    again there. After the session is closed, or its login has ended, the methods that need the login raise
-    ``TokenError`` (``SESSION_CLOSED``).
+    After :meth:`close`, the methods that need the login raise ``TokenError`` (``SESSION_CLOSED``). In a forked child
+    every method except :meth:`close` raises ``DriverError`` (``USED_AFTER_FORK``): open the token again there.
 
     Attributes:
         serial: The serial number reported by the token.
