@@ -1,6 +1,6 @@
-"""The command ``ushield``: parse, call the library, print. Data goes to stdout; everything else to stderr.
+"""The command ``ushield``: parse arguments, call the library, print. Data goes to stdout, everything else to stderr.
 
-Commands are imported when they are called: a person waits.
+Modules of commands are imported when the command is called, to keep startup short.
 """
 
 from __future__ import annotations
@@ -13,17 +13,21 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, NoReturn
 
-_FEWER_COLLECTIONS: Final = 50_000, 20, 20  # most commands have ended before there is anything to collect
+_FEWER_COLLECTIONS: Final = 50_000, 20, 20  # most commands end before there is garbage worth collecting
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command and exit with its code (see ``cli.exits``)."""
+    """Run the command and exit with its code (see ``cli.exits``).
+
+    Args:
+        argv: the arguments. None: those of the process.
+    """
     if getattr(sys, "frozen", False) or "__compiled__" in globals():
         from ushield_hw.backend.interpreter import freeze_support
 
         freeze_support()
     gc.set_threshold(*_FEWER_COLLECTIONS)
-    if not sys.warnoptions:  # what one library has to say about another is not for a person
+    if not sys.warnoptions:  # warnings between libraries are not meant for the user
         warnings.simplefilter("ignore")
     try:
         from ushield_hw.cli import signals
@@ -31,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from ushield_hw.system.hardening import harden
     except KeyboardInterrupt:  # nothing has been done yet
         sys.exit(130)
-    if argv is None:  # else this is the process of the program that called
+    if argv is None:  # otherwise the process belongs to the calling program
         harden()
     _fill_closed()
     before = signals.catch()
@@ -43,30 +47,32 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _fill_closed() -> None:
-    """Open what the command was started without: else a file of ours would become stdout, and a module print into it.
+    """Open standard streams that were closed at startup.
 
-    A closed stdout asks for no data.
+    Otherwise a file opened later would become stdout, and a module could print into it. A closed stdout means that no
+    data is wanted.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free: this one
+            # open() returns the lowest free descriptor, which is this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)
 
 
 def _end(code: int) -> NoReturn:
-    """End the process at once: to take an interpreter apart takes a sixth of what a short command does."""
+    """Flush and end the process without finalizing the interpreter, which takes a sixth of a short command's time."""
     from ushield_hw.cli import signals
 
     signals.ignore()
     if modules := sys.modules.get("ushield_hw.backend.module"):
-        with suppress(Exception):  # it is over, and its result stands
+        with suppress(Exception):  # the command has ended and its result stands
             modules.close_modules()
     if forks := sys.modules.get("ushield_hw.backend.spawn"):
         with suppress(Exception):
             forks.close_all()
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed by whoever started us
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed by the parent process
         with suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)

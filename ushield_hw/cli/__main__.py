@@ -1,4 +1,4 @@
-"""``python -m ushield_hw.cli`` is ``ushield``."""
+"""``python -m ushield_hw.cli``: the same as ``ushield``."""
 
 from ushield_hw.cli import main
 

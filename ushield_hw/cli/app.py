@@ -1,4 +1,4 @@
-"""The root command: global options, commands loaded by name, and every way to end."""
+"""The root command: global options, lazy loading of commands, and conversion of every error to an exit code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ushield_hw.errors import InputError, UShieldError
 if TYPE_CHECKING:
     import logging
 
-# name -> module of the command; the order is that of the help
+# Command name -> module, in the order of the help page.
 _COMMANDS: Final = {
     "list": "tokens",
     "info": "tokens",
@@ -44,7 +44,7 @@ _COMMANDS: Final = {
 
 
 _IN_WORKERS: Final = {"doctor"}
-"""Commands that load every module in a worker, whatever its descriptor says."""
+"""Commands that load every module in a worker process, whatever its descriptor says."""
 
 
 def _no_error(error: InputError) -> bool:
@@ -60,20 +60,20 @@ def _unsafe(error: InputError) -> bool:
 
 
 _LENIENT: Final[dict[str, Callable[[InputError], bool]]] = {"list": _unsafe, "doctor": _unsafe, "config": _any_error}
-"""Commands that go on without configuration that cannot be used, and report it: for which errors."""
+"""Commands that ignore unusable configuration and report it, with the errors they tolerate."""
 
 COMPLETION_VARIABLE: Final = "_USHIELD_COMPLETE"
 
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """What every command gets."""
+    """The context object of every command."""
 
     settings: config.Settings
 
 
 class _Root(Group):
-    """Commands are imported when they are asked for."""
+    """Imports commands on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -81,10 +81,10 @@ class _Root(Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        if cmd_name in _IN_WORKERS:  # it gets ready while the command is imported
+        if cmd_name in _IN_WORKERS:  # start the fork server while the command is imported
             from ushield_hw.backend.spawn import warm
 
-            with suppress(UShieldError):  # a command that needs a worker says it again
+            with suppress(UShieldError):  # a command that needs a worker reports the error again
                 warm()
         module = import_module(f"ushield_hw.cli.{_COMMANDS[cmd_name]}")
         found: click.Command = getattr(module, f"{cmd_name}_command")
@@ -96,14 +96,18 @@ class _Root(Group):
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run one command line and return its exit code. Nothing but an exit code ever leaves."""
+    """Run one command line and return its exit code. Errors are printed, not raised.
+
+    Args:
+        argv: the arguments without the program name.
+    """
     output.begin()
     arguments = list(argv)
     as_json = "--json" in arguments
     messages.set_language(_language(arguments))
     try:
         return _run(arguments)
-    except BrokenPipeError:  # nobody reads any further
+    except BrokenPipeError:  # the reader of stdout has closed the pipe
         output.silence()
         return 0
     except BaseException as error:
@@ -111,7 +115,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _ended(error: BaseException, as_json: bool) -> int:
-    """Print what a command ended with, and return its exit code. What fails after the job is done is a warning."""
+    """Print the error that ended a command and return its exit code; after the command's success it is a warning."""
     said, code = _said(error)
     if code == exits.INTERRUPTED:
         signals.let_go()
@@ -142,7 +146,7 @@ def _said(error: BaseException) -> tuple[UShieldError, int]:
 
 def _run(arguments: list[str]) -> int:
     root = _root()
-    if instruction := os.environ.get(COMPLETION_VARIABLE):  # the shell asks what could come next
+    if instruction := os.environ.get(COMPLETION_VARIABLE):  # the shell requests completions
         from click.shell_completion import shell_complete
 
         return shell_complete(root, {}, "ushield", COMPLETION_VARIABLE, instruction)
@@ -156,7 +160,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _language(arguments: Sequence[str]) -> messages.Language | None:
-    """Find ``--lang`` before anything else: help texts are made while commands are imported."""
+    """Return the value of ``--lang`` before parsing: help texts are created while commands are imported."""
     for n, argument in enumerate(arguments):
         value = argument.partition("=")[2] or (arguments[n + 1] if n + 1 < len(arguments) else "")
         if argument.split("=")[0] == "--lang" and value in messages.LANGUAGES:
@@ -165,7 +169,7 @@ def _language(arguments: Sequence[str]) -> messages.Language | None:
 
 
 def _usage(error: click.ClickException) -> InputError:
-    """Turn click's errors into ours, which speak both languages."""
+    """Convert click's errors to ``InputError``, which is available in both languages."""
     name = type(error).__name__
     facts: dict[str, Any] = {"argument": getattr(error, "option_name", None) or _parameter(error) or ""}
     codes = {"NoSuchOption": "USAGE_NO_SUCH_OPTION", "MissingParameter": "USAGE_MISSING"}
@@ -175,7 +179,7 @@ def _usage(error: click.ClickException) -> InputError:
 
 
 def _commands(error: click.ClickException) -> list[str]:
-    """Return what could have stood where there is no such command."""
+    """Return the valid command names at the place of an unknown one."""
     context = getattr(error, "ctx", None)
     if isinstance(context, click.Context) and isinstance(context.command, click.Group):
         return context.command.list_commands(context)
@@ -196,9 +200,9 @@ def _note_bug() -> None:
 
 
 def _log(settings: config.Settings, verbosity: int) -> None:
-    import logging  # not for a help page
+    import logging  # not needed for a help page
 
-    logging.raiseExceptions = False  # a log that cannot be written changes nothing, and nothing prints about it
+    logging.raiseExceptions = False  # a log that cannot be written must not affect the command or print anything
     logger = logging.getLogger("ushield_hw")
     logger.setLevel(logging.DEBUG)
     form = _escaping(logging.Formatter)("%(asctime)s %(levelname)s %(message)s")
@@ -219,7 +223,7 @@ def _log(settings: config.Settings, verbosity: int) -> None:
 
 
 def _escaping(base: type[logging.Formatter]) -> type[logging.Formatter]:
-    """Return a formatter whose lines cannot move a terminal's cursor or pass for two: devices and peers are quoted."""
+    """Return a formatter that escapes control characters and line breaks, because log lines quote devices and peers."""
 
     class Escaping(base):  # type: ignore[misc, valid-type]
         def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
@@ -234,7 +238,7 @@ def _escaping(base: type[logging.Formatter]) -> type[logging.Formatter]:
 
 
 def _private(file: Path) -> Path:
-    """Make a log file that is not there yet for this user alone, whatever the umask is."""
+    """Create a new log file with mode 0600, independent of the umask."""
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
@@ -245,7 +249,7 @@ def _private(file: Path) -> Path:
 
 
 def _root() -> click.Group:
-    """Build the root command; its help is in the language in force by now."""
+    """Create the root command with help in the current language."""
     file, folder = click.Path(path_type=Path, dir_okay=False), click.Path(path_type=Path, file_okay=False, exists=True)
     say = messages.text
     options = [
@@ -260,7 +264,7 @@ def _root() -> click.Group:
 
 
 def _width() -> int:
-    """Return how wide help pages are; click would ask shutil, which imports every kind of archive."""
+    """Return the width of help pages; click would import shutil for this, which imports all archive modules."""
     try:
         columns = int(os.environ.get("COLUMNS", "0")) or os.get_terminal_size(1).columns
     except (OSError, ValueError):

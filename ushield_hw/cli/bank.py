@@ -1,4 +1,4 @@
-"""``ushield bank init|serve|code|revoke|certs``: the reference bank. Its room is imported when a command is called."""
+"""``ushield bank init|serve|code|revoke|certs``: the reference bank. Its package is imported when a command runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PACKAGES: Final = ("alembic", "sqlalchemy", "starlette", "uvicorn")
 _EXPIRING: Final = 6
 _STATE_COLUMNS: Final = 14
 _CA_LIFE: Final = timedelta(days=20 * 365)
-# As bank.ca has them; help pages are shown without it.
+# Copies of the values in bank.ca, so that help pages work without the bank's dependencies.
 _KEYS: Final = ("ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096")
 _PROFILES: Final = ("payment", "login")
 _CONFIRMATIONS: Final = ("button", "pinpad", "touch", "host", "none")
@@ -39,12 +39,12 @@ _REASONS: Final = (
 
 @click.group("bank", cls=Group, help=messages.text("help.bank"))
 def bank_command() -> None:
-    """The reference bank."""
+    """Commands of the reference bank."""
 
 
 @bank_command.group("certs", cls=Group, help=messages.text("help.bank.certs"))
 def _certs() -> None:
-    """The certificates it has issued."""
+    """Commands for issued certificates."""
 
 
 def _folder() -> Callable[[F], F]:
@@ -59,7 +59,7 @@ def _folder() -> Callable[[F], F]:
 
 
 def _opened(folder: Path) -> BankFolder:
-    """Return the bank's folder; says how to install what the bank needs where it is missing."""
+    """Return the bank's folder; raises with installation advice if the bank's dependencies are missing."""
     _check_packages(*_PACKAGES)
     from ushield_hw.bank.folder import BankFolder
 
@@ -72,7 +72,7 @@ def _check_packages(*names: str) -> None:
         raise InputError("BANK_EXTRA_MISSING", package=missing)
 
 
-# --- founding and serving ---------------------------------------------------------------------------------------------
+# --- init and serve ---------------------------------------------------------------------------------------------------
 
 
 @bank_command.command("init", help=messages.text("help.bank.init"))
@@ -201,7 +201,7 @@ def _tell_ready(url: str, where: BankFolder, settings: BankSettings, *, as_json:
     output.finish()
 
 
-# --- the clerk's work -------------------------------------------------------------------------------------------------
+# --- administration ---------------------------------------------------------------------------------------------------
 
 
 @bank_command.command("code", help=messages.text("help.bank.code"))

@@ -1,4 +1,4 @@
-"""The CA's key on its token, handed to the bank as something that signs: the bank itself never sees a token."""
+"""The CA key on a token as a ``Signer`` for the bank, which does not access tokens itself."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ class _Held:
 
 
 class TokenKey:
-    """A key on a token that signs for the CA; for any thread.
+    """A key on a token that signs for the CA. Thread-safe.
 
-    When the token was pulled out, or its module has died, the next signature opens it again. A PIN that was refused is
-    not tried a second time, whoever asks.
+    After the token was removed or its module has died, the next signature opens it again. A PIN that was rejected is
+    not used a second time.
 
     Args:
         opening: opens the token.
         key_id: the key's CKA_ID.
-        public: its public half.
+        public: its public key.
 
     Raises:
-        KeyMismatch: ``BANK_KEY_GONE``.
-        PinError, TokenError: as the token says.
+        KeyMismatch: ``BANK_KEY_GONE``, ``BANK_KEY_MISMATCH``.
+        PinError, TokenError: from the token.
     """
 
     def __init__(self, opening: Callable[[], Session], key_id: bytes, public: CertifiedKey) -> None:
@@ -72,7 +72,7 @@ class TokenKey:
         """Return the token's signature over a message.
 
         Raises:
-            UShieldError: as the token says.
+            UShieldError: the token failed or was removed.
         """
         held = self._take()
         try:
@@ -83,11 +83,11 @@ class TokenKey:
 
     @property
     def wants_pin_each_time(self) -> bool:
-        """Whether the token wants the PIN for every signature."""
+        """Whether the token requires the PIN for every signature."""
         return self._held is not None and self._held.key.always_authenticate
 
     def close(self) -> None:
-        """Log out."""
+        """Log out and close the session."""
         if self._held is not None:
             self._held.session.close()
 
@@ -127,6 +127,10 @@ class TokenKey:
 def ca_name(subject: str | None, *, test_only: bool) -> x509.Name:
     """Return the name of the CA.
 
+    Args:
+        subject: RFC 4514. None: a default name.
+        test_only: whether the default name says that the CA is for tests.
+
     Raises:
         InputError: ``SUBJECT_INVALID``.
     """
@@ -142,10 +146,10 @@ def ca_name(subject: str | None, *, test_only: bool) -> x509.Name:
 
 
 def soft_token(where: BankFolder) -> tuple[str, str]:
-    """Make a soft token for a bank's CA, or find it; return its URI and its PIN file.
+    """Return URI and PIN file of the soft token of a bank's CA, creating it if needed.
 
     Raises:
-        DriverNotFound, StorageError: as the tokens of ``ushield softhsm init``.
+        DriverNotFound, StorageError: as for ``ushield softhsm init``.
     """
     made = provision(where.softhsm, options.settings(), tokens="bank.toml")
     os.environ[CONF_VARIABLE] = str(made.conf)
@@ -155,12 +159,12 @@ def soft_token(where: BankFolder) -> tuple[str, str]:
 
 @contextmanager
 def new_key(selector: str, pin_source: str | None, spec: str) -> Iterator[tuple[Signer, str, bytes]]:
-    """Make a key for a CA; yield what signs with it, the token's URI and the key's id.
+    """Generate a CA key; yield its signer, the token's URI and the key id.
 
-    If anything goes wrong in the block, the key is removed again.
+    The key is deleted if the block raises.
 
     Raises:
-        PinError, TokenError, KeyGenerationUnavailable: as the token says.
+        PinError, TokenError, KeyGenerationUnavailable: from the token.
     """
     kind, key_id = KeySpec(spec), new_key_id()
     person = options.person({PinKind.USER: pin_source})
@@ -178,11 +182,11 @@ def new_key(selector: str, pin_source: str | None, spec: str) -> Iterator[tuple[
 
 @contextmanager
 def ca_key(where: BankFolder, settings: BankSettings, pin_source: str | None) -> Iterator[Signer]:
-    """Open a bank's token; yield what signs with the CA's key.
+    """Open a bank's token and yield the signer for the CA key.
 
     Raises:
-        KeyMismatch: ``BANK_KEY_GONE``.
-        PinError, TokenError: as the token says.
+        KeyMismatch: ``BANK_KEY_GONE``, ``BANK_KEY_MISMATCH``.
+        PinError, TokenError: from the token.
     """
     if settings.test_only:
         os.environ[CONF_VARIABLE] = str(where.softhsm / "softhsm2.conf")
@@ -194,7 +198,7 @@ def ca_key(where: BankFolder, settings: BankSettings, pin_source: str | None) ->
 
     with closing(TokenKey(opening, bytes.fromhex(settings.key_id), public)) as key:
         if not key.wants_pin_each_time:
-            person.forget()  # the token that was pulled out is opened again with a PIN file, or by who sits there
+            person.forget()  # after a removal the token is opened again with the PIN file or a new prompt
         yield key
 
 

@@ -34,7 +34,7 @@ _EXPIRING = 6
 
 @click.group("cert", cls=Group, help=messages.text("help.cert"))
 def cert_command() -> None:
-    """Certificates on a token."""
+    """Commands for certificates on a token."""
 
 
 @cert_command.command("list", help=messages.text("help.cert.list"))
@@ -68,7 +68,7 @@ def _list(selector: str | None, key_id: str | None, certificate: str | None, day
 
 
 def _chosen(found: tuple[Pair, ...], choice: KeyChoice) -> tuple[Pair, ...]:
-    """Return the certificates that are asked for."""
+    """Return the requested certificates."""
     return found if choice == ANY else tuple(matches(found, choice))
 
 
@@ -106,13 +106,14 @@ def _request(
     options.check_folder(out)
     person = options.person({PinKind.USER: pin_source}, allow_last_try=allow_last_try)
     token = options.find(selector)
-    policy = PinPolicy.SIGNATURE if pin_per_signature else None  # None: as the driver says
+    policy = PinPolicy.SIGNATURE if pin_per_signature else None  # None: as the driver specifies
     with token.open(person, purpose="request") as session, output.progress("cli.generating"):
         made = request(session, KeySpec(spec), subject, pin_policy=policy)
         try:
             options.write_new(out, made.pem)
         except UShieldError:
-            remove_quietly(session, made.key_id)  # a key nobody can ask a certificate for would only take room
+            # without the request the key is useless and only uses space on the token
+            remove_quietly(session, made.key_id)
             raise
     output.achieved()
     if as_json:
@@ -130,7 +131,7 @@ def _request(
 def _install(file: Path, selector: str | None, pin_source: str | None, allow_last_try: bool, as_json: bool) -> None:
     data = options.read_file(file)
     with options.naming(file):
-        facts = read_installable(data)  # before anybody is asked for a PIN
+        facts = read_installable(data)  # before prompting for a PIN
     if facts.key_usage is None:
         output.note(messages.text("cli.warning", message=messages.text("cert.no_key_usage", serial=facts.serial_hex)))
     person = options.person({PinKind.USER: pin_source}, allow_last_try=allow_last_try)

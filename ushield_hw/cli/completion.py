@@ -1,4 +1,4 @@
-"""``ushield completion SHELL``: the script that makes a shell complete commands and options."""
+"""``ushield completion SHELL``: the shell completion script for commands and options."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from ushield_hw.system.storage import existing_folder
 
 @click.group("config", cls=Group, help=messages.text("help.config"))
 def config_command() -> None:
-    """Settings."""
+    """Settings commands."""
 
 
 @config_command.command("show", help=messages.text("help.config.show"))
@@ -36,7 +36,7 @@ def _show(origin: bool, as_json: bool) -> None:
 
 
 def left_out(settings: Settings) -> list[UShieldError]:
-    """Return why files of the configuration were left out, and why the state folder cannot be used."""
+    """Return the errors of configuration files that were ignored, and of an unusable state folder."""
     found: list[UShieldError] = [*settings.left_out, *Catalogue.of(settings).left_out]
     try:
         existing_folder(settings.state_dir, ".")

@@ -1,6 +1,6 @@
-"""``ushield demo``: the whole main job, command by command, as a person would type it.
+"""``ushield demo``: the complete workflow as a sequence of commands.
 
-Everything happens in a folder that is gone afterwards, with a state folder of its own.
+It runs in a temporary folder with its own state folder.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ authorityKeyIdentifier = keyid
 
 @dataclass(slots=True)
 class _Demo:
-    """One run: its folder, and the steps so far."""
+    """The state of a run."""
 
     folder: Path
     environment: dict[str, str]
@@ -52,24 +52,24 @@ class _Demo:
     token: str = ""
 
     def say(self, name: str) -> None:
-        """Print a step's heading: its number, and what it proves."""
+        """Print the heading of a step."""
         self.step += 1
         output.lines(["", f"[{self.step}/{_STEPS}] {messages.text(f'demo.{name}')}"])
 
     def ushield(self, *words: str, exits: int = 0) -> None:
-        """Run a command of ours and show it with what it prints."""
+        """Run a ``ushield`` command and print it with its output."""
         shown = " ".join('"$TOKEN"' if word == self.token else shlex.quote(word) for word in words)
         output.lines([f"  $ ushield {shown}"])
         self._run([sys.executable, "-m", "ushield_hw.cli", "--lang", messages.language(), *words], exits)
 
     def openssl(self, *words: str, quiet: bool = False) -> None:
-        """Run openssl and show it."""
+        """Run openssl and print it with its output."""
         if not quiet:
             output.lines([f"  $ openssl {' '.join(shlex.quote(word) for word in words)}"])
         self._run(["openssl", *words], 0, quiet=quiet)
 
     def json(self, *words: str) -> Any:
-        """Run a command of ours with --json and return the document."""
+        """Run a ``ushield`` command with --json and return the document."""
         done = subprocess.run(
             [sys.executable, "-m", "ushield_hw.cli", *words, "--json"],
             cwd=self.folder,
@@ -103,7 +103,7 @@ class _Demo:
 @click.command("demo", cls=Command, help=messages.text("help.demo"))
 @click.option("--keep", is_flag=True, help=messages.text("help.option.keep"))
 def demo_command(keep: bool) -> None:
-    """Walk the main job."""
+    """Run the demo."""
     if shutil.which("openssl") is None:
         raise DriverNotFound("OPENSSL_MISSING", searched=["openssl"])
     folder = Path(tempfile.mkdtemp(prefix="ushield-demo-"))
@@ -119,7 +119,7 @@ def demo_command(keep: bool) -> None:
 
 
 def _start(folder: Path) -> _Demo:
-    """Keep the person's own state, configuration and tokens out of it."""
+    """Create the environment, separate from the user's own state, configuration and tokens."""
     environment = os.environ | {
         "XDG_STATE_HOME": str(folder / "state"),
         "XDG_CONFIG_HOME": str(folder / "config"),
@@ -212,7 +212,7 @@ def _refuse(demo: _Demo) -> None:
 
 
 def fresh_order() -> dict[str, Any]:
-    """Return the example order with a new transaction number, nonce and times: it lives for five minutes."""
+    """Return the example order with a new transaction id, nonce and times; it expires after five minutes."""
     order: dict[str, Any] = json.loads(data_file(data_dir("examples") / "order.json"))
     now = datetime.now(UTC)
     order["tx_id"] = str(uuid.uuid4())

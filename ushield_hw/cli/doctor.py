@@ -1,4 +1,4 @@
-"""``ushield doctor``: one cause first, then the way from the plug to the key."""
+"""``ushield doctor``: the first cause, then the findings of all layers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PLAIN: Final = str.maketrans({"✓": "+", "✗": "x", "→": "->", "·": "|", "
 _NARROWEST: Final = 40
 _SECRETS: Final = re.compile(r"(?i)^pkcs11:.*\bpin-(value|source)=")
 _LEAD: Final = re.compile(r"\s*(?:[✓✗!→-] |\[\w+\] )?(?:[A-H]\d+ )?")
-# What stays together: words, each sign of Chinese with the punctuation that may not begin or end a line.
+# Units that are not broken: words, and each Chinese character with punctuation that must not begin or end a line.
 _PIECES: Final = re.compile(r"\s+|[（“‘「《【]*(?:[!-~]+|[^\s!-~])[，。；：、！？）”’」》】]*")
 
 
@@ -49,7 +49,7 @@ def doctor_command(
     everything: bool,
     as_json: bool,
 ) -> int:
-    """Say why a token is not recognized."""
+    """Diagnose why a token is not recognized."""
     if code is not None:
         if selector is not None or module is not None or bundle is not None:
             raise InputError("USAGE_ONE_OF", argument="--code, --token | --module | --bundle")
@@ -61,8 +61,8 @@ def doctor_command(
     from ushield_hw.uri import TokenUri
 
     if selector is not None and _SECRETS.search(selector):
-        TokenUri.parse(selector)  # refuses it; whatever else is wrong with a selector is a finding
-    choice = key_choice(None, key_id, certificate)  # refuses what is no hex
+        TokenUri.parse(selector)  # refuses secrets in the URI; any other error of the selector becomes a finding
+    choice = key_choice(None, key_id, certificate)  # refuses values that are not hexadecimal
     if bundle is not None:
         options.check_folder(bundle)
         options.refuse_existing(bundle)
@@ -155,7 +155,7 @@ def _path(report: Report, *, everything: bool) -> Iterator[str]:
 
 
 def _state(findings: Sequence[Finding], report: Report) -> tuple[str, str]:
-    """Return a layer's mark and state: the worst of what was found; else whether it was looked at at all."""
+    """Return mark and state of a layer: its worst finding, else whether it was checked."""
     there = {"fail" if finding is report.first else finding.status.value for finding in findings}
     reasons = [str(finding.evidence["reason"]) for finding in findings if finding.unchecked]
     worst = next((status for status in ("fail", "warn") if status in there), None)
@@ -169,7 +169,7 @@ def _state(findings: Sequence[Finding], report: Report) -> tuple[str, str]:
 
 
 def _told(finding: Finding, report: Report, *, everything: bool) -> Iterator[str]:
-    """Tell of a finding on the way: the first one has been told, and of others the cause is enough beside it."""
+    """Yield the lines of a finding in its layer: the first cause refers to the text above, others omit the remedy."""
     status = finding.status.value
     if finding is report.first:
         yield f"      {_MARKS['fail']} {finding.id} {messages.text('doctor.above')}"
@@ -190,7 +190,7 @@ def _subject(finding: Finding) -> str:
 
 
 def _label(subject: str) -> str:
-    """Return what a token is called: a sentence about it says that much."""
+    """Return the label of a token, which may already be part of the cause's text."""
     return subject.rpartition(" (")[0] or subject
 
 
@@ -203,11 +203,11 @@ def _short(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-# --- on paper and on a screen -----------------------------------------------------------------------------------------
+# --- formatting -------------------------------------------------------------------------------------------------------
 
 
 def _print(rows: Iterable[str], kept: str = "") -> None:
-    """Print rows; at a terminal as wide as it is, but for what must be kept; without signs that may not show."""
+    """Print rows, wrapped to the terminal's width except those in ``kept``, with symbols the output can show."""
     whole = set(kept.split("\n"))
     made = [messages.shown(row) for row in rows]
     if sys.stdout.isatty():
@@ -218,13 +218,16 @@ def _print(rows: Iterable[str], kept: str = "") -> None:
 
 
 def _has_signs() -> bool:
-    """Tell whether signs beyond ASCII show: Python writes UTF-8 in the C locale too, whoever reads it."""
+    """Return whether non-ASCII symbols can be shown.
+
+    Python writes UTF-8 in the C locale too, where the reader may not expect it.
+    """
     names = (os.environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))
     return output.speaks_utf8() and next(filter(None, names), "C") not in {"C", "POSIX"}
 
 
 def _folded(row: str, width: int) -> Iterator[str]:
-    """Yield a row in pieces of a width; those that go on stand under the text, not under its mark."""
+    """Yield a row wrapped to a width; continuation lines are indented to the text after the mark."""
     indent = " " * len(_LEAD.match(row)[0])  # type: ignore[index] # it matches everything
     line = ""
     for piece in _PIECES.findall(row):

@@ -24,7 +24,7 @@ def _catalogue() -> Catalogue:
 
 
 def driver_document(driver: Driver) -> dict[str, object]:
-    """Return what ``--json`` says of a driver."""
+    """Return the JSON object of a driver."""
     return {
         "id": driver.id,
         "vendor": driver.vendor,
@@ -72,7 +72,7 @@ def driver_document(driver: Driver) -> dict[str, object]:
 
 @click.group("driver", cls=Group, help=messages.text("help.driver"))
 def driver_command() -> None:
-    """The catalogue of token families."""
+    """Commands for the catalogue of token families."""
 
 
 @driver_command.command("list", help=messages.text("help.driver.list"))
@@ -101,7 +101,7 @@ def _show(driver_id: str, as_json: bool) -> None:
 @options.as_json()
 def _check(file: Path, as_json: bool) -> None:
     driver, catalogue = parse(file, options.read_file(file)), _catalogue()
-    families.through(driver, catalogue)  # are they there?
+    families.through(driver, catalogue)  # raises if a family it refers to is unknown
     _warn_of_unsafe(file)
     consent = f'[drivers]\nconsent = ["{driver.id}"]' if needs_consent(driver) else None
     if as_json:
@@ -114,7 +114,7 @@ def _check(file: Path, as_json: bool) -> None:
 
 
 def _warn_of_unsafe(file: Path) -> None:
-    with suppress(OSError):  # what was read from is no file
+    with suppress(OSError):  # the input is not a regular file
         try:
             trust.checked(file.absolute())
         except trust.Unsafe as error:
@@ -149,7 +149,7 @@ def _match(usb: str | None, atr: str | None, module: Path | None, as_json: bool)
 
 @dataclass(frozen=True)
 class _Found:
-    """The families that match, what ``--json`` says of the match, and what a person should know of it."""
+    """The matching families, additional JSON fields, and remarks for the user."""
 
     drivers: list[Driver]
     said: dict[str, object]

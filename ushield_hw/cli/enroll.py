@@ -40,7 +40,7 @@ def enroll_command(
     allow_last_try: bool,
     as_json: bool,
 ) -> None:
-    """Have the bank certify a request; the same command again gets the same certificate."""
+    """Have the bank issue a certificate and install it. Idempotent: a repeated call gets the same certificate."""
     from ushield_hw.certificates.renewal.est_client import EstBank
 
     request, code = _pkcs10(file), read_secret(code_source, CODE_FILE)
@@ -58,7 +58,7 @@ def enroll_command(
 
 
 def _pkcs10(file: Path) -> bytes:
-    """Read a request, PEM or DER; return DER."""
+    """Read a request in PEM or DER and return it as DER."""
     from cryptography import x509
 
     data = options.read_file(file)
@@ -66,6 +66,6 @@ def _pkcs10(file: Path) -> bytes:
         (der,) = pem.blocks(data, *_PEM_LABELS) if pem.is_pem(data) else (data,)
         with reading():
             x509.load_der_x509_csr(der).public_key()
-    except (Unreadable, ValueError) as error:  # the latter: none or several in one file
+    except (Unreadable, ValueError) as error:  # ValueError: no request or several in one file
         raise InputError("REQUEST_FILE_INVALID", file=str(file)) from error
     return der

@@ -1,4 +1,4 @@
-"""The one map from an error to an exit code."""
+"""The mapping from errors to exit codes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ INTERNAL: Final = 1
 USAGE: Final = 2
 INTERRUPTED: Final = 130
 
-# The first class that the error is an instance of decides.
+# The first matching class decides.
 _CODES: Final[tuple[tuple[type[errors.UShieldError], int], ...]] = (
     (errors.InputError, USAGE),
-    (errors.DescriptorError, USAGE),  # a file somebody wrote
+    (errors.DescriptorError, USAGE),  # a file written by the user
     (errors.DriverError, 3),
     (errors.TokenError, 3),
     (errors.PinLocked, 5),

@@ -1,4 +1,4 @@
-"""Says in time that a certificate ends, and which command renews it."""
+"""Warnings before a certificate expires, with the command that renews it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _DAY_S: Final = 86400
 
 
 def days_left(facts: CertificateFacts, now: datetime | None = None) -> int:
-    """Return how many whole days a certificate has left; negative: it has ended."""
+    """Return how many whole days a certificate is still valid; negative if it has expired."""
     return int((facts.not_after - (now or datetime.now(UTC))).total_seconds() // _DAY_S)
 
 
 def warn_of(pairs: Iterable[Pair], uri: str) -> None:
-    """Warn on stderr of the certificates in use that end soon, or have ended."""
+    """Warn on stderr about active certificates that expire soon or have expired."""
     for pair in pairs:
         if pair.activated and pair.has_key is not False:
             warn(pair.facts, uri)
 
 
 def warn(facts: CertificateFacts, uri: str) -> None:
-    """Warn on stderr if a certificate ends soon, or has ended."""
+    """Warn on stderr if a certificate expires soon or has expired."""
     days, settings = days_left(facts), options.settings()
     louder = sorted(settings.urgent_days)
     if days > max(settings.warn_days, *louder, 0):

@@ -1,4 +1,4 @@
-"""How families of tokens are told to a person: what is proven, known, installed here, or not driven at all."""
+"""Text output of token families: proven, known, installed or not supported."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ushield_hw.drivers.match import CHIP_MAKERS
 
 _WIDTH: Final = 80
 _ID_WIDTH: Final = 26
-_TIED: Final = "\xa0"  # a space where no line may end; shown as any other
-_CLOSING: Final = "，。；：、）」”"  # never begin a line
+_TIED: Final = "\xa0"  # a space without a line break; printed as a normal space
+_CLOSING: Final = "，。；：、）」”"  # characters that must not begin a line
 _GROUPS: Final = ("proven", "here", "through", "elsewhere", "no_module", "undriven")
 _READER: Final = {Binding.CCID: "expected", Binding.NO_CCID: "switched_off"}
 
 
 def listed(catalogue: Catalogue) -> Iterator[str]:
-    """Yield the whole catalogue as lines, by what this program and this machine can do with a family."""
+    """Yield the catalogue as lines, grouped by support in this version and on this machine."""
     groups: dict[str, list[Driver]] = {name: [] for name in _GROUPS}
     for driver in catalogue:
         groups[_group(driver)].append(driver)
@@ -34,7 +34,7 @@ def listed(catalogue: Catalogue) -> Iterator[str]:
 
 
 def matched(drivers: Sequence[Driver], remarks: Iterable[str], catalogue: Catalogue) -> Iterator[str]:
-    """Yield what is known of the families that were asked for, and what that says."""
+    """Yield what is known about the matching families, then the remarks."""
     for driver in drivers:
         yield from _wrapped("", f"{driver.id}  {_title(driver)}", "    ")
         for text in (_standing(driver), _module(driver, catalogue)):
@@ -49,7 +49,7 @@ def reader(usb: UsbId) -> str:
 
 
 def usb_remarks(usb: str, rows: Sequence[UsbId]) -> Iterator[str]:
-    """Yield what a USB id that is known says, and what it does not."""
+    """Yield remarks about a known USB id."""
     for row in dict.fromkeys(rows):
         name = row.name or str(row)
         yield messages.text(
@@ -62,17 +62,17 @@ def usb_remarks(usb: str, rows: Sequence[UsbId]) -> Iterator[str]:
 
 
 def through(driver: Driver, catalogue: Catalogue) -> list[Driver]:
-    """Return the families whose modules show this one's tokens.
+    """Return the families whose modules show this family's tokens.
 
     Raises:
-        DriverNotFound: the catalogue does not have one of them.
+        DriverNotFound: the catalogue lacks one of them.
     """
     others = (*([driver.module.via] if driver.module.via else []), *driver.module.also_via)
     return [catalogue.get(other) for other in others]
 
 
 def is_skf(driver: Driver, name: str) -> bool:
-    """Tell whether a file of this name is a family's SKF library."""
+    """Return whether a file of this name is a family's SKF library."""
     return any(fnmatchcase(name.lower(), known.lower()) for known in driver.module.skf)
 
 
@@ -127,7 +127,7 @@ def _module(driver: Driver, catalogue: Catalogue) -> str:
 
 
 def _wrapped(head: str, text: str, indent: str) -> Iterator[str]:
-    """Yield ``head`` and a text, broken where a terminal's line ends."""
+    """Yield ``head`` and a text, wrapped at the line width."""
     line, fresh = head, True
     for piece in _pieces(text):
         if fresh or output.columns(line + piece) <= _WIDTH:
@@ -139,7 +139,7 @@ def _wrapped(head: str, text: str, indent: str) -> Iterator[str]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Yield what a line may be broken between: words with the space before them, and wide letters."""
+    """Yield the units between which a line may be broken: words with a leading space, and wide characters."""
     piece = ""
     for letter in text:
         if piece.strip(" ") and (letter == " " or (output.columns(letter) > 1 and letter not in _CLOSING)):

@@ -1,4 +1,4 @@
-"""Help pages in the language in force: click's own words are English only."""
+"""Help pages in the current language; click's own texts are English only."""
 
 from __future__ import annotations
 
@@ -27,41 +27,41 @@ def _in_our_words(option: click.Option | None) -> click.Option | None:
 
 
 class Command(click.Command):
-    """A command whose help page is in the language in force."""
+    """A command whose help page is in the current language."""
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write this part of the page."""
+        """Write the usage line."""
         _format_usage(self, ctx, formatter)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write this part of the page."""
+        """Write the options section."""
         _format_options(self, ctx, formatter)
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
-        """Return click's own option, in our words."""
+        """Return click's help option with translated text."""
         return _in_our_words(super().get_help_option(ctx))
 
 
 class Group(click.Group):
-    """A group of commands whose help page is in the language in force."""
+    """A group of commands whose help page is in the current language."""
 
     command_class = Command
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write this part of the page."""
+        """Write the usage line."""
         _format_usage(self, ctx, formatter)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write this part of the page."""
+        """Write the options and commands sections."""
         _format_options(self, ctx, formatter)
         self.format_commands(ctx, formatter)
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
-        """Return click's own option, in our words."""
+        """Return click's help option with translated text."""
         return _in_our_words(super().get_help_option(ctx))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write this part of the page."""
+        """Write the commands section."""
         found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
         with formatter.section(messages.text("help.commands")):
             formatter.write_dl([(name, command.get_short_help_str(80)) for name, command in found if command])

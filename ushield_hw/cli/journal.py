@@ -1,4 +1,4 @@
-"""``ushield journal``: what this user has signed on this host, and the bank's answer about what is unknown."""
+"""``ushield journal``: what this user has signed on this host, and resolution of unknown outcomes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _examples(*commands: str) -> str:
 
 @click.group("journal", cls=Group, help=messages.text("help.journal"), epilog=_examples("list", f"show {_EXAMPLE}"))
 def journal_command() -> None:
-    """The signing journal."""
+    """Commands for the signing journal."""
 
 
 @journal_command.command("list", help=messages.text("help.journal.list"), epilog=_examples("list", "list --json"))
@@ -80,10 +80,10 @@ def _journal() -> Journal:
 
 
 def _ask(entries: Sequence[JournalEntry], *, booked: bool) -> None:
-    """Show the order and have the bank's answer confirmed.
+    """Show the order and ask the user to confirm the bank's answer.
 
     Raises:
-        ConfirmationRejected: it was not.
+        ConfirmationRejected: the user did not confirm.
     """
     settings, entry = options.settings(), next(entry for entry in entries if entry.is_open)
     terminal = Terminal(settings.pin_timeout_s, settings.confirm_timeout_s)

@@ -1,4 +1,4 @@
-"""``ushield key list|delete``: the key pairs on a token, with certificate or without."""
+"""``ushield key list|delete``: key pairs on a token, with or without a certificate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ushield_hw.token.token import Token
 
 @click.group("key", cls=Group, help=messages.text("help.key"))
 def key_command() -> None:
-    """Key pairs on a token."""
+    """Commands for key pairs on a token."""
 
 
 @key_command.command("list", help=messages.text("help.key.list"))
@@ -88,7 +88,7 @@ def _line(entry: Entry) -> str:
 
 
 def _rows(token: Token, entry: Entry) -> Iterator[tuple[str, object]]:
-    """Return what hangs on a key."""
+    """Yield the details of a key and what depends on it."""
     yield messages.text("key.row_token"), token.label or token.serial
     yield messages.text("key.row_key_id"), entry.key_id or "-"
     yield messages.text("key.row_label"), entry.label or "-"

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the objects they stand for."""
+"""Options shared by several commands, and the objects they refer to."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _LARGEST_FILE = 4 << 20
-_STDIN_S = 600.0  # what writes to it may wait for a person
+_STDIN_S = 600.0  # the program that writes to it may wait for its user
 
 
 def say(name: str) -> str:
@@ -40,58 +40,63 @@ def say(name: str) -> str:
 
 
 def as_json() -> Callable[[F], F]:
-    """``--json``."""
+    """Return the option ``--json``."""
     return click.option("--json", "as_json", is_flag=True, help=say("json"))
 
 
 def token(*, required: bool = False) -> Callable[[F], F]:
-    """``--token``."""
+    """Return the option ``--token``."""
     return click.option("--token", "selector", metavar="URI|SERIAL|LABEL", required=required, help=say("token"))
 
 
 def key_id() -> Callable[[F], F]:
-    """``--key-id``."""
+    """Return the option ``--key-id``."""
     return click.option("--key-id", metavar="HEX", default=None, help=say("key_id"))
 
 
 def certificate() -> Callable[[F], F]:
-    """``--certificate``."""
+    """Return the option ``--certificate``."""
     return click.option("--certificate", metavar="HEX", default=None, help=say("certificate"))
 
 
 def pin_source() -> Callable[[F], F]:
-    """``--pin-source``."""
+    """Return the option ``--pin-source``."""
     return click.option("--pin-source", metavar="FILE|-", default=None, help=say("pin_source"))
 
 
 def out(*, required: bool = False) -> Callable[[F], F]:
-    """``-o``."""
+    """Return the option ``-o``."""
     return click.option("-o", "--out", type=click.Path(path_type=Path), required=required, help=say("out"))
 
 
 def last_try() -> Callable[[F], F]:
-    """``--allow-last-try``."""
+    """Return the option ``--allow-last-try``."""
     return click.option("--allow-last-try", is_flag=True, help=say("allow_last_try"))
 
 
 def settings() -> Settings:
-    """Return the settings of the command that is running."""
+    """Return the settings of the running command."""
     app: App = click.get_current_context().find_object(App)  # type: ignore[assignment]
     return app.settings
 
 
 def find(selector: str | None) -> Token:
-    """Return the token that ``--token`` names; without it, the only one."""
+    """Return the token selected by ``--token``; without a selector the only token."""
     with output.progress("cli.looking"):
         return find_token(selector, settings=settings())
 
 
 def person(given: dict[PinKind, str | None], *, allow_last_try: bool = False) -> Sources:
-    """Return who is asked for PINs: the sources given, then the terminal. The sources are checked at once."""
+    """Return the sources of PINs: those of the command line, then the terminal. The sources are checked at once.
+
+    Args:
+        given: ``--pin-source`` and similar options by kind of PIN.
+        allow_last_try: whether the last attempt may be used.
+    """
     limits = settings()
     terminal = Terminal(limits.pin_timeout_s, limits.confirm_timeout_s)
     named = {kind: name for kind, name in given.items() if name}
-    if sys.stdin is not None and sys.stdin.isatty():  # a PIN typed there would be seen: the prompt hides it
+    if sys.stdin is not None and sys.stdin.isatty():  # a PIN typed on stdin would be visible; the prompt hides it
         named = {kind: name for kind, name in named.items() if name != STDIN}
     sources = Sources(named, terminal, allow_last_try)
     click.get_current_context().call_on_close(sources.forget)
@@ -100,7 +105,7 @@ def person(given: dict[PinKind, str | None], *, allow_last_try: bool = False) ->
 
 
 def rules() -> Rules:
-    """Return the rules for orders that are in force."""
+    """Return the order rules of the settings."""
     from ushield_hw.order import Rules
 
     return Rules(demo=settings().demo)
@@ -110,7 +115,7 @@ def read_order(path: Path) -> Order:
     """Read an order file.
 
     Raises:
-        InputError: it cannot be read, or is no order; names the place in it.
+        InputError: it cannot be read or is not a valid order; names the place in the file.
     """
     from ushield_hw.order import Order
 
@@ -121,7 +126,7 @@ def read_order(path: Path) -> Order:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Put the name of the file into every error about what is in it."""
+    """Add the file name to every error about its content."""
     try:
         yield
     except UShieldError as error:
@@ -130,7 +135,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def read_file(path: Path) -> bytes:
-    """Return what a file holds; ``-`` is stdin.
+    """Return the content of a file; ``-`` is stdin.
 
     Raises:
         InputError: ``FILE_UNREADABLE``, ``FILE_TOO_LARGE``, ``INPUT_TIMED_OUT``.
@@ -150,11 +155,11 @@ def read_file(path: Path) -> bytes:
 
 
 def is_there(path: Path) -> bool:
-    """Tell whether an output file exists; a link counts, wherever it leads.
+    """Return whether an output file exists, also as a dangling link.
 
     Raises:
-        InputError: ``OUTPUT_NAME``: no file can have this name; ``-``, which elsewhere is stdout, is none either.
-        StorageError: ``OUTPUT_NOT_WRITTEN``: the folder may not be looked into.
+        InputError: ``OUTPUT_NAME``: not a possible file name, or ``-``.
+        StorageError: ``OUTPUT_NOT_WRITTEN``: the folder is not searchable.
     """
     if str(path) == STDIN:
         raise InputError("OUTPUT_NAME", file=str(path))
@@ -170,7 +175,7 @@ def is_there(path: Path) -> bool:
 
 
 def refuse_existing(path: Path) -> None:
-    """Refuse an output file that exists, before anything is done for it.
+    """Raise if an output file exists, before any work is done.
 
     Raises:
         InputError: ``OUTPUT_EXISTS``, ``OUTPUT_NAME``.
@@ -180,7 +185,7 @@ def refuse_existing(path: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Refuse an output that nobody could write, before anything is done for it.
+    """Raise if an output file cannot be written, before any work is done.
 
     Raises:
         InputError: ``OUTPUT_FOLDER_MISSING``, ``OUTPUT_NAME``.
@@ -196,12 +201,18 @@ def check_folder(path: Path) -> None:
 
 
 def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write a file that must not exist, with the rights of ``mode`` at most; it appears whole or not at all.
+    """Write a new file atomically, with at most the permissions of ``mode``.
 
-    Others never get to change it, whatever the umask is: a request or a signed order is handed on as it was made.
+    Other users never get write permission, whatever the umask is, because requests and signed orders are passed on
+    unchanged.
+
+    Args:
+        path: the file, which must not exist.
+        data: its content.
+        mode: the maximum permissions.
 
     Raises:
-        InputError: ``OUTPUT_EXISTS``: it has appeared meanwhile.
+        InputError: ``OUTPUT_EXISTS``: it was created meanwhile.
         StorageError: ``OUTPUT_NOT_WRITTEN``.
     """
     draft = path.absolute().with_name(f".ushield-{secrets.token_hex(8)}")
@@ -210,7 +221,7 @@ def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
             _write_whole(draft, data, mode)
             _link(draft, path, data, mode)
         finally:
-            with suppress(OSError):  # the file is written, or why not is on its way
+            with suppress(OSError):  # the file is written, or the error is being raised
                 draft.unlink(missing_ok=True)
     except FileExistsError as error:
         raise InputError("OUTPUT_EXISTS", file=str(path)) from error
@@ -219,7 +230,7 @@ def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 
 def _write_whole(path: Path, data: bytes, mode: int) -> None:
-    """Write a file that did not exist; one that is half written does not stay."""
+    """Write a new file; it is deleted again if writing fails."""
     with open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         try:
             file.write(data)
@@ -231,7 +242,10 @@ def _write_whole(path: Path, data: bytes, mode: int) -> None:
 
 
 def _link(draft: Path, path: Path, data: bytes, mode: int) -> None:
-    """Give the draft its name; unlike a rename, a link never replaces a file. A FAT stick knows no links."""
+    """Link the draft to its name: unlike a rename, a link never replaces a file.
+
+    A file system without links, such as FAT, gets a copy.
+    """
     try:
         os.link(draft, path)
     except OSError as error:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 @click.argument("file", metavar="ORDER.json", type=click.Path(path_type=Path))
 @options.as_json()
 def show_command(file: Path, as_json: bool) -> None:
-    """Show what the token would show."""
+    """Show the lines that the token would show."""
     order = options.read_order(file)
     rows = screen_lines(
         message_format("jcs").encode(order, messages.language()), messages.language(), rules=options.rules()
@@ -87,7 +87,7 @@ def sign_command(
     profile: str | None,
     as_json: bool,
 ) -> None:
-    """Compare, confirm, sign."""
+    """Sign an order after confirmation."""
     order = options.read_order(file)
     with signals.Signing(order.tx_id, as_json=as_json):
         person = options.person({PinKind.USER: pin_source}, allow_last_try=allow_last_try)
@@ -106,7 +106,7 @@ def sign_command(
 
 
 class _How(NamedTuple):
-    """How an order is to be signed."""
+    """Options for signing an order."""
 
     profile: Profile | None
     unattended: bool
@@ -114,7 +114,7 @@ class _How(NamedTuple):
 
 
 def _signed(order: Order, token: Token, person: Sources, how: _How, out: Path) -> SignedOrder:
-    """Have the order signed; nobody is asked for a PIN for one that is refused anyway."""
+    """Have the order signed; refuses what can be refused before a PIN is requested."""
     order.check_live(datetime.now(UTC))
     check_profile(token.driver, how.profile)
     attendance = _attendance(token, how.unattended)
@@ -135,7 +135,7 @@ def _signed(order: Order, token: Token, person: Sources, how: _How, out: Path) -
 
 
 def _kept(order: Order, token: Token, choice: KeyChoice) -> SignedOrder | None:
-    """Return the signed order that exists already, or refuse to make another one; needs no PIN."""
+    """Return an existing signed order, or raise if another signature is not allowed; needs no PIN."""
     journal, refusals = Journal.of(token.settings), []
     pairs = [pair for pair in token.pairs() if choice.takes(pair) and pair.fits(order.purpose_of_key)]
     for pair in pairs:
@@ -146,20 +146,20 @@ def _kept(order: Order, token: Token, choice: KeyChoice) -> SignedOrder | None:
             continue
         if der is not None:
             return stored(der, order)
-    if len(refusals) == len(pairs) > 0:  # whichever key is chosen, it is this person's
+    if len(refusals) == len(pairs) > 0:  # every matching key of this user is refused
         raise refusals[0]
     return None
 
 
 def _the_same(out: Path, signed: SignedOrder | None) -> SignedOrder:
-    """Return the signed order if the file holds it already; anything else there is not touched."""
+    """Return the signed order if the file contains exactly it; any other existing file is an error."""
     if signed is None or not out.is_file() or options.read_file(out) != signed.der:
         raise InputError("OUTPUT_EXISTS", file=str(out))
     return signed
 
 
 def _attendance(token: Token, unattended: bool) -> Attendance:
-    """Refuse, before anybody is asked for a PIN, when nobody could confirm."""
+    """Return the kind of confirmation; raises before the PIN prompt if no user can confirm."""
     if unattended:
         return Attendance.NOBODY
     if token.driver.confirm.text is ConfirmText.HOST and not Terminal.present():
@@ -175,7 +175,7 @@ def _write(out: Path, signed: SignedOrder) -> None:
 
 
 def _hand_out(out: Path, only_copy: bytes) -> None:
-    """Write a signed order that the journal does not keep; on stderr where it cannot be written either."""
+    """Write a signed order that the journal could not store, or print it on stderr if that fails too."""
     try:
         options.write_new(out, only_copy)
     except UShieldError as error:
@@ -216,7 +216,7 @@ def _report(order: Order, signed: SignedOrder, out: Path, profile: str | None, a
 def verify_command(
     file: Path, ca: tuple[Path, ...], expected: Path | None, crl: tuple[Path, ...], at: str | None, as_json: bool
 ) -> None:
-    """Check a signed order."""
+    """Verify a signed order."""
     from ushield_hw.verifier import TrustStore, verify
 
     order = options.read_order(expected) if expected else None

@@ -1,4 +1,4 @@
-"""What is printed: documents and lines to stdout, errors, hints and progress to stderr."""
+"""Output: documents and lines to stdout; errors, hints and progress to stderr."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ _achieved = False
 
 
 class StdoutLost(StorageError):
-    """Stdout takes no more: its disk is full. There is only stderr left to say so."""
+    """Stdout cannot be written, for example because its disk is full. Reported on stderr only."""
 
     code = "OUTPUT_NOT_WRITTEN"
 
 
 def begin() -> None:
-    """Begin a command: nothing has been achieved yet."""
+    """Reset the state at the start of a command."""
     _set_achieved(False)
 
 
 def achieved() -> None:
-    """Say that what the command was asked to do is done and can be found: what fails from now on is only a warning."""
+    """Record that the command has achieved its purpose: errors from now on are only warnings."""
     _set_achieved(True)
 
 
 def is_achieved() -> bool:
-    """Tell whether the command has done what it was asked to do."""
+    """Return whether the command has achieved its purpose."""
     return _achieved
 
 
@@ -56,46 +56,51 @@ def _set_achieved(value: bool) -> None:
 
 
 def document(content: Mapping[str, object], *, one_line: bool = False) -> None:
-    """Print one JSON document on stdout; valid JSON whatever the locale and the names of files."""
+    """Print a JSON document on stdout; always valid JSON, whatever the locale and file names.
+
+    Args:
+        content: the document.
+        one_line: print it on one line.
+    """
     plain = sys.stdout.encoding.lower() != "utf-8"
-    import json  # a person sees none
+    import json  # only needed for JSON output
 
     text = json.dumps(jsonable(dict(content)), ensure_ascii=plain, indent=None if one_line else 2)
     _write(text.encode("utf-8", "backslashreplace").decode() + "\n")
 
 
 def speaks_utf8() -> bool:
-    """Tell whether stdout takes every character."""
+    """Return whether stdout can encode every character."""
     return sys.stdout.encoding.lower() == "utf-8"
 
 
 def lines(rows: Iterable[str]) -> None:
-    """Print lines on stdout, each made safe for a terminal."""
+    """Print lines on stdout, escaped for a terminal."""
     for row in rows:
         _write(messages.shown(row) + "\n")
 
 
 def hint(message_id: str, **values: object) -> None:
-    """Say something on stderr."""
+    """Print a message on stderr."""
     note(messages.text(message_id, **values))
 
 
 def note(text: str) -> None:
-    """Print a finished text on stderr, if there is one that takes it: what fails here changes nothing."""
+    """Print a text on stderr; errors are ignored."""
     if sys.stderr:
         with suppress(OSError, ValueError):
             print(text, file=sys.stderr, flush=True)
 
 
 def table(rows: Iterable[tuple[str, object]], indent: str = "") -> list[str]:
-    """Return ``label  value`` rows with the values under each other; wide characters count as two columns."""
+    """Return ``label  value`` rows with aligned values; wide characters count as two columns."""
     found = [(label, messages.shown(value)) for label, value in rows if value not in (None, "")]
     width = max((columns(label) for label, _ in found), default=0)
     return [f"{indent}{label}{' ' * (width - columns(label))}  {value}" for label, value in found]
 
 
 def columns(text: str) -> int:
-    """Return how many columns a terminal takes for a text."""
+    """Return the number of terminal columns of a text."""
     import unicodedata
 
     return sum(
@@ -105,13 +110,13 @@ def columns(text: str) -> int:
 
 
 def afterwards(error: UShieldError) -> None:
-    """Print what failed after the command had done what it was asked to do."""
+    """Print an error that occurred after the command had achieved its purpose."""
     note(messages.text("cli.warning", message=error.message))
     hint("cli.result_stands")
 
 
 def failure(error: UShieldError, *, as_json: bool) -> None:
-    """Print an error: its sentence, its code, and what to do; on stderr too where stdout takes no document."""
+    """Print an error with its code and remedy; as JSON on stdout if requested and possible, else on stderr."""
     if as_json and _printed({"error": error.to_command_json()}):
         return
     note(messages.text("cli.error", message=error.message, code=error.code))
@@ -124,7 +129,7 @@ def failure(error: UShieldError, *, as_json: bool) -> None:
 
 
 def _file(error: UShieldError) -> str:
-    """Return the file that the error is about, where its sentence does not name it."""
+    """Return the file that the error concerns if its message does not name it."""
     file = messages.shown(error.file or "") if isinstance(error, InputError | DescriptorError) else ""
     return messages.text("cli.in_file", file=file) if file and file not in error.message else ""
 
@@ -140,14 +145,14 @@ def _printed(content: Mapping[str, object]) -> bool:
 
 
 def _pin_known(error: UShieldError) -> str:
-    """Return what is left of the PIN's tries, where the error says."""
+    """Return the PIN attempts remaining if the error has them."""
     state = error.state if isinstance(error, PinIncorrect | PinLocked | LastTryNotConfirmed) else PinState()
     return "" if state.locked else pin_state_text(state)
 
 
 @contextmanager
 def progress(message_id: str, **values: object) -> Iterator[None]:
-    """Say what is going on if it takes more than a second and somebody is watching."""
+    """Print a progress message if the block takes more than a second and stderr is a terminal."""
     if not sys.stderr or not sys.stderr.isatty():
         yield
         return
@@ -161,17 +166,17 @@ def progress(message_id: str, **values: object) -> Iterator[None]:
 
 
 def finish() -> None:
-    """Hand everything that was printed to whoever reads it.
+    """Flush stdout.
 
     Raises:
-        StdoutLost, BrokenPipeError: it cannot be handed over.
+        StdoutLost, BrokenPipeError: it cannot be written.
     """
     with _stdout():
         sys.stdout.flush()
 
 
 def silence() -> None:
-    """Print nothing any more, at exit either: stdout leads nowhere."""
+    """Redirect stdout to /dev/null, so that nothing is written at exit either."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -179,7 +184,7 @@ def _write(text: str) -> None:
     with _stdout():
         try:
             sys.stdout.write(text)
-        except UnicodeEncodeError:  # a locale that cannot hold it
+        except UnicodeEncodeError:  # the locale's encoding lacks a character
             sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
 
 

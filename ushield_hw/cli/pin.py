@@ -38,7 +38,7 @@ def _print(state: PinState, as_json: bool, done: str | None = None) -> None:
 
 @click.group("pin", cls=Group, help=messages.text("help.pin"))
 def pin_command() -> None:
-    """The PIN."""
+    """PIN commands."""
 
 
 @pin_command.command("status", help=messages.text("help.pin.status"))

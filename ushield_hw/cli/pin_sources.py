@@ -1,6 +1,6 @@
-"""Where PINs come from on the command line: a prompt, a file that only its owner can read, a pipe, or stdin.
+"""Sources of PINs on the command line: prompt, a file that only its owner can read, a pipe, or stdin.
 
-Never an argument's value and never the environment: both can be read by others on the machine.
+Arguments and the environment are not accepted because other users of the machine can read them.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from ushield_hw.system.lazy import cached_property
 STDIN: Final = "-"
 _LONGEST: Final = 4096
 _READ: Final = 0o4
-_TYPED_S: Final = 120.0  # another program's person may have to type it
+_TYPED_S: Final = 120.0  # seconds; the program that writes to the pipe may prompt its user
 _ORDER: Final = (PinKind.USER, PinKind.SO, PinKind.PUK, PinKind.NEW)
 
 
 @dataclass
 class Sources:
-    """The sources given on a command line, by kind of PIN; read when first needed, stdin once and in order.
+    """The PIN sources of a command line by kind of PIN; read when first needed, stdin once and in order.
 
     Attributes:
-        given: kind -> file name, or ``-``.
-        person: asked for what no source gives.
-        allow_last_try: the consent that was given on the command line.
+        given: file name or ``-`` by kind of PIN.
+        person: asked for PINs without a source.
+        allow_last_try: whether the command line allows using the last attempt.
     """
 
     given: dict[PinKind, str]
@@ -40,10 +40,10 @@ class Sources:
     allow_last_try: bool = False
     _read: dict[str, str] = field(default_factory=dict, repr=False)
     _typed: str | None = field(default=None, repr=False)
-    _spent: set[str] = field(default_factory=set, repr=False)  # sources that can be read but once
+    _spent: set[str] = field(default_factory=set, repr=False)  # sources that can only be read once
 
     def request_pin(self, ask: PinRequest) -> str | None:
-        """Return the PIN of a source, else ask the person."""
+        """Return the PIN from its source, else ask the user."""
         kind = PinKind.USER if ask.kind is PinKind.CONTEXT else ask.kind
         source = self.given.get(kind)
         if source is None:
@@ -53,7 +53,10 @@ class Sources:
         return self._stdin[kind] if source == STDIN else self._file(source)
 
     def _ask(self, ask: PinRequest) -> str | None:
-        """Ask the person, once for the one signature of a command: the PIN they have just typed was meant for it."""
+        """Ask the user, except for a context-specific login right after the user login.
+
+        One signature per command: the PIN entered for the user login is reused once for the context-specific login.
+        """
         if ask.kind is PinKind.CONTEXT and self._typed is not None:
             typed, self._typed = self._typed, None
             return typed
@@ -62,25 +65,25 @@ class Sources:
         return pin
 
     def confirm_last_try(self, ask: PinRequest) -> bool:
-        """Return the consent of the command line, else ask the person who typed the PIN."""
+        """Return the consent of the command line, else ask the user, provided that the PIN was entered at a prompt."""
         if self.allow_last_try:
             return True
         return PinKind.USER not in self.given and self.person.confirm_last_try(ask)
 
     def confirm_order(self, ask: ConfirmRequest) -> bool:
-        """Ask the person."""
+        """Ask the user to confirm."""
         return self.person.confirm_order(ask)
 
     def compare_on_token(self, ask: ConfirmRequest) -> None:
-        """Tell the person."""
+        """Show the user what the token must show."""
         self.person.compare_on_token(ask)
 
     def waiting_for_token(self, action: TokenAction) -> None:
-        """Tell the person."""
+        """Tell the user what to do on the token."""
         self.person.waiting_for_token(action)
 
     def check(self) -> None:
-        """Read every source now, so that a wrong one is found before the token is asked for anything.
+        """Read all sources now, so that an error is reported before the token is accessed.
 
         Raises:
             InputError: ``PIN_FILE_MODE``, ``PIN_FILE_UNREADABLE``, ``PIN_MISSING``, ``INPUT_TIMED_OUT``.
@@ -90,7 +93,10 @@ class Sources:
             _ = self._stdin[kind] if source == STDIN else self._file(source)
 
     def forget(self) -> None:
-        """Drop what was typed or came through a pipe: no further login needs it. A pipe gives no other."""
+        """Drop PINs that were entered or read from a pipe, after the last login that needs them.
+
+        A pipe cannot be read again.
+        """
         self._spent |= {*self._read, STDIN}
         self._read.clear()
         self._typed = None
@@ -98,7 +104,7 @@ class Sources:
 
     @cached_property
     def _stdin(self) -> dict[PinKind, str]:
-        """The PINs on stdin: a line each, the old one first."""
+        """The PINs on stdin, one per line, the old PIN first."""
         kinds = [kind for kind in _ORDER if self.given.get(kind) == STDIN]
         rows = _rows(_from_stdin(len(kinds)))
         if len(rows) < len(kinds):
@@ -106,7 +112,7 @@ class Sources:
         return dict(zip(kinds, map(Pin, rows), strict=False))
 
     def _file(self, name: str) -> str:
-        """Return the PIN of a file. It is read again whenever it is needed; only what a pipe gave is kept."""
+        """Return the PIN of a file. A regular file is read every time; only the content of a pipe is kept."""
         if name in self._read:
             return self._read[name]
         with _opened(name, PIN_FILE) as descriptor:
@@ -118,7 +124,7 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class SecretFile:
-    """A kind of file with a secret on its first line; the codes of what can be wrong with it."""
+    """A kind of file with a secret on its first line, with its error codes."""
 
     mode: str
     unreadable: str
@@ -132,8 +138,12 @@ CODE_FILE: Final = SecretFile("CODE_FILE_MODE", "CODE_FILE_UNREADABLE", "CODE_MI
 def read_secret(name: str, kind: SecretFile) -> str:
     """Return the first line of a file that only its owner can read.
 
+    Args:
+        name: the file.
+        kind: determines the error codes.
+
     Raises:
-        InputError: the codes of ``kind``: others may read it, it cannot be read, it is empty; ``INPUT_TIMED_OUT``.
+        InputError: codes of ``kind``: other users can read it, it cannot be read, or it is empty; ``INPUT_TIMED_OUT``.
         PinFormatError: ``PIN_CHARACTERS``: it is not UTF-8.
     """
     with _opened(name, kind) as descriptor:
@@ -171,12 +181,12 @@ def _first_line(descriptor: int, name: str, kind: SecretFile) -> str:
 
 
 def _others_read(descriptor: int, about: os.stat_result) -> bool:
-    """Tell whether others may open a file with a secret.
+    """Return whether other users can read a file with a secret.
 
-    It belongs to the user or to root. A file of root's may be read by its group, as mounted secrets are (for root:
-    one that nobody may write), and by the user whom an access control list names, as systemd's credentials are.
+    The owner must be the user or root. A file of root may be readable by its group, like mounted secrets (for the root
+    user: if it is not writable), and by the user named in an access control list, like systemd credentials.
     """
-    if stat.S_ISCHR(about.st_mode):  # a terminal, /dev/null
+    if stat.S_ISCHR(about.st_mode):  # a terminal or /dev/null
         return False
     if about.st_uid not in {0, os.geteuid()} or about.st_mode & stat.S_IRWXO:
         return True
@@ -189,7 +199,7 @@ def _others_read(descriptor: int, about: os.stat_result) -> bool:
 
 
 def _from_stdin(lines: int) -> bytes:
-    """Return what stdin gives: so many lines, though its other end stays open."""
+    """Return that many lines of stdin without waiting for its end."""
     if sys.stdin is None:
         return b""
     try:
@@ -201,10 +211,10 @@ def _from_stdin(lines: int) -> bytes:
 
 
 def _rows(data: bytes) -> list[str]:
-    """Return the lines; an editor's byte order mark is no part of a PIN.
+    """Return the lines without a byte order mark.
 
     Raises:
-        PinFormatError: ``PIN_CHARACTERS``: sent in any other encoding, the PIN could only be wrong.
+        PinFormatError: ``PIN_CHARACTERS``: not UTF-8; a PIN sent in another encoding would be wrong.
     """
     try:
         return data.decode("utf-8-sig").splitlines()

@@ -1,4 +1,4 @@
-"""The state of a PIN in words."""
+"""Text for the state of a PIN."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ushield_hw.pin_state import CountSource, PinState
 
 
 def pin_state_text(state: PinState) -> str:
-    """Return a PIN's state in words, empty where nothing is known."""
+    """Return the state of a PIN as text; empty if nothing is known."""
     if state.locked:
         return messages.text("pin.locked")
     if state.final_try:

@@ -70,7 +70,7 @@ def renew_command(
     retire = renewal.Retire.KEEP if keep_old else renewal.Retire.REMOVE
     with token.open(person, purpose="renew") as session:
         if not any(key.always_authenticate for key in session.keys()):
-            person.forget()  # before the bank is waited for
+            person.forget()  # before waiting for the bank
         if out is not None:
             options.write_new(out, renewal.request(session, choice, same_key=same_key, on_step=_on_step))
             return _say_requested(out, token, as_json)
@@ -93,7 +93,7 @@ def _on_step(step: renewal.Step) -> None:
 
 
 def _given(file: Path | None) -> bytes | None:
-    """Read the certificate before anybody is asked for a PIN."""
+    """Read the certificate before a PIN is requested."""
     if file is None:
         return None
     data = options.read_file(file)
@@ -117,7 +117,7 @@ def _bank(url: str | None, trusted: Path | None) -> renewal.Bank | None:
 
 
 def _is_there(token: Token, choice: KeyChoice, out: Path) -> bool:
-    """Tell whether the request lies in the file already; without a login, since nothing is to be signed then."""
+    """Return whether the file already contains the request; needs no login because nothing has to be signed then."""
     if not options.is_there(out):
         options.check_folder(out)
         return False
@@ -128,7 +128,7 @@ def _is_there(token: Token, choice: KeyChoice, out: Path) -> bool:
 
 
 def is_under_way(token: Token) -> bool:
-    """Tell whether a renewal has begun on a token and not ended, as far as anybody can tell."""
+    """Return whether a renewal is in progress on a token; False if the state cannot be read."""
     with suppress(StorageError):
         return renewal.is_under_way(token.settings, token.info.identity)
     return False

@@ -1,12 +1,12 @@
-"""What the command does at Ctrl-C, SIGTERM, SIGHUP and SIGQUIT.
+"""Handling of SIGINT, SIGTERM, SIGHUP and SIGQUIT.
 
-Everywhere but around a signature the signal becomes an exception in the main thread, so that whatever must be undone is
-undone: terminal modes, half-written files, logins. A signal that the command was started with ignored, as nohup and a
-shell's background jobs do, stays ignored.
+Outside of a signature a signal raises an exception in the main thread, so that terminal modes, partly written files and
+logins are cleaned up. A signal that was ignored when the command started (nohup, background jobs of a shell) stays
+ignored.
 
-Around a signature the command may not end before it knows what became of it. The main thread may be inside a vendor's
-module, where Python runs no handlers; so a second thread hears of signals through a pipe that the interpreter's own
-handler writes to.
+During a signature the command must not end before the outcome is known. The main thread may be inside a vendor's
+module, where Python runs no handlers. Therefore a second thread receives signals through the wakeup pipe that the
+interpreter's C handler writes to.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 
 NUMBERS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
-_PATIENCE_S: Final = 2.0  # for the token's answer after Ctrl-C
-_ENDING_S: Final = 1.0  # for the call to end that was cancelled
+_PATIENCE_S: Final = 2.0  # wait for the token's answer after Ctrl-C
+_ENDING_S: Final = 1.0  # wait for a cancelled call to return
 _SLICE_S: Final = 0.05
 
 
 class NothingSigned(UShieldError):
-    """Interrupted before the token was asked for a signature."""
+    """The command was interrupted before a signature was requested from the token."""
 
     code = "INTERRUPTED"
 
     @property
     def message(self) -> str:
-        """One sentence, in the language in force."""
+        """The message in the current language."""
         return messages.text("INTERRUPTED.unsigned")
 
     def _remedy_id(self) -> str:
@@ -50,7 +50,7 @@ class NothingSigned(UShieldError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal that ends the command. ``error``: what is said about it."""
+    """A signal ends the command. ``error``: the error to report."""
 
     def __init__(self, error: UShieldError | None = None) -> None:
         self.error = error or UShieldError("INTERRUPTED")
@@ -58,29 +58,29 @@ class Interrupted(KeyboardInterrupt):
 
 
 def catch() -> dict[signal.Signals, Any]:
-    """Turn the signals into :class:`Interrupted` from now on, but for those that are ignored.
+    """Raise :class:`Interrupted` for the signals from now on, except for ignored ones.
 
     Returns:
-        What there was, for :func:`give_back`.
+        The previous handlers, for :func:`give_back`.
     """
     return {number: signal.signal(number, _raise) for number in _ours()}
 
 
 def give_back(before: dict[signal.Signals, Any]) -> None:
-    """Handle the signals as before :func:`catch`: the process belongs to the program that called the command."""
+    """Restore the handlers from before :func:`catch`, because the process belongs to the calling program."""
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
 def let_go(*numbers: signal.Signals) -> None:
-    """Have these signals end the process at once, all if none is given: there is nothing to undo."""
+    """Let these signals (default: all) end the process immediately; nothing needs cleanup."""
     for number in _ours():
         if number in (numbers or NUMBERS):
             signal.signal(number, signal.SIG_DFL)
 
 
 def ignore() -> None:
-    """Have no signal change the exit code any more."""
+    """Ignore the signals, so that they cannot change the exit code."""
     for number in _ours():
         signal.signal(number, signal.SIG_IGN)
 
@@ -97,16 +97,16 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 
 class Signing:
-    """The time from the start of a command that signs an order until the signed order is written.
+    """The period from the start of a signing command until the signed order is written.
 
-    Until the token is asked, a signal ends the command: nothing was signed. While the token works, the first Ctrl-C
-    asks it to stop, where that reaches it, and gives it two seconds to answer; then, and at a second Ctrl-C or any
-    other signal, the command ends with what is true: it is not known whether the token has signed. Once it has
-    answered, nothing ends the command before its answer is kept and written.
+    Before the signature is requested, a signal ends the command: nothing was signed. While the token is signing, the
+    first Ctrl-C cancels the call if that is possible and waits two seconds for the result. After that, and at a second
+    Ctrl-C or any other signal, the command ends and reports that the outcome is unknown. Once the token has answered,
+    the command does not end before the result is stored and written.
 
     Args:
-        tx_id: of the order.
-        as_json: whether errors are printed as a document.
+        tx_id: transaction id of the order.
+        as_json: whether errors are printed as JSON.
     """
 
     def __init__(self, tx_id: str, *, as_json: bool) -> None:
@@ -143,15 +143,15 @@ class Signing:
 
     @property
     def token_was_asked(self) -> bool:
-        """Whether the main thread has asked a module for a signature since the command began."""
+        """Whether the main thread has requested a signature since the command began."""
         return SIGNATURES.made() > self._made_before
 
     def waits(self, action: TokenAction) -> None:
-        """Know from now on how the wait for the token is cancelled."""
+        """Store the action that can cancel the wait for the token."""
         self._action = action
 
     def _listen(self) -> None:
-        """Look at each signal that comes while a signature is under way; the main thread sees to the others."""
+        """Handle signals during a signature; the main thread handles all others."""
         while True:
             select.select([self._ours], [], [])
             numbers = os.read(self._ours, 64)
@@ -162,7 +162,7 @@ class Signing:
                     self._interrupted(number)
 
     def _is_asking(self) -> bool:
-        """Tell whether the token is being asked, or will have been when the main thread's own handler runs."""
+        """Return whether a signature is in progress, or begins before the main thread's handler can run."""
         if not SIGNATURES.any():
             time.sleep(_SLICE_S)
         return SIGNATURES.any()
@@ -178,7 +178,7 @@ class Signing:
         self._end()
 
     def _is_answered(self) -> bool:
-        """Wait for the token's answer, or for another signal."""
+        """Wait until the token answers or another signal arrives."""
         until = time.monotonic() + _PATIENCE_S + (_ENDING_S if self._action is not None else 0)
         while time.monotonic() < until:
             if SIGNATURES.over_within(_SLICE_S):
@@ -188,7 +188,7 @@ class Signing:
         return False
 
     def _end(self) -> None:
-        """End the process if the token is still being asked; the journal says that it was."""
+        """End the process if the signature is still in progress; the journal has recorded the request."""
         with SIGNATURES.held() as under_way:
             if under_way:
                 error = OutcomeUnknown(tx_id=self._tx_id, reason="interrupted")
@@ -201,6 +201,6 @@ _current: Signing | None = None
 
 
 def waits(action: TokenAction) -> None:
-    """Know that the token waits for its owner."""
+    """Store the action that can cancel the current wait for the token."""
     if _current is not None:
         _current.waits(action)

@@ -16,7 +16,7 @@ from ushield_hw.testing.softhsm import provision
 
 @click.group("softhsm", cls=Group, help=messages.text("help.softhsm"))
 def softhsm_command() -> None:
-    """Soft tokens, for tests."""
+    """Commands for soft tokens, for tests."""
 
 
 @softhsm_command.command("init", help=messages.text("help.softhsm.init"))

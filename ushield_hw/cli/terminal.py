@@ -1,6 +1,6 @@
-"""The person at a terminal: PIN prompts without echo, yes or no, and a deadline on every question.
+"""User interaction at a terminal: PIN prompts without echo and confirmations, each with a timeout.
 
-Prompts go to the terminal itself (``/dev/tty``), so that they work while stdin and stdout are files.
+Prompts use the terminal itself (``/dev/tty``), so that they work while stdin and stdout are files.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _YES: Final = {"y", "yes", "是", "确认"}
 
 
 class Terminal:
-    """Asks the person at the controlling terminal; where there is none, refuses as ``Silent`` does.
+    """Asks the user at the controlling terminal; without one it refuses, as ``Silent`` does.
 
     Args:
-        pin_timeout_s: how long a PIN prompt waits.
-        confirm_timeout_s: how long a question waits.
+        pin_timeout_s: timeout of a PIN prompt in seconds.
+        confirm_timeout_s: timeout of a confirmation in seconds.
     """
 
     def __init__(self, pin_timeout_s: float, confirm_timeout_s: float) -> None:
@@ -41,7 +41,7 @@ class Terminal:
 
     @staticmethod
     def present() -> bool:
-        """Tell whether there is somebody to ask."""
+        """Return whether there is a controlling terminal."""
         try:
             os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
         except OSError:
@@ -49,7 +49,7 @@ class Terminal:
         return True
 
     def request_pin(self, ask: PinRequest) -> str | None:
-        """Prompt for a PIN without echo; a new one twice. None when the person gives none in time."""
+        """Prompt for a PIN without echo, twice for a new one. Return None on timeout or empty input."""
         if not self.present():
             return None
         say = messages.text(f"prompt.pin_{ask.kind.value}", label=ask.label, serial=ask.serial)
@@ -63,11 +63,11 @@ class Terminal:
         return pin
 
     def confirm_last_try(self, ask: PinRequest) -> bool:
-        """Ask whether the last try may be used."""
+        """Ask whether the last attempt may be used."""
         return self.confirm(messages.text("prompt.last_try", label=ask.label, serial=ask.serial))
 
     def confirm_order(self, ask: ConfirmRequest) -> bool:
-        """Show the order and ask."""
+        """Show the order and ask for confirmation."""
         kind = ask.type.split(".")[-1].split("/")[0]
         shown = [messages.text(f"prompt.confirm_{kind}"), *output.table(ask.lines, "  ")]
         return self.confirm("\n".join([*shown, messages.text("prompt.sign")]))
@@ -77,15 +77,18 @@ class Terminal:
         output.note("\n".join([messages.text("prompt.compare"), *output.table(ask.lines, "  ")]))
 
     def waiting_for_token(self, action: TokenAction) -> None:
-        """Say what to do on the token."""
+        """Show what to do on the token."""
         signals.waits(action)
         output.hint(f"prompt.waiting_{action.kind}", seconds=f"{action.timeout_s or 0:g}")
 
     def confirm(self, question: str) -> bool:
-        """Ask a question that a yes answers which is typed after it; False where there is no terminal.
+        """Ask a yes/no question; input typed before the question is discarded. Return False without a terminal.
+
+        Args:
+            question: the text to show.
 
         Raises:
-            ConfirmationTimedOut: nobody answered in time.
+            ConfirmationTimedOut: no answer before the timeout.
         """
         if not self.present():
             return False
@@ -102,7 +105,7 @@ class Terminal:
             _write(tty, "\n")
         try:
             return answer.decode() if answer else None
-        except UnicodeDecodeError as error:  # sent in another encoding, it could only be wrong
+        except UnicodeDecodeError as error:  # a PIN sent in another encoding would be wrong and use an attempt
             raise PinFormatError("PIN_CHARACTERS", min=None, max=None) from error
 
 
@@ -117,10 +120,10 @@ def _tty() -> Iterator[int]:
 
 @contextmanager
 def _prompt(tty: int, text: str, *, echo: bool) -> Iterator[None]:
-    """Show a question. What was typed before it is no answer to it.
+    """Show a prompt and discard input typed before it.
 
-    The terminal's modes are put back whatever happens, and for the time that the person stops the program (Ctrl-Z).
-    After that the question is shown again: a shell has had the terminal in between.
+    The terminal modes are always restored, also while the user suspends the program (Ctrl-Z). After that the prompt is
+    shown again, because the shell has used the terminal in between.
     """
     before = termios.tcgetattr(tty)
     asking = list(before)
@@ -129,7 +132,7 @@ def _prompt(tty: int, text: str, *, echo: bool) -> Iterator[None]:
     asking[3] = asking[3] | termios.ECHO if echo else asking[3] & ~termios.ECHO
 
     def ask(*_: object) -> None:
-        termios.tcsetattr(tty, termios.TCSAFLUSH, asking)  # discards what was typed
+        termios.tcsetattr(tty, termios.TCSAFLUSH, asking)  # discards pending input
         _write(tty, text)
 
     def put_back() -> None:
@@ -141,7 +144,7 @@ def _prompt(tty: int, text: str, *, echo: bool) -> Iterator[None]:
             ask()
             yield
         except KeyboardInterrupt:
-            _write(tty, "\n")  # what is said about it begins a line
+            _write(tty, "\n")  # following output starts on a new line
             raise
         finally:
             put_back()
@@ -149,7 +152,7 @@ def _prompt(tty: int, text: str, *, echo: bool) -> Iterator[None]:
 
 @contextmanager
 def _stoppable(put_back: Callable[[], None], ask: Callable[..., None]) -> Iterator[None]:
-    """Have the program stop at Ctrl-Z with the terminal as it was, and ask again when it goes on."""
+    """Restore the terminal when the user suspends the program (Ctrl-Z), and show the prompt again when it continues."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -157,11 +160,11 @@ def _stoppable(put_back: Callable[[], None], ask: Callable[..., None]) -> Iterat
     def stop(number: int, frame: FrameType | None) -> None:
         put_back()
         signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)  # stops here
+        os.kill(os.getpid(), number)  # the process stops here
         signal.signal(number, stop)
 
     known = {number: signal.getsignal(number) for number in (signal.SIGTSTP, signal.SIGCONT)}
-    if known[signal.SIGTSTP] is signal.SIG_DFL:  # not where job control is switched off
+    if known[signal.SIGTSTP] is signal.SIG_DFL:  # SIG_IGN: job control is disabled
         signal.signal(signal.SIGTSTP, stop)
     signal.signal(signal.SIGCONT, ask)
     try:
@@ -172,23 +175,23 @@ def _stoppable(put_back: Callable[[], None], ask: Callable[..., None]) -> Iterat
 
 
 def _write(tty: int, text: str) -> None:
-    with suppress(OSError):  # the terminal may be gone: nobody answers then
+    with suppress(OSError):  # the terminal may be gone, then there is no answer either
         os.write(tty, text.encode("utf-8", "replace"))
 
 
 def _line(tty: int, deadline: float) -> bytes | None:
-    """Return a line typed before the deadline, empty when the terminal is gone; None after the deadline."""
+    """Return a line typed before the deadline: empty if the terminal is gone, None after the deadline."""
     data = b""
     while not data.endswith(b"\n") and len(data) < _LONGEST:
         left = deadline - time.monotonic()
         if left <= 0:
             return None
-        # In slices: a Ctrl-C that comes just before the wait begins does not end it, and is looked at only after it.
+        # Poll in slices: a Ctrl-C just before select() does not interrupt it and is only handled after it.
         if not select.select([tty], [], [], min(left, _SLICE_S))[0]:
             continue
         try:
             part = os.read(tty, _LONGEST)
-        except OSError:  # hung up
+        except OSError:  # the terminal hung up
             part = b""
         if not part:
             return b""

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What could be read of a token, and what could not: one that is not set up yet still shows."""
+    """What could be read of a token, and the errors; an uninitialized token is listed too."""
 
     pin: PinState
     pairs: tuple[Pair, ...]
@@ -48,7 +48,7 @@ class _Seen:
 
 
 def token_document(token: Token) -> dict[str, object]:
-    """Return what ``--json`` says of a token."""
+    """Return the JSON object of a token."""
     seen = _Seen.of(token)
     return {
         "serial": token.serial,
@@ -66,7 +66,7 @@ def token_document(token: Token) -> dict[str, object]:
 
 
 def certificate_rows(pairs: tuple[Pair, ...]) -> list[tuple[str, str]]:
-    """Return label and text of each certificate, and what is wrong with it."""
+    """Return label and text of each certificate with its status."""
     return [(messages.text("list.certificate"), _certificate_text(pair)) for pair in pairs]
 
 
@@ -100,7 +100,7 @@ def _token_rows(token: Token) -> list[tuple[str, object]]:
 
 
 def say_problems(problems: tuple[Problem, ...]) -> None:
-    """Say on stderr what could not be read."""
+    """Print on stderr what could not be read."""
     for problem in problems:
         output.hint("list.problem", module=problem.module, error=problem.error, message=problem.message)
 
@@ -108,7 +108,7 @@ def say_problems(problems: tuple[Problem, ...]) -> None:
 @click.command("list", cls=Command, help=messages.text("help.list"))
 @options.as_json()
 def list_command(as_json: bool) -> None:
-    """Show every token."""
+    """List all tokens."""
     with output.progress("cli.looking"):
         seen = survey(options.settings())
     if as_json:
@@ -122,7 +122,7 @@ def list_command(as_json: bool) -> None:
 
 
 def _is_in_the_way(problem: Problem) -> bool:
-    """Tell whether there may be a token behind a problem: a card that is kept, or a hanging service or module."""
+    """Return whether a problem may hide a token: a card in use, or a service or module that does not answer."""
     return bool(problem.readers) or problem.error in {"PCSC_NO_ANSWER", "MODULE_HUNG"}
 
 
@@ -130,7 +130,7 @@ def _is_in_the_way(problem: Problem) -> bool:
 @options.token()
 @options.as_json()
 def info_command(selector: str | None, as_json: bool) -> None:
-    """Show one token in full."""
+    """Show all details of one token."""
     token = options.find(selector)
     about, mechanisms = token.module_info(), token.mechanisms()
     extra = {

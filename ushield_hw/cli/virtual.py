@@ -1,4 +1,4 @@
-"""``ushield virtual start``: a virtual U-shield in a real reader, its screen in the terminal and on a local page."""
+"""``ushield virtual start``: a virtual U-shield in a pcscd reader, shown in the terminal and on a local page."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _BEAT_S: Final = 1.0
 
 @click.group("virtual", cls=Group, help=messages.text("help.virtual"))
 def virtual_command() -> None:
-    """Virtual tokens, for tests."""
+    """Commands for virtual tokens, for tests."""
 
 
 @virtual_command.command(
@@ -84,7 +84,7 @@ def _start(
             _tell(shield, page, as_json=as_json)
             try:
                 _stay(shield)
-            except KeyboardInterrupt:  # the usual end: nothing went wrong
+            except KeyboardInterrupt:  # the normal way to end, no error
                 return exits.INTERRUPTED
     return 0
 
@@ -100,7 +100,7 @@ def _tell(shield: VirtualShield, page: Page | None, *, as_json: bool) -> None:
     if page is not None:
         output.hint("virtual.page", url=page.url)
     output.lines(f"export {name}={shlex.quote(value)}" for name, value in shield.host_env.items())
-    output.finish()  # somebody waits for it behind a pipe
+    output.finish()  # the reader of a pipe waits for this line
 
 
 def _document(shield: VirtualShield, page: Page | None) -> dict[str, object]:
@@ -118,7 +118,7 @@ def _document(shield: VirtualShield, page: Page | None) -> dict[str, object]:
 
 
 def _run(command: Sequence[str], shield: VirtualShield) -> int:
-    """Run a command with the token plugged in, and return its exit code."""
+    """Run a command while the token is inserted, and return its exit code."""
     facts = {"USHIELD_VIRTUAL_URI": shield.uri, "USHIELD_VIRTUAL_CA": str(shield.ca_pem)}
     environment = {**os.environ, **shield.host_env, **facts, "USHIELD_VIRTUAL_PIN_FILE": str(shield.pin_file)}
     try:
@@ -129,16 +129,16 @@ def _run(command: Sequence[str], shield: VirtualShield) -> int:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """End in order on SIGTERM: the token is pulled out, its host goes."""
+    """End cleanly on SIGTERM: the token is removed and its pcscd stopped."""
     raise SystemExit(0)
 
 
 def _stay(shield: VirtualShield) -> None:
-    """Stay until somebody has had enough: q, Ctrl-C or SIGTERM."""
+    """Run until q, Ctrl-C or SIGTERM."""
     if sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty():
         _at_terminal(shield)
     else:
-        while True:  # in slices: a signal that comes just before a wait begins does not end it
+        while True:  # poll in slices: a signal just before a wait does not interrupt it
             time.sleep(_BEAT_S)
 
 
@@ -161,11 +161,11 @@ def _ring(descriptor: int) -> None:
     try:
         os.write(descriptor, b".")
     except BlockingIOError:
-        return  # it rings already
+        return  # the pipe is full, so the reader is woken anyway
 
 
 def _press(typed: bytes, shield: VirtualShield) -> bool:
-    """Do what a key stands for; tell whether to go on."""
+    """Handle a key; return False to end."""
     what: Any = _KEYS.get(typed)
     if what == "quit" or not typed:
         return False
@@ -177,14 +177,14 @@ def _press(typed: bytes, shield: VirtualShield) -> bool:
 
 
 class _Face:
-    """The token, drawn with lines; always in the same place."""
+    """Draws the token in the terminal, always in the same place."""
 
     def __init__(self, shield: VirtualShield) -> None:
         self._shield = shield
         self._drawn: list[str] = []
 
     def draw(self) -> None:
-        """Draw it anew if it looks otherwise than before."""
+        """Redraw if the content has changed."""
         rows = self._rows()
         if rows == self._drawn:
             return
@@ -213,7 +213,7 @@ class _Face:
 
 @contextmanager
 def _keys() -> Iterator[int]:
-    """Read keys one by one, without echo; the terminal is as before afterwards."""
+    """Read single keys without echo; restores the terminal afterwards."""
     keyboard = sys.stdin.fileno()
     before = termios.tcgetattr(keyboard)
     tty.setcbreak(keyboard)

@@ -23,7 +23,7 @@ _PATIENCE_S = 1.5
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help=options.say("count"))
 @click.option("--json", "as_json", is_flag=True, help=options.say("json_lines"))
 def watch_command(for_s: float | None, count: int | None, as_json: bool) -> None:
-    """Show tokens come and go."""
+    """Print insertions and removals of tokens."""
     signals.let_go(signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
     try:
         with watch_tokens(options.settings()) as watch:
@@ -31,14 +31,14 @@ def watch_command(for_s: float | None, count: int | None, as_json: bool) -> None
             if for_s is not None:
                 _end_after(watch, for_s)
             _show(watch, count, as_json=as_json)
-    except KeyboardInterrupt:  # the usual end: nothing went wrong
+    except KeyboardInterrupt:  # the normal way to end, no error
         click.get_current_context().exit(exits.INTERRUPTED)
 
 
 def _show(watch: TokenWatch, count: int | None, *, as_json: bool) -> None:
     there, shown, hinted = 0, 0, False
     while not watch.closed and shown != count:
-        event = watch.get(_PATIENCE_S)  # in slices: a Ctrl-C that comes just before a wait begins does not end it
+        event = watch.get(_PATIENCE_S)  # poll in slices: a Ctrl-C just before a wait does not interrupt it
         if event is None:
             if not (there or hinted or watch.closed):
                 output.hint("watch.waiting")
@@ -86,7 +86,7 @@ def _end_after(watch: TokenWatch, seconds: float) -> None:
 
 
 def _end_with_stdout(watch: TokenWatch) -> None:
-    """End when nobody reads any more, as in ``ushield watch | head -1``: the next event may be days away."""
+    """End when stdout is closed, as in ``ushield watch | head -1``; the next event may be days away."""
 
     def wait() -> None:
         poller = select.poll()
