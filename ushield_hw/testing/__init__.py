@@ -1,6 +1,6 @@
-"""For integrators' own tests: tokens and modules that misbehave on demand.
+"""Test support for integrators: virtual tokens, soft tokens and modules with injected faults.
 
-Shipped with the library and used by its own tests. Nothing else in the library imports it, and no test framework is
-needed to use it. ``ushield_hw.testing.faulty`` holds a PKCS#11 module that stands in front of another one,
-``ushield_hw.testing.scripted`` a person who answers from a list.
+Shipped with the library and used by its own tests. Nothing else in the library imports it except commands for test
+tokens, and it needs no test framework. ``ushield_hw.testing.faulty`` is a PKCS#11 module that wraps another one and
+injects faults, ``ushield_hw.testing.scripted`` an ``Interaction`` with scripted answers.
 """

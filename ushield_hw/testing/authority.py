@@ -1,4 +1,4 @@
-"""A throw-away CA for test tokens."""
+"""A temporary CA for test tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HOUR: Final = timedelta(hours=1)
 
 
 class Authority:
-    """A root CA that certifies whatever it is given. Its key lives as long as the object.
+    """A root CA that issues certificates without checks. Its key exists only in this object.
 
     Args:
         name: the common name.
@@ -38,7 +38,13 @@ class Authority:
         return self.certificate.public_bytes(Encoding.PEM)
 
     def issue(self, subject: x509.Name, public: PublicKey, days: int = 90) -> x509.Certificate:
-        """Certify a key for signing orders and logins."""
+        """Issue a certificate for signing orders and logins.
+
+        Args:
+            subject: the subject.
+            public: the public key.
+            days: the validity period.
+        """
         usage = _usage(digital_signature=True, content_commitment=True)
         return self._signed(
             self._builder(subject, public, timedelta(days=days))
@@ -47,7 +53,12 @@ class Authority:
         )
 
     def certify(self, request_pem: bytes, days: int = 90) -> bytes:
-        """Return the certificate for a PKCS#10 request, both PEM."""
+        """Return the certificate for a PKCS#10 request, both in PEM.
+
+        Args:
+            request_pem: the request.
+            days: the validity period.
+        """
         request = x509.load_pem_x509_csr(request_pem)
         public = request.public_key()
         assert isinstance(public, PublicKey)  # noqa: S101 - tokens make no others
@@ -78,6 +89,6 @@ def _usage(**allowed: bool) -> x509.KeyUsage:
 
 
 def person(name: str, organisation: str = "Demo Bank") -> x509.Name:
-    """Return the name of a customer."""
-    organisation_first = [(NameOID.ORGANIZATION_NAME, organisation), (NameOID.COMMON_NAME, name)]  # as X.500 does
+    """Return the subject name of a customer."""
+    organisation_first = [(NameOID.ORGANIZATION_NAME, organisation), (NameOID.COMMON_NAME, name)]  # the order of X.500
     return x509.Name([x509.NameAttribute(kind, value) for kind, value in organisation_first])

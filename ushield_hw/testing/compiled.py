@@ -1,4 +1,4 @@
-"""The C parts of this package as shared objects, each built once per user, source and compiler."""
+"""Build the C parts of this package as shared objects, once per user, source and compiler."""
 
 from __future__ import annotations
 
@@ -26,22 +26,29 @@ _OUTPUT_SHOWN: Final = 2000
 
 
 class Part(Enum):
-    """What can be built. The value: its source, then the headers that it includes."""
+    """The parts that can be built. The value is the source file followed by the headers it includes."""
 
     FAULTY_MODULE = ("faulty.c", "faulty_functions.h", "faulty_plan.h")
     READER = ("reader.c",)
 
 
 def built(part: Part) -> Path:
-    """Return a compiled part, built with ``$CC`` or ``cc`` unless this user has it already.
+    """Return a compiled part, built with ``$CC`` or ``cc`` unless it is in this user's cache.
 
-    It lies in a folder of this user's (``$XDG_CACHE_HOME`` or ``~/.cache``, else the system's temporary folder) that
-    no other user can write. Its name holds a hash of the source, the flags and the compiler's version; it is put there
-    by a rename, so that processes building at the same time do not see half a file.
+    The cache is a folder (``$XDG_CACHE_HOME`` or ``~/.cache``, else the system's temporary folder) that no other user
+    can write. The file name contains a hash of source, flags and compiler version. The file is renamed into place, so
+    that concurrent builds never see an incomplete file.
+
+    Args:
+        part: the part to build.
+
+    Returns:
+        The shared object.
 
     Raises:
-        InputError: ``COMPILER_MISSING``: there is no C compiler. ``COMPILER_FAILED``: it did not compile the source.
-        StorageError: ``FAULTY_CACHE_UNTRUSTED``: others can write the folder.
+        InputError: ``COMPILER_MISSING``: there is no C compiler. ``COMPILER_FAILED``: compilation failed.
+        StorageError: ``FAULTY_CACHE_UNTRUSTED``: other users can write the folder. ``FAULTY_CACHE_UNWRITABLE``: no
+            folder is writable.
     """
     compiler = tuple(shlex.split(os.environ.get("CC", ""))) or ("cc",)
     file = _cache_folder() / f"{Path(part.value[0]).stem}-{_fingerprint(compiler, part)}.so"
@@ -67,7 +74,7 @@ def _build(compiler: tuple[str, ...], part: Part, file: Path) -> None:
 def _run(compiler: tuple[str, ...], *arguments: str) -> str:
     command = [*compiler, *arguments]
     try:
-        # What runs is the compiler that the user's own environment names.
+        # The command is the compiler named by the user's environment.
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_DEADLINE_S)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InputError("COMPILER_MISSING", compiler=shlex.join(compiler), reason=str(error)) from error
@@ -81,7 +88,7 @@ def _cache_folder() -> Path:
     for folder in _candidates():
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError:  # a home that is read-only or does not exist, as in containers
+        except OSError:  # a read-only or missing home folder, as in containers
             continue
         if os.access(folder, os.W_OK):
             return _own(folder)
@@ -99,8 +106,8 @@ def _candidates() -> Iterator[Path]:
 
 
 def _own(folder: Path) -> Path:
-    """Refuse a folder that somebody else could put a module into: what lies there is loaded and run."""
-    state = folder.lstat()  # a symbolic link is writable by all, and so refused
+    """Raise if another user can write the folder, because its files are loaded and executed."""
+    state = folder.lstat()  # lstat: a symbolic link has mode 0777 and is refused
     if state.st_uid != os.getuid() or state.st_mode & 0o022:
         raise StorageError("FAULTY_CACHE_UNTRUSTED", path=str(folder))
     return folder

@@ -1,8 +1,9 @@
-"""A PKCS#11 module that stands in front of another one and misbehaves by plan, and a record of every call.
+"""A PKCS#11 module that wraps another one, injects faults by plan and records every call.
 
-It wraps any module (SoftHSM2, OpenSC, a vendor's), makes call N of function F fail, hang, crash, lie or answer late,
-and writes down what was called with what, so that a test can prove "one C_Login" or "the digest that reached C_Sign is
-the one that was confirmed". It is written in C99 and built at first use; see :mod:`ushield_hw.testing.compiled`.
+It wraps any module (SoftHSM2, OpenSC, a vendor's) and makes call N of function F fail, hang, crash, return wrong data
+or return late. The record shows which functions were called with what, so that a test can prove "one C_Login" or "the
+digest passed to C_Sign is the one that was confirmed". It is written in C99 and built at first use; see
+:mod:`ushield_hw.testing.compiled`.
 
 ::
 
@@ -11,21 +12,21 @@ the one that was confirmed". It is written in C99 and built at first use; see :m
     module = faulty_module(tmp_path, "/usr/lib/softhsm/libsofthsm2.so")
     token = open_token(module.path, pin="123456")           # any program that loads a PKCS#11 module
     token.sign(digest)
-    assert module.count("C_Login") == 1                     # the PIN was checked once
-    assert module.calls[-1].data == digest                  # what the person saw is what was signed
+    assert module.count("C_Login") == 1                     # the PIN was verified once
+    assert module.calls[-1].data == digest                  # what was confirmed is what was signed
     module.plan([Fault("C_Sign", 2, returns("CKR_FUNCTION_CANCELED"))])
     token.sign(digest)                                      # the second signature is refused
-    module.plan([Fault("C_Sign", None, crashes(after=True))])   # signed, but the answer is lost
+    module.plan([Fault("C_Sign", None, crashes(after=True))])   # signed, but the result is lost
 
-How calls are counted: per function, from 1, over all threads and all processes that load this module's file, until
-:meth:`FaultyModule.clear`. A call with a NULL output buffer, which only asks for a length, counts like any other
-(python-pkcs11 makes two C_Sign calls a signature; ``Call.out_null`` tells them apart).
+Calls are counted per function, from 1, across all threads and processes that load this module's file, until
+:meth:`FaultyModule.clear`. A call with a NULL output buffer, which only queries a length, counts too (python-pkcs11
+makes two C_Sign calls per signature; ``Call.out_null`` distinguishes them).
 
-Several faults can meet in one call: all apply (late *and* refused), and of two that say different things of the same
-matter the later one in the plan wins, so a plan goes from the general to the special.
+If several faults match a call, all apply (for example late *and* refused). If two of them set the same thing, the later
+one in the plan wins, so a plan goes from general to specific.
 
-Two faulty modules in one process that wrap the same file share its state, as the dynamic loader maps it once: the
-second C_Initialize answers CKR_CRYPTOKI_ALREADY_INITIALIZED. ``copy_target`` gives each its own. Needs Linux.
+Two faulty modules in one process that wrap the same file share its state, because the dynamic loader maps it once: the
+second C_Initialize returns CKR_CRYPTOKI_ALREADY_INITIALIZED. ``copy_target`` gives each its own copy. Needs Linux.
 """
 
 from __future__ import annotations
@@ -71,23 +72,23 @@ __all__ = [
     "token_info",
 ]
 
-# What faulty_plan.h and faulty.c have room for.
+# Limits of faulty_plan.h and faulty.c.
 _PLAN_MOST: Final = 200_000
 _PIN_MOST: Final = 255
 _MECHANISMS_MOST: Final = 64
 _TEXT_MOST: Final = {"label": 32, "manufacturer": 32, "model": 16, "serial": 16}
 
-_STAMP_SIZE: Final = 8  # the plan's stamp and the last id, in front of the counters in NAME.count
+_STAMP_SIZE: Final = 8  # the plan's stamp and the last id precede the counters in NAME.count
 _COUNTERS_AT: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What a fault does. Made by the functions of this module.
+    """What a fault does. Created by the functions of this module.
 
     Attributes:
-        settings: how the plan file says it.
-        only: the functions it makes sense for; empty for all.
+        settings: its notation in the plan file.
+        only: the functions it applies to; empty: all.
     """
 
     settings: str
@@ -95,20 +96,20 @@ class Action:
 
 
 def passes() -> Action:
-    """Let the call through after all: an exception to a fault on every call."""
+    """Let the call through: an exception to a fault for every call."""
     return Action("pass=0 after=0")
 
 
 def returns(ckr: int | str, *, after: bool = False) -> Action:
     """Return a code instead of calling the real function.
 
-    A real token that refuses C_Sign is done with the operation. A real module that was not called still waits for its
-    C_Sign, and answers the next C_SignInit of the session with CKR_OPERATION_ACTIVE: where the same session is to
-    sign again after a refusal, use ``after``.
+    A real token that refuses C_Sign ends the operation. A wrapped module that was not called still waits for C_Sign and
+    answers the session's next C_SignInit with CKR_OPERATION_ACTIVE. If the same session is to sign again after a
+    refusal, use ``after``.
 
     Args:
         ckr: the number, or the name with or without ``CKR_``.
-        after: call the real function first and return the code then: the work is done, the answer lost.
+        after: call the real function first and then return the code: the operation is done, the result lost.
 
     Raises:
         ValueError: there is no code of this name.
@@ -117,44 +118,51 @@ def returns(ckr: int | str, *, after: bool = False) -> Action:
 
 
 def hangs(*, after: bool = False) -> Action:
-    """Never come back; only killing the process ends it."""
+    """Never return; only killing the process ends the call."""
     return _end("hang", 0, after)
 
 
 def crashes(signal: signals.Signals = signals.SIGSEGV, *, after: bool = False) -> Action:
-    """End the process by a signal, as a bug in a module does."""
+    """End the process by a signal, like a bug in a module."""
     return _end("crash", signal, after)
 
 
 def exits(code: int, *, after: bool = False) -> Action:
-    """End the process with an exit status, as some modules do when they give up. Nothing is flushed."""
+    """End the process with an exit status, as some modules do on errors. Nothing is flushed."""
     return _end("exit", code, after)
 
 
 def late(seconds: float, *, after: bool = False) -> Action:
-    """Wait first, or between the real call and its answer. Goes together with the other actions."""
+    """Wait before the call, or with ``after`` between the real call and its return.
+
+    It can be combined with other actions.
+
+    Args:
+        seconds: how long to wait.
+        after: wait after the real call.
+    """
     return Action(f"{'late_after_ms' if after else 'late_ms'}={round(seconds * 1000)}")
 
 
 def corrupts() -> Action:
-    """Flip the lowest bit of the last byte that a successful call gives back, such as a signature."""
+    """Flip the lowest bit of the last output byte of a successful call, for example of a signature."""
     return Action("corrupt=1", _WITH_OUTPUT)
 
 
 def cant_lock() -> Action:
-    """C_Initialize answers CKR_CANT_LOCK when it is asked for locking by the system, else it works."""
+    """Make C_Initialize return CKR_CANT_LOCK if OS locking is requested; otherwise it works."""
     return Action("cant_lock=1", frozenset({"C_Initialize"}))
 
 
 def pinpad(pin: str, new_pin: str | None = None, *, only: bool = False) -> Action:
-    """A token with its own PIN entry: a NULL PIN is replaced by what the person at the pad types.
+    """Simulate a token with its own PIN entry: a NULL PIN is replaced by the PIN entered at the pad.
 
     Args:
-        pin: typed for C_Login, C_InitToken and the old PIN of C_SetPIN.
-        new_pin: typed for the new PIN of C_SetPIN and for C_InitPIN; ``pin`` if there is none.
-        only: answer CKR_ARGUMENTS_BAD to a PIN that the host sends.
+        pin: entered for C_Login, C_InitToken and the old PIN of C_SetPIN.
+        new_pin: entered for the new PIN of C_SetPIN and for C_InitPIN; default: ``pin``.
+        only: return CKR_ARGUMENTS_BAD for a PIN sent by the host.
 
-    The flag PROTECTED_AUTHENTICATION_PATH is :func:`token_info`'s to set; a person who presses C is
+    Set the flag PROTECTED_AUTHENTICATION_PATH with :func:`token_info`. A user who presses C is simulated with
     ``returns("CKR_FUNCTION_CANCELED")``.
     """
     settings = [f"pin={_hex(pin, _PIN_MOST)}"]
@@ -164,7 +172,7 @@ def pinpad(pin: str, new_pin: str | None = None, *, only: bool = False) -> Actio
 
 
 def no_pinpad(ckr: int | str = "CKR_ARGUMENTS_BAD") -> Action:
-    """Refuse a NULL PIN with this code before the real module sees it; a PIN from the host goes through."""
+    """Refuse a NULL PIN with this code before the real module sees it; a PIN from the host is passed on."""
     return Action(f"null_pin_rv={ckr_number(ckr)}", _WITH_PIN)
 
 
@@ -179,11 +187,11 @@ def token_info(  # noqa: PLR0913 - one for each field of CK_TOKEN_INFO that a te
     pin_min: int | None = None,
     pin_max: int | None = None,
 ) -> Action:
-    """Change what C_GetTokenInfo tells.
+    """Change the result of C_GetTokenInfo.
 
     Args:
-        set_flags: CKF_* bits to add, as those of ``ushield_hw.backend.model.TokenFlag``.
-        clear_flags: CKF_* bits to take away; they win.
+        set_flags: CKF_* bits to set, as in ``ushield_hw.backend.model.TokenFlag``.
+        clear_flags: CKF_* bits to clear; takes precedence.
         label: replaces the label, at most 32 bytes of UTF-8.
         manufacturer: replaces manufacturerID, at most 32 bytes.
         model: replaces the model, at most 16 bytes.
@@ -202,11 +210,11 @@ def token_info(  # noqa: PLR0913 - one for each field of CK_TOKEN_INFO that a te
 
 
 def mechanisms(*, hide: Iterable[int] = (), add: Iterable[int] = ()) -> Action:
-    """Change the list of C_GetMechanismList, or what C_GetMechanismInfo knows. Neither changes what C_SignInit takes.
+    """Change the results of C_GetMechanismList and C_GetMechanismInfo. C_SignInit is not affected.
 
     Args:
-        hide: CKM_* numbers to leave out (C_GetMechanismInfo: CKR_MECHANISM_INVALID).
-        add: CKM_* numbers to show besides (C_GetMechanismInfo: sign and verify, no key sizes).
+        hide: CKM_* numbers to remove (C_GetMechanismInfo: CKR_MECHANISM_INVALID).
+        add: CKM_* numbers to add (C_GetMechanismInfo: sign and verify, no key sizes).
     """
     settings = f"hide={_numbers(hide)} add={_numbers(add)}"
     return Action(settings, frozenset({"C_GetMechanismList", "C_GetMechanismInfo"}))
@@ -218,11 +226,11 @@ class Fault:
 
     Args:
         function: the PKCS#11 function, with its ``C_``.
-        call: which call of it, from 1; ``None`` for every call.
+        call: the number of the call, from 1; ``None``: every call.
         action: what happens.
 
     Raises:
-        ValueError: there is no such function or call, or the action makes no sense for the function.
+        ValueError: there is no such function or call, or the action does not apply to the function.
     """
 
     function: str
@@ -230,7 +238,7 @@ class Fault:
     action: Action
 
     def __post_init__(self) -> None:
-        """Refuse what the module could not do: a plan that does nothing would let a test pass for nothing."""
+        """Reject a fault without effect, because a test using it would pass for the wrong reason."""
         if self.function not in functions():
             raise ValueError(f"no PKCS#11 function {self.function!r}")
         if self.call is not None and self.call < 1:
@@ -240,12 +248,12 @@ class Fault:
 
     @classmethod
     def of(cls, short: Fault | tuple[str, int | None, str]) -> Fault:
-        """Return the fault that a short form stands for: ``("C_Sign", 1, "hang")``.
+        """Return the fault for a short form: ``("C_Sign", 1, "hang")``.
 
         The last part is ``hang``, ``crash``, ``late SECONDS`` or the name or number of a return value (``CKR_…``).
 
         Raises:
-            ValueError: it stands for nothing.
+            ValueError: the short form is invalid.
         """
         if isinstance(short, Fault):
             return short
@@ -257,15 +265,15 @@ class Fault:
         return cls(function, call, plain() if plain else returns(what))
 
     def line(self) -> str:
-        """Return the line of the plan file."""
+        """Return the line for the plan file."""
         return f"{self.function} {self.call or '*'} {self.action.settings}\n"
 
 
 @dataclass(frozen=True, slots=True)
 class FaultyModule:
-    """One faulty module: the file to load, its plan and its record. Made by :func:`faulty_module`.
+    """A faulty module: the file to load, its plan and its record. Created by :func:`faulty_module`.
 
-    Any process may make one from the path of a module that exists, to read its record.
+    Any process may create one from the path of an existing module, to read its record.
     """
 
     path: Path
@@ -288,7 +296,7 @@ class FaultyModule:
         return read_calls(self._beside("record"))
 
     def count(self, function: str) -> int:
-        """Return how many calls of ``function`` were entered.
+        """Return the number of calls of ``function`` that were entered.
 
         Raises:
             ValueError: there is no such function.
@@ -298,14 +306,16 @@ class FaultyModule:
         return sum(call.function == function for call in self.calls)
 
     def plan(self, faults: Sequence[Fault | tuple[str, int | None, str]]) -> None:
-        """Replace the plan, also under processes that use the module; from their next call on it holds.
+        """Replace the plan, also for processes that have loaded the module; takes effect at their next call.
 
-        Each may be written as :meth:`Fault.of` takes it.
+        The counters continue: ``Fault("C_Sign", 3, …)`` is the third call since :meth:`clear`, not since the plan was
+        set.
 
-        The counters go on: ``Fault("C_Sign", 3, …)`` is the third since :meth:`clear`, not since the plan.
+        Args:
+            faults: the faults; short forms as for :meth:`Fault.of`.
 
         Raises:
-            ValueError: more than 200,000 characters of plan.
+            ValueError: the plan exceeds 200,000 characters.
         """
         text = "".join(Fault.of(fault).line() for fault in faults)
         if len(text) > _PLAN_MOST:
@@ -314,16 +324,21 @@ class FaultyModule:
         self._write_counters(os.urandom(_STAMP_SIZE - 1) + b"\1", 0)
 
     def clear(self) -> None:
-        """Forget all calls and count from 1 again; the plan stays. A call under way is forgotten too."""
+        """Delete the record and reset the counters, also for a call in progress; the plan stays."""
         size = self._beside("count").stat().st_size
         self._write_counters(bytes(max(0, size - _COUNTERS_AT)), _COUNTERS_AT)
         os.truncate(self._beside("record"), 0)
 
     def wait_for(self, function: str, call: int = 1, *, timeout_s: float = 10.0) -> Call:
-        """Wait until a call was entered, as one that hangs, and return it.
+        """Wait until a call was entered, for example one that hangs, and return it.
+
+        Args:
+            function: the PKCS#11 function.
+            call: the number of the call.
+            timeout_s: timeout in seconds.
 
         Raises:
-            TimeoutError: it was not, within ``timeout_s`` seconds.
+            TimeoutError: it was not entered in time.
         """
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
@@ -350,19 +365,22 @@ def faulty_module(
     name: str = "faulty-pkcs11.so",
     copy_target: bool = False,
 ) -> FaultyModule:
-    """Put a faulty module into ``folder``, in front of the module file ``target``.
+    """Create a faulty module in ``folder`` that wraps the module file ``target``.
 
     Args:
-        folder: made if missing. The plan, the record and the counters lie there beside the module.
-        target: the real module's file.
-        plan: what goes wrong; none at first if empty.
-        name: the file's name, for tests that find modules by it.
-        copy_target: wrap a copy, so that the real module's state is not shared with others in the process.
+        folder: created if missing. Plan, record and counters are stored there too.
+        target: the file of the real module.
+        plan: the faults; empty: none.
+        name: the file name, for tests that find modules by name.
+        copy_target: wrap a copy, so that the real module's state is not shared within the process.
+
+    Returns:
+        The faulty module.
 
     Raises:
-        InputError: ``COMPILER_MISSING``, ``COMPILER_FAILED``; ``FAULTY_TARGET_MISSING``: no file ``target``.
-        StorageError: ``FAULTY_CACHE_UNTRUSTED``, ``FAULTY_CACHE_UNWRITABLE``: no folder to build in.
-        FileExistsError: there is a file of this name; a module that is loaded must not be overwritten.
+        InputError: ``COMPILER_MISSING``, ``COMPILER_FAILED``; ``FAULTY_TARGET_MISSING``: ``target`` does not exist.
+        StorageError: ``FAULTY_CACHE_UNTRUSTED``, ``FAULTY_CACHE_UNWRITABLE``: no usable folder to build in.
+        FileExistsError: a file of this name exists; a loaded module must not be overwritten.
         ValueError: the plan is too long.
     """
     source = Path(target).resolve()
@@ -384,7 +402,7 @@ def faulty_module(
 
 @cache
 def functions() -> tuple[str, ...]:
-    """Return the 68 functions of PKCS#11 v2.40 in the order of CK_FUNCTION_LIST, as the C source has them."""
+    """Return the 68 functions of PKCS#11 v2.40 in the order of CK_FUNCTION_LIST, read from the C source."""
     source = Path(__file__).with_name("faulty_functions.h").read_text(encoding="utf-8")
     return tuple(dict.fromkeys(re.findall(r"\bC_[A-Z]\w+", source)))
 

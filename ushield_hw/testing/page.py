@@ -1,8 +1,7 @@
-"""A local web page that looks like the token: screen, lamp, buttons, and the plug to pull.
+"""A local web page that shows the virtual token: screen, lamp, buttons, removal and insertion.
 
-It listens on loopback only, under a path that cannot be guessed: no other page that a browser shows can press OK. It
-answers to its own name only (a name that an attacker's DNS points here is not), and takes what is pressed from its own
-page only.
+It listens on loopback only, under a random path, so that no other page in the browser can press OK. It only accepts its
+own host name (which prevents DNS rebinding), and button presses only from its own page.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ _HEADERS: Final = {
 
 
 class Page:
-    """Shows a virtual U-shield until :meth:`close`.
+    """Serves the page of a virtual U-shield until :meth:`close`.
 
     Args:
-        shield: what it shows and whose buttons it has.
-        port: 0 for any that is free.
+        shield: the token to show and control.
+        port: the port; 0: any free port.
 
     Attributes:
-        url: where it is.
+        url: the URL of the page.
     """
 
     def __init__(self, shield: VirtualShield, port: int = 0) -> None:
@@ -62,14 +61,14 @@ class Page:
         self.close()
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop the server."""
         self._ended = True
         self._wake()
         self._server.shutdown()
         self._server.server_close()
 
     def state(self) -> dict[str, Any]:
-        """Return what the page shows."""
+        """Return the state that the page shows, as JSON."""
         shield = self._shield
         place = shield.card.panel.place()
         return {
@@ -86,7 +85,7 @@ class Page:
         }
 
     def do(self, what: str) -> bool:
-        """Press a button, or pull the token out or put it in; tell whether there is such a thing to do."""
+        """Press a button, or remove or insert the token. Return False if ``what`` is unknown."""
         if what in {"eject", "insert"}:
             getattr(self._shield, what)()
         elif what in {button.value for button in Button}:
@@ -97,7 +96,7 @@ class Page:
         return True
 
     def next(self) -> dict[str, Any] | None:
-        """Wait until something changes, or a second; None: the page is closed."""
+        """Wait up to a second for a change and return the state; None: the page is closed."""
         with self._changed:
             self._changed.wait(_BEAT_S)
         return None if self._ended else self.state()
@@ -108,7 +107,7 @@ class Page:
 
 
 class _Server(ThreadingHTTPServer):
-    """A thread a connection; of those that have asked for nothing yet only so many, the oldest make place."""
+    """One thread per connection. The number of connections without a request is limited by closing the oldest."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -120,26 +119,26 @@ class _Server(ThreadingHTTPServer):
         self.names = {f"{name}:{self.server_port}" for name in ("127.0.0.1", "localhost")}
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Note a connection before its thread begins."""
+        """Register a connection before its thread starts."""
         with self._lock:
             if len(self._waiting) >= _MOST_WAITING:
                 oldest = next(iter(self._waiting))
                 del self._waiting[oldest]
                 with suppress(OSError):
-                    oldest.shutdown(socket.SHUT_RDWR)  # its thread reads the end, and ends
+                    oldest.shutdown(socket.SHUT_RDWR)  # its thread then reads end of file and ends
             self._waiting[request] = None
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """Forget a connection."""
+        """Unregister a connection."""
         self.has_asked(request)
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that have gone: it would be a traceback on stderr."""
+        """Ignore clients that have disconnected, instead of printing a traceback on stderr."""
 
     def has_asked(self, request: Any) -> None:
-        """Note that a request is whole: it is not closed for others from now on."""
+        """Record that a request is complete, so that the connection is not closed to admit another."""
         with self._lock:
             self._waiting.pop(request, None)
 
@@ -154,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
     error_content_type = "text/plain"
 
     def version_string(self) -> str:
-        """Say nothing of the Python behind it."""
+        """Return a server header without the Python version."""
         return "ushield"
 
     def do_GET(self) -> None:
@@ -185,7 +184,10 @@ class _Handler(BaseHTTPRequestHandler):
         return self.path[len(there) :] if known else None
 
     def _is_own_page(self) -> bool:
-        """Tell whether the page itself sends this, as far as a browser says; what is no browser says nothing."""
+        """Return whether the request comes from this page according to the browser's headers.
+
+        Clients other than browsers do not send these headers and are accepted.
+        """
         origin, site = self.headers.get("Origin"), self.headers.get("Sec-Fetch-Site", "same-origin")
         own = {f"http://{name}" for name in self.server.names}
         return (origin is None or origin in own) and site == "same-origin"
@@ -210,7 +212,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.flush()
                 state = self.page.next()
         except OSError:
-            return  # the browser has gone
+            return  # the browser has disconnected
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Say nothing: the address is a secret of sorts."""
+        """Log nothing, because the path is secret."""

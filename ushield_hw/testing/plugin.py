@@ -1,4 +1,4 @@
-"""The pytest plugin: tokens for an integrator's own tests. Loaded by pytest wherever ushield_hw is installed.
+"""The pytest plugin: tokens for an integrator's own tests. pytest loads it wherever ushield_hw is installed.
 
 ::
 
@@ -7,8 +7,9 @@
         done = subprocess.run([...], env={**os.environ, **virtual_shield.env})
         assert virtual_shield.signatures == 1
 
-Every fixture is a test's own and is gone after it, so tests may run side by side (pytest-xdist). While one is in use,
-this process has its environment too: ``ushield_hw.find_token(serial=soft_token.serial)`` works in the test itself.
+Every test gets its own fixture, which is removed afterwards, so tests can run in parallel (pytest-xdist). While a
+fixture is active its environment is also set in this process: ``ushield_hw.find_token(serial=soft_token.serial)`` works
+in the test itself.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-if TYPE_CHECKING:  # pytest imports this module at every start: it must cost nothing
+if TYPE_CHECKING:  # pytest imports this module at every start, so the import must be cheap
     from ushield_hw.testing.faulty import Fault, FaultyModule
     from ushield_hw.testing.shield import VirtualShield
     from ushield_hw.testing.softtoken import SoftToken
@@ -27,7 +28,7 @@ if TYPE_CHECKING:  # pytest imports this module at every start: it must cost not
 
 @pytest.fixture(scope="session")
 def _ushield_soft_token(tmp_path_factory: pytest.TempPathFactory) -> SoftToken:
-    """The soft token that each test gets a copy of."""
+    """The soft token that is copied for each test."""
     from ushield_hw.testing.softtoken import soft_token as make
 
     return make(tmp_path_factory.mktemp("ushield-soft") / "token")
@@ -45,7 +46,7 @@ def soft_token(_ushield_soft_token: SoftToken, tmp_path: Path, monkeypatch: pyte
 
 @pytest.fixture
 def virtual_shield(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualShield]:
-    """A virtual U-shield with a screen, plugged in, with an EC key and a certificate.
+    """An inserted virtual U-shield with a screen, an EC key and a certificate.
 
     ``.uri .pin .so_pin .serial .ca_pem .env``, ``.screen()``, ``.press("ok"|"c"|"up"|"down")``, ``.eject()``,
     ``.insert()``, ``.answer("ok"|"refuse"|"timeout", after_s=…)``, ``.signatures``
@@ -58,11 +59,11 @@ def virtual_shield(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualShield]:
 
 @pytest.fixture
 def faulty_module(tmp_path: Path) -> Callable[..., FaultyModule]:
-    """Make a PKCS#11 module that misbehaves by plan, in front of SoftHSM2 or of ``target``: ``faulty_module(plan)``.
+    """A factory for PKCS#11 modules with injected faults, wrapping SoftHSM2 or ``target``: ``faulty_module(plan)``.
 
     A plan is a list of faults: ``Fault`` objects of :mod:`ushield_hw.testing.faulty`, or ``("C_Sign", 1, "hang")`` with
-    ``hang``, ``crash``, ``late 0.5`` or a ``CKR_…`` name; None for the number means every call. The answer has
-    ``.path``, ``.calls``, ``.plan([...])``, and ``.drivers``: a folder for ``ushield --drivers`` that names the module.
+    ``hang``, ``crash``, ``late 0.5`` or a ``CKR_…`` name; None as number means every call. The result has ``.path``,
+    ``.calls``, ``.plan([...])``, and ``.drivers``: a folder for ``ushield --drivers`` that names the module.
     """
     made: list[FaultyModule] = []
 
@@ -79,7 +80,7 @@ def faulty_module(tmp_path: Path) -> Callable[..., FaultyModule]:
 
 
 def _in_force(token: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Let this process see the token too while the test runs."""
+    """Set the token's environment in this process while the test runs."""
     from ushield_hw.backend.module import close_modules
 
     for name, value in token.env.items():

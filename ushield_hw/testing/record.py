@@ -1,4 +1,4 @@
-"""What the faulty module wrote down: the calls that reached a PKCS#11 module, in the order in which they did."""
+"""The record of the faulty module: the calls to a PKCS#11 module in the order in which they were entered."""
 
 from __future__ import annotations
 
@@ -13,33 +13,36 @@ from ushield_hw.backend.pkcs11.ckr import name_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One recorded call. What does not belong to the function, or was not given, is None.
+    """A recorded call. Attributes that do not apply to the function, or were not passed, are None.
 
     Attributes:
-        function: its name, such as ``C_Login``.
-        call: its number among the calls of this function, from 1, over all processes.
-        rv: what the caller was told; None while the call has not come back, and for ever if it hung or crashed.
-        target_rv: what the real module answered; None if it was not asked or has not answered.
-        pid: the process.
-        thread: the thread, as ``threading.get_ident()`` names it.
-        t_ms: when it was entered, milliseconds on ``time.monotonic()``'s clock.
-        took_ms: how long it took, milliseconds.
+        function: its name, for example ``C_Login``.
+        call: its number among the calls of this function, from 1, across all processes.
+        rv: the value returned to the caller; None while the call has not returned, and if it hung or crashed.
+        target_rv: the value returned by the wrapped module; None if it was not called or has not returned.
+        pid: process id.
+        thread: thread id, as ``threading.get_ident()``.
+        t_ms: when it was entered, in milliseconds of ``time.monotonic()``.
+        took_ms: its duration in milliseconds.
         slot: slot id.
-        session: session handle; of C_OpenSession, the new one.
+        session: session handle; for C_OpenSession the new one.
         user_type: 0 SO, 1 user, 2 context specific.
-        pin_null: no PIN was given (the old one, for C_SetPIN); ``pin_length``: its length in bytes. Never the PIN.
-        new_pin_null: the same of C_SetPIN's new PIN; ``new_pin_length``: its length.
+        pin_null: whether the PIN was NULL (for C_SetPIN the old PIN).
+        pin_length: its length in bytes. The PIN itself is never recorded.
+        new_pin_null: whether C_SetPIN's new PIN was NULL.
+        new_pin_length: its length in bytes.
         mechanism: CKM_* number.
-        key: handle of the key; of functions that make one, the new (private) key's.
+        key: key handle; for functions that create a key, the new (private) key's.
         object: object handle.
-        data: the input of C_Sign, C_Digest, C_Verify and their like, cut after 64 KiB.
+        data: the input of C_Sign, C_Digest, C_Verify and similar functions, truncated to 64 KiB.
         data_length: its length in bytes.
-        out_null: the output buffer was NULL.
-        length: what the length of the output was when the call came back.
+        out_null: whether the output buffer was NULL.
+        length: the output length when the call returned.
         flags: of C_Initialize (None: no arguments), C_OpenSession, C_WaitForSlotEvent.
         attributes: CKA_* numbers of the template, at most 64.
-        public_attributes: the public key's template of C_GenerateKeyPair; ``private_attributes``: the private key's.
-        error: why the module could not load its target or understand its plan.
+        public_attributes: those of C_GenerateKeyPair's public key template.
+        private_attributes: those of its private key template.
+        error: why the module could not load its target or parse its plan.
     """
 
     function: str
@@ -72,7 +75,7 @@ class Call:
 
     @property
     def rv_name(self) -> str | None:
-        """The name of ``rv``, such as ``CKR_PIN_INCORRECT``."""
+        """The name of ``rv``, for example ``CKR_PIN_INCORRECT``."""
         if not self.rv:
             return None if self.rv is None else "CKR_OK"
         return name_of(self.rv)
@@ -81,8 +84,11 @@ class Call:
 def read_calls(record: Path) -> list[Call]:
     """Return the calls in a record, in the order in which they were entered.
 
-    Each has a line from when it was entered and, if the module lived on, one from when it came back. Lines of calls
-    that were entered before the record was cleared are left out.
+    Each call has a line for its entry and, if the module survived, one for its return. Returns of calls that were
+    entered before the record was cleared are ignored.
+
+    Args:
+        record: the record file.
 
     Raises:
         OSError: the record cannot be read.

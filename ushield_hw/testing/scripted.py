@@ -1,4 +1,4 @@
-"""A person who follows a script: an ``Interaction`` for tests, which records the conversation.
+"""An ``Interaction`` with scripted answers for tests, which records the conversation.
 
 ::
 
@@ -19,17 +19,17 @@ T = TypeVar("T")
 
 
 class Scripted:
-    """A person who answers from a list. A prompt without an answer fails the test.
+    """Answers prompts from a list. A prompt without an answer fails the test.
 
     Args:
         pins: one for each PIN prompt; None cancels.
-        consents: one for each question whether to use the last try.
+        consents: one for each question whether to use the last attempt.
         confirms: one for each order to confirm.
 
     Attributes:
-        prompts: the conversation, a line a prompt, such as ``user PIN to sign, 6 left``.
-        asked: the PIN requests in full.
-        shown: the orders that were to be confirmed or compared, in full.
+        prompts: the conversation, one line per prompt, for example ``user PIN to sign, 6 left``.
+        asked: the PIN requests.
+        shown: the orders to confirm or compare.
     """
 
     def __init__(self, *pins: str | None, consents: Sequence[bool] = (), confirms: Sequence[bool] = ()) -> None:
@@ -39,7 +39,7 @@ class Scripted:
         self._pins, self._consents, self._confirms = list(pins), list(consents), list(confirms)
 
     def request_pin(self, ask: PinRequest) -> str | None:
-        """Give the next PIN."""
+        """Return the next PIN."""
         left = ask.state.retries_left
         self.asked.append(ask)
         return self._answer(
@@ -47,21 +47,21 @@ class Scripted:
         )
 
     def confirm_last_try(self, ask: PinRequest) -> bool:
-        """Give the next consent."""
+        """Return the next consent."""
         return self._answer("use the last try?", self._consents)
 
     def confirm_order(self, ask: ConfirmRequest) -> bool:
-        """Give the next yes or no; what was shown is kept in ``shown``."""
+        """Return the next confirmation; the request is added to ``shown``."""
         self.shown.append(ask)
         return self._answer(f"confirm {ask.type}?", self._confirms)
 
     def compare_on_token(self, ask: ConfirmRequest) -> None:
-        """Note it."""
+        """Record the request."""
         self.shown.append(ask)
         self.prompts.append(f"compare {ask.type} on the token")
 
     def waiting_for_token(self, action: TokenAction) -> None:
-        """Note it."""
+        """Record the request."""
         self.prompts.append(f"waiting: {action.kind}")
 
     def _answer(self, prompt: str, answers: list[T]) -> T:

@@ -1,14 +1,14 @@
-"""A U-shield for tests: a card with a screen and buttons in a real pcscd reader, driven by OpenSC like hardware.
+"""A virtual U-shield for tests: a card with a screen and buttons in a real pcscd reader, used through OpenSC.
 
 ::
 
     with VirtualShield() as shield:
-        shield.answer("ok", after_s=0.1)                       # its owner, who always agrees
+        shield.answer("ok", after_s=0.1)                       # simulates a user who always confirms
         command = ["ushield", "sign", "order.json", "--token", shield.uri, "--pin-source", "pin", "-o", "signed.p7m"]
         subprocess.run(command, env={**os.environ, **shield.env}, check=True)
         assert shield.signatures == 1
 
-Its keys are files or memory: TEST ONLY.
+Its keys are in files or in memory: TEST ONLY.
 """
 
 from __future__ import annotations
@@ -42,35 +42,36 @@ __all__ = ["Model", "Outcome", "VirtualShield"]
 AnswerName = Literal["ok", "refuse", "timeout"]
 ButtonName = Literal["ok", "c", "up", "down"]
 
-TRIES: Final = 3  # what OpenSC takes a SmartCard-HSM to have: its flags are about that number
+TRIES: Final = 3  # the value that OpenSC assumes for a SmartCard-HSM when it sets the PIN flags
 _KEY: Final = 1
 _POLL_S: Final = 0.005
 _LABEL: Final = "pay"
 
 
 class VirtualShield:
-    """A virtual U-shield, plugged in. Close it, or use it as a context manager. Needs Linux, pcscd, vpcd and OpenSC.
+    """An inserted virtual U-shield. A context manager. Needs Linux, pcscd, a C compiler and OpenSC.
 
     Args:
-        model: ``display`` shows what it signs, ``button`` asks only, ``none`` signs at once.
+        model: ``display`` shows what it signs, ``button`` only asks, ``none`` signs without asking.
         serial: upper-case letters and digits, at most 11; default: random.
         lang: the language of its screen.
-        patience_s: how long it waits for a button.
-        certified: it comes with an EC P-256 payment key and a certificate for it.
-        holder: whom that certificate names: one person signs an order once, whatever the token.
-        host: where it is plugged in; default: a host of its own.
-        reader: which reader of the host.
-        keep: a folder where it is kept when it is closed, and found again; default: it is gone then.
+        patience_s: how long it waits for a button, in seconds.
+        certified: whether it has an EC P-256 payment key and a certificate for it.
+        host: the host it is inserted in; default: a new one.
+        reader: the number of the host's reader.
+        keep: a folder in which it is stored for reuse; default: deleted when it is closed.
+        holder: the holder named in the certificate. An order is signed once per holder, whatever the token.
 
     Attributes:
-        pin: the user PIN it was made with.
-        so_pin: the SO PIN it was made with, 16 hexadecimal digits.
-        pin_file: a file with that PIN, for ``--pin-source``; so_pin_file: likewise.
+        pin: the initial user PIN.
+        so_pin: the initial SO PIN, 16 hexadecimal digits.
+        pin_file: a file with the user PIN, for ``--pin-source``.
+        so_pin_file: a file with the SO PIN.
         ca_pem: the file with the certificate of the CA that issued its certificate.
-        card: the card itself.
+        card: the virtual card.
 
     Raises:
-        InputError: ``PCSCD_MISSING``, ``DESK_REFUSED``.
+        InputError: ``PCSCD_MISSING``, ``COMPILER_MISSING``, ``COMPILER_FAILED``, ``DESK_REFUSED``.
     """
 
     def __init__(  # noqa: PLR0913 - all have defaults
@@ -106,7 +107,7 @@ class VirtualShield:
             self._undo = undo.pop_all()
 
     def _issue(self, model: Model, serial: str, *, certified: bool, holder: str) -> Memory:
-        """Make a new card, as the bank hands it out."""
+        """Create a new card as issued by a bank."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         pin, so_pin = _digits(6), secrets.token_hex(8)
         for file, secret in ((self.pin_file, pin), (self.so_pin_file, so_pin)):
@@ -127,12 +128,12 @@ class VirtualShield:
         self.close()
 
     def close(self) -> None:
-        """Pull it out; its host goes too, unless it came from elsewhere. May be called twice."""
+        """Remove it, and close its host unless it was passed in. May be called twice."""
         self._undo.close()
 
     @property
     def serial(self) -> str:
-        """What it says its serial number is."""
+        """Its serial number."""
         return self.card.memory.serial
 
     @property
@@ -143,36 +144,36 @@ class VirtualShield:
 
     @property
     def env(self) -> dict[str, str]:
-        """What a child process needs in its environment: where this host's pcscd is, and a state folder of its own."""
+        """The environment variables for a child process: this host's pcscd, and a separate state folder."""
         return {**self.host_env, "XDG_STATE_HOME": str(self.folder / "state")}
 
     @property
     def host_env(self) -> dict[str, str]:
-        """What a program needs to find the reader it is in."""
+        """The environment variables with which a program finds its reader."""
         return self._host.env
 
     @property
     def signatures(self) -> int:
-        """How many signatures it has made."""
+        """The number of signatures it has made."""
         return self.card.signatures
 
     @property
     def outcome(self) -> Outcome:
-        """How the last attempt to sign ended, as the token saw it."""
+        """The result of the last attempt to sign, as seen by the token."""
         return self.card.outcome
 
     @property
     def asked(self) -> int:
-        """How many times it asked its owner."""
+        """How often it asked for confirmation."""
         return self.card.panel.asked
 
     @property
     def plugged(self) -> bool:
-        """Whether it is in its reader."""
+        """Whether it is inserted."""
         return self._insertion is not None and self._insertion.present
 
     def screen(self) -> list[str]:
-        """Return the rows its screen shows; none while it asks nothing."""
+        """Return the rows on its screen; empty if it asks nothing."""
         return self.card.panel.screen()
 
     def press(self, button: ButtonName) -> None:
@@ -180,11 +181,19 @@ class VirtualShield:
         self.card.panel.press(Button(button))
 
     def answer(self, answer: AnswerName | None, after_s: float = 0) -> None:
-        """Have somebody answer every question from now on, so long after it appears; None: nobody does."""
+        """Answer every question automatically from now on.
+
+        Args:
+            answer: the answer; None: wait for a button.
+            after_s: delay after the question in seconds.
+        """
         self.card.panel.answer(None if answer is None else Answer(answer), after_s)
 
     def wait_for_screen(self, deadline_s: float = 20) -> list[str]:
-        """Wait until it asks something, and return the rows.
+        """Wait until it asks a question, and return the rows on its screen.
+
+        Args:
+            deadline_s: timeout in seconds.
 
         Raises:
             TimeoutError: it asked nothing in time.
@@ -197,27 +206,27 @@ class VirtualShield:
         return self.screen()
 
     def eject(self) -> None:
-        """Pull it out, whatever it is doing."""
+        """Remove it immediately."""
         insertion, self._insertion = self._insertion, None
         if insertion is not None:
             insertion.eject()
 
     def insert(self) -> None:
-        """Plug it in again."""
+        """Insert it again."""
         if not self.plugged:
             self._insertion = self._host.insert(self.card, self._reader)
 
     def delay(self, seconds: float) -> None:
-        """Take so long for each signature, after OK."""
+        """Delay each signature by ``seconds`` after OK."""
         self.card.delay_s = seconds
 
     def fill(self) -> None:
-        """Leave no room for another key or certificate."""
+        """Limit its memory to what is used, so that no key or certificate can be added."""
         memory = self.card.memory
         memory.capacity = memory.used
 
     def claim(self, serial: str) -> None:
-        """Say another serial number; programs see it after the next :meth:`insert`."""
+        """Change its serial number; programs see it after the next :meth:`insert`."""
         self.card.memory.serial = serial
         self.card.memory.save()
 
@@ -235,7 +244,7 @@ def _digits(count: int) -> str:
 
 
 def _certify(memory: Memory, holder: str, *, each: bool) -> Authority:
-    """Put a payment key and its certificate onto a card, as OpenSC would have written them."""
+    """Store a payment key and its certificate on a card, as OpenSC would write them."""
     authority, key = Authority(), ec.generate_private_key(ec.SECP256R1())
     certificate = authority.issue(person(holder), key.public_key())
     with memory.writing():

@@ -1,7 +1,7 @@
-"""Soft tokens for tests, CI and the demo, made by SoftHSM2 from ``softhsm-config/``. Never for a customer's money.
+"""Soft tokens for tests, CI and the demo, created with SoftHSM2 from ``softhsm-config/``. Not for real payments.
 
-A provisioned folder holds ``softhsm2.conf``, the tokens, and one PIN file and SO PIN file a token, readable by their
-owner only. Provisioning again finds what is there and makes what is missing.
+A provisioned folder contains ``softhsm2.conf``, the tokens, and a PIN file and an SO PIN file for each token, readable
+by their owner only. Provisioning is idempotent: existing tokens are kept, missing ones created.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LONGEST_LABEL: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class SoftToken:
-    """One soft token. ``pin_file`` and ``so_pin_file`` hold its PINs."""
+    """A soft token. ``pin_file`` and ``so_pin_file`` contain its PINs."""
 
     label: str
     serial: str
@@ -42,7 +42,7 @@ class SoftToken:
     so_pin_file: Path
 
     def to_json(self) -> dict[str, object]:
-        """Return it for documents."""
+        """Return the token as JSON."""
         return {
             "label": self.label,
             "serial": self.serial,
@@ -54,7 +54,7 @@ class SoftToken:
 
 @dataclass(frozen=True, slots=True)
 class Provisioned:
-    """A folder of soft tokens; ``conf`` is what SOFTHSM2_CONF must name."""
+    """A folder of soft tokens; ``conf`` is the file for SOFTHSM2_CONF."""
 
     conf: Path
     tokens: tuple[SoftToken, ...]
@@ -69,17 +69,20 @@ class _Wanted:
 
 @forgetting
 def provision(folder: Path, settings: Settings, config: Path | None = None, tokens: str = "tokens.toml") -> Provisioned:
-    """Make the soft tokens of ``softhsm-config/tokens.toml`` in a folder.
+    """Create the soft tokens of ``softhsm-config/tokens.toml`` in a folder. Idempotent.
 
     Args:
-        folder: made if missing, for this user only.
-        settings: which descriptors to use.
-        config: the folder of the template and tokens.toml; default: the shipped one.
-        tokens: another file there than tokens.toml.
+        folder: created if missing, for this user only.
+        settings: determines the descriptors.
+        config: the folder with the template and tokens.toml; default: the shipped one.
+        tokens: the name of another file in place of tokens.toml.
+
+    Returns:
+        The configuration file and the tokens.
 
     Raises:
         DriverNotFound: SoftHSM2 is not installed.
-        InputError: the file of tokens is wrong.
+        InputError: the tokens file is invalid.
         StorageError: the folder cannot be used.
     """
     source = config or data_dir("softhsm-config")
@@ -125,7 +128,7 @@ def _row(row: Table) -> _Wanted:
 
 
 def _prepare(folder: Path, template: Path) -> Path:
-    """Make the folder and its softhsm2.conf; a configuration that is there already is left alone."""
+    """Create the folder and its softhsm2.conf; an existing configuration is kept."""
     conf, tokens = folder / "softhsm2.conf", folder / "tokens"
     try:
         trust.make_folder(tokens)
@@ -140,7 +143,7 @@ def _prepare(folder: Path, template: Path) -> Path:
 
 
 def _token(wanted: _Wanted, folder: Path, path: Path, environment: Mapping[str, str]) -> SoftToken:
-    # A worker of its own: this process may be using SoftHSM2 with another configuration.
+    # A separate worker process: this process may use SoftHSM2 with another configuration.
     module = Module(path, Isolation.PROCESS, ModuleOptions(), 60.0, environment)
     pin, so_pin = (_pin_file(folder, wanted, kind) for kind in ("pin", "so-pin"))
     try:
@@ -168,7 +171,7 @@ def _find(module: Module, label: str) -> TokenInfo | None:
 def _initialise(module: Module, wanted: _Wanted, so_pin: Path) -> None:
     free = next(slot for slot in module.slots() if slot.token and not slot.token.has(TokenFlag.TOKEN_INITIALIZED))
     module.init_token(free.slot_id, so_pin.read_text().strip(), wanted.label)
-    module.close()  # slot numbers move: look again with a new worker
+    module.close()  # slot ids change after initialization: enumerate again with a new worker
 
 
 def _set_pin(module: Module, info: TokenInfo, so_pin: Path, pin: Path) -> None:
@@ -178,7 +181,7 @@ def _set_pin(module: Module, info: TokenInfo, so_pin: Path, pin: Path) -> None:
 
 
 def _pin_file(folder: Path, wanted: _Wanted, kind: str) -> Path:
-    """Return the file of a PIN, with a new random PIN in it if it is not there yet."""
+    """Return the file of a PIN; a missing one is created with a random PIN."""
     safe = "".join(
         letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "_" for letter in wanted.label
     )

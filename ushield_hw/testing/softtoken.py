@@ -1,4 +1,4 @@
-"""A soft token with a key and a certificate, in a folder of its own."""
+"""A soft token with a key and a certificate in its own folder."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class SoftToken:
     """A SoftHSM2 token with an EC P-256 key and a certificate for it.
 
     Attributes:
-        folder: where all of it lies.
-        uri: selects it.
+        folder: contains all its files.
+        uri: the URI that selects it.
         serial: its serial number.
         label: its label.
         pin: its user PIN.
@@ -45,7 +45,7 @@ class SoftToken:
 
     @property
     def softhsm2_conf(self) -> Path:
-        """The file that SOFTHSM2_CONF must name."""
+        """The configuration file for SOFTHSM2_CONF."""
         return self.folder / "softhsm2.conf"
 
     @property
@@ -55,11 +55,11 @@ class SoftToken:
 
     @property
     def env(self) -> dict[str, str]:
-        """What a child process needs in its environment: the token, and a state folder of its own."""
+        """The environment variables for a child process: the token, and a separate state folder."""
         return {CONF_VARIABLE: str(self.softhsm2_conf), "XDG_STATE_HOME": str(self.folder / "state")}
 
     def copy(self, folder: Path) -> SoftToken:
-        """Return a copy in another folder, which must not exist yet: same keys, same serial number."""
+        """Return a copy in another folder, which must not exist: same keys, same serial number."""
         shutil.copytree(self.folder, folder)
         copy = replace(self, folder=folder)
         conf = copy.softhsm2_conf
@@ -68,10 +68,10 @@ class SoftToken:
 
 
 def soft_token(folder: Path) -> SoftToken:
-    """Make one. Takes about a second; :meth:`SoftToken.copy` takes none.
+    """Create a soft token. Takes about a second; use :meth:`SoftToken.copy` for further ones.
 
     Args:
-        folder: made if missing; an absolute path.
+        folder: an absolute path; created if missing.
 
     Raises:
         DriverNotFound: SoftHSM2 is not installed.
@@ -87,7 +87,7 @@ def soft_token(folder: Path) -> SoftToken:
 
 def _certify(made: Made, token: SoftToken, settings: Settings) -> bytes:
     driver = Catalogue.of(settings).get("softhsm2")
-    # A worker of its own: this process may be using SoftHSM2 with another configuration.
+    # A separate worker process: this process may use SoftHSM2 with another configuration.
     module = Module(driver.module_files()[0], Isolation.PROCESS, ModuleOptions(), 60.0, token.env)
     try:
         slot = next(slot.token for slot in module.slots() if slot.token and slot.token.serial == made.serial)

@@ -1,1 +1,1 @@
-"""What is inside the plastic: command APDU in, response APDU out. No sockets, no threads of its own."""
+"""Virtual cards: command APDU in, response APDU out. Without sockets and threads."""

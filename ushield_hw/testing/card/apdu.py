@@ -1,4 +1,4 @@
-"""Command and response APDUs (ISO/IEC 7816-4), the status words, and the two kinds of chaining."""
+"""Command and response APDUs (ISO/IEC 7816-4), status words, and both kinds of chaining."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-_CHAINED: Final = 0x10  # in the class byte: more of the command follows
+_CHAINED: Final = 0x10  # class byte: more command data follows
 _SHORT: Final = 256
 _EXTENDED: Final = 65536
 GET_RESPONSE: Final = 0xC0
 
 OK: Final = 0x9000
-MORE: Final = 0x6100  # | how much, 00 for 256 or more
+MORE: Final = 0x6100  # | number of bytes, 00 for 256 or more
 EXECUTION_ERROR: Final = 0x6400
-TIMED_OUT: Final = 0x6401  # this project's choice: OpenSC tells it from a refusal
+TIMED_OUT: Final = 0x6401  # chosen by this project: OpenSC distinguishes it from a refusal
 WRONG_LENGTH: Final = 0x6700
 SECURITY_NOT_SATISFIED: Final = 0x6982
 PIN_BLOCKED: Final = 0x6983
 DATA_INVALID: Final = 0x6984
-NOT_SATISFIED: Final = 0x6985  # this project's choice for "refused on the token"
+NOT_SATISFIED: Final = 0x6985  # chosen by this project for a refusal on the token
 WRONG_DATA: Final = 0x6A80
 FUNCTION_NOT_SUPPORTED: Final = 0x6A81
 FILE_NOT_FOUND: Final = 0x6A82
@@ -28,7 +28,7 @@ WRONG_PARAMETERS: Final = 0x6A86
 REFERENCE_NOT_FOUND: Final = 0x6A88
 INS_NOT_SUPPORTED: Final = 0x6D00
 CLA_NOT_SUPPORTED: Final = 0x6E00
-PIN_TRIES: Final = 0x63C0  # | tries left
+PIN_TRIES: Final = 0x63C0  # | attempts remaining
 
 
 class Refused(Exception):
@@ -42,7 +42,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command APDU, short or extended. ``le``: how many bytes may come back; 0 for none asked."""
+    """A command APDU, short or extended. ``le``: maximum length of the response data; 0: none."""
 
     cla: int
     ins: int
@@ -53,17 +53,17 @@ class Command:
 
     @property
     def p1p2(self) -> int:
-        """Both parameters as one number."""
+        """P1 and P2 as one number."""
         return self.p1 << 8 | self.p2
 
     @property
     def chained(self) -> bool:
-        """Whether the rest of the command's data comes in the next one."""
+        """Whether more data of the command follows in the next APDU."""
         return bool(self.cla & _CHAINED)
 
     @classmethod
     def parse(cls, raw: bytes) -> Command:
-        """Read a command APDU (ISO/IEC 7816-3, section 12.1.3: cases 1 to 4, short and extended).
+        """Parse a command APDU (ISO/IEC 7816-3, section 12.1.3: cases 1 to 4, short and extended).
 
         Raises:
             Refused: ``WRONG_LENGTH``.
@@ -76,7 +76,7 @@ class Command:
 
 
 def _body(body: bytes) -> tuple[bytes, int]:
-    """Return a command's data and how much may come back."""
+    """Return a command's data and the maximum length of the response."""
     if len(body) <= 1:
         return b"", (body[0] or _SHORT) if body else 0
     extended = body[0] == 0 and len(body) > 2
@@ -92,18 +92,18 @@ def _body(body: bytes) -> tuple[bytes, int]:
 
 
 class Chaining:
-    """Puts chained commands together, and cuts answers to what was asked for (61xx, GET RESPONSE)."""
+    """Joins chained commands, and splits responses to the requested length (61xx, GET RESPONSE)."""
 
     def __init__(self) -> None:
         self._coming = b""
         self._rest = b""
 
     def clear(self) -> None:
-        """Forget both halves: the card was reset."""
+        """Clear both buffers, because the card was reset."""
         self._coming = self._rest = b""
 
     def collect(self, command: Command) -> Command | None:
-        """Return the whole command, or None while parts are missing."""
+        """Return the complete command, or None while parts are missing."""
         data, self._coming = self._coming + command.data, b""
         if len(data) > _EXTENDED:
             raise Refused(WRONG_LENGTH)
@@ -113,7 +113,7 @@ class Chaining:
         return Command(command.cla, command.ins, command.p1, command.p2, data, command.le)
 
     def answer(self, data: bytes, command: Command) -> bytes:
-        """Return as much of an answer as was asked for, and how much is left."""
+        """Return the requested part of a response with the status word for the rest."""
         most = command.le or _SHORT
         now, self._rest = data[:most], data[most:]
         return now + (MORE | min(len(self._rest), 0xFF) if self._rest else OK).to_bytes(2, "big")
@@ -136,10 +136,10 @@ def tlv(tag: int, *parts: bytes) -> bytes:
 
 
 def tlvs(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the BER-TLV objects that ``data`` is made of: tag and value.
+    """Yield tag and value of the BER-TLV objects in ``data``.
 
     Raises:
-        Refused: ``WRONG_DATA``: it is made of something else.
+        Refused: ``WRONG_DATA``: malformed.
     """
     at = 0
     while at < len(data):

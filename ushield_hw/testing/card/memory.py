@@ -1,6 +1,6 @@
-"""What survives unplugging: files, keys, PIN counters. Kept in one JSON file, or nowhere.
+"""Non-volatile memory of a virtual card: files, keys, PIN counters. Stored in a JSON file, or not at all.
 
-PINs are kept as salted hashes. Keys are kept as they are: they are test keys, and the file's mode is 0600.
+PINs are stored as salted hashes. Keys are stored unencrypted: they are test keys, and the file has mode 0600.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import Any, Final, Self
 
 from ushield_hw.testing.card.apdu import MEMORY_FULL, Refused
 
-_ROUNDS: Final = 1000  # a test PIN needs no more
+_ROUNDS: Final = 1000  # sufficient for a test PIN
 
 
 @dataclass
 class Secret:
-    """A PIN, PUK or SO PIN with its counter.
+    """A PIN, PUK or SO PIN with its attempt counter.
 
     Attributes:
-        most: tries after a success.
-        left: tries left; 0 is locked.
-        length: bytes of the right one; 0 while none was ever set.
-        salt: of the hash.
-        digest: the hash.
+        most: attempts after a success.
+        left: attempts remaining; 0: locked.
+        length: length in bytes; 0 while none was ever set.
+        salt: salt of the hash, hex.
+        digest: the hash, hex.
     """
 
     most: int
@@ -41,18 +41,18 @@ class Secret:
 
     @classmethod
     def of(cls, value: bytes, tries: int) -> Self:
-        """Return one with all its tries."""
+        """Return a secret with a full attempt counter."""
         made = cls(tries, tries)
         made.set(value)
         return made
 
     def set(self, value: bytes) -> None:
-        """Take a new value; all tries are there again."""
+        """Set a new value and reset the attempt counter."""
         self.salt = secrets.token_hex(16)
         self.length, self.digest, self.left = len(value), self._hash(value), self.most
 
     def check(self, value: bytes) -> bool:
-        """Compare, and count: the counter goes down before the comparison, as a card's does."""
+        """Compare a value. As on a real card, the counter is decremented before the comparison."""
         if self.left == 0:
             return False
         self.left -= 1
@@ -70,14 +70,14 @@ class Memory:
     """The non-volatile memory of a card.
 
     Attributes:
-        serial: what the card says its serial number is.
+        serial: the card's serial number.
         secrets: by name.
         files: content by file identifier.
         keys: private keys, PKCS#8 DER, by key reference.
-        counters: whatever is counted for good.
-        notes: small facts of a personality's own.
-        capacity: how many bytes the files and keys together may have; None: no limit.
-        path: where it is kept; None: lost with the object.
+        counters: permanent counters by name.
+        notes: other values of a card type by name.
+        capacity: maximum size of files and keys together in bytes; None: unlimited.
+        path: the file it is stored in; None: not stored.
     """
 
     serial: str
@@ -91,7 +91,7 @@ class Memory:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Return what :meth:`save` wrote."""
+        """Load a memory written by :meth:`save`."""
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return cls(
             data["serial"],
@@ -105,7 +105,7 @@ class Memory:
         )
 
     def save(self) -> None:
-        """Write everything, whole or not at all."""
+        """Write the memory to its file, atomically."""
         if self.path is None:
             return
         data = {
@@ -124,7 +124,7 @@ class Memory:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Let the block change files and keys, and save them; undone if they do not fit.
+        """Let the block change files and keys, then save; rolled back if they exceed the capacity.
 
         Raises:
             Refused: ``MEMORY_FULL``.
@@ -141,5 +141,5 @@ class Memory:
 
     @property
     def used(self) -> int:
-        """How many bytes the files and keys have."""
+        """The size of files and keys in bytes."""
         return sum(map(len, self.files.values())) + sum(map(len, self.keys.values()))

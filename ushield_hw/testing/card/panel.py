@@ -1,4 +1,4 @@
-"""The screen and the buttons of a virtual U-shield: one question at a time, and whoever answers it."""
+"""Screen and buttons of a virtual U-shield, with one question at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Button(Enum):
 
 
 class Answer(Enum):
-    """How a question ended."""
+    """The result of a question."""
 
     OK = "ok"
     REFUSED = "refuse"
@@ -39,10 +39,10 @@ class _Question:
 
 
 class Panel:
-    """Safe to use from several threads: the card asks, somebody else looks and presses.
+    """Screen and buttons. Thread-safe: the card asks, another thread reads the screen and presses buttons.
 
     Args:
-        patience_s: how long a question waits for an answer.
+        patience_s: timeout of a question in seconds.
     """
 
     def __init__(self, patience_s: float = PATIENCE_S) -> None:
@@ -55,16 +55,16 @@ class Panel:
 
     @property
     def asked(self) -> int:
-        """How many questions there have been."""
+        """The number of questions so far."""
         return self._asked
 
     def screen(self) -> list[str]:
-        """Return the rows that the screen shows; none while nothing is asked."""
+        """Return the rows on the screen; empty if no question is open."""
         with self._changed:
             return list(self._question.pages[self._question.at]) if self._question else []
 
     def place(self) -> tuple[int, int, float] | None:
-        """Return page (from 1), number of pages and seconds left; None while nothing is asked."""
+        """Return page (from 1), number of pages and seconds left; None if no question is open."""
         with self._changed:
             question = self._question
             if question is None:
@@ -72,7 +72,7 @@ class Panel:
             return question.at + 1, len(question.pages), max(0.0, question.until - time.monotonic())
 
     def press(self, button: Button) -> None:
-        """Press a button. Nothing happens while nothing is asked."""
+        """Press a button. Ignored if no question is open."""
         with self._changed:
             question = self._question
             if question is None:
@@ -88,7 +88,12 @@ class Panel:
         self.tell()
 
     def answer(self, answer: Answer | None, after_s: float = 0) -> None:
-        """Answer every question from now on, so long after it was asked; None: wait for a button again."""
+        """Answer every question automatically.
+
+        Args:
+            answer: the answer; None: wait for a button again.
+            after_s: delay after the question in seconds.
+        """
         with self._changed:
             self._automatic = None if answer is None else (answer, after_s)
             self._changed.notify_all()
@@ -98,7 +103,7 @@ class Panel:
         self._watchers.append(watcher)
 
     def pulled_out(self) -> None:
-        """End the question that is open: there is no power."""
+        """End the open question because the token was removed."""
         with self._changed:
             if self._question is not None:
                 self._question.answer = Answer.PULLED_OUT
@@ -125,6 +130,6 @@ class Panel:
         return question.answer
 
     def tell(self) -> None:
-        """Call the watchers: what they show has changed."""
+        """Call the watchers."""
         for watcher in self._watchers:
             watcher()

@@ -1,8 +1,8 @@
-"""A SmartCard-HSM as OpenSC's sc-hsm driver drives it: files, keys, PIN and SO PIN.
+"""A virtual SmartCard-HSM for OpenSC's sc-hsm driver: files, keys, PIN and SO PIN.
 
-The command set is what OpenSC 0.23 and 0.27 send (``card-sc-hsm.c``, ``card-sc-hsm.h``, ``pkcs15-sc-hsm.c`` were read).
-What a signature or a decryption takes beyond a PIN is for a subclass to say: :meth:`SmartCardHsm.allow` and
-:meth:`SmartCardHsm.allow_decipher`.
+It implements the commands that OpenSC 0.23 and 0.27 send (source: ``card-sc-hsm.c``, ``card-sc-hsm.h``,
+``pkcs15-sc-hsm.c``). Subclasses define what a signature or decryption needs besides the PIN: :meth:`SmartCardHsm.allow`
+and :meth:`SmartCardHsm.allow_decipher`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DEVICE_CERTIFICATE, _TOKEN_INFO = 0x2F02, 0x2F03
 _KEY: Final = 0xCC00
 _SO_LENGTH: Final = 8
 _PIN_LENGTHS: Final = range(6, 16)
-_HASHES: Final[dict[int, Callable[[], hashes.HashAlgorithm]]] = {  # the second half of an algorithm's number
+_HASHES: Final[dict[int, Callable[[], hashes.HashAlgorithm]]] = {  # key: the low half of the algorithm number
     0x1: hashes.SHA1,
     0x2: hashes.SHA224,
     0x3: hashes.SHA256,
@@ -37,7 +37,7 @@ _HASHES: Final[dict[int, Callable[[], hashes.HashAlgorithm]]] = {  # the second 
 _PREHASHED: Final[dict[int, Callable[[], hashes.HashAlgorithm]]] = {
     made().digest_size: made for made in (hashes.SHA1, hashes.SHA224, hashes.SHA256, hashes.SHA384, hashes.SHA512)
 }
-# The first half: 0 in the second one means that the host has hashed (and, for RSA_RAW, padded).
+# The high half of the algorithm number. A low half of 0 means that the host has hashed (and, for RSA_RAW, padded).
 _RSA_RAW, _RSA_DECIPHER, _RSA_PKCS1, _RSA_PSS, _ECDSA, _ECDH = 0x20, 0x21, 0x30, 0x40, 0x70, 0x80
 _MOST_TRIES: Final = 10
 _PRIMES: Final = {
@@ -50,10 +50,10 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 class SmartCardHsm:
-    """The card. One thread calls it.
+    """The card. Not thread-safe.
 
     Args:
-        memory: what it remembers; :func:`blank` makes a new one.
+        memory: its non-volatile memory; :func:`blank` creates a new one.
     """
 
     atr: bytes = ATR
@@ -80,42 +80,50 @@ class SmartCardHsm:
         }
 
     def reset(self) -> None:
-        """Forget the logins."""
+        """Clear the logins."""
         self._chaining.clear()
         self.logged_out()
 
     def pulled_out(self) -> None:
-        """Nothing to do here."""
+        """Do nothing: this card never waits."""
 
     def transmit(self, command: bytes) -> bytes:
-        """Answer one command APDU."""
+        """Return the response APDU for a command APDU."""
         try:
             return self._answer(Command.parse(command))
         except Refused as refused:
             return refused.data + refused.sw.to_bytes(2, "big")
 
     def allow(self, reference: int, key: PrivateKey, algorithm: int, data: bytes) -> None:
-        """Let a key sign, or raise ``Refused``."""
+        """Authorize a signature.
+
+        Raises:
+            Refused: it is not allowed.
+        """
         self.needs("user")
 
     def allow_decipher(self, reference: int) -> None:
-        """Let a key decipher or agree on a key, or raise ``Refused``."""
+        """Authorize a decryption or key agreement.
+
+        Raises:
+            Refused: it is not allowed.
+        """
         self.needs("user")
 
     def signed(self) -> None:
-        """A signature was made."""
+        """Called after a signature was made."""
 
     def needs(self, name: str) -> None:
-        """Refuse unless a secret was verified since the last reset."""
+        """Raise ``Refused`` unless a secret was verified since the last reset."""
         if name not in self._verified:
             raise Refused(apdu.SECURITY_NOT_SATISFIED)
 
     def verified(self, name: str) -> None:
-        """A secret was verified just now."""
+        """Called after a secret was verified."""
         self._verified.add(name)
 
     def logged_out(self) -> None:
-        """Every login is over."""
+        """Clear all logins."""
         self._verified.clear()
 
     def _answer(self, command: Command) -> bytes:
@@ -135,7 +143,7 @@ class SmartCardHsm:
         if command.p1 == 4:
             if command.data != AID:
                 raise Refused(apdu.FILE_NOT_FOUND)
-            self.logged_out()  # selecting the applet anew ends its logins; OpenSC's C_Logout does nothing else
+            self.logged_out()  # selecting the applet again ends its logins; OpenSC's C_Logout does nothing else
             return tlv(0x6F, tlv(0x82, b"\x78"), tlv(0x84, AID), tlv(0x85, b"\x00\x00" + _VERSION))
         if command.data == b"\x3f\x00":
             return tlv(0x6F, tlv(0x82, b"\x38"), tlv(0x83, command.data))
@@ -154,11 +162,11 @@ class SmartCardHsm:
         return self.memory.files[name]
 
     def token_info(self, label: str | None) -> bytes:
-        """Return EF.TokenInfo (ISO/IEC 7816-15): what the token calls itself. ``label``: as it was initialised."""
+        """Return EF.TokenInfo (ISO/IEC 7816-15). ``label``: the label set at initialization, or None."""
         return token_info(self.memory.serial, label or "SmartCard-HSM", "ushield_hw")
 
     def _label(self) -> str | None:
-        """Return the label of the EF.TokenInfo that was written with the initialisation."""
+        """Return the label in the EF.TokenInfo that was written at initialization, or None."""
         for _, info in tlvs(self.memory.files.get(_TOKEN_INFO, b"")):
             return next((value.decode("utf-8", "replace") for tag, value in tlvs(info) if tag == 0x80), None)
         return None
@@ -192,12 +200,12 @@ class SmartCardHsm:
         return b""
 
     def _list(self, command: Command) -> bytes:
-        keys = (_KEY | key for key in (0, *sorted(self.memory.keys)))  # 0 is the device's own
+        keys = (_KEY | key for key in (0, *sorted(self.memory.keys)))  # 0 is the device's own key
         names = [_DEVICE_CERTIFICATE, *keys, *sorted(self.memory.files)]
         return b"".join(name.to_bytes(2, "big") for name in names)
 
     def _device_certificate(self) -> bytes:
-        """Return a card verifiable certificate: OpenSC takes the serial number from its holder reference."""
+        """Return a card verifiable certificate; OpenSC reads the serial number from its holder reference."""
         name = self.memory.serial.encode() + b"00000"
         key = tlv(0x7F49, tlv(0x06, bytes.fromhex("04007F00070202020203")), tlv(0x86, b"\x04" + bytes(64)))
         body = tlv(0x7F4E, tlv(0x5F29, b"\0"), tlv(0x42, b"UTCA00001"), key, tlv(0x5F20, name))
@@ -261,7 +269,7 @@ class SmartCardHsm:
         self.memory.save()
 
     def _initialize(self, command: Command) -> bytes:
-        """Erase everything and set both PINs, if the SO PIN (the "initialisation code") is right."""
+        """Erase everything and set both PINs, if the SO PIN (the "initialisation code") is correct."""
         wanted = dict(tlvs(command.data))
         code, pin = wanted.get(0x82, b""), wanted.get(0x81, b"")
         tries = int.from_bytes(wanted.get(0x91, b"\3"), "big")
@@ -271,7 +279,7 @@ class SmartCardHsm:
         right = so.check(code)
         self.memory.save()
         if not right:
-            raise Refused(apdu.NOT_SATISFIED if so.left else apdu.PIN_BLOCKED)  # OpenSC calls both a wrong PIN
+            raise Refused(apdu.NOT_SATISFIED if so.left else apdu.PIN_BLOCKED)  # OpenSC reports both as a wrong PIN
         with self.memory.writing():
             self.memory.files.clear()
             self.memory.keys.clear()
@@ -319,20 +327,20 @@ class SmartCardHsm:
 
 
 def token_info(serial: str, label: str, manufacturer: str) -> bytes:
-    """Return a TokenInfo of ISO/IEC 7816-15, as far as OpenSC shows it."""
+    """Return a TokenInfo (ISO/IEC 7816-15) with the fields that OpenSC shows."""
     parts = [tlv(0x02, b"\1"), tlv(0x04, serial.encode()), tlv(0x0C, manufacturer.encode())]
     return tlv(0x30, *parts, tlv(0x80, label.encode()), tlv(0x03, b"\4\x30"))
 
 
 def blank(serial: str, pin: str, so_pin: str, *, tries: int, so_tries: int = 15) -> Memory:
-    """Return the memory of a card with nothing on it.
+    """Return the memory of an empty card.
 
     Args:
         serial: upper-case letters and digits, at most 11.
         pin: the user PIN, 6 to 15 bytes.
         so_pin: 16 hexadecimal digits.
-        tries: for the user PIN.
-        so_tries: for the SO PIN.
+        tries: number of attempts for the user PIN.
+        so_tries: number of attempts for the SO PIN.
     """
     memory = Memory(serial)
     memory.secrets["user"] = Secret.of(pin.encode(), tries)
@@ -351,7 +359,7 @@ def _made(wanted: dict[int, bytes]) -> PrivateKey:
 
 
 def _request(wanted: dict[int, bytes], key: PrivateKey) -> bytes:
-    """Return the card verifiable certificate request that tells the public key. Nobody checks its signatures."""
+    """Return the card verifiable certificate request with the public key. OpenSC does not check its signatures."""
     if isinstance(key, ec.EllipticCurvePrivateKey):
         point = key.public_key().public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
         parts = {**{tag: value for tag, value in wanted.items() if tag != 0x06}, 0x86: point}
@@ -390,7 +398,7 @@ def _signature(key: PrivateKey, algorithm: int, data: bytes) -> bytes:
 
 
 def _rsa_raw(key: rsa.RSAPrivateKey, block: bytes) -> bytes:
-    """Return RSASP1 or RSADP of RFC 8017, sections 5.2.1 and 5.1.2: padding is the host's business."""
+    """Return RSASP1 or RSADP of RFC 8017, sections 5.2.1 and 5.1.2; the host does the padding."""
     numbers, number = key.private_numbers(), int.from_bytes(block, "big")
     if len(block) != key.key_size // 8 or number >= numbers.public_numbers.n:
         raise Refused(apdu.WRONG_DATA)
@@ -398,14 +406,14 @@ def _rsa_raw(key: rsa.RSAPrivateKey, block: bytes) -> bytes:
 
 
 def _padded(info: bytes, size: int) -> bytes:
-    """Return the block of EMSA-PKCS1-v1_5 (RFC 8017, section 9.2) around a DigestInfo."""
+    """Return the EMSA-PKCS1-v1_5 block (RFC 8017, section 9.2) for a DigestInfo."""
     if len(info) > size - 11:
         raise Refused(apdu.WRONG_DATA)
     return b"\0\1" + b"\xff" * (size - len(info) - 3) + b"\0" + info
 
 
 def _agreed(key: ec.EllipticCurvePrivateKey, point: bytes) -> bytes:
-    """Return the shared secret's x coordinate as the card does: in the place of an uncompressed point's."""
+    """Return the x coordinate of the shared secret, formatted like an uncompressed point."""
     try:
         other = ec.EllipticCurvePublicKey.from_encoded_point(key.curve, point)
     except ValueError as error:
@@ -414,7 +422,7 @@ def _agreed(key: ec.EllipticCurvePrivateKey, point: bytes) -> bytes:
 
 
 def _hash_of(digest: bytes) -> hashes.HashAlgorithm:
-    """Return the hash that makes digests of this length."""
+    """Return the hash algorithm with this digest length."""
     if len(digest) not in _PREHASHED:
         raise Refused(apdu.WRONG_DATA)
     return _PREHASHED[len(digest)]()

@@ -1,9 +1,9 @@
-"""A second-generation U-shield: a SmartCard-HSM that shows what it signs and asks its owner.
+"""A virtual second-generation U-shield: a SmartCard-HSM that shows what it signs and asks the user to confirm.
 
-The ``display`` model gets the whole message, reads it itself, shows it page by page, and hashes and signs it after OK.
-It signs nothing else: no digest, no block that was padded elsewhere, no text that it cannot read. It wants the PIN for
-each signature, whatever the host believes. ``button`` asks without showing; ``none`` does not ask. Only ``none``
-deciphers and agrees on keys: a token that asks its user before it signs has nothing to show for that.
+The ``display`` model receives the complete message, parses it, shows it page by page, and hashes and signs it after OK.
+It refuses digests, padded blocks and messages it cannot parse, and requires the PIN for each signature. ``button`` asks
+without showing; ``none`` does not ask. Only ``none`` supports decryption and key agreement, because the others could
+not show anything to confirm.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from ushield_hw.testing.card.memory import Memory
 from ushield_hw.testing.card.panel import Answer, Panel
 from ushield_hw.testing.card.schsm import PrivateKey, SmartCardHsm, token_info
 
-# Direct convention, T=1, the historical bytes "USHIELD2" and the check byte: no card of another maker's has it.
+# Direct convention, T=1, historical bytes "USHIELD2" and check byte; no other vendor's card has this ATR.
 ATR: Final = bytes.fromhex("3B888001") + b"USHIELD2" + bytes.fromhex("71")
 LCD: Final = DisplayProfile(columns=28, rows=8)
 _SHOWN: Final = frozenset({0x73, 0x74, 0x75})  # ECDSA with SHA-256, SHA-384, SHA-512 over the whole message
 _ECDSA_WITH_SHA256: Final = tlv(0x30, tlv(0x06, bytes.fromhex("2A8648CE3D040302")))
 _PRIVATE_KEY_INFO: Final = 0xC400
-_TEST: Final = 0xF0  # the test command: the last outcome, and how many signatures there are
+_TEST: Final = 0xF0  # the test command: last outcome and number of signatures
 
 
 class Model(Enum):
-    """What the token has for its owner."""
+    """How the token asks the user to confirm."""
 
     DISPLAY = "display"
     BUTTON = "button"
@@ -49,7 +49,7 @@ class Model(Enum):
 
 
 class Outcome(Enum):
-    """How the last attempt to sign ended, as the card saw it."""
+    """The result of the last attempt to sign, as seen by the card."""
 
     NEVER = "never"
     SIGNED = "signed"
@@ -70,7 +70,7 @@ _ENDS: Final = {
 
 @dataclass
 class _Said:
-    """What a signature command was answered, for when the host sends it again without asking its owner again."""
+    """The status word of a refused signature command, returned again if the host repeats it, without asking again."""
 
     command: bytes
     sw: int
@@ -80,13 +80,13 @@ class UShieldCard(SmartCardHsm):
     """The card.
 
     Args:
-        memory: what it remembers.
+        memory: its non-volatile memory.
         panel: its screen and buttons.
-        model: what it has of them.
+        model: how it asks for confirmation.
         lang: the language of its screen.
 
     Attributes:
-        delay_s: how long it takes for a signature after OK.
+        delay_s: seconds a signature takes after OK.
     """
 
     atr = ATR
@@ -104,45 +104,45 @@ class UShieldCard(SmartCardHsm):
 
     @property
     def signatures(self) -> int:
-        """How many signatures the card has made in its life."""
+        """The total number of signatures the card has made."""
         return self.memory.counters.get("signatures", 0)
 
     @property
     def outcome(self) -> Outcome:
-        """How the last attempt to sign ended."""
+        """The result of the last attempt to sign."""
         return Outcome(self.memory.notes.get("outcome", Outcome.NEVER.value))
 
     def reset(self) -> None:
-        """Forget the logins."""
+        """Clear the logins."""
         super().reset()
         self._out.clear()
 
     def pulled_out(self) -> None:
-        """There is no power: the question on the screen is gone."""
+        """End the open question, because the card was removed."""
         self._out.set()
         self.panel.pulled_out()
 
     def token_info(self, label: str | None) -> bytes:
-        """Say which model it is: drivers tell them apart by it."""
+        """Return EF.TokenInfo with the model in the manufacturer, which drivers use to distinguish the models."""
         return token_info(self.memory.serial, label or "U-SHIELD", f"ushield_hw {self.model.value}")
 
     def logged_out(self) -> None:
-        """Nothing of a login remains, nor of what was asked under it."""
+        """Clear the logins, the PIN for the next signature and the last refusal."""
         super().logged_out()
         self._fresh_pin, self._said = False, None
 
     def verified(self, name: str) -> None:
-        """The PIN is good for one signature."""
+        """Record that the PIN was verified; it is valid for one signature."""
         super().verified(name)
         if name == "user":
             self._fresh_pin, self._said = True, None
 
     def allow(self, reference: int, key: PrivateKey, algorithm: int, data: bytes) -> None:
-        """Let a key sign what its owner agreed to."""
+        """Authorize a signature if the user confirms it."""
         self.needs("user")
         command = hashlib.sha256(bytes((reference, algorithm)) + data).digest()
         if self._said is not None and self._said.command == command:
-            raise Refused(self._said.sw)  # the owner has answered this
+            raise Refused(self._said.sw)  # the user has already answered this request
         try:
             self._take_pin(reference)
             if self.model is not Model.NONE:
@@ -153,14 +153,14 @@ class UShieldCard(SmartCardHsm):
         self._out.wait(self.delay_s)
 
     def allow_decipher(self, reference: int) -> None:
-        """Only for the model that asks nothing."""
+        """Authorize a decryption or key agreement; only the model without confirmation supports them."""
         if self.model is not Model.NONE:
             raise Refused(apdu.FUNCTION_NOT_SUPPORTED)
         super().allow_decipher(reference)
         self._take_pin(reference)
 
     def signed(self) -> None:
-        """Count."""
+        """Count a signature."""
         self.memory.counters["signatures"] = self.signatures + 1
         self._note(Outcome.SIGNED)
 
@@ -180,7 +180,7 @@ class UShieldCard(SmartCardHsm):
             raise self._refuse(Outcome.NO_PIN, apdu.SECURITY_NOT_SATISFIED)
 
     def _wants_pin_each_time(self, reference: int) -> bool:
-        """Read userConsent of the key's PrivateKeyInfo (ISO/IEC 7816-15), which OpenSC has written."""
+        """Return userConsent of the key's PrivateKeyInfo (ISO/IEC 7816-15), as written by OpenSC."""
         for _, info in tlvs(self.memory.files.get(_PRIVATE_KEY_INFO | reference, b"")):
             for tag, common in tlvs(info):
                 if tag == 0x30:
@@ -195,7 +195,8 @@ class UShieldCard(SmartCardHsm):
     def _pages(self, key: PrivateKey, algorithm: int, data: bytes) -> tuple[tuple[str, ...], ...]:
         if self.model is Model.BUTTON:
             return ((),)
-        if isinstance(key, rsa.RSAPrivateKey) or algorithm not in _SHOWN:  # it would get a block or a digest
+        # the card would receive a padded block or a digest
+        if isinstance(key, rsa.RSAPrivateKey) or algorithm not in _SHOWN:
             raise self._refuse(Outcome.NOT_SUPPORTED, apdu.FUNCTION_NOT_SUPPORTED)
         lines = tuple(self._lines(key, data))
         if not lines:
@@ -214,8 +215,8 @@ class UShieldCard(SmartCardHsm):
 
 
 def _request_lines(key: ec.EllipticCurvePrivateKey, data: bytes, lang: Language) -> Iterator[Line]:
-    """Show a certificate request (PKCS#10, CertificationRequestInfo) if it is for the very key that is to sign it."""
-    whole = tlv(0x30, data, _ECDSA_WITH_SHA256, tlv(0x03, b"\0"))  # the signature is not there yet
+    """Yield the lines of a certificate request (PKCS#10, CertificationRequestInfo) for the key that is to sign it."""
+    whole = tlv(0x30, data, _ECDSA_WITH_SHA256, tlv(0x03, b"\0"))  # a placeholder for the signature
     try:
         with reading():
             request = load_der_x509_csr(whole)
@@ -227,7 +228,7 @@ def _request_lines(key: ec.EllipticCurvePrivateKey, data: bytes, lang: Language)
 
 
 def _renewal_lines(data: bytes, lang: Language) -> Iterator[Line]:
-    """Show a whole certificate request that another key has signed: this key vouches for that one."""
+    """Yield the lines of a complete certificate request signed with another key: a renewal that this key authorizes."""
     try:
         with reading():
             request = load_der_x509_csr(data)

@@ -1,8 +1,8 @@
-"""A host with card readers: real pcscd, real PC/SC clients, cards of our own making. Needs Linux.
+"""A host with virtual card readers: real pcscd, real PC/SC clients, virtual cards. Needs Linux.
 
-pcscd runs in namespaces of its own with a reader driver of this package (``testing/reader.c``): it sees no other reader
-and several of them do not meet; no root is needed where the kernel lets users make namespaces. Programs outside reach
-this pcscd by ``PCSCLITE_CSOCK_NAME``, which :attr:`PcscHost.env` holds.
+pcscd runs in its own namespaces with a reader driver of this package (``testing/reader.c``). It therefore sees no other
+reader, several hosts are independent, and no root is needed where the kernel allows user namespaces. Other programs
+reach this pcscd by ``PCSCLITE_CSOCK_NAME``, which is in :attr:`PcscHost.env`.
 
 ::
 
@@ -37,14 +37,15 @@ _NAMESPACE: Final = Path(__file__).with_name("namespace.py")
 
 
 class PcscHost:
-    """pcscd with virtual readers.
+    """A pcscd with virtual readers.
 
     Args:
-        readers: a name for each; programs see it with two numbers behind it.
+        readers: a name for each reader; pcscd appends two numbers.
 
     Raises:
-        InputError: ``PCSCD_MISSING``: pcscd is not installed. ``COMPILER_MISSING``, ``COMPILER_FAILED``: the reader's
-            driver cannot be built. ``DESK_REFUSED``: the namespace or the daemon could not be made; says why.
+        InputError: ``PCSCD_MISSING``: pcscd is not installed. ``COMPILER_MISSING``, ``COMPILER_FAILED``: the reader
+            driver cannot be built. ``DESK_REFUSED``: the namespace or the daemon could not be started; includes the
+            reason.
         StorageError: as :func:`~ushield_hw.testing.compiled.built`.
     """
 
@@ -54,7 +55,8 @@ class PcscHost:
         self._lock = threading.RLock()
         pcscd = _found("pcscd", "/usr/sbin/pcscd", "/usr/local/sbin/pcscd")
         driver = built(Part.READER)
-        self.folder = Path(tempfile.mkdtemp(prefix="ushield-host-", dir="/tmp"))  # a socket's path is short
+        # the path of a Unix socket must be short
+        self.folder = Path(tempfile.mkdtemp(prefix="ushield-host-", dir="/tmp"))
         self._configure(driver)
         self._outside, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._outside.settimeout(DEADLINE_S * 2)
@@ -74,24 +76,27 @@ class PcscHost:
 
     @property
     def env(self) -> dict[str, str]:
-        """What a program needs in its environment to find this host's pcscd."""
+        """The environment variables with which a program finds this pcscd."""
         return {"PCSCLITE_CSOCK_NAME": str(self.folder / "run" / "pcscd.comm")}
 
     @property
     def log(self) -> str:
-        """What pcscd has said so far."""
+        """The log of pcscd."""
         return (self.folder / "pcscd.log").read_text(encoding="utf-8", errors="replace")
 
     def insert(self, card: Card, reader: int = 0, deadline_s: float = DEADLINE_S) -> Insertion:
-        """Put a card into a reader and wait until pcscd has seen it.
+        """Insert a card into a reader and wait until pcscd has detected it.
 
         Args:
             card: the card.
             reader: the number of the reader, from 0.
-            deadline_s: how long to wait.
+            deadline_s: timeout in seconds.
+
+        Returns:
+            The inserted card.
 
         Raises:
-            InputError: ``DESK_REFUSED``: there is no such reader, it is taken, or pcscd does not answer.
+            InputError: ``DESK_REFUSED``: there is no such reader, it already has a card, or pcscd does not respond.
         """
         with self._lock:
             if (there := self._inserted.get(reader)) is not None and there.present:
@@ -107,17 +112,17 @@ class PcscHost:
             return there
 
     def restart(self) -> None:
-        """End pcscd and start it again. Cards are out afterwards."""
+        """Restart pcscd. All cards are removed."""
         self._eject_all()
         self._expect(self._ask("restart"), "ready")
 
     def stop(self) -> None:
-        """End pcscd; :meth:`restart` brings it back. Cards are out afterwards."""
+        """Stop pcscd until :meth:`restart`. All cards are removed."""
         self._eject_all()
         self._expect(self._ask("stop"), "stopped")
 
     def close(self) -> None:
-        """Pull the cards out, end the daemon and remove the folder. May be called twice."""
+        """Remove the cards, stop the daemon and delete the folder. May be called twice."""
         self._eject_all()
         self._outside.close()
         try:
@@ -142,7 +147,7 @@ class PcscHost:
         (self.folder / "readers").write_text("\n".join(entries), encoding="utf-8")
 
     def _slot(self, reader: int) -> Path:
-        """Return the socket on which a reader's driver takes its card."""
+        """Return the socket on which a reader's driver accepts its card."""
         return self.folder / f"slot{reader}"
 
     def _start(self, inside: socket.socket, pcscd: str) -> subprocess.Popen[bytes]:
@@ -193,7 +198,7 @@ class PcscHost:
 
 
 def _found(name: str, *places: str) -> str:
-    """Return a system program; /usr/sbin is not on everybody's path."""
+    """Return the path of a system program; /usr/sbin is not always in PATH."""
     for place in (*places, shutil.which(name)):
         if place and os.access(place, os.X_OK):
             return place

@@ -1,13 +1,13 @@
-"""The inside of a host: a process in network and mount namespaces of its own, with pcscd as its child.
+"""The inner process of a host, in its own network and mount namespaces, with pcscd as its child.
 
-Run as a script with ``-I -S``; imports nothing of this package. The place of pcscd's socket is compiled into it, so it
-gets a /run/pcscd of its own. In a network namespace of its own it hears of no USB device that is plugged in, and
-without drivers for USB readers it leaves those of this machine alone. The process outside talks through a socket pair:
+Run as a script with ``-I -S``; imports nothing of this package. The path of pcscd's socket is compiled in, so the
+process mounts its own /run/pcscd. In its own network namespace pcscd receives no USB hotplug events, and without USB
+reader drivers it does not claim readers of this machine. The outer process sends commands through a socket pair:
 
-    "restart"   ends pcscd and starts it again               -> "ready" or what went wrong
-    "stop"      ends pcscd and leaves the readers without it -> "stopped"
+    "restart"   restarts pcscd                              -> "ready" or the error
+    "stop"      stops pcscd                                 -> "stopped"
 
-The daemon ends with this process, and this process when the other end of the socket pair is closed.
+The daemon ends with this process, and this process ends when the other end of the socket pair is closed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Door:
-    """What the process does. ``folder`` holds the configuration and, afterwards, pcscd's socket and log."""
+    """The command loop of the process. ``folder`` contains the configuration, and later pcscd's socket and log."""
 
     def __init__(self, outside: socket.socket, folder: Path, pcscd: str) -> None:
         self._outside = outside
@@ -41,7 +41,7 @@ class Door:
         self._daemon: subprocess.Popen[bytes] | None = None
 
     def serve(self) -> None:
-        """Set up the namespace, start the daemon and answer until the other end is closed."""
+        """Set up the namespace, start the daemon and handle commands until the other end is closed."""
         try:
             _show_run_folder(self._folder / "run")
             _hide_usb_drivers()
@@ -67,7 +67,7 @@ class Door:
         daemon.unlink(missing_ok=True)
         command = [self._pcscd, "--foreground", "--config", str(self._folder / "readers")]
         with (self._folder / "pcscd.log").open("ab") as log:
-            # The program is the one that the person who made the host named.
+            # The program was chosen by the creator of the host.
             self._daemon = subprocess.Popen(  # noqa: S603
                 command,
                 stdin=subprocess.DEVNULL,
@@ -104,8 +104,8 @@ def _listens(path: Path) -> bool:
 
 
 def _show_run_folder(run: Path) -> None:
-    """Put ``run`` where pcscd keeps its socket and its pid file: the place is compiled into it."""
-    held = os.open(run, os.O_PATH)  # /run may be where it lies, and is covered now
+    """Mount ``run`` where pcscd has its socket and pid file, because that path is compiled in."""
+    held = os.open(run, os.O_PATH)  # the tmpfs on /run may hide this folder
     _mount(b"ushield", b"/run", b"tmpfs", 0)
     Path("/run/pcscd").mkdir()
     _mount(f"/proc/self/fd/{held}".encode(), b"/run/pcscd", None, _MS_BIND)
@@ -127,8 +127,8 @@ def _end_with_the_parent() -> None:
 
 
 def main(descriptor: str, folder: str, pcscd: str) -> None:
-    """Serve, or say why not."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the terminal is for whoever made the host
+    """Run the command loop, or send the error to the outer process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the terminal is handled by the outer process
     with socket.socket(fileno=int(descriptor)) as outside:
         try:
             Door(outside, Path(folder), pcscd).serve()

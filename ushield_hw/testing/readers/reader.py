@@ -1,7 +1,7 @@
-"""One card in one reader: the card's side of what ``testing/reader.c`` speaks.
+"""A card in a reader: the card's side of the protocol of ``testing/reader.c``.
 
-A message is a 16-bit big-endian length and that many bytes. One byte is an order (off, on, reset, send the ATR),
-anything longer a command APDU. Closing the connection removes the card.
+A message is a 16-bit big-endian length followed by that many bytes. A single byte is an instruction (power off, power
+on, reset, get ATR); anything longer is a command APDU. Closing the connection removes the card.
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ from typing import Final, Protocol
 
 from ushield_hw.system.log import LOG
 
-_OUT_S: Final = 0.45  # how long a card is out at least: modules look for a removal now and then only
+_OUT_S: Final = 0.45  # minimum time between removal and insertion: modules poll for removals
 _OFF, _ON, _RESET, _ATR = 0, 1, 2, 4
 _NO_PRECISE_DIAGNOSIS: Final = b"\x6f\x00"  # ISO/IEC 7816-4
 
 
 class Card(Protocol):
-    """What can be put into a reader."""
+    """A card that can be inserted into a reader."""
 
     @property
     def atr(self) -> bytes:
-        """What the card answers to a reset."""
+        """The ATR."""
         ...
 
     def reset(self) -> None:
-        """Power comes, goes, or the reset line is pulled: what does not outlive that is gone."""
+        """Reset the card: power on, power off or reset line. Clears its volatile state."""
         ...
 
     def transmit(self, command: bytes) -> bytes:
-        """Answer one command APDU."""
+        """Return the response APDU for a command APDU."""
         ...
 
     def pulled_out(self) -> None:
-        """The card has left its reader; whatever it waits for is over."""
+        """The card was removed: end all waits."""
         ...
 
 
 class Insertion:
-    """A card that is in a reader, until :meth:`eject`.
+    """A card in a reader, until :meth:`eject`.
 
     Args:
-        card: what is in it; its methods are called from one thread, but for ``pulled_out``.
-        connection: to the reader's driver.
+        card: the card; its methods are called from one thread, except ``pulled_out``.
+        connection: the connection to the reader's driver.
     """
 
     def __init__(self, card: Card, connection: socket.socket) -> None:
@@ -60,16 +60,16 @@ class Insertion:
         self._thread.start()
 
     def noticed(self, deadline_s: float) -> bool:
-        """Wait until pcscd has seen the card; tell whether it did in time."""
+        """Wait until pcscd has detected the card; return False on timeout."""
         return self._noticed.wait(deadline_s)
 
     @property
     def present(self) -> bool:
-        """Whether the reader still holds on to the card."""
+        """Whether the card is still in the reader."""
         return self._thread.is_alive() and not self._removed
 
     def eject(self) -> None:
-        """Pull the card out, at once, whatever it is doing."""
+        """Remove the card immediately."""
         self._removed, self._removed_at = True, time.monotonic()
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
@@ -78,7 +78,7 @@ class Insertion:
             self._thread.join()
 
     def rest(self) -> None:
-        """Wait until the reader was empty for as long as it is when a person changes cards."""
+        """Wait until the reader has been empty for the minimum time between two cards."""
         time.sleep(max(0.0, self._removed_at + _OUT_S - time.monotonic()))
 
     def _serve(self) -> None:
@@ -105,7 +105,7 @@ class Insertion:
     def _answer(self, command: bytes) -> bytes:
         try:
             return self.card.transmit(command)
-        except Exception:  # a mistake in a card must not look like a card that was pulled out
+        except Exception:  # an error in a card must not look like a removal
             LOG.exception("virtual card: a command failed inside")
             return _NO_PRECISE_DIAGNOSIS
 

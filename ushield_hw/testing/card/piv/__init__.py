@@ -1,4 +1,4 @@
-"""A PIV card, which OpenSC drives, and a YubiKey's PIV application, which ykcs11 drives too.
+"""A virtual PIV card for OpenSC, and a YubiKey's PIV application for ykcs11.
 
 ::
 

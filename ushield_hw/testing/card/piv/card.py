@@ -1,8 +1,8 @@
-"""A PIV card (NIST SP 800-73-4, part 2): the commands that OpenSC and its like send.
+"""A virtual PIV card (NIST SP 800-73-4, part 2): the commands that OpenSC and similar software send.
 
-Where the standard leaves a choice, this card has a PIN and no global PIN, wants SELECT first, and lets a private key of
-slot 9C be used once for each PIN: other commands may come in between, since OpenSC looks which application is selected
-before each signature.
+Options chosen where the standard allows several: the card has a PIN but no global PIN, requires SELECT first, and
+allows one use of the key in slot 9C per PIN verification. Other commands may come in between, because OpenSC checks the
+selected application before each signature.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ MANAGEMENT_KEY: Final = 0x9B
 _CHAINED: Final = 0x10
 _WHOLE_OBJECT: Final = 0x3FFF
 _WITNESS, _CHALLENGE, _RESPONSE, _EXPONENTIATION = 0x80, 0x81, 0x82, 0x85  # table 7
-_TOUCH_POLICY, _NEVER = 0xAB, b"\x01"  # a YubiKey's extension; nobody sends it to other cards
-_BLOCK: Final = 8  # bytes of a challenge to the management key
+_TOUCH_POLICY, _NEVER = 0xAB, b"\x01"  # a YubiKey extension; nothing sends it to other cards
+_BLOCK: Final = 8  # length in bytes of a management key challenge
 _HISTORY: Final = 1000
 _TOUCH_S: Final = 15.0
 _SECRETS: Final = {Reference.PIN: "pin", Reference.PUK: "puk"}
 
 
 class Answered(NamedTuple):
-    """A command that was answered: its instruction, how long its data was, and the status word."""
+    """A processed command: instruction, length of its data, and status word."""
 
     ins: int
     length: int
@@ -60,19 +60,19 @@ class Answered(NamedTuple):
 
 
 class PivCard:
-    """A card for a reader.
+    """A PIV card.
 
     Args:
-        memory: what it keeps without power: :func:`blank` and :func:`hold` make one.
-        panel: where somebody touches it: OK is a touch. By default one that waits 15 seconds.
+        memory: its non-volatile memory, created with :func:`blank` and :func:`hold`.
+        panel: simulates touching the card: OK is a touch. Default: one with a timeout of 15 seconds.
 
     Attributes:
-        history: the latest commands, without what was in them.
+        history: the latest commands, without their data.
     """
 
     _untouched = apdu.NOT_SATISFIED
 
-    # Not an ATR of OpenSC's list: for those it does not do what the standard says but what it knows of them.
+    # Not an ATR that OpenSC knows: for those it uses special cases instead of the standard.
     atr = bytes.fromhex("3B8A800155536869656C645049562E")  # 55…56 is "UShieldPIV"
 
     def __init__(self, memory: Memory, panel: Panel | None = None) -> None:
@@ -93,18 +93,18 @@ class PivCard:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what does not outlive the power: who was there, and what was half done."""
+        """Clear the volatile state: logins and incomplete commands."""
         self._chaining.clear()
         self._selected = self._manager = False
         self._forget_pin()
         self._witness = self._challenge = b""
 
     def pulled_out(self) -> None:
-        """End the wait for a touch."""
+        """End the wait for a touch, because the card was removed."""
         self.panel.pulled_out()
 
     def transmit(self, command: bytes) -> bytes:
-        """Answer one command APDU."""
+        """Return the response APDU for a command APDU."""
         try:
             parsed = Command.parse(command)
         except Refused as refused:
@@ -127,10 +127,10 @@ class PivCard:
         whole = self._chaining.collect(command)
         return apdu.OK.to_bytes(2) if whole is None else self._chaining.answer(run(whole), whole)
 
-    # -- what it is -----------------------------------------------------------------------------------------------
+    # -- application and data objects -----------------------------------------------------------------------------
 
     def _select(self, command: Command) -> bytes:
-        """Part 2, section 3.1.1. A name may lack its right end; a wrong one leaves everything as it was."""
+        """Handle SELECT (part 2, section 3.1.1). The AID may be truncated; a wrong one changes nothing."""
         if command.p1p2 not in {0x0400, 0x040C}:
             raise Refused(apdu.WRONG_PARAMETERS)
         if len(command.data) < 5 or not APPLICATION.startswith(command.data):
@@ -149,17 +149,17 @@ class PivCard:
         return b"".join(tlv(0x80, bytes((number,))) for number in held) + tlv(0x06, b"\0")
 
     def _get(self, command: Command) -> bytes:
-        """Part 2, section 3.1.2. Certificates and the like are for everybody."""
+        """Handle GET DATA (part 2, section 3.1.2). Certificates and other objects are public."""
         tag = self._tag(command)
         if tag == DISCOVERY:
-            policy = tlv(0x5F2F, b"\x40\0")  # the application's PIN and no other
+            policy = tlv(0x5F2F, b"\x40\0")  # application PIN only
             return tlv(DISCOVERY, tlv(0x4F, APPLICATION), policy)
         if tag not in self.memory.files:
             raise Refused(apdu.FILE_NOT_FOUND)
         return tlv(0x53, self.memory.files[tag])
 
     def _put(self, command: Command) -> bytes:
-        """Part 2, section 3.3.2."""
+        """Handle PUT DATA (part 2, section 3.3.2)."""
         self._needs_manager()
         tag = self._tag(command)
         if tag == DISCOVERY:
@@ -179,7 +179,7 @@ class PivCard:
     # -- PIN and PUK ----------------------------------------------------------------------------------------------
 
     def _verify(self, command: Command) -> bytes:
-        """Part 2, section 3.2.1. Without data it tells how many tries are left, and spends none."""
+        """Handle VERIFY (part 2, section 3.2.1). Without data it returns the attempts remaining and uses none."""
         if command.p2 != Reference.PIN:
             raise Refused(apdu.REFERENCE_NOT_FOUND)
         if command.p1 == 0xFF and not command.data:
@@ -194,12 +194,12 @@ class PivCard:
         return b""
 
     def _change(self, command: Command) -> bytes:
-        """Part 2, section 3.2.2."""
+        """Handle CHANGE REFERENCE DATA (part 2, section 3.2.2)."""
         self._replace(command, command.p2, command.p2)
         return b""
 
     def _reset_retries(self, command: Command) -> bytes:
-        """Part 2, section 3.2.3: a new PIN for the PUK."""
+        """Handle RESET RETRY COUNTER (part 2, section 3.2.3): sets a new PIN, authorized by the PUK."""
         if command.p2 != Reference.PIN:
             raise Refused(apdu.REFERENCE_NOT_FOUND)
         self._replace(command, Reference.PUK, Reference.PIN)
@@ -210,7 +210,7 @@ class PivCard:
             raise Refused(apdu.WRONG_PARAMETERS)
         self.secret(shown)
         old, new = command.data[:8], command.data[8:]
-        if not well_formed(replaced, new):  # before the old one is counted
+        if not well_formed(replaced, new):  # check before the old one uses an attempt
             raise Refused(apdu.WRONG_DATA)
         self._present(shown, old)
         self.secret(replaced).set(new)
@@ -223,7 +223,7 @@ class PivCard:
             self._forget_pin()
         secret = self.secret(reference)
         right = secret.check(value)
-        self.memory.save()  # before anybody is told
+        self.memory.save()  # persist the counter before responding
         if not right:
             raise _counted(secret)
 
@@ -243,7 +243,7 @@ class PivCard:
     # -- keys -----------------------------------------------------------------------------------------------------
 
     def _authenticate(self, command: Command) -> bytes:
-        """Part 2, section 3.2.4."""
+        """Handle GENERAL AUTHENTICATE (part 2, section 3.2.4)."""
         parts = dict(tlvs(_one(command.data, 0x7C)))
         if command.p2 == MANAGEMENT_KEY:
             return self._manage(command.p1, parts)
@@ -269,14 +269,14 @@ class PivCard:
         """Return the key of a slot.
 
         Raises:
-            Refused: ``REFERENCE_NOT_FOUND``: there is none.
+            Refused: ``REFERENCE_NOT_FOUND``: the slot is empty.
         """
         if slot not in self.memory.keys:
             raise Refused(apdu.REFERENCE_NOT_FOUND)
         return Key.read(self.memory.keys[slot])
 
     def _manage(self, algorithm: int, parts: dict[int, bytes]) -> bytes:
-        """Let a manager in who knows the card management key: part 2, appendix A.1, both ways there."""
+        """Authenticate with the card management key (part 2, appendix A.1; mutual or external authentication)."""
         if algorithm not in {0, TRIPLE_DES}:
             raise Refused(apdu.WRONG_PARAMETERS)
         witness, self._witness = self._witness, b""
@@ -298,7 +298,7 @@ class PivCard:
         raise Refused(apdu.SECURITY_NOT_SATISFIED)
 
     def _generate(self, command: Command) -> bytes:
-        """Part 2, section 3.3.3."""
+        """Handle GENERATE ASYMMETRIC KEY PAIR (part 2, section 3.3.3)."""
         self._needs_manager()
         if command.p1 or command.p2 not in set(Slot):
             raise Refused(apdu.WRONG_PARAMETERS)
@@ -323,5 +323,5 @@ def _one(data: bytes, wanted: int) -> bytes:
 
 
 def _counted(secret: Secret) -> Refused:
-    """Return the answer to a PIN that was wrong or not given."""
+    """Return the response to a wrong or missing PIN."""
     return Refused(apdu.PIN_TRIES | secret.left if secret.left else apdu.PIN_BLOCKED)

@@ -1,4 +1,4 @@
-"""What is on a PIV card: its slots, its data objects, and the memory of a new one (NIST SP 800-73-4, part 1)."""
+"""Contents of a PIV card: slots, data objects and the memory of a new card (NIST SP 800-73-4, part 1)."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ MANAGEMENT: Final = bytes.fromhex("010203040506070801020304050607080102030405060
 DISCOVERY: Final = 0x7E
 CHUID: Final = 0x5FC102
 CAPABILITIES: Final = 0x5FC107
-SECRET_LENGTH: Final = 8  # of a PIN or PUK, filled up with FF
+SECRET_LENGTH: Final = 8  # of a PIN or PUK, padded with FF
 
 _LEAST_PIN: Final = 6
 
 
 class Slot(IntEnum):
-    """The keys, by the number that P2 names (table 4b)."""
+    """The key references in P2 (table 4b)."""
 
     AUTHENTICATION = 0x9A
-    SIGNATURE = 0x9C  # asks for the PIN each time
+    SIGNATURE = 0x9C  # requires the PIN each time
     KEY_MANAGEMENT = 0x9D
-    CARD_AUTHENTICATION = 0x9E  # needs no PIN
+    CARD_AUTHENTICATION = 0x9E  # requires no PIN
 
 
 class Reference(IntEnum):
-    """What is presented and counted (table 4a)."""
+    """The references of PIN and PUK in P2 (table 4a)."""
 
     PIN = 0x80
     PUK = 0x81
@@ -47,11 +47,11 @@ def blank(serial: int, pin: str, puk: str, *, tries: int = 3, management: bytes 
     """Return the memory of a card without keys.
 
     Args:
-        serial: below 2**32; the card shows it as its GUID.
+        serial: below 2**32; the card's GUID contains it.
         pin: 6 to 8 characters.
-        puk: 8 characters at most.
-        tries: of each of the two.
-        management: the card management key, for triple DES: 24 bytes.
+        puk: at most 8 characters.
+        tries: number of attempts for each.
+        management: the card management key for triple DES: 24 bytes.
     """
     memory = Memory(str(serial))
     memory.secrets["pin"] = Secret.of(padded(pin), tries)
@@ -64,17 +64,17 @@ def blank(serial: int, pin: str, puk: str, *, tries: int = 3, management: bytes 
 def hold(
     memory: Memory, slot: Slot, private: PrivateKey, certificate: bytes | None = None, *, touch: bool = False
 ) -> None:
-    """Put a key into a slot.
+    """Store a key in a slot.
 
     Args:
-        memory: the card's.
-        slot: where.
-        private: EC on P-256 or P-384, or RSA of 2048 bits.
-        certificate: DER, goes beside it.
-        touch: the key is used only when somebody touches the card.
+        memory: the card's memory.
+        slot: the slot.
+        private: EC on P-256 or P-384, or RSA with 2048 bits.
+        certificate: its certificate, DER.
+        touch: whether using the key requires touching the card.
 
     Raises:
-        ValueError: a kind of key that no PIV card holds.
+        ValueError: PIV does not support this kind of key.
     """
     memory.keys[slot] = Key(private).saved
     set_touch(memory, slot, wanted=touch)
@@ -83,38 +83,38 @@ def hold(
 
 
 def padded(secret: str) -> bytes:
-    """Return a PIN or PUK as it travels (part 2, section 2.4.3)."""
+    """Return a PIN or PUK padded for transmission (part 2, section 2.4.3)."""
     return secret.encode().ljust(SECRET_LENGTH, b"\xff")
 
 
 def well_formed(reference: int, value: bytes) -> bool:
-    """Tell whether this can be a PIN or PUK as it travels."""
+    """Return whether a value is a well-formed padded PIN or PUK."""
     text = value.rstrip(b"\xff")
     least = _LEAST_PIN if reference == Reference.PIN else 1
     return len(value) == SECRET_LENGTH and len(text) >= least and b"\xff" not in text
 
 
 def wants_touch(memory: Memory, slot: int) -> bool:
-    """Tell whether the key of a slot is used only when somebody touches the card."""
+    """Return whether using a slot's key requires touching the card."""
     return f"touch {slot:02X}" in memory.notes
 
 
 def set_touch(memory: Memory, slot: int, *, wanted: bool) -> None:
-    """Say whether it is."""
+    """Set whether using a slot's key requires touching the card."""
     memory.notes.pop(f"touch {slot:02X}", None)
     if wanted:
         memory.notes[f"touch {slot:02X}"] = "always"
 
 
 def _chuid(serial: int) -> bytes:
-    # A FASC-N that begins with agency 9999 says: no federal card, go by the GUID (section 3.1.2).
+    # A FASC-N with agency code 9999 marks a non-federal card that is identified by its GUID (section 3.1.2).
     fascn = bytes.fromhex("D4E739DA739CED39CE739DA1685A1082108CE73984108CA3FC")
     parts = (tlv(0x30, fascn), tlv(0x34, serial.to_bytes(16)), tlv(0x35, b"20991231"), tlv(0x3E), tlv(0xFE))
     return b"".join(parts)
 
 
 def _capabilities(serial: int) -> bytes:
-    """Return a card capability container without a word more than it must have (table 8)."""
+    """Return a minimal card capability container (table 8)."""
     card = tlv(0xF0, APPLICATION[:5] + b"\x01\x02" + serial.to_bytes(14))
     versions = (tlv(0xF1, b"\x21"), tlv(0xF2, b"\x21"), tlv(0xF3), tlv(0xF4, b"\0"), tlv(0xF5, b"\x10"))
     return b"".join((card, *versions, *map(tlv, (0xF6, 0xF7, 0xFA, 0xFB, 0xFC, 0xFD, 0xFE))))

@@ -1,4 +1,4 @@
-"""Private keys as a PIV card uses them (NIST SP 800-78-4, table 6-2)."""
+"""Private keys of a PIV card (NIST SP 800-78-4, table 6-2)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 class Algorithm(IntEnum):
-    """What P1 of GENERAL AUTHENTICATE names."""
+    """The algorithm identifiers in P1 of GENERAL AUTHENTICATE."""
 
     RSA_2048 = 0x07
     EC_P256 = 0x11
@@ -39,13 +39,13 @@ _BY_CURVE: Final = {curve.name: algorithm for algorithm, curve in _CURVES.items(
 
 
 class Key:
-    """One private key.
+    """A private key.
 
     Args:
-        private: EC on P-256 or P-384, or RSA of 2048 bits.
+        private: EC on P-256 or P-384, or RSA with 2048 bits.
 
     Raises:
-        ValueError: a kind of key that no PIV card holds.
+        ValueError: PIV does not support this kind of key.
     """
 
     def __init__(self, private: PrivateKey) -> None:
@@ -57,10 +57,10 @@ class Key:
 
     @classmethod
     def generate(cls, algorithm: int) -> Key:
-        """Make a new one.
+        """Generate a key.
 
         Raises:
-            Refused: ``WRONG_DATA``: there is no such algorithm here.
+            Refused: ``WRONG_DATA``: unsupported algorithm.
         """
         if algorithm == Algorithm.RSA_2048:
             return cls(rsa.generate_private_key(public_exponent=65537, key_size=_RSA_BITS))
@@ -71,9 +71,9 @@ class Key:
 
     @classmethod
     def read(cls, saved: bytes) -> Key:
-        """Return the key that :attr:`saved` holds."""
+        """Load a key from the value of :attr:`saved`."""
         private = load_der_private_key(saved, None)
-        assert isinstance(private, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey))  # noqa: S101 - we wrote it
+        assert isinstance(private, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey))  # noqa: S101 - written by saved
         return cls(private)
 
     @property
@@ -83,29 +83,30 @@ class Key:
 
     @property
     def public(self) -> bytes:
-        """The public half as data objects (SP 800-73-4 part 2, table 11): 81 modulus and 82 exponent, or 86 point."""
+        """The public key as data objects (SP 800-73-4 part 2, table 11): 81 modulus and 82 exponent, or 86 point."""
         if isinstance(self._private, rsa.RSAPrivateKey):
             numbers = self._private.public_key().public_numbers()
             return tlv(0x81, numbers.n.to_bytes(_RSA_BITS // 8)) + tlv(0x82, numbers.e.to_bytes(3))
         return tlv(0x86, self._private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
 
     def use(self, block: bytes) -> bytes:
-        """Sign a digest (EC: DER), or raise a block that the host has padded to the private exponent (RSA).
+        """Sign a digest (EC: DER), or apply the private exponent to a block padded by the host (RSA).
 
         Raises:
-            Refused: ``WRONG_DATA``: the block has another size than the modulus, or is no number below it.
+            Refused: ``WRONG_DATA``: the block does not have the size of the modulus or is not less than it.
         """
         if isinstance(self._private, rsa.RSAPrivateKey):
             return _raised(block, self._private.private_numbers())
         digest = _DIGESTS[self.algorithm]
-        size = digest.digest_size  # of the curve's order too: a longer digest loses its right end, FIPS 186-4, 6.4
+        # equals the size of the curve's order; a longer digest is truncated on the right, FIPS 186-4, 6.4
+        size = digest.digest_size
         return self._private.sign(block[:size].rjust(size, b"\0"), ec.ECDSA(Prehashed(digest)))
 
     def agree(self, point: bytes) -> bytes:
-        """Return the secret shared with the owner of ``point`` (ECDH).
+        """Return the ECDH shared secret with ``point``.
 
         Raises:
-            Refused: ``WRONG_DATA``: this is no EC key, or that no point of its curve.
+            Refused: ``WRONG_DATA``: not an EC key, or the point is not on its curve.
         """
         if isinstance(self._private, rsa.RSAPrivateKey):
             raise Refused(WRONG_DATA)

@@ -1,6 +1,6 @@
-"""A YubiKey's PIV application, as far as ykcs11 asks for it.
+"""The PIV application of a YubiKey, as far as ykcs11 uses it.
 
-What it adds to the standard is described at developers.yubico.com/PIV/Introduction/Yubico_extensions.html.
+Its extensions to the standard are described at developers.yubico.com/PIV/Introduction/Yubico_extensions.html.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ushield_hw.testing.card.piv.card import MANAGEMENT_KEY, TRIPLE_DES, PivCard
 from ushield_hw.testing.card.piv.contents import MANAGEMENT, Reference, Slot, wants_touch
 
 READER: Final = "Yubico YubiKey CCID"
-"""ykcs11 looks at no reader with another name."""
+"""Required reader name: ykcs11 ignores readers with other names."""
 
 METADATA: Final = 0xF7
 SERIAL: Final = 0xF8
@@ -30,7 +30,7 @@ _GENERATED: Final = 1
 
 
 class YubiKey(PivCard):
-    """A card for a reader that is called :data:`READER`. Arguments and attributes as :class:`PivCard`."""
+    """A card for a reader named :data:`READER`. Arguments and attributes as for :class:`PivCard`."""
 
     atr = bytes.fromhex("3BFD1300008131FE158073C021C057597562694B657940")
 
@@ -60,7 +60,7 @@ class YubiKey(PivCard):
         return about + tlv(0x03, bytes((_GENERATED,))) + tlv(0x04, key.public)
 
     def _attest(self, _command: Command) -> bytes:
-        """Refuse: nobody can vouch for a key that is no YubiKey's."""
+        """Refuse attestation: the key is not a genuine YubiKey's."""
         raise Refused(apdu.WRONG_DATA)
 
     def _set_management(self, command: Command) -> bytes:
