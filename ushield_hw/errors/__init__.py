@@ -1,4 +1,4 @@
-"""Every exception of the library. Each knows its code, its sentence in zh and en, and a remedy.
+"""All exceptions of the library. Each has a code, a message in Chinese and English, and a remedy.
 
 ::
 
@@ -9,7 +9,7 @@
         DriverLoadError      .how
         DriverUntrusted
         DescriptorError      .file .key
-      TokenError             the token answered with an error (.ckr .function .serial), or:
+      TokenError             the token returned an error (.ckr .function .serial), or:
         TokenNotFound        .wanted .findings
         TokenMultiple        .candidates
         TokenRemoved
@@ -49,12 +49,12 @@
           UntrustedSigner    .reason .serial
           Revoked            .at .reason .serial
           Replayed
-      NetworkError           the bank's server could not be reached, or gave no answer that can be used; .url .reason
-      RequestRefused         what the reference bank answers to a request that it does not grant; .serial .wait_s
-      StorageError           journal, state or output; says what was kept where; .path .reason
+      NetworkError           the bank's server could not be reached, or its response cannot be used; .url .reason
+      RequestRefused         the reference bank refused a request; .serial .wait_s
+      StorageError           journal, state or output; the message names what was stored, and where; .path .reason
         SignedNotKept        .signed_order
 
-None of them is a ``ValueError``: what a token or a person did is not a programming mistake.
+None of them is a ``ValueError``: the action of a token or user is not a programming error.
 """
 
 from __future__ import annotations
@@ -128,7 +128,16 @@ __all__ = [
 
 
 class InputError(UShieldError):
-    """An order, descriptor, certificate or config file is wrong. ``details`` names the place."""
+    """An order, descriptor, certificate or config file is invalid.
+
+    Attributes:
+        file: the file, if the input came from one.
+        argument: the argument of the call, if the input came from one.
+        attribute: the URI attribute that is wrong.
+        place: where in the input.
+        key: the key in a table.
+        reason: why, for example an operating system error.
+    """
 
     code = "INPUT_INVALID"
     file = Detail[str | None](None)
@@ -140,7 +149,12 @@ class InputError(UShieldError):
 
 
 class DriverError(UShieldError):
-    """The PKCS#11 module or its descriptor."""
+    """The PKCS#11 module or its descriptor cannot be used.
+
+    Attributes:
+        path: the module file.
+        reason: why, if known.
+    """
 
     code = "DRIVER_FAILED"
     path = Detail[str | None](None)
@@ -148,19 +162,23 @@ class DriverError(UShieldError):
 
 
 class DriverNotFound(DriverError):
-    """No module file to load. ``searched``: the paths that were looked at."""
+    """The module file was not found.
+
+    Attributes:
+        searched: the paths that were checked.
+    """
 
     code = "DRIVER_NOT_FOUND"
     searched = Detail[Sequence[str]](())
 
 
 class LoadOutcome(Enum):
-    """What became of a module that was not loaded. The values are ids of texts."""
+    """How loading a module failed. The values are message ids."""
 
-    REFUSED = "load_refused"  # by the system's loader, or by its own initialisation
+    REFUSED = "load_refused"  # by the system's loader or the module's own initialisation
     CRASHED = "load_crashed"
     HUNG = "load_hung"
-    PROXY = "load_proxy"  # it is no module of its own: it loads others
+    PROXY = "load_proxy"  # not a vendor module: it loads other modules
 
 
 class DriverLoadError(DriverError):
@@ -170,19 +188,28 @@ class DriverLoadError(DriverError):
 
     @property
     def how(self) -> LoadOutcome:
-        """What became of the module."""
+        """How loading failed."""
         return LoadOutcome(self.details.get("problem", LoadOutcome.REFUSED))
 
 
 class DriverUntrusted(DriverError):
-    """Another user could change the module file. ``place``: the file or folder that lets them."""
+    """Another user can change the module file.
+
+    Attributes:
+        place: the file or folder with the unsafe permissions.
+    """
 
     code = "DRIVER_UNTRUSTED"
     place = Detail[str | None](None)
 
 
 class DescriptorError(DriverError):
-    """A driver descriptor is wrong."""
+    """A driver descriptor is invalid.
+
+    Attributes:
+        file: the descriptor file.
+        key: the key in it.
+    """
 
     code = "DESCRIPTOR_INVALID"
     file = Detail[str | None](None)
@@ -190,7 +217,13 @@ class DescriptorError(DriverError):
 
 
 class TokenError(UShieldError):
-    """The token or its module answered with an error. ``ckr``: the return value's name."""
+    """The token or its module returned an error.
+
+    Attributes:
+        ckr: name of the return code.
+        function: the function that returned it.
+        serial: the token's serial number.
+    """
 
     code = "TOKEN_FAILED"
     ckr = Detail[str | None](None)
@@ -199,7 +232,12 @@ class TokenError(UShieldError):
 
 
 class TokenNotFound(TokenError):
-    """No token matches. ``findings``: what was found instead."""
+    """No token matches.
+
+    Attributes:
+        wanted: what was searched for.
+        findings: what was found instead.
+    """
 
     code = "TOKEN_NOT_FOUND"
     wanted = Detail[str | None](None)
@@ -207,26 +245,35 @@ class TokenNotFound(TokenError):
 
 
 class TokenMultiple(TokenError):
-    """Several tokens match. ``candidates``: their URIs."""
+    """Several tokens match.
+
+    Attributes:
+        candidates: their URIs.
+    """
 
     code = "TOKEN_MULTIPLE"
     candidates = Detail[Sequence[str]](())
 
 
 class TokenRemoved(TokenError):
-    """The token was pulled out."""
+    """The token was removed."""
 
     code = "TOKEN_REMOVED"
 
 
 class TokenNotInitialized(TokenError):
-    """The token, or its user PIN, was never set up."""
+    """The token or its user PIN is not initialised."""
 
     code = "TOKEN_NOT_INITIALIZED"
 
 
 class TokenBusy(TokenError):
-    """Another program, or this one, holds the token. ``readers``: those whose card is held."""
+    """Another program, or this one, holds the token.
+
+    Attributes:
+        holder: the program that holds it.
+        readers: the readers whose card is held.
+    """
 
     code = "TOKEN_BUSY"
     holder = Detail[str | None](None)
@@ -234,38 +281,47 @@ class TokenBusy(TokenError):
 
 
 class KeyGone(TokenError):
-    """The key was removed from the token, by another program, since it was found. Nothing was signed."""
+    """Another program deleted the key after it was selected. Nothing was signed."""
 
     code = "KEY_GONE"
 
 
 class TokenFull(TokenError):
-    """No memory left on the token."""
+    """The token has no free memory."""
 
     code = "TOKEN_FULL"
 
 
 class ModuleMisbehaves(TokenError):
-    """The token returned a signature that is not by the key it was asked of; it was discarded."""
+    """The token returned a signature that does not verify with the requested key; it was discarded.
+
+    Attributes:
+        key_id: the requested key's CKA_ID.
+    """
 
     code = "MODULE_MISBEHAVES"
     key_id = Detail[str | None](None)
 
 
 class SoftTokenNotWritten(TokenError):
-    """The module keeps its tokens in files, and could not write one."""
+    """The module stores its tokens in files, and could not write one of them."""
 
     code = "SOFT_TOKEN_NOT_WRITTEN"
 
 
 class LoginEnded(TokenError):
-    """The login that this session stands on has ended: the token was removed, or another program has logged out."""
+    """The session's login has ended: the token was removed, or another program has logged out."""
 
     code = "LOGIN_ENDED"
 
 
 class ModuleLost(TokenError):
-    """The module's process ended during a call. ``detail``: how."""
+    """The module's worker process ended during a call.
+
+    Attributes:
+        path: the module file.
+        detail: how the process ended.
+    """
 
     code = "MODULE_CRASHED"
     path = Detail[str | None](None)
@@ -273,13 +329,19 @@ class ModuleLost(TokenError):
 
 
 class ModuleHung(ModuleLost):
-    """The module gave no answer in time, and its process was ended."""
+    """The module did not return before the timeout; its worker process was killed."""
 
     code = "MODULE_HUNG"
 
 
 class PinError(UShieldError):
-    """The PIN."""
+    """An operation on the PIN failed.
+
+    Attributes:
+        ckr: name of the module's return code.
+        function: the function that returned it.
+        serial: the token's serial number.
+    """
 
     code = "PIN_FAILED"
     ckr = Detail[str | None](None)
@@ -288,14 +350,23 @@ class PinError(UShieldError):
 
 
 class PinIncorrect(PinError):
-    """The PIN was wrong, and the attempt is spent. ``state``: what is left."""
+    """The PIN was wrong; one attempt was used.
+
+    Attributes:
+        state: the attempts remaining.
+    """
 
     code = "PIN_INCORRECT"
     state = Detail[PinState](PinState())
 
 
 class PinLocked(PinError):
-    """No attempt is left. ``unblock``: how this token is unblocked."""
+    """The PIN is locked: no attempts remain.
+
+    Attributes:
+        state: the state of the PIN.
+        unblock: how this token is unblocked.
+    """
 
     code = "PIN_LOCKED"
     state = Detail[PinState](PinState(locked=True))
@@ -303,7 +374,12 @@ class PinLocked(PinError):
 
 
 class PinFormatError(PinError):
-    """The PIN cannot be right: its length in bytes or its characters. No attempt was spent."""
+    """The PIN's length in bytes or its characters are invalid. No attempt was used.
+
+    Attributes:
+        min: shortest PIN in bytes.
+        max: longest PIN in bytes.
+    """
 
     code = "PIN_FORMAT"
     min = Detail[int | None](None)
@@ -317,20 +393,30 @@ class PinChangeRequired(PinError):
 
 
 class LastTryNotConfirmed(PinError):
-    """One attempt is left and nobody agreed to use it. No attempt was spent."""
+    """One attempt remains and the user did not agree to use it. No attempt was used.
+
+    Attributes:
+        state: the state of the PIN.
+    """
 
     code = "LAST_TRY_NOT_CONFIRMED"
     state = Detail[PinState](PinState())
 
 
 class PinCancelled(PinError):
-    """A PIN was needed and none was given. No try was spent."""
+    """A PIN was required and none was given. No attempt was used."""
 
     code = "PIN_CANCELLED"
 
 
 class CertificateError(UShieldError):
-    """A certificate or its key."""
+    """A certificate or its key cannot be used.
+
+    Attributes:
+        serial: the token's or certificate's serial number.
+        key_id: the key's CKA_ID.
+        subject: the certificate's subject.
+    """
 
     code = "CERTIFICATE_FAILED"
     serial = Detail[str | None](None)
@@ -339,7 +425,12 @@ class CertificateError(UShieldError):
 
 
 class CertificateNotFound(CertificateError):
-    """No key with a certificate that fits the job."""
+    """No key with a suitable certificate was found.
+
+    Attributes:
+        candidates: the certificates that were considered.
+        left_out: those that were not suitable, with the reason.
+    """
 
     code = "CERTIFICATE_NOT_FOUND"
     candidates = Detail[Sequence[str]](())
@@ -347,14 +438,23 @@ class CertificateNotFound(CertificateError):
 
 
 class CertificateMultiple(CertificateError):
-    """Several keys fit the job. ``candidates``: what tells them apart."""
+    """Several keys are suitable.
+
+    Attributes:
+        candidates: what distinguishes them.
+    """
 
     code = "CERTIFICATE_MULTIPLE"
     candidates = Detail[Sequence[str]](())
 
 
 class CertificateExpired(CertificateError):
-    """The certificate is not valid any more, or not yet. ``not_after``: RFC 3339."""
+    """The certificate has expired or is not yet valid.
+
+    Attributes:
+        not_before: start of its validity, RFC 3339.
+        not_after: end of its validity, RFC 3339.
+    """
 
     code = "CERTIFICATE_EXPIRED"
     not_before = Detail[str | None](None)
@@ -368,7 +468,13 @@ class KeyMismatch(CertificateError):
 
 
 class AlreadySigned(CertificateError):
-    """The same person has signed the order before, with another token or certificate."""
+    """The same user has already signed the order with another token or certificate.
+
+    Attributes:
+        tx_id: the order's transaction id.
+        certificate: the certificate that was used.
+        token: the token that was used.
+    """
 
     code = "ALREADY_SIGNED"
     tx_id = Detail[str | None](None)
@@ -383,13 +489,19 @@ class RenewalRejected(CertificateError):
 
 
 class KeyGenerationUnavailable(CertificateError):
-    """The token cannot make keys through PKCS#11."""
+    """The token cannot generate keys through PKCS#11."""
 
     code = "KEY_GENERATION_UNAVAILABLE"
 
 
 class ConfirmationError(UShieldError):
-    """The order was not confirmed."""
+    """The order was not confirmed.
+
+    Attributes:
+        tx_id: the order's transaction id.
+        ckr: name of the module's return code.
+        function: the function that returned it.
+    """
 
     code = "CONFIRMATION_FAILED"
     tx_id = Detail[str | None](None)
@@ -398,7 +510,7 @@ class ConfirmationError(UShieldError):
 
 
 class ConfirmationRejected(ConfirmationError):
-    """Refused by the person, on the token or on the host. Nothing was signed."""
+    """The user rejected the order, on the token or on the host. Nothing was signed."""
 
     code = "CONFIRMATION_REJECTED"
 
@@ -410,46 +522,63 @@ class ConfirmationCancelled(ConfirmationError):
 
 
 class ConfirmationTimedOut(ConfirmationError):
-    """The order was not confirmed in time. Nothing was signed. ``waited_s``: seconds."""
+    """The order was not confirmed before the timeout. Nothing was signed.
+
+    Attributes:
+        waited_s: time waited, in seconds.
+    """
 
     code = "CONFIRMATION_TIMED_OUT"
     waited_s = Detail[float](0.0)
 
 
 class OutcomeUnknown(ConfirmationError):
-    """The token may have signed. Ask the bank; do not sign again."""
+    """The token may have signed. Ask the bank; do not sign again.
+
+    Attributes:
+        reason: why the outcome is unknown.
+    """
 
     code = "OUTCOME_UNKNOWN"
     reason = Detail[str | None](None)
 
 
 class VerificationError(UShieldError):
-    """A signed order could not be checked: something needed for it is missing or out of date."""
+    """A signed order could not be verified: something required is missing or out of date."""
 
     code = "VERIFICATION_IMPOSSIBLE"
 
 
 class InvalidError(VerificationError):
-    """A signed order was checked and is wrong."""
+    """A signed order was verified and is invalid."""
 
     code = "SIGNED_ORDER_INVALID"
 
 
 class BadSignature(InvalidError):
-    """The signature does not match what it covers, or the container breaks the rules of a signed order."""
+    """The signature does not match the signed data, or the container violates the rules for signed orders."""
 
     code = "BAD_SIGNATURE"
 
 
 class Mismatch(InvalidError):
-    """A genuine signature over another order. ``fields``: what differs."""
+    """The signature is valid, but over another order.
+
+    Attributes:
+        fields: the fields that differ.
+    """
 
     code = "ORDER_MISMATCH"
     fields = Detail[Sequence[str]](())
 
 
 class UntrustedSigner(InvalidError):
-    """No valid path from the signer's certificate to a trusted CA."""
+    """There is no valid path from the signer's certificate to a trusted CA.
+
+    Attributes:
+        reason: why.
+        serial: the certificate's serial number.
+    """
 
     code = "SIGNER_UNTRUSTED"
     reason = Detail[str | None](None)
@@ -457,7 +586,13 @@ class UntrustedSigner(InvalidError):
 
 
 class Revoked(InvalidError):
-    """The signer's certificate was revoked."""
+    """The signer's certificate was revoked.
+
+    Attributes:
+        at: time of the revocation.
+        reason: reason of the revocation.
+        serial: the certificate's serial number.
+    """
 
     code = "SIGNER_REVOKED"
     at = Detail[str | None](None)
@@ -466,13 +601,18 @@ class Revoked(InvalidError):
 
 
 class Replayed(InvalidError):
-    """This signed order was accepted before."""
+    """This signed order was already accepted."""
 
     code = "ORDER_REPLAYED"
 
 
 class NetworkError(UShieldError):
-    """The bank's server could not be reached, or gave no answer that can be used. ``.url``."""
+    """The bank's server could not be reached, or its response cannot be used.
+
+    Attributes:
+        url: the URL of the request.
+        reason: why it failed.
+    """
 
     code = "BANK_UNREACHABLE"
     url = Detail[str | None](None)
@@ -480,7 +620,12 @@ class NetworkError(UShieldError):
 
 
 class RequestRefused(UShieldError):
-    """The reference bank will not do what was asked; the code says why."""
+    """The reference bank refused a request; the code gives the reason.
+
+    Attributes:
+        serial: the certificate's serial number, if the request was about one.
+        wait_s: seconds until the request may be repeated.
+    """
 
     code = "REQUEST_REFUSED"
     serial = Detail[str | None](None)
@@ -488,7 +633,12 @@ class RequestRefused(UShieldError):
 
 
 class StorageError(UShieldError):
-    """The journal, the state folder or the output file. It says what was kept where."""
+    """The journal, the state folder or the output file could not be used. The message names what was stored, and where.
+
+    Attributes:
+        path: the file or folder.
+        reason: why, for example an operating system error.
+    """
 
     code = "STORAGE_FAILED"
     path = Detail[str | None](None)
@@ -499,7 +649,7 @@ class SignedNotKept(StorageError):
     """The token has signed, but the journal could not be written.
 
     Attributes:
-        signed_order: the ``SignedOrder``: the only copy there is. Not among the details, which may be printed.
+        signed_order: the ``SignedOrder``; this is the only copy. It is not in ``details``, which may be printed.
     """
 
     code = "SIGNED_NOT_KEPT"

@@ -1,4 +1,4 @@
-"""What all errors have: a code with texts, details with typed access, and the module's failure that they stand for."""
+"""The base class of all errors: code, message, remedy, typed details, and the module failure behind the error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ E = TypeVar("E", bound="UShieldError")
 
 
 class Detail(Generic[T]):
-    """An attribute of an error that is kept among its details. One that was not given reads as ``default``."""
+    """A typed attribute of an error, stored in its ``details``.
+
+    Args:
+        default: the value if the detail was not given.
+    """
 
     def __init__(self, default: T) -> None:
         self._default = default
@@ -34,7 +38,7 @@ class Detail(Generic[T]):
 
 
 class Step(Enum):
-    """What a vendor module was doing when it failed."""
+    """The operation in which a vendor module failed."""
 
     LOGIN = "login"
     SET_PIN = "set-pin"
@@ -43,25 +47,25 @@ class Step(Enum):
 
 
 class Trait(Flag):
-    """What a vendor module's failure code means for the caller. A code may have several traits, or none."""
+    """What a vendor module's return code means for the caller. A code may have several traits, or none."""
 
     NONE = 0
-    VAGUE = auto()  # something failed; some modules answer so too until they have noticed that a token was removed
-    NOTHING_DONE = auto()  # refused as a whole: nothing was changed
-    NO_LOGIN = auto()  # the token takes no login: no PIN was judged
-    LOGGED_IN = auto()  # there is a login already: no PIN was judged
+    VAGUE = auto()  # unspecific; some modules also return it before they have noticed that a token was removed
+    NOTHING_DONE = auto()  # the call was refused; nothing was changed
+    NO_LOGIN = auto()  # the token does not support login; no PIN was checked
+    LOGGED_IN = auto()  # already logged in; no PIN was checked
     ATTRIBUTE_FIXED = auto()  # this attribute of an object cannot be changed
-    UNSUPPORTED = auto()  # the module has no such function
-    LENGTH_UNSETTLED = auto()  # the length of the answer is never the one that was announced
+    UNSUPPORTED = auto()  # the module does not implement the function
+    LENGTH_UNSETTLED = auto()  # the output length keeps differing from the announced one
 
 
 class ModuleFailure(NamedTuple):
-    """A vendor module's answer other than "done".
+    """A failed call of a vendor module.
 
     Attributes:
-        function: the function of its interface, such as ``C_Login``.
-        code: what it answered, by the interface's name, such as ``CKR_PIN_INCORRECT``.
-        step: what it was doing.
+        function: the API function, such as ``C_Login``.
+        code: name of the return code, such as ``CKR_PIN_INCORRECT``.
+        step: the operation that the call belongs to.
         traits: what the code means.
     """
 
@@ -72,17 +76,18 @@ class ModuleFailure(NamedTuple):
 
 
 class UShieldError(Exception):
-    """Root of the tree.
+    """Base class of all errors of the library.
 
     Args:
-        code: what happened, in capitals: the key of the sentence and the remedy in ``messages``. A class that stands
-            for one thing has its own.
-        **details: facts for a program and for the sentence. Those that a class declares are attributes too. Never a
-            PIN.
+        code: error code in capitals, the id of the message and the remedy in ``messages``; None: the class's own code.
+        **details: facts for programs and for the message. Those that a class declares are also attributes. Never
+            contains a PIN.
 
     Attributes:
-        failure: the vendor module's answer that this error stands for, if there was one.
-        problem: a short id of what is wrong, where one code stands for several problems.
+        code: the error code.
+        details: the details.
+        failure: the vendor module's failure that caused this error, if any.
+        problem: a short id that distinguishes the problems that share one code.
     """
 
     code: str = "INTERNAL"
@@ -95,48 +100,62 @@ class UShieldError(Exception):
         super().__init__(self.code)
 
     def failed_as(self, trait: Trait) -> bool:
-        """Tell whether a vendor module has failed in one of these ways."""
+        """Return whether a vendor module failed with one of these traits.
+
+        Args:
+            trait: one trait or a combination.
+        """
         return self.failure is not None and bool(trait & self.failure.traits)
 
     def failed_at(self, step: Step) -> bool:
-        """Tell whether a vendor module has failed at this step."""
+        """Return whether a vendor module failed at this step.
+
+        Args:
+            step: the step to compare with.
+        """
         return self.failure is not None and self.failure.step is step
 
     def restated(self, kind: type[E], code: str | None = None, /, **details: object) -> E:
-        """Return the same failure as another error, with its details and more."""
+        """Return this error as another class, with the same failure and details.
+
+        Args:
+            kind: class of the new error.
+            code: its code; None: the class's own.
+            **details: details to add or replace.
+        """
         error = kind(code, **{**self.details, **details})
         error.failure = self.failure
         return error
 
     @property
     def message(self) -> str:
-        """One sentence, in the language in force."""
+        """One sentence in the current language."""
         return messages.text(self.code, **self._values())
 
     @property
     def remedy(self) -> str:
-        """What a program that uses the library can do about it, or have its user do; in the language in force."""
+        """What a program that uses the library, or its user, can do about it; in the current language."""
         found = self._remedy_id()
         return messages.text(f"{found}.library" if messages.known(f"{found}.library") else found, **self._values())
 
     @property
     def command_remedy(self) -> str:
-        """What a person at the command line can do about it: it may name options and commands of ``ushield``."""
+        """What the user of the command line can do about it; may name options and commands of ``ushield``."""
         return messages.text(self._remedy_id(), **self._values())
 
     def _remedy_id(self) -> str:
-        own = f"problem.{self.details.get('problem')}.remedy"  # where one code stands for problems of several kinds
+        own = f"problem.{self.details.get('problem')}.remedy"  # one code may cover problems with different remedies
         return own if messages.known(own) else f"{self.code}.remedy"
 
     def __str__(self) -> str:
         return self.message
 
     def to_json(self) -> dict[str, object]:
-        """Return the error's document, for programs that use the library."""
+        """Return code, message, remedy and details as JSON-compatible values, with the remedy for library users."""
         return self._document(self.remedy)
 
     def to_command_json(self) -> dict[str, object]:
-        """Return the error document that ``--json`` prints."""
+        """Return the error object that ``--json`` prints, with the remedy for command-line users."""
         return self._document(self.command_remedy)
 
     def _document(self, remedy: str) -> dict[str, object]:
@@ -145,24 +164,29 @@ class UShieldError(Exception):
 
     def _values(self) -> dict[str, object]:
         values = {name: _worded(name, value) for name, value in self.details.items()}
-        if "problem" in values:  # a short id with a text of its own
+        if "problem" in values:  # a short id with its own message
             values["problem"] = messages.text(f"problem.{values.pop('problem')}", **values)
         return values
 
 
 def _worded(name: str, value: object) -> object:
-    """Return a detail as it is put into a sentence."""
+    """Return the text of a detail for use in a message."""
     if isinstance(value, (list, tuple)):
         return ", ".join(str(item) for item in value) or messages.text("nothing")
-    if name in {"reason", "why"} and messages.known(f"os.{value}"):  # the operating system speaks English
+    if name in {"reason", "why"} and messages.known(f"os.{value}"):  # operating system errors are in English
         return messages.text(f"os.{value}")
-    if name == "holder" and messages.known(f"holder.{value}"):  # one that has no name
+    if name == "holder" and messages.known(f"holder.{value}"):  # an unidentified holder
         return messages.text(f"holder.{value}")
     return value
 
 
 def jsonable(value: object) -> object:
-    """Return ``value`` as JSON can hold it: dataclasses and mappings as objects, enums and paths as strings."""
+    """Return ``value`` as JSON-compatible data.
+
+    Args:
+        value: mappings and objects with ``to_json`` become objects, bytes become hex, enums their values, other types
+            strings.
+    """
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, Enum):
