@@ -1,4 +1,4 @@
-"""Drive a bank's U-shield (U盾) and SoftHSM2 in the same way: find it, open it, sign an order, verify the result.
+"""Use bank U-shields (U盾) and SoftHSM2 through one API: find a token, open it, sign an order, verify the result.
 
 ::
 
@@ -10,8 +10,7 @@
         signed = us.sign(order, session)
     us.verify(signed, trust=us.TrustStore.from_files([ca_pem]), expected=order)
 
-Everything is synchronous and safe to call from several threads. Names are loaded when first used, so that importing the
-package costs next to nothing.
+The API is synchronous and thread-safe. Names are imported at first use, so that importing the package is cheap.
 """
 
 from __future__ import annotations
@@ -96,7 +95,7 @@ __all__ = [
     "watch_tokens",
 ]
 
-# Where each name comes from; a module of the package is its own.
+# Name -> module that defines it.
 _MODULES: Final = {
     "Attendance": "signing.order",
     "Confirmation": "cms",
@@ -151,7 +150,7 @@ _SUBPACKAGES: Final = {
     "renewal": "certificates.renewal",
 }
 
-if not TYPE_CHECKING:  # a type checker knows every name above, and refuses all others
+if not TYPE_CHECKING:  # so that a type checker rejects names other than those above
 
     def __getattr__(name: str) -> object:
         if name in _SUBPACKAGES:
@@ -160,7 +159,7 @@ if not TYPE_CHECKING:  # a type checker knows every name above, and refuses all 
             found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        globals()[name] = found  # once
+        globals()[name] = found  # later accesses do not call this function
         return found
 
 

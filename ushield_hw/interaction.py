@@ -1,7 +1,7 @@
-"""Everything human goes through one object: PIN, consent, confirmation, waiting, cancelling.
+"""The callbacks through which the library asks the user: PIN, consent, confirmation, waiting, cancelling.
 
-The library never prints and never prompts. A program gives it an :class:`Interaction`; without one it gets
-:class:`Silent`, which refuses whatever would need a person.
+The library never prints and never prompts. A program passes an :class:`Interaction`; the default is :class:`Silent`,
+which refuses every operation that needs the user.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 
 
 class Pin(str):
-    """A PIN on its way from the person to the token. Its repr shows nothing: test runners print what a frame holds."""
+    """A PIN. Its repr does not show it, because test runners print the local variables of a frame."""
 
     __slots__ = ()
 
@@ -40,18 +40,26 @@ class Pin(str):
 
 
 class PinKind(Enum):
-    """Which PIN is asked for."""
+    """Which PIN is requested."""
 
     USER = "user"
     SO = "so"
     PUK = "puk"
     NEW = "new"
-    CONTEXT = "context"  # once more, for one signature
+    CONTEXT = "context"  # the user PIN again, for one signature (CKA_ALWAYS_AUTHENTICATE)
 
 
 @dataclass(frozen=True, slots=True)
 class PinRequest:
-    """A PIN is needed: which, for which token, with how many tries left, and what for."""
+    """A request for a PIN.
+
+    Attributes:
+        kind: which PIN.
+        serial: the token's serial number.
+        label: the token's label.
+        state: attempts remaining and length limits, as far as known.
+        purpose: what the PIN is needed for.
+    """
 
     kind: PinKind
     serial: str
@@ -66,12 +74,13 @@ class _Lazy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ConfirmRequest:
-    """An order to confirm or compare. ``lines`` come from the bytes that will be signed.
+    """An order to confirm or to compare.
 
     Attributes:
         type: the order's type, such as ``ushield.payment/1``.
-        lines: what a person must compare, as (label, value), the most important first.
-        items: for a batch, the lines of each payment, read when asked for.
+        lines: what the user must compare, as (label, value), the most important first; read from the bytes to be
+            signed.
+        items: for a batch, the lines of each payment; computed on iteration.
     """
 
     type: str
@@ -81,12 +90,12 @@ class ConfirmRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenAction:
-    """The token is waiting for its owner.
+    """The token is waiting for the user.
 
     Attributes:
-        kind: what the person must do there: ``touch``, ``button``, ``display``, ``pinpad``, or ``none`` when the token
-            is just slow.
-        timeout_s: how long the token waits, where known.
+        kind: what the user must do on the token: ``touch``, ``button``, ``display``, ``pinpad``, or ``none`` if the
+            token is only slow.
+        timeout_s: how long the token waits, in seconds, if known.
         can_cancel: whether cancelling reaches the token. If it does not, the outcome is unknown afterwards.
     """
 
@@ -97,10 +106,10 @@ class TokenAction:
     _cancelled: threading.Event = field(repr=False, compare=False, default_factory=threading.Event)
 
     def cancel(self) -> None:
-        """Stop waiting; may be called from any thread, more than once.
+        """Stop waiting. Idempotent; may be called from any thread.
 
-        What the token says within two seconds still counts: a signature, or a refusal. After that the outcome is
-        unknown. The token goes on asking, the session stays open, and other calls on its module may have to wait.
+        A signature or rejection that the token returns within two seconds is still used. After that the outcome is
+        unknown. The token continues to ask, the session stays open, and other calls on its module may have to wait.
         """
         self._cancelled.set()
         self._stop()
@@ -112,31 +121,60 @@ class TokenAction:
 
 
 class Interaction(Protocol):
-    """What a program does for the library towards the person."""
+    """The callbacks that a program implements to ask the user."""
 
     def request_pin(self, ask: PinRequest) -> str | None:
-        """Return the PIN, or None when the person cancels."""
+        """Ask the user for a PIN.
+
+        Args:
+            ask: which PIN, for which token.
+
+        Returns:
+            The PIN; None if the user cancels.
+        """
         ...
 
     def confirm_last_try(self, ask: PinRequest) -> bool:
-        """Return whether the person agrees to use the last try."""
+        """Ask the user whether to use the last attempt.
+
+        Args:
+            ask: which PIN, for which token.
+
+        Returns:
+            Whether the user agrees.
+        """
         ...
 
     def confirm_order(self, ask: ConfirmRequest) -> bool:
-        """Show the lines and return whether the person agrees; for tokens without a display."""
+        """Show the lines of an order and ask the user to confirm; for tokens without a display.
+
+        Args:
+            ask: the order.
+
+        Returns:
+            Whether the user confirms.
+        """
         ...
 
     def compare_on_token(self, ask: ConfirmRequest) -> None:
-        """Show what must stand on the token's own screen."""
+        """Show what the token's own display must show.
+
+        Args:
+            ask: the order.
+        """
         ...
 
     def waiting_for_token(self, action: TokenAction) -> None:
-        """The token has been working for half a second; called once, from another thread."""
+        """Report that the token has been busy for half a second; called once, from another thread.
+
+        Args:
+            action: what the token waits for, and how to cancel.
+        """
         ...
 
 
 class Silent:
-    """Nobody is there: no PIN, no consent, no confirmation."""
+    """An interaction without a user: gives no PIN, no consent and no confirmation."""
 
     def request_pin(self, ask: PinRequest) -> str | None:
         """Return None."""

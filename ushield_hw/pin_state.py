@@ -1,4 +1,4 @@
-"""What is known of a PIN: attempts remaining, lengths, and where that comes from."""
+"""The known state of a PIN: attempts remaining, length limits, and the source of the count."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from enum import Enum
 
 
 class CountSource(Enum):
-    """Where the number of tries left comes from."""
+    """Source of the number of attempts remaining."""
 
-    EXACT = "exact"  # the token says the number
+    EXACT = "exact"  # the token reports the number
     FLAGS = "flags"  # the standard's flags: low, final, locked
     POLICY = "policy"  # counted on this host, for tokens that never lock
-    NONE = "none"  # the token does not say
+    NONE = "none"  # the token does not report it
 
 
 @dataclass(frozen=True, slots=True)
 class PinState:
-    """What is known of a PIN. ``None`` means that the token does not say; no number is ever guessed.
+    """The known state of a PIN. ``None`` means that the token does not report the value; values are never guessed.
 
     Attributes:
-        retries_left: tries left, where known.
-        source: where that comes from.
-        locked: no try is left.
-        final_try: exactly one try is left.
-        low: at least one try has failed since the last success.
+        retries_left: attempts remaining, if known.
+        source: source of that number.
+        locked: no attempts remain.
+        final_try: exactly one attempt remains.
+        low: at least one attempt has failed since the last success.
         min_length: shortest PIN in bytes.
         max_length: longest PIN in bytes.
-        changed_at: when it was last changed (RFC 3339, UTC), where known.
+        changed_at: time of the last change (RFC 3339, UTC), if known.
     """
 
     retries_left: int | None = None
@@ -40,7 +40,7 @@ class PinState:
     changed_at: str | None = None
 
     def to_json(self) -> dict[str, object]:
-        """Return the object that `--json` prints of a PIN."""
+        """Return the object that ``--json`` prints for a PIN."""
         return {
             "retries_left": self.retries_left,
             "source": self.source.value,
