@@ -1,4 +1,4 @@
-"""The one room that speaks PKCS#11. What leaves it is plain data and this library's errors.
+"""Vendor modules behind the backend interface, which returns plain data and raises the library's errors.
 
-``module`` is its door: its :func:`open_module` gives a module that runs in a worker process or in this one.
+The entry point is ``module.open_module``, which returns a module that runs in a worker process or in this process.
 """

@@ -1,8 +1,8 @@
-"""The fork server's process: it has imported everything but a vendor's module, and forks workers for its owner.
+"""The fork server process: it has imported everything except a vendor module, and forks worker processes.
 
-It has one thread, never loads a module and never holds a secret; each worker is a fork of it in a session of its own,
-with the environment of the program at that moment. It ends when the program does, after its workers. How it is started
-and asked: :mod:`ushield_hw.backend.spawn`.
+It has one thread, never loads a module and never holds a secret. Each worker is forked from it, in its own POSIX
+session and with the parent program's environment at that moment. The fork server exits when the parent program exits,
+after its workers. :mod:`ushield_hw.backend.spawn` starts it and sends the requests.
 """
 
 from __future__ import annotations
@@ -15,22 +15,26 @@ from contextlib import suppress
 from typing import Final
 
 FORK: Final = b"F"
-"""Ask for a worker."""
+"""Request: start a worker."""
 
 END: Final = b"E"
-"""Ask how a worker ended."""
+"""Request: return the exit code of a worker."""
 
 LOST: Final = 255
-"""How a process ended that nobody can tell of."""
+"""Exit code of a process whose exit code cannot be determined."""
 
-_LAST_WORKERS_S: Final = 4.0  # more than a worker takes to end once its owner is gone
+_LAST_WORKERS_S: Final = 4.0  # longer than a worker needs to exit after its parent program has exited
 
 
 def serve(control: socket.socket) -> None:
-    """Fork workers until the owner closes its end; then wait for those that are left, as only their parent can."""
+    """Fork workers until the parent program closes its end of the socket; then reap the remaining workers.
+
+    Args:
+        control: the fork server's end of the socket.
+    """
     from ushield_hw.backend import (
         protocol,
-        worker,  # noqa: F401 - so that no worker has to
+        worker,  # noqa: F401 - imported once here instead of in each worker
     )
 
     talk = protocol.Channel(control)
@@ -47,9 +51,13 @@ def serve(control: socket.socket) -> None:
 
 
 def _forked(control: socket.socket, descriptors: list[int], folder: str, environment: dict[str, str]) -> int:
-    """Fork a worker; return its process id, or an errno as a negative number."""
+    """Fork a worker.
+
+    Returns:
+        Its process id, or an errno as a negative number.
+    """
     try:
-        if len(descriptors) != 2:  # noqa: PLR2004 - the kernel dropped what this process has no room for
+        if len(descriptors) != 2:  # noqa: PLR2004 - over RLIMIT_NOFILE the kernel drops descriptors
             return -errno.EMFILE
         pid = os.fork()
     except OSError as error:
@@ -87,7 +95,7 @@ def _ended(pid: int, wait_ms: int) -> int | None:
 
 
 def _reap_all(wait_s: float) -> None:
-    """Wait for every child; one that a module keeps from ending is left to the system."""
+    """Reap every child; a worker that its module keeps from exiting is left to init."""
     until = time.monotonic() + wait_s
     with suppress(ChildProcessError):
         while time.monotonic() < until:

@@ -1,4 +1,4 @@
-"""A module in this process. Deadlines cannot be kept here: only for modules proven not to hang."""
+"""A module loaded in this process. Timeouts cannot be enforced: only for modules proven not to hang."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from ushield_hw.backend.transport import Stopped
 
 
 class InProcess:
-    """The module in this process. Deadlines cannot be kept here: only for modules proven not to hang."""
+    """A :class:`Transport` to a module loaded in this process. Timeouts cannot be enforced.
+
+    Args:
+        path: the module file.
+        options: how the module must be handled.
+    """
 
     engaged = False
 
@@ -24,8 +29,8 @@ class InProcess:
         self.info = self._engine.info()
 
     def call(self, operation: str, arguments: tuple[Any, ...], deadline_s: float, watch: Watch | None = None) -> Any:
-        """See :class:`Transport`; ``deadline_s`` is not kept, and only what has not begun can be cancelled."""
-        if operation == "held":  # PC/SC may keep a thread waiting for ever: only a worker asks it
+        """See :class:`Transport`. ``deadline_s`` is ignored; a call can only be cancelled before it has begun."""
+        if operation == "held":  # a PC/SC call may block forever, so only a worker makes it
             return ()
         if watch is None or operation != "sign":
             return getattr(self._engine, operation)(*arguments)
@@ -43,7 +48,7 @@ class InProcess:
         return True
 
     def leave(self, operation: str, arguments: tuple[Any, ...]) -> None:
-        """See :class:`Transport`: runs it now."""
+        """See :class:`Transport`; runs the operation immediately."""
         with suppress(CkrError, StaleLogin):
             self.call(operation, arguments, 0)
 
@@ -53,7 +58,7 @@ class InProcess:
             self._engine.close()
 
     def disown(self) -> None:
-        """See :class:`Transport`: kept for good, as what python-pkcs11 does when a session goes is a call."""
+        """See :class:`Transport`. Keeps a reference, because python-pkcs11 calls the module when a session is freed."""
         _abandoned.append(self)
 
 

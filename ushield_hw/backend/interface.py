@@ -1,8 +1,8 @@
-"""What a token backend offers to the rest of the library, whichever interface the token speaks.
+"""The backend interface: the operations that the library needs from a vendor module, whatever API it implements.
 
-The first backend is PKCS#11 (:class:`ushield_hw.backend.module.Module`), in a worker process or in this one. Whatever
-a module answers comes back as plain data (:mod:`ushield_hw.backend.model`) or as an error with a typed failure
-(:class:`ushield_hw.errors.ModuleFailure`): nothing above knows the codes of an interface.
+The first backend is PKCS#11 (:class:`ushield_hw.backend.module.Module`), in a worker process or in this process. A
+backend returns plain data (:mod:`ushield_hw.backend.model`) or raises an error with a typed failure
+(:class:`ushield_hw.errors.ModuleFailure`), so that no layer above depends on the return codes of one API.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from ushield_hw.crypto.algorithms import KeyKind
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What the owner of a call wants to know of it, and do to it, while it is under way.
+    """Progress callback and cancellation of one call.
 
     Attributes:
-        began: called once when C_Sign has been entered.
-        cancelled: set, from any thread, by who does not want to wait any longer.
+        began: called once, when C_Sign has been entered.
+        cancelled: set it, from any thread, to stop waiting for the call.
     """
 
     began: Callable[[], None] = lambda: None
@@ -45,8 +45,8 @@ class Watch:
 class Isolation(Enum):
     """Where a module runs.
 
-    ``IN_PROCESS`` is a permission. A module runs in a worker all the same where this process cannot have it to itself:
-    it was loaded here before a fork, or with other arguments, or it needs variables that this process does not have.
+    ``IN_PROCESS`` is a permission. The module still runs in a worker process if it was loaded in this process before a
+    fork or with other arguments, or if it needs environment variables that this process does not have.
     """
 
     PROCESS = "process"
@@ -55,13 +55,13 @@ class Isolation(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How a signature that may wait for a person is waited for.
+    """Timeout, cancellation and return codes of a signature that may need the user's confirmation.
 
     Attributes:
-        codes: the descriptor's meaning of the codes that a signature may end with.
-        deadline_s: how long the token may take, the person's time to confirm included; None: as any call.
-        asks: the token asks a person.
-        watch: told when C_Sign has begun, and able to end the wait for it; None: nobody watches.
+        codes: the meaning of the return codes of a signature, from the descriptor.
+        deadline_s: timeout in seconds, including the user's time to confirm; None: the module's default.
+        asks: whether the token asks the user to confirm.
+        watch: progress callback and cancellation; None: neither is needed.
     """
 
     codes: Mapping[str, str] = field(default_factory=dict)
@@ -74,126 +74,210 @@ PATIENCE: Final = Patience()
 
 
 ANOTHER: Final = "another program"
-"""The holder of a card that cannot be named."""
+"""Stands for the process that holds a card when it cannot be identified."""
 
 
 class TokenBackend(Protocol):
-    """One vendor module and the tokens in its slots. Safe to use from several threads.
+    """One vendor module and the tokens in its slots. Thread-safe.
 
-    Every method but :meth:`close` raises ``DriverError`` when the module cannot be loaded, ``ModuleLost`` when it ends
-    or hangs during the call, and otherwise the error that its answer stands for, with ``failure`` set.
+    Every method except :meth:`close` raises ``DriverError`` if the module cannot be loaded, ``ModuleLost`` if it
+    crashes or hangs during the call, and otherwise the error that its return code is mapped to, with ``failure`` set.
     """
 
     @property
     def path(self) -> Path:
-        """The module's file."""
+        """Path of the module file."""
         ...
 
     @property
     def name(self) -> str:
-        """Of one that is there for one token only; otherwise empty."""
+        """Name of an instance that serves one token only, see :meth:`apart`; otherwise empty."""
         ...
 
     @property
     def isolation(self) -> Isolation:
-        """Where it runs."""
+        """Where the module runs."""
         ...
 
     @property
     def deadline_s(self) -> float:
-        """How long a call may take that does not say otherwise."""
+        """Default timeout of a call, in seconds."""
         ...
 
     @property
     def here(self) -> TokenBackend:
-        """This backend for the process that runs: after a fork it is loaded anew."""
+        """This backend in the current process; in a forked child, an instance that is loaded again."""
         ...
 
     @property
     def needs_relist(self) -> bool:
-        """Whether it sees tokens and PINs that other processes have changed only after it was initialised again."""
+        """Whether the module must be initialised again to see tokens and PINs that other processes have changed."""
         ...
 
     def apart(self, name: str = "") -> TokenBackend:
-        """Return the module loaded once more, for itself."""
+        """Return a separate instance of the module.
+
+        Args:
+            name: one instance is kept for each name.
+        """
         ...
 
     def info(self) -> ModuleInfo:
-        """Return what the module says of itself."""
+        """Return the module's information (CK_INFO)."""
         ...
 
     def slots(self, *, deadline_s: float | None = None) -> tuple[SlotInfo, ...]:
-        """Return every slot, with its token where one is present."""
+        """Return every slot, with its token if one is present.
+
+        Args:
+            deadline_s: timeout in seconds; None: the module's default.
+        """
         ...
 
     def token(self, slot_id: int) -> TokenInfo:
-        """Return a token's information and flags as they are now."""
+        """Return the current information and flags of a token."""
         ...
 
     def mechanisms(self, slot_id: int) -> tuple[str, ...]:
-        """Return the names of the mechanisms a token offers."""
+        """Return the names of the mechanisms that a token supports."""
         ...
 
     def contents(self, slot_id: int, *wanted: ObjectClass) -> Contents:
-        """Return the objects on a token, and what could not be read."""
+        """Return the objects on a token, and the problems with those that could not be read.
+
+        Args:
+            slot_id: the token's slot.
+            *wanted: the object classes to read; none: all of them.
+        """
         ...
 
     def certificates(self, slot_id: int, key_id: bytes | None = None) -> tuple[CertificateRecord, ...]:
-        """Return the certificate objects that can be read; at least those with ``key_id``, where that is known."""
+        """Return the readable certificate objects.
+
+        Args:
+            slot_id: the token's slot.
+            key_id: the result may be limited to the objects with this CKA_ID; None: return all.
+        """
         ...
 
     def keys(self, slot_id: int, key_id: bytes | None = None) -> tuple[KeyRecord, ...]:
-        """Return the key objects that can be read; at least those with ``key_id``, where that is known."""
+        """Return the readable key objects; private keys are visible only after login.
+
+        Args:
+            slot_id: the token's slot.
+            key_id: the result may be limited to the objects with this CKA_ID; None: return all.
+        """
         ...
 
     def login(self, slot_id: int, user: User, pin: str | None, *, deadline_s: float | None = None) -> int:
-        """Log in once; return the login's id. ``pin`` None: the token asks for it itself."""
+        """Log in, with one attempt.
+
+        Args:
+            slot_id: the token's slot.
+            user: the role that logs in.
+            pin: the PIN; None: it is entered on the token or reader (protected authentication path).
+            deadline_s: timeout in seconds; None: the module's default.
+
+        Returns:
+            The login id.
+        """
         ...
 
     def attend(self, slot_id: int) -> int:
-        """Hold a token that needs no login; return what stands for a login's id."""
+        """Open a token that needs no login.
+
+        Returns:
+            An id that is used as a login id.
+        """
         ...
 
     def logged_in(self, login_id: int) -> bool:
-        """Tell whether a login still stands."""
+        """Return whether a login is still valid."""
         ...
 
     def logout(self, login_id: int) -> None:
-        """End a login."""
+        """Log out."""
         ...
 
     def sign(self, login_id: int, call: SignCall, patience: Patience = ...) -> bytes:
-        """Sign; the token is asked at most once."""
+        """Sign. The token's sign function is called at most once; the call is never retried.
+
+        Args:
+            login_id: the id that :meth:`login` or :meth:`attend` returned.
+            call: key, mechanism and data.
+            patience: timeout, cancellation and the meaning of return codes.
+
+        Returns:
+            The signature as the token returned it.
+        """
         ...
 
     def set_pin(self, slot_id: int, old: str | None, new: str | None, *, deadline_s: float | None = None) -> None:
-        """Change the user PIN. PINs None: the token asks for both itself."""
+        """Change the user PIN.
+
+        Args:
+            slot_id: the token's slot.
+            old: the current PIN; None: both PINs are entered on the token or reader.
+            new: the new PIN; None as for ``old``.
+            deadline_s: timeout in seconds; None: the module's default.
+        """
         ...
 
     def init_pin(self, login_id: int, new: str | None, *, deadline_s: float | None = None) -> None:
-        """Set the user PIN as the SO. ``new`` None: the token asks for it itself."""
+        """Set the user PIN, logged in as the SO.
+
+        Args:
+            login_id: the SO's login.
+            new: the new user PIN; None: it is entered on the token or reader.
+            deadline_s: timeout in seconds; None: the module's default.
+        """
         ...
 
     def generate(
         self, login_id: int, kind: KeyKind, bits: int, key_id: bytes, label: str, *, always_authenticate: bool
     ) -> PublicKey:
-        """Make a signature key pair on the token."""
+        """Generate a signature key pair on the token.
+
+        Args:
+            login_id: the user's login.
+            kind: type of the key.
+            bits: key length in bits.
+            key_id: CKA_ID of both objects.
+            label: CKA_LABEL of both objects.
+            always_authenticate: whether each signature needs the PIN again (CKA_ALWAYS_AUTHENTICATE).
+
+        Returns:
+            The public key.
+        """
         ...
 
     def write_certificate(
         self, login_id: int, der: bytes, *, key_id: bytes, label: str, subject: bytes, issuer: bytes, serial: bytes
     ) -> int:
-        """Write a certificate; return its handle."""
+        """Write a certificate object.
+
+        Args:
+            login_id: the user's login.
+            der: the certificate.
+            key_id: CKA_ID of the object.
+            label: CKA_LABEL of the object.
+            subject: DER of the certificate's subject.
+            issuer: DER of the certificate's issuer.
+            serial: DER of the certificate's serial number.
+
+        Returns:
+            The object's handle.
+        """
         ...
 
     def relabel(self, login_id: int, handle: int, label: str) -> None:
-        """Give an object another label."""
+        """Change the label of an object."""
         ...
 
     def destroy(self, login_id: int, handle: int) -> None:
-        """Remove one object from the token."""
+        """Delete one object from the token."""
         ...
 
     def close(self) -> None:
-        """End every login and let the module go; the next call loads it again."""
+        """End every login and unload the module; the next call loads it again."""
         ...

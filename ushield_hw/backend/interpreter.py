@@ -1,9 +1,10 @@
-"""How a process of our own is started: by a Python, or by a bundle that has said that it can become one of ours.
+"""The command that starts the fork server: a Python interpreter, or a frozen program that supports it.
 
-A program that was frozen (PyInstaller, Nuitka, cx_Freeze, py2exe, PyOxidizer) and a program that embeds Python are not
-Python: started again, they would do again whatever they do, and start the next one. So ``sys.executable`` is only used
-where it is a Python, and a frozen program only after it has called :func:`freeze_support`, as ``multiprocessing`` asks
-for too. What is started by us carries a mark in its environment, and never starts another.
+The executable of a frozen program (PyInstaller, Nuitka, cx_Freeze, py2exe, PyOxidizer) or of a program that embeds
+Python is not a Python interpreter: started again, it would run the program again, which would start another process,
+without end. Therefore ``sys.executable`` is used only if it is a Python interpreter, and a frozen program only after it
+has called :func:`freeze_support`, as ``multiprocessing`` also requires. A process that the library starts has a
+variable in its environment, and never starts another one.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ _entry_called = False
 
 
 def freeze_support() -> None:
-    """Let a frozen program run vendor modules in worker processes. Call it first in the program's main module.
+    """Enable worker processes in a frozen program. Call it first in the program's main module.
 
-    A program that is not frozen need not call it; there it does nothing. In a process that this library has started
-    from the same bundle it does not return.
+    Does nothing in a program that is not frozen. Does not return in a process that this library has started from the
+    same bundle.
     """
-    global _entry_called  # noqa: PLW0603 - said once by the program
+    global _entry_called  # noqa: PLW0603 - a property of the program
     _entry_called = True
     descriptor = os.environ.get(_MARK)
     if descriptor is None:
@@ -40,21 +41,21 @@ def freeze_support() -> None:
     try:
         control = socket.socket(fileno=int(descriptor))
     except (ValueError, OSError):
-        os._exit(1)  # started by us, and cannot be what it was started for: it must not run the program
+        os._exit(1)  # started by the library without its socket: it must not run the program
     from ushield_hw.backend.forkserver import serve
 
     serve(control)
 
 
 def command(descriptor: int) -> tuple[list[str], dict[str, str]]:
-    """Return what starts the fork server, and the variables that it needs besides.
+    """Return the command line of the fork server and the additional environment variables that it needs.
 
     Args:
-        descriptor: its end of the control socket, inherited.
+        descriptor: the fork server's end of the control socket, inherited.
 
     Raises:
-        DriverError: ``WORKER_NEEDS_ENTRY``: a frozen program that has not called :func:`freeze_support`;
-            ``WORKER_NO_PYTHON``: Python is embedded in another program, and there is none beside it.
+        DriverError: ``WORKER_NEEDS_ENTRY``: a frozen program has not called :func:`freeze_support`;
+            ``WORKER_NO_PYTHON``: Python is embedded in another program, and no interpreter was found.
     """
     from ushield_hw.errors import DriverError
 
@@ -70,20 +71,20 @@ def command(descriptor: int) -> tuple[list[str], dict[str, str]]:
 
 
 def frozen() -> bool:
-    """Tell whether this program was made into an executable of its own."""
+    """Return whether this program is frozen into an executable."""
     main = sys.modules.get("__main__")
     marks = (getattr(sys, "frozen", False), getattr(sys, "oxidized", False), getattr(sys, "_MEIPASS", False))
     return any(marks) or "__compiled__" in globals() or hasattr(main, "__compiled__")  # the last two: Nuitka
 
 
 def _python() -> str | None:
-    """Return a Python of this version: the one that runs us, or where it is embedded the one that it belongs to."""
+    """Return a Python interpreter of this version: the running one, or if Python is embedded, that of its prefix."""
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     known = (sys.executable, getattr(sys, "_base_executable", None), f"{sys.base_exec_prefix}/bin/{version}")
     return next((path for path in known if path and _is_python(path)), None)
 
 
 def _is_python(path: str) -> bool:
-    """Tell by its name whether a file is an interpreter: to ask it would be to start it."""
+    """Return whether a file is a Python interpreter, judged by its name so that it is not executed."""
     names = (os.path.basename(path), os.path.basename(os.path.realpath(path)))
     return os.path.isabs(path) and os.access(path, os.X_OK) and any(map(_PYTHON.fullmatch, names))

@@ -1,7 +1,7 @@
-"""What crosses the edge of this room: plain data, nothing of python-pkcs11's.
+"""The data that a backend returns and accepts. No types of python-pkcs11.
 
-Every class here can travel to and from a worker process (see ``wire``), so its fields are integers, strings, bytes,
-booleans, ``None``, tuples of those, and each other.
+Every class can be sent to and from a worker process (see ``protocol``), so fields are integers, strings, bytes,
+booleans, ``None``, tuples of those, and other classes of this module.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Final, NamedTuple
 from ushield_hw.crypto.algorithms import KeyKind
 
 BUSY: Final = "TOKEN_BUSY"
-"""The problem of a slot that was left alone: another program keeps its card to itself."""
+"""Problem of a slot that was skipped because another program holds its card exclusively."""
 
 LEFT_OUT: Final = "LEFT_OUT"
-"""The problem of what a module has more of than can be read; how many, is beside it."""
+"""Problem reported when a module has more slots or objects than the library reads; the count is given with it."""
 
 
 class User(Enum):
-    """Who logs in (CK_USER_TYPE)."""
+    """The role that logs in (CK_USER_TYPE)."""
 
     USER = "user"
     SO = "so"
@@ -49,11 +49,12 @@ class ModuleOptions:
     """How a module must be handled; from its descriptor.
 
     Attributes:
-        relist: the module sees tokens and PINs changed by others only after C_Finalize and C_Initialize (SoftHSM2).
-        init_reserved: a string for CK_C_INITIALIZE_ARGS.pReserved, for the modules that want one (NSS).
-        one_at_a_time: calls are kept apart by this library, and the module is told that it needs no locks of its own.
-        renew_when_refused: a login that failed leaves the token to this process alone until C_Finalize (OpenSC).
-        no_false_usage: a new key's template must not say what the key is not for (tpm2-pkcs11).
+        relist: the module sees tokens and PINs changed by other processes only after C_Finalize and C_Initialize
+            (SoftHSM2).
+        init_reserved: a string for CK_C_INITIALIZE_ARGS.pReserved, for modules that need one (NSS).
+        one_at_a_time: the library serialises the calls, and initialises the module without locking.
+        renew_when_refused: after a failed login the module holds the token exclusively until C_Finalize (OpenSC).
+        no_false_usage: the template of a new key must not contain usage attributes with the value false (tpm2-pkcs11).
     """
 
     relist: bool = False
@@ -75,7 +76,7 @@ class ModuleInfo:
 
 
 class Identity(NamedTuple):
-    """What a token says of itself that tells it from others; no part does alone: openCryptoki's serials are all 123."""
+    """The token information that identifies a token. No field is unique alone: every openCryptoki serial is 123."""
 
     serial: str
     label: str
@@ -85,7 +86,7 @@ class Identity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TokenInfo:
-    """CK_TOKEN_INFO of the token in a slot. PIN lengths are in bytes; texts are as ``text`` reads them."""
+    """CK_TOKEN_INFO of the token in a slot. PIN lengths are in bytes; strings are decoded by ``pkcs11.text``."""
 
     slot_id: int
     label: str
@@ -99,11 +100,15 @@ class TokenInfo:
 
     @property
     def identity(self) -> Identity:
-        """What tells it from others, in its slot."""
+        """What identifies the token, together with its slot."""
         return Identity(self.serial, self.label, self.model, self.manufacturer)
 
     def has(self, flag: TokenFlag) -> bool:
-        """Tell whether a flag is set."""
+        """Return whether a flag is set.
+
+        Args:
+            flag: the flag.
+        """
         return bool(self.flags & flag)
 
 
@@ -113,12 +118,12 @@ class SlotInfo:
 
     Attributes:
         slot_id: the slot.
-        description: what it is called; of a reader, its name.
+        description: its description; for a reader, the reader's name.
         removable: whether the token can be removed.
-        token: the token in it; None: there is none, or it cannot be read.
-        problem: the code, by name, when the slot or its token could not be read; ``TOKEN_BUSY``, ``LEFT_OUT``.
-        manufacturer: who made the slot or reader.
-        absent: the problem says that there is no token.
+        token: the token in it; None: no token is present, or it cannot be read.
+        problem: name of the return code if the slot or its token could not be read; or ``TOKEN_BUSY``, ``LEFT_OUT``.
+        manufacturer: manufacturer of the slot or reader.
+        absent: the problem means that no token is present.
     """
 
     slot_id: int
@@ -135,15 +140,15 @@ class KeyRecord:
     """A private or public key object.
 
     Attributes:
-        handle: the object.
-        private: whether it is the private half.
-        key_id: its CKA_ID, as the token shows it.
+        handle: the object handle.
+        private: whether it is the private key.
+        key_id: its CKA_ID, as read from the token.
         label: its label.
-        kind: which kind of key; None: one that no signed order may use, or one that the token does not name.
-        public: the uncompressed EC point or the RSA modulus, where this very object shows it.
-        can_sign: a private key's CKA_SIGN; None: the token does not say, which is no "no".
-        always_authenticate: the token wants the PIN for every signature.
-        kind_known: the token says of which kind it is; False: it may be of any.
+        kind: type of the key; None: not allowed for signed orders, or not reported by the token.
+        public: the uncompressed EC point or the RSA modulus, if this object has it.
+        can_sign: a private key's CKA_SIGN; None: not reported by the token, so the key may be able to sign.
+        always_authenticate: the token needs the PIN for every signature.
+        kind_known: whether the token reports the key type; False: it may be any type.
     """
 
     handle: int
@@ -159,7 +164,7 @@ class KeyRecord:
 
 @dataclass(frozen=True, slots=True)
 class CertificateRecord:
-    """A certificate object; ``der`` as stored, not checked."""
+    """A certificate object; ``der`` as stored, not validated."""
 
     handle: int
     key_id: bytes
@@ -168,7 +173,7 @@ class CertificateRecord:
 
 
 class ObjectClass(Enum):
-    """The classes of objects that are read."""
+    """The object classes that are read."""
 
     CERTIFICATE = "certificate"
     PRIVATE_KEY = "private-key"
@@ -181,13 +186,13 @@ class ObjectProblem:
 
     Attributes:
         kind: its class.
-        handle: the object; 0 where several are meant.
-        label: its label, where that could be read.
-        function: what failed.
-        rv: what it answered; 0: there was no error, but nothing that can be used.
-        code: that by name; empty for 0.
-        left_out: the object is left out; False: only something of it could not be read.
-        count: how many objects are meant.
+        handle: the object handle; 0 if the problem covers several objects.
+        label: its label, if it could be read.
+        function: the function that failed.
+        rv: its return value; 0: no error, but the result cannot be used.
+        code: name of the return value; empty for 0.
+        left_out: the object is omitted from the result; False: only some attributes could not be read.
+        count: number of objects affected.
     """
 
     kind: ObjectClass
@@ -202,7 +207,7 @@ class ObjectProblem:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The objects on a token that could be read, and what could not."""
+    """The readable objects on a token, and the problems with the others."""
 
     certificates: tuple[CertificateRecord, ...] = ()
     keys: tuple[KeyRecord, ...] = ()
@@ -211,15 +216,15 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class SignCall:
-    """One signature to make.
+    """The arguments of one signature.
 
     Attributes:
-        handle: the private key object.
-        mechanism: its name without CKM_.
-        data: what C_Sign receives.
-        digest: the hashlib name of the digest, for PSS.
-        context: log in once more for this signature (CKA_ALWAYS_AUTHENTICATE).
-        pin: for that login; None lets the token ask. Not shown by repr.
+        handle: handle of the private key.
+        mechanism: name of the mechanism, without CKM_.
+        data: the input of C_Sign.
+        digest: hashlib name of the digest, for PSS.
+        context: make a context-specific login for this signature (CKA_ALWAYS_AUTHENTICATE).
+        pin: PIN of that login; None: it is entered on the token or reader. Not shown by repr.
     """
 
     handle: int
@@ -232,7 +237,7 @@ class SignCall:
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """The public half of a new key. EC: ``point`` is the uncompressed point; RSA: modulus and exponent, big-endian."""
+    """The public key of a new pair. EC: ``point`` is the uncompressed point; RSA: modulus and exponent, big-endian."""
 
     kind: KeyKind
     point: bytes = b""

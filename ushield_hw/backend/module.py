@@ -1,4 +1,4 @@
-"""A module as the rest of the library sees it: typed calls, domain errors, and a new worker when the old one died."""
+"""The PKCS#11 backend: typed calls, the library's errors, and a new worker process after the old one has ended."""
 
 from __future__ import annotations
 
@@ -39,23 +39,24 @@ from ushield_hw.system.log import LOG
 from ushield_hw.system.processes import card_users, holder
 from ushield_hw.system.trust import trusted_module
 
-_ASKED_S: Final = 10.0  # for PC/SC's answer, beside the patience with other programs
+_ASKED_S: Final = 10.0  # for the PC/SC calls, in addition to the wait for other programs
 
 
 class Module:
-    """One PKCS#11 module, loaded at first use. Safe to use from several threads.
+    """One PKCS#11 module, loaded at first use. Thread-safe.
 
-    Every method raises ``DriverUntrusted``, ``DriverNotFound`` or ``DriverLoadError`` when the module cannot be loaded,
-    ``TokenError`` (``MODULE_CRASHED``, ``MODULE_HUNG``) when its worker is lost, and the errors of the CKR table.
+    Every method raises ``DriverUntrusted``, ``DriverNotFound`` or ``DriverLoadError`` if the module cannot be loaded,
+    ``TokenError`` (``MODULE_CRASHED``, ``MODULE_HUNG``) if its worker process crashes or hangs, and the errors of the
+    CKR table.
 
     Args:
         path: absolute path of the module file.
-        isolation: in a worker process or in this one.
+        isolation: in a worker process or in this process.
         options: how the module must be handled.
-        deadline_s: how long loading, and any call that does not say otherwise, may take.
-        environment: variables that only the module's worker process gets.
-        name: of one that is there for one token only, see :meth:`apart`.
-        sharing: of one that shares card readers with other programs and would wait for them.
+        deadline_s: timeout of loading and default timeout of a call, in seconds.
+        environment: environment variables of the worker process only.
+        name: name of an instance that serves one token only, see :meth:`apart`.
+        sharing: the card readers it shares with other programs, if it would wait for them.
     """
 
     def __init__(
@@ -83,13 +84,14 @@ class Module:
 
     @property
     def here(self) -> Module:
-        """This module for the process that runs: itself, or in a forked child one that is loaded there."""
+        """This module in the current process; in a forked child, an instance that is loaded there."""
         return self if self._pid == os.getpid() else self.apart()
 
     def apart(self, name: str = "") -> Module:
-        """Return this module loaded once more, in a worker of its own; the same one for the same name.
+        """Return another instance of this module, in its own worker process; the same one for the same name.
 
-        Without a name: the one that :func:`open_module` gives for the same arguments.
+        Args:
+            name: the name; empty: the instance that :func:`open_module` returns for the same arguments.
         """
         isolation, limit_s = Isolation.PROCESS if name else self.isolation, self.deadline_s
         return open_module(
@@ -98,35 +100,41 @@ class Module:
 
     @property
     def needs_relist(self) -> bool:
-        """Whether it sees what other processes have changed only after C_Finalize and C_Initialize."""
+        """Whether it sees changes made by other processes only after C_Finalize and C_Initialize."""
         return self.options.relist
 
     @property
     def loaded(self) -> bool:
-        """Whether a call would find the module loaded."""
+        """Whether the module is loaded now."""
         return self._alive()
 
     @property
     def engaged(self) -> bool:
-        """Whether the module is still in a call that was given up; another may have to wait for it."""
+        """Whether the module is still executing an abandoned call; other calls may have to wait for it."""
         return self._transport is not None and self._transport.engaged
 
     def info(self) -> ModuleInfo:
-        """Return what the module says of itself."""
+        """Return the module's information (CK_INFO)."""
         return self._ready().info
 
     def slots(self, *, deadline_s: float | None = None) -> tuple[SlotInfo, ...]:
-        """Return every slot, with its token where one is present.
+        """Return every slot, with its token if one is present.
 
-        A slot whose card another program keeps to itself has the problem ``TOKEN_BUSY``; the others are read.
+        A slot whose card another program holds exclusively has the problem ``TOKEN_BUSY``; the other slots are read.
+
+        Args:
+            deadline_s: timeout in seconds; None: the module's default.
+
+        Raises:
+            TokenBusy: another program holds a card, and the module waits for it.
         """
         sharing = self.sharing
         if sharing is None:
             return self._call(Doing.READING, "slots", deadline_s=deadline_s)  # type: ignore[no-any-return]
         hung = _service_hangs()
-        held = self._held(sharing) if self._alive() and not hung else ()  # else it is asked when the worker is started
+        held = self._held(sharing) if self._alive() and not hung else ()  # a new worker is asked when it is started
         if set(sharing.skipped) - set(held) and not sharing.busy:
-            self.close()  # one of those that it was started without is free again
+            self.close()  # a reader that the worker was started without is free again
         limit_s = deadline_s or self.deadline_s
         if blocking := sharing.blocking(held):
             limit_s = min(limit_s, SHORT_S)
@@ -140,20 +148,31 @@ class Module:
             raise
 
     def token(self, slot_id: int) -> TokenInfo:
-        """Return the token's information and flags as they are now."""
-        return self._call(Doing.READING, "token", slot_id, slot=slot_id)  # type: ignore[no-any-return]
-
-    def mechanisms(self, slot_id: int) -> tuple[str, ...]:
-        """Return the names of the mechanisms a token offers, without CKM_."""
-        return self._call(Doing.READING, "mechanisms", slot_id, slot=slot_id)  # type: ignore[no-any-return]
-
-    def contents(self, slot_id: int, *wanted: ObjectClass, key_id: bytes | None = None) -> Contents:
-        """Return the objects on a token, and what could not be read; private keys show only while logged in.
+        """Return the current information and flags of a token.
 
         Args:
             slot_id: the token's slot.
-            wanted: their classes; none given: all.
-            key_id: only those that the module finds by this CKA_ID; that it finds none proves nothing.
+        """
+        return self._call(Doing.READING, "token", slot_id, slot=slot_id)  # type: ignore[no-any-return]
+
+    def mechanisms(self, slot_id: int) -> tuple[str, ...]:
+        """Return the names of the mechanisms that a token supports, without CKM_.
+
+        Args:
+            slot_id: the token's slot.
+        """
+        return self._call(Doing.READING, "mechanisms", slot_id, slot=slot_id)  # type: ignore[no-any-return]
+
+    def contents(self, slot_id: int, *wanted: ObjectClass, key_id: bytes | None = None) -> Contents:
+        """Return the objects on a token, and the problems with those that could not be read.
+
+        Private keys are visible only after login.
+
+        Args:
+            slot_id: the token's slot.
+            wanted: the object classes to read; none: all of them.
+            key_id: read only the objects that the module finds by this CKA_ID. An empty result does not prove that
+                there are none.
         """
         classes = wanted or tuple(ObjectClass)
         found: Contents = self._call(Doing.READING, "contents", slot_id, classes, key_id, slot=slot_id)
@@ -162,14 +181,14 @@ class Module:
         return found
 
     def certificates(self, slot_id: int, key_id: bytes | None = None) -> tuple[CertificateRecord, ...]:
-        """Return the certificate objects that can be read.
+        """Return the readable certificate objects.
 
         Args:
             slot_id: the token's slot.
-            key_id: those that bear this CKA_ID are enough; all the same all are returned where none is found by it.
+            key_id: return only the objects with this CKA_ID; if there are none, return all.
 
         Raises:
-            TokenError: there are some, and none of them can be read.
+            TokenError: the token has certificates, and none of them can be read.
         """
         if key_id and (named := self.contents(slot_id, ObjectClass.CERTIFICATE, key_id=key_id).certificates):
             return named
@@ -178,14 +197,14 @@ class Module:
         return found.certificates
 
     def keys(self, slot_id: int, key_id: bytes | None = None) -> tuple[KeyRecord, ...]:
-        """Return the key objects that can be read; private ones show only while logged in.
+        """Return the readable key objects; private keys are visible only after login.
 
         Args:
             slot_id: the token's slot.
-            key_id: those that bear this CKA_ID are enough, as for :meth:`certificates`; where no private one does, all.
+            key_id: return only the objects with this CKA_ID; if no private key has it, return all.
 
         Raises:
-            TokenError: there are private or public ones, and none of them can be read.
+            TokenError: the token has keys, and none of them can be read.
         """
         if key_id:
             named = self.contents(slot_id, ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY, key_id=key_id).keys
@@ -196,93 +215,108 @@ class Module:
         return found.keys
 
     def _refuse_nothing(self, readable: Sequence[object], found: Contents) -> None:
-        """Say that nothing could be read where that is why there is nothing."""
+        """Raise the first read error if nothing was readable because of errors."""
         failed = [problem for problem in found.problems if problem.code]
         if failed and not readable:
             raise to_error(CkrError(failed[0].function, failed[0].rv), Doing.READING)
 
     def login(self, slot_id: int, user: User, pin: str | None, *, deadline_s: float | None = None) -> int:
-        """Log in; one C_Login. Return the login's id. ``pin`` None: the token asks for it itself."""
+        """Log in, with exactly one C_Login. See :meth:`TokenBackend.login`."""
         login_id: int = self._call(Doing.LOGIN, "login", slot_id, user, pin, deadline_s=deadline_s, slot=slot_id)
         if self.sharing is not None:
             self.sharing.logged_in(login_id, slot_id)
         return login_id
 
     def attend(self, slot_id: int) -> int:
-        """Hold a token that needs no login; return what stands for a login's id. No C_Login is made."""
+        """Open a token that needs no login; return an id that is used as a login id. C_Login is not called."""
         return self._call(Doing.READING, "attend", slot_id, slot=slot_id)  # type: ignore[no-any-return]
 
     def logout(self, login_id: int) -> None:
-        """End a login and every session under it."""
+        """Log out and close the sessions of the login.
+
+        Raises:
+            LoginEnded: the module is not loaded any more.
+        """
         transport = self._transport
-        if transport is None or not self._alive():  # it ended with its worker: no reason to start another
+        if transport is None or not self._alive():  # the login ended with its worker: do not start another one
             raise errors.LoginEnded(ckr=None, function="logout")
         if self.sharing is not None:
             self.sharing.logged_out(login_id)
-        if transport.engaged:  # the token may still be asking for a signature that nobody waits for
+        if transport.engaged:  # the token may still be executing an abandoned signature: do not wait for it
             transport.leave("logout", (login_id,))
         else:
             self._call(Doing.READING, "logout", login_id)
 
     def logged_in(self, login_id: int) -> bool:
-        """Tell whether a login still stands."""
+        """Return whether a login is still valid."""
         return self._alive() and bool(self._call(Doing.READING, "logged_in", login_id))
 
     def generate(
         self, login_id: int, kind: KeyKind, bits: int, key_id: bytes, label: str, *, always_authenticate: bool
     ) -> PublicKey:
-        """Make a signature key pair on the token."""
+        """Generate a signature key pair on the token. See :meth:`TokenBackend.generate`."""
         arguments = (login_id, kind, bits, key_id, label, always_authenticate)
         return self._call(Doing.WRITING, "generate", *arguments, deadline_s=300.0)  # type: ignore[no-any-return]
 
     def write_certificate(
         self, login_id: int, der: bytes, *, key_id: bytes, label: str, subject: bytes, issuer: bytes, serial: bytes
     ) -> int:
-        """Write a certificate; return its handle. ``subject``, ``issuer``, ``serial``: DER, from the certificate."""
+        """Write a certificate object. See :meth:`TokenBackend.write_certificate`."""
         arguments = (login_id, der, key_id, label, subject, issuer, serial)
         return self._call(Doing.WRITING, "write_certificate", *arguments)  # type: ignore[no-any-return]
 
     def relabel(self, login_id: int, handle: int, label: str) -> None:
-        """Give an object another label; many tokens refuse that."""
+        """Change the label of an object; many tokens refuse this."""
         self._call(Doing.WRITING, "relabel", login_id, handle, label)
 
     def destroy(self, login_id: int, handle: int) -> None:
-        """Remove one object from the token."""
+        """Delete one object from the token."""
         self._call(Doing.WRITING, "destroy", login_id, handle)
 
     def set_pin(self, slot_id: int, old: str | None, new: str | None, *, deadline_s: float | None = None) -> None:
-        """Change the user PIN; one C_SetPIN, nobody logged in. PINs None: the token asks for both itself."""
+        """Change the user PIN, with one C_SetPIN and without login. See :meth:`TokenBackend.set_pin`."""
         self._call(Doing.LOGIN, "set_pin", slot_id, old, new, deadline_s=deadline_s, slot=slot_id)
 
     def init_pin(self, login_id: int, new: str | None, *, deadline_s: float | None = None) -> None:
-        """Set the user PIN as the SO. ``new`` None: the token asks for it itself."""
+        """Set the user PIN, logged in as the SO. See :meth:`TokenBackend.init_pin`."""
         self._call(Doing.LOGIN, "init_pin", login_id, new, deadline_s=deadline_s)
 
     def init_token(self, slot_id: int, so_pin: str, label: str) -> None:
-        """Set up a token; everything on it is lost."""
+        """Initialise a token; this deletes all objects on it.
+
+        Args:
+            slot_id: the token's slot.
+            so_pin: the SO PIN.
+            label: the token's new label.
+        """
         self._call(Doing.WRITING, "init_token", slot_id, so_pin, label, slot=slot_id)
 
     def sign(self, login_id: int, call: SignCall, patience: Patience = PATIENCE) -> bytes:
-        """Sign; at most one C_Sign, never repeated.
+        """Sign, with at most one C_Sign; never retried.
+
+        Args:
+            login_id: the id that :meth:`login` or :meth:`attend` returned.
+            call: key, mechanism and data.
+            patience: timeout, cancellation and the meaning of return codes.
 
         Returns:
-            The signature as the token gave it: ECDSA as r||s.
+            The signature as the token returned it: ECDSA as r||s.
 
         Raises:
-            OutcomeUnknown: the module hung or died after C_Sign had begun, or was still in it when the wait was
-                cancelled.
-            ConfirmationCancelled: the wait was cancelled before C_Sign; it will not be called.
-            ConfirmationError: what ``patience.codes`` says.
-            PinError, TokenError: as the CKR table says.
+            OutcomeUnknown: the module crashed or hung after C_Sign had begun, or C_Sign had not returned when the wait
+                was cancelled.
+            ConfirmationCancelled: the wait was cancelled before C_Sign, which will not be called.
+            ConfirmationError: according to ``patience.codes``.
+            PinError, TokenError: according to the CKR table.
         """
         with SIGNATURES:
             return self._call(Doing.SIGNING, "sign", login_id, call, patience=patience)  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """End every login and let the module go; the next call loads it again."""
+        """End every login and unload the module; the next call loads it again."""
         if self._pid != os.getpid():
             return
-        with self._lock:  # until it is closed: loaded again before that, it would be let go under the new user
+        with self._lock:  # until it is closed: otherwise a module that was loaded again meanwhile would be unloaded
             transport, self._transport = self._transport, None
             if transport is not None:
                 transport.close()
@@ -297,7 +331,7 @@ class Module:
         if self._pid != os.getpid():
             raise errors.DriverError("USED_AFTER_FORK", path=str(self.path))
         transport = self._transport
-        if transport is not None and transport.alive():  # nearly always
+        if transport is not None and transport.alive():  # the usual case needs no lock
             return transport
         with self._lock:
             if self._transport is not None and not self._transport.alive():
@@ -327,10 +361,10 @@ class Module:
     def _prepare(
         self, sharing: Sharing, ask: Callable[..., tuple[str, ...]], deadline_s: float
     ) -> tuple[Mapping[str, str], float]:
-        """Return with which variables a worker loads the module, and how long that may take.
+        """Return the environment variables with which a worker loads the module, and the timeout for loading.
 
         Raises:
-            TokenBusy: another program keeps a card, and the module would wait for it.
+            TokenBusy: another program holds a card, and the module would wait for it.
         """
         self._hung, self._blocking = _service_hangs(), ()
         if self._hung:
@@ -343,22 +377,22 @@ class Module:
         return variables, min(deadline_s, SHORT_S) if self._blocking else deadline_s
 
     def _held(self, sharing: Sharing, *, anew: bool = False) -> tuple[str, ...]:
-        """Return the readers whose card another program keeps, as the worker sees PC/SC."""
+        """Return the readers whose card another program holds, as seen through PC/SC in the worker."""
         limit_s = sharing.patience_s + _ASKED_S
         return self._call(Doing.READING, "held", *sharing.question(anew=anew), deadline_s=limit_s)  # type: ignore[no-any-return]
 
     def _check_free(self, sharing: Sharing, slot_id: int) -> None:
-        """Refuse a call that would wait for a card that another program keeps.
+        """Refuse a call that would wait for a card that another program holds.
 
         Raises:
-            TokenBusy: that.
+            TokenBusy: another program holds the slot's card.
         """
         reader = sharing.reader(slot_id)
         if reader is not None and reader in descriptions(self._held(sharing, anew=True)):
             raise busy((reader,))
 
     def _after_fork(self) -> None:
-        """In a forked child: nothing here may be used again, and no lock may be waited for."""
+        """Discard the state in a forked child. Takes no lock: another thread may have held it at the fork."""
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.disown()
@@ -394,7 +428,7 @@ class Module:
             said = f"{error.kind}, {error.detail}"
             raise self._lost(error, operation) from error
         finally:
-            if LOG.isEnabledFor(logging.DEBUG):  # the arguments stay out: a PIN may be among them
+            if LOG.isEnabledFor(logging.DEBUG):  # arguments are not logged: they may contain a PIN
                 took_ms = (time.monotonic() - started) * 1000
                 LOG.debug("%s %s: %s, %.1f ms", self.path.name, operation, said, took_ms)
 
@@ -410,7 +444,7 @@ class Module:
 
 
 def _service_hangs() -> errors.UShieldError | None:
-    """Return the error of PC/SC where it does not answer: a module that asks it would wait without an end."""
+    """Return an error if the PC/SC service does not respond: a module that calls it would block forever."""
     try:
         pcsc.answers()
     except errors.DriverError as error:
@@ -419,7 +453,7 @@ def _service_hangs() -> errors.UShieldError | None:
 
 
 def busy(readers: Sequence[str]) -> errors.TokenBusy:
-    """Return the error of cards that another program keeps to itself; it names that program where it can be told."""
+    """Return the error for cards that another program holds exclusively; it names the program if it is known."""
     users = card_users()
     return errors.TokenBusy("READER_BUSY", holder=holder(users), holders=list(users), readers=list(readers))
 
@@ -429,7 +463,7 @@ _Key = tuple[Path, Isolation, ModuleOptions, float, frozenset[tuple[str, str]], 
 _modules: Final[dict[_Key, Module]] = {}
 _modules_lock = threading.RLock()
 
-# C_Initialize is once a process: whose each file is that was loaded here, by its real path. A fork inherits that.
+# Real path of each file loaded in this process -> its Module, because C_Initialize is per process. A fork inherits it.
 _in_this_process: Final[dict[Path, Module | None]] = {}
 
 
@@ -443,18 +477,21 @@ def open_module(
     name: str = "",
     sharing: Callable[[], Sharing | None] = lambda: None,
 ) -> Module:
-    """Return the module with these arguments: the same one each time in a process, since a login belongs to one.
+    """Return the module with these arguments; the same instance each time in a process, because logins belong to it.
 
-    With other arguments it is another module, in a worker of its own. In a forked child it is loaded anew.
+    With other arguments it is another instance, in its own worker process. A forked child loads it again.
 
     Args:
         path: absolute path of the module file.
         isolation: whether it may run in this process.
         options: how the module must be handled.
-        deadline_s: how long loading, and any call that does not say otherwise, may take.
-        environment: variables that only the module's worker process gets.
-        name: tells several modules with the same arguments apart.
-        sharing: returns how it shares card readers with other programs; asked once for each module.
+        deadline_s: timeout of loading and default timeout of a call, in seconds.
+        environment: environment variables of the worker process only.
+        name: distinguishes several instances with the same arguments.
+        sharing: returns the card readers it shares with other programs; called once for each instance.
+
+    Returns:
+        The module; it is loaded at the first call.
     """
     options = options or ModuleOptions()
     key = path, isolation, options, deadline_s, frozenset((environment or {}).items()), name
@@ -465,18 +502,18 @@ def open_module(
         return module
 
 
-atexit.register(leave_workers)  # also those of modules that were not opened by open_module; after close_modules
+atexit.register(leave_workers)  # runs after close_modules; covers modules that open_module did not open
 
 
 @atexit.register
 def close_modules() -> None:
-    """Let every module of this process go."""
+    """Close every module of this process."""
     for module in list(_modules.values()):
         module.close()
 
 
 def _has_this_process(module: Module, real: Path) -> bool:
-    """Tell whether a module may be loaded here, and keep the place for it if it may."""
+    """Return whether a module may be loaded in this process, and reserve its file if so."""
     if any(os.environ.get(name) != value for name, value in module.environment.items()):
         return False
     with _modules_lock:
@@ -491,7 +528,7 @@ def _leave_this_process(module: Module) -> None:
 
 
 def _after_fork() -> None:
-    """In a forked child: every module is loaded anew, and those that the parent had loaded in-process in a worker."""
+    """Discard all modules in a forked child; those that the parent had loaded in-process get a worker there."""
     global _modules_lock  # noqa: PLW0603 - another thread may have held it
     _modules_lock = threading.RLock()
     for module in {*_modules.values(), *filter(None, _in_this_process.values())}:

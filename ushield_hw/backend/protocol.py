@@ -1,6 +1,6 @@
-"""How a worker and its owner talk: length-prefixed messages that can only build the plain data of ``model``.
+"""The protocol between the main process and a worker: length-prefixed messages that carry only the data of ``model``.
 
-Never pickle: a vendor's module runs in the worker, and what comes from there must not be able to run anything here.
+Not pickle: a vendor module runs in the worker, and its messages must not be able to execute code in the main process.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from typing import Any, Final
 from ushield_hw.backend import model
 from ushield_hw.crypto.algorithms import KeyKind
 
-LONGEST_FRAME: Final = 64 << 20  # thousands of certificates, as text
-NUMBER: Final = struct.Struct(">H")  # which mark a new channel has
+LONGEST_FRAME: Final = 64 << 20  # enough for thousands of certificates in base64
+NUMBER: Final = struct.Struct(">H")  # index of a new channel's flags
 MOST_CHANNELS: Final = 1 << 16
-# The file that both sides map: for each channel what the worker has begun, then what the owner wants to be stopped.
+# The shared memory: one byte for each channel, set by the worker (state); then one for each, set by the main process
+# (stop request).
 STOP: Final = MOST_CHANNELS
 SHARED: Final = 2 * MOST_CHANNELS
 BEGAN, NO_ROOM = 1, 2
@@ -49,22 +50,22 @@ _ENUMS: Final[dict[str, type[Enum]]] = {kind.__name__: kind for kind in (model.O
 
 
 class Closed(Exception):
-    """The other side is gone, or what it sent is no message."""
+    """The peer closed the connection or sent an invalid message."""
 
 
 class TimedOut(Exception):
-    """No whole message came before the deadline."""
+    """No complete message arrived before the timeout."""
 
 
 class Channel:
-    """One end of a stream socket, on which each side sends a whole message and then waits for the other's.
+    """One end of a stream socket with request-response messages.
 
     Args:
-        end: a connected stream socket; it is this object's from now on.
+        end: a connected stream socket; this object takes ownership of it.
     """
 
     def __init__(self, end: socket.socket) -> None:
-        end.settimeout(None)  # deadlines are the kernel's, see _limit: half the system calls of a Python timeout
+        end.settimeout(None)  # the kernel keeps the timeout, see _limit: half the system calls of a Python timeout
         self._end = end
         self._limit_s: float | None = None
 
@@ -72,7 +73,7 @@ class Channel:
         """Send one message.
 
         Raises:
-            Closed: the other side is gone.
+            Closed: the peer closed the connection, or the message is too long.
         """
         kind, body = _encoded(message)
         if len(body) > LONGEST_FRAME:
@@ -86,11 +87,11 @@ class Channel:
         """Return the next message.
 
         Args:
-            limit_s: how long to wait for all of it; None waits for ever.
+            limit_s: timeout for the complete message in seconds; None: no timeout.
 
         Raises:
-            Closed: the other side is gone, or sent something that is no message of ours.
-            TimedOut: no whole message came in time.
+            Closed: the peer closed the connection or sent an invalid message.
+            TimedOut: no complete message arrived before the timeout.
         """
         frame, until = bytearray(), None if limit_s is None else time.monotonic() + limit_s
         wanted = _HEAD.size
@@ -112,7 +113,14 @@ class Channel:
             raise Closed("not a message") from error
 
     def readable(self, wait_s: float) -> bool:
-        """Tell whether something has come, or the other side has closed, after waiting for that at most so long."""
+        """Return whether data or the end of the stream has arrived.
+
+        Args:
+            wait_s: how long to wait for it, in seconds.
+
+        Raises:
+            Closed: the channel is closed.
+        """
         watch = select.poll()
         try:
             watch.register(self._end, select.POLLIN)
@@ -121,11 +129,11 @@ class Channel:
         return bool(watch.poll(wait_s * 1000))
 
     def close(self) -> None:
-        """Let the socket go."""
+        """Close the socket."""
         self._end.close()
 
     def fileno(self) -> int:
-        """Return the socket's descriptor."""
+        """Return the socket's file descriptor."""
         return self._end.fileno()
 
     def _part(self) -> bytes:
@@ -140,18 +148,18 @@ class Channel:
         return part
 
     def _limit(self, limit_s: float | None) -> None:
-        """Have the kernel end a read after so long (SO_RCVTIMEO); told only when it changes."""
+        """Set the kernel's receive timeout (SO_RCVTIMEO), if it has changed."""
         if limit_s is not None and limit_s <= 0:
             raise TimedOut
         if limit_s != self._limit_s:
-            seconds, part = divmod(limit_s or 0.0, 1)  # 0 is for ever
+            seconds, part = divmod(limit_s or 0.0, 1)  # 0: no timeout
             wait = struct.pack("@ll", int(seconds), max(int(part * 1e6), 0 if limit_s is None or seconds else 1))
             self._end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
             self._limit_s = limit_s
 
 
 def _encoded(message: object) -> tuple[int, bytes]:
-    """Return a message's kind and body. Signatures go as they are: for them the time counts."""
+    """Return a message's kind and body. Signatures have a binary form, which is faster."""
     match message:
         case ("sign", (int() as login_id, model.SignCall() as call)):
             return _SIGN, _sign_body(login_id, call)

@@ -1,8 +1,8 @@
 """Card readers that a module shares with other programs.
 
-PC/SC lets a program keep a card to itself for as long as it likes (OpenSC does while somebody is logged in), and a
-module that wants the card then waits without an end, in every call that touches it, C_Initialize too. So it is asked
-beforehand which cards are kept by others: those are left out, and the module is not asked about them.
+A PC/SC client can hold a card exclusively without time limit (OpenSC does so during a login). A module that needs the
+card then blocks in every call that accesses it, including C_Initialize. So the library first determines which cards
+other programs hold, and does not call the module for these.
 """
 
 from __future__ import annotations
@@ -14,45 +14,45 @@ from typing import Final
 from ushield_hw.backend.model import BUSY, SlotInfo
 from ushield_hw.backend.pkcs11.function_list import UNAVAILABLE
 
-SHORT_S: Final = 6.0  # for a module that may be waiting for another program
-HANGS_S: Final = 2.0  # for one that may be waiting for a smart card service that does not answer
-_DESCRIPTION_BYTES: Final = 64  # as much of a reader's name as CK_SLOT_INFO holds
-_DOTS: Final = "..."  # OpenSC says so that it has cut a name
-_own: Final[set[str]] = set()  # readers whose card this process keeps, by whichever module
+SHORT_S: Final = 6.0  # timeout of a module that may be waiting for another program
+HANGS_S: Final = 2.0  # timeout of a module that may be waiting for a PC/SC service that does not respond
+_DESCRIPTION_BYTES: Final = 64  # length of slotDescription in CK_SLOT_INFO
+_DOTS: Final = "..."  # OpenSC's suffix of a truncated name
+_own: Final[set[str]] = set()  # readers whose card this process holds, through any module
 
 
 Question = tuple[int, tuple[str, ...], bool]
-"""How long to wait, in milliseconds; the readers that are this process's own; whether to wait anew."""
+"""Arguments of ``pcsc.held``: wait in milliseconds; readers held by this process; whether to wait again."""
 
 
 @dataclass
 class Sharing:
-    """What one module must know of the readers it shares.
+    """State of the readers that one module shares with other programs.
 
     Attributes:
-        patience_s: how long to wait for another program to let a card go.
-        skipping: returns the variables with which a new worker leaves readers out; None: that is not possible here.
-            None instead of the function: it is not known whether the module waits. Then it is asked, but not waited for
-            as long as usual.
-        skipped: the readers that the worker was started without.
+        patience_s: how long to wait for another program to release a card, in seconds.
+        skipping: returns the environment variables that make a new worker ignore readers, or None if that is not
+            possible. None instead of a function: it is not known whether the module blocks; then it is called, with a
+            shorter timeout.
+        skipped: the readers that the current worker ignores.
     """
 
     patience_s: float
     skipping: Callable[[tuple[str, ...]], Mapping[str, str] | None] | None
     skipped: tuple[str, ...] = ()
-    _readers: dict[int, str] = field(default_factory=dict)  # by slot
-    _logins: dict[int, str] = field(default_factory=dict)  # by login: its reader
+    _readers: dict[int, str] = field(default_factory=dict)  # slot -> reader
+    _logins: dict[int, str] = field(default_factory=dict)  # login id -> reader
 
     def question(self, *, anew: bool = False) -> Question:
-        """Return what a worker is asked, to know which readers' cards other programs keep (``pcsc.held``)."""
+        """Return the arguments of the worker's ``pcsc.held``, which lists the readers whose card others hold."""
         return int(self.patience_s * 1000), tuple(sorted(_own)), anew
 
     def blocking(self, held: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the readers that this module, of which nothing is known, may wait for: kept by whomever but itself."""
+        """Return the readers that a module of unknown behaviour may wait for: those held by anything but itself."""
         return () if self.skipping is not None else (*(_own - set(self._logins.values())), *held)
 
     def leave_out(self, held: tuple[str, ...]) -> Mapping[str, str] | None:
-        """Return the variables with which a new worker does without some readers; None: that is not possible."""
+        """Return the environment variables that make a new worker ignore readers; None: not possible."""
         self.logged_out()
         if self.skipping is None or not held:
             self.skipped = ()
@@ -61,35 +61,35 @@ class Sharing:
         return self.skipping(held)
 
     def reader(self, slot_id: int) -> str | None:
-        """Return the reader of a slot that another program may keep the card of."""
+        """Return the reader of a slot if another program may hold its card."""
         reader = self._readers.get(slot_id)
         return None if self.skipping is None or reader is None or reader in _own else reader
 
     def listed(self, slots: tuple[SlotInfo, ...]) -> tuple[SlotInfo, ...]:
-        """Note which reader a slot stands for; add those that were left out."""
+        """Record the reader of each slot; return the slots with the ignored readers added as busy."""
         self._readers.update({slot.slot_id: slot.description for slot in slots})
         return slots + tuple(SlotInfo(UNAVAILABLE, name, True, None, BUSY) for name in self.skipped)
 
     def logged_in(self, login_id: int, slot_id: int) -> None:
-        """Note that this process keeps a card from now on, if the module is one that does so."""
+        """Record that this process now holds the card, if the module is one that holds it during a login."""
         if self.skipping is not None and (reader := self._readers.get(slot_id)):
             self._logins[login_id] = reader
             _own.add(reader)
 
     def logged_out(self, login_id: int | None = None) -> None:
-        """Note that a login has ended; None: every one, as its worker has."""
+        """Record the end of a login; None: of all logins, because the worker has ended."""
         ended = [login_id] if login_id is not None else list(self._logins)
         for one in ended:
             _own.discard(self._logins.pop(one, ""))
 
     @property
     def busy(self) -> bool:
-        """Whether somebody is logged in through this module, so that its worker cannot be exchanged."""
+        """Whether a login through this module exists, so that its worker cannot be replaced."""
         return bool(self._logins)
 
 
 def descriptions(readers: tuple[str, ...]) -> tuple[str, ...]:
-    """Return readers' names as slots describe them: of one that is too long either its beginning, or that and dots."""
+    """Return readers' names as slot descriptions; a long name in both truncated forms, with and without dots."""
     return tuple(text for reader in readers for text in _described(reader.encode()))
 
 

@@ -1,4 +1,4 @@
-"""Which signatures of this process are under way: what a program must know before it ends at a signal."""
+"""Counts the signature calls in progress, so that a program can wait for them before it exits on a signal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 
 class UnderWay:
-    """Counts calls of C_Sign, from before a module is asked until it has answered or is given up."""
+    """Counter of the C_Sign calls in progress; a call ends when it returns or is abandoned."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -27,25 +27,32 @@ class UnderWay:
             self._changed.notify_all()
 
     def made(self) -> int:
-        """Return how many calls this thread has begun so far."""
+        """Return the number of calls that this thread has started so far."""
         made: int = getattr(self._own, "made", 0)
         return made
 
     def any(self) -> bool:
-        """Tell whether a call of any thread is under way."""
+        """Return whether a call of any thread is in progress."""
         return self._count > 0
 
     def over_within(self, seconds: float) -> bool:
-        """Wait until no call is under way; return whether that is so in time."""
+        """Wait until no call is in progress.
+
+        Args:
+            seconds: timeout.
+
+        Returns:
+            False if the timeout expired first.
+        """
         with self._changed:
             return self._changed.wait_for(lambda: not self._count, seconds)
 
     @contextmanager
     def held(self) -> Iterator[bool]:
-        """Tell whether a call is under way; none begins or ends while the block runs."""
+        """Return whether a call is in progress; no call starts or ends inside the block."""
         with self._changed:
             yield self._count > 0
 
 
 SIGNATURES: Final = UnderWay()
-"""Those of this process."""
+"""The signature calls of this process."""

@@ -1,7 +1,7 @@
-"""Start worker processes, through a fork server that is started once for a program and its user.
+"""Start worker processes, through a fork server that is started once for each program and user.
 
-To start an interpreter and import takes longer than most modules take to load, and a program that looks at five of
-them would pay for it five times. What the fork server does: :mod:`ushield_hw.backend.forkserver`.
+Starting an interpreter and importing takes longer than loading most modules, and a program that uses five modules would
+do it five times. The fork server process itself: :mod:`ushield_hw.backend.forkserver`.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _REAPED_S: Final = 1.0
 
 
 class Child:
-    """A worker process. Like ``subprocess.Popen``, though it is another process's child.
+    """A worker process, with an interface like ``subprocess.Popen``; its parent is the fork server.
 
-    Where the kernel gives no pidfd (before Linux 5.3, or a sandbox that forbids it), its end is seen on its control
-    socket instead, whose other end only it holds.
+    If pidfd_open is not available (before Linux 5.3, or forbidden by a sandbox), the end of the process is detected on
+    the control socket, whose other end only the worker holds.
 
     Args:
-        server: its parent.
+        server: the fork server.
         pid: its process id.
-        control: the owner's end of its control socket.
+        control: this process's end of its control socket.
     """
 
     def __init__(self, server: _ForkServer, pid: int, control: socket.socket) -> None:
@@ -56,8 +56,8 @@ class Child:
             os.close(self._descriptor)
 
     def poll(self) -> int | None:
-        """Return how it ended (a signal as a negative number), or None."""
-        if self._owner != os.getpid():  # in a fork of the owner: not ours
+        """Return its exit code (a signal as a negative number), or None if it is running."""
+        if self._owner != os.getpid():  # in a forked child, which cannot ask the parent's fork server
             return LOST
         if self._code is None and self._is_over(0):
             with self._lock:
@@ -66,10 +66,13 @@ class Child:
         return self._code
 
     def wait(self, timeout_s: float | None = None) -> int:
-        """Wait until it has ended, and return how.
+        """Wait until it has ended, and return its exit code.
+
+        Args:
+            timeout_s: timeout in seconds; None: no timeout.
 
         Raises:
-            subprocess.TimeoutExpired: it has not.
+            subprocess.TimeoutExpired: it is still running.
         """
         until = None if timeout_s is None else time.monotonic() + timeout_s
         while (code := self.poll()) is None:
@@ -80,26 +83,26 @@ class Child:
         return code
 
     def wait_over(self, wait_s: float) -> bool:
-        """Tell whether it has ended, after waiting for that at most so long."""
+        """Return whether it has ended, after waiting for at most ``wait_s`` seconds."""
         return self._code is not None or self._is_over(wait_s)
 
     def kill(self) -> None:
-        """End it."""
+        """Kill it with SIGKILL."""
         if self._owner != os.getpid():
             return
         with suppress(ProcessLookupError):
             if self._descriptor is not None:
                 signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
             elif self._code is None:
-                os.kill(self.pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
+                os.kill(self.pid, signal.SIGKILL)  # not reaped yet, so the process id is not reused
 
     def _is_over(self, wait_s: float | None) -> bool:
-        watch = select.poll()  # one for each call: two threads cannot share it
+        watch = select.poll()  # a new one for each call: poll objects cannot be shared by threads
         if self._descriptor is not None:
             watch.register(self._descriptor, select.POLLIN)
         elif self._control.fileno() >= 0:
             watch.register(self._control, select.POLLRDHUP)
-        else:  # the owner has let go of it, so it is ending
+        else:  # the control socket was closed, so the worker is exiting
             time.sleep(min(0.01, 0.01 if wait_s is None else wait_s))
             self._code = self._server.ended(self.pid, wait_s=0)
             return self._code is not None
@@ -109,15 +112,15 @@ class Child:
 def _pidfd(pid: int) -> int | None:
     try:
         return os.pidfd_open(pid)
-    except (AttributeError, OSError):  # another system, an older kernel, a sandbox, no descriptor left
+    except (AttributeError, OSError):  # another system, an older kernel, a sandbox, no free descriptor
         return None
 
 
 class _ForkServer:
-    """The owner's side.
+    """Client of the fork server process; starts it.
 
     Raises:
-        DriverError: ``WORKER_NEEDS_ENTRY``, ``WORKER_NO_PYTHON``: there is no Python to start; ``SYSTEM_LIMIT``.
+        DriverError: ``WORKER_NEEDS_ENTRY``, ``WORKER_NO_PYTHON``: there is no interpreter to start; ``SYSTEM_LIMIT``.
     """
 
     def __init__(self) -> None:
@@ -134,7 +137,7 @@ class _ForkServer:
 
     @property
     def _talk(self) -> protocol.Channel:
-        from ushield_hw.backend import protocol  # not while the command is starting
+        from ushield_hw.backend import protocol  # imported late: the command starts the fork server first of all
 
         if self._channel is None:
             self._channel = protocol.Channel(self._control)
@@ -144,7 +147,7 @@ class _ForkServer:
         """Start a worker.
 
         Raises:
-            protocol.Closed, protocol.TimedOut: the fork server is gone, or hangs.
+            protocol.Closed, protocol.TimedOut: the fork server has ended, or hangs.
             DriverError: ``SYSTEM_LIMIT``.
         """
         ours, theirs = control
@@ -160,7 +163,7 @@ class _ForkServer:
         return Child(self, answer, ours)
 
     def ended(self, pid: int, wait_s: float = _REAPED_S) -> int | None:
-        """Return how a worker ended; with ``wait_s`` 0, None: it has not."""
+        """Return the exit code of a worker; None only if ``wait_s`` is 0 and it is still running."""
         from ushield_hw.backend import protocol
 
         try:
@@ -172,12 +175,12 @@ class _ForkServer:
         return code if code is not None or wait_s == 0 else LOST
 
     def disown(self) -> None:
-        """In a forked child: let go of what would keep the parent's fork server alive after the parent."""
+        """Close the socket in a forked child: it would keep the parent's fork server running after the parent."""
         self._control.close()
-        self._process.returncode = 0  # it is no child of ours: nothing to wait for, nothing to warn of
+        self._process.returncode = 0  # not a child of this process; prevents a wait and a ResourceWarning
 
     def close(self) -> None:
-        """End it, and wait for that; workers that are still there stay."""
+        """Stop the fork server and wait until it has ended; workers that are still running are not killed."""
         self._control.close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_REAPED_S)
@@ -196,25 +199,25 @@ class _ForkServer:
 
 
 def _started(theirs: socket.socket) -> subprocess.Popen[bytes]:
-    """Start the process that serves ``theirs``."""
+    """Start the fork server process on ``theirs``."""
     command, marked = interpreter.command(theirs.fileno())
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     try:
-        return subprocess.Popen(  # noqa: S603 - a Python, or a bundle that has said that it can do this
+        return subprocess.Popen(  # noqa: S603 - a Python interpreter, or a bundle that has called freeze_support
             command,
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,  # a vendor module's own output goes nowhere
+            stdout=subprocess.DEVNULL,  # discard the output of vendor modules
             stderr=subprocess.DEVNULL,
             env=environment | marked,
-            start_new_session=True,  # Ctrl-C is for the person's program; it decides what becomes of a signature
+            start_new_session=True,  # Ctrl-C must reach only the user's program, which handles a running signature
         )
     except OSError as error:
         raise _refused(error.errno or 0) from error
 
 
 def _refused(number: int) -> DriverError:
-    """Return the error for an errno with which no process could be started."""
+    """Return the error for the errno with which starting a process failed."""
     from ushield_hw.errors import DriverError
     from ushield_hw.system.limits import of_errno
 
@@ -222,7 +225,7 @@ def _refused(number: int) -> DriverError:
 
 
 def _folder() -> str:
-    """Return the working directory, or the root where it was removed or may not be looked at."""
+    """Return the working directory, or the root if it was deleted or is not accessible."""
     try:
         return os.getcwd()
     except OSError:
@@ -237,17 +240,17 @@ def fork(control: tuple[socket.socket, socket.socket], shared: int, environment:
     """Start a worker process.
 
     Args:
-        control: the owner's and the worker's end of its control socket.
-        shared: the descriptor of the file that both map.
-        environment: all its variables.
+        control: this process's and the worker's end of its control socket.
+        shared: the file descriptor of the shared memory.
+        environment: the worker's complete environment.
 
     Raises:
-        DriverError: no process can be started; says why.
+        DriverError: no process can be started; the error gives the reason.
     """
     from ushield_hw.backend import protocol
     from ushield_hw.errors import DriverError
 
-    for _ in range(2):  # the one there was may have been killed
+    for _ in range(2):  # retry once: the existing fork server may have been killed
         server = warm()
         try:
             return server.fork(control, shared, environment)
@@ -257,10 +260,10 @@ def fork(control: tuple[socket.socket, socket.socket], shared: int, environment:
 
 
 def warm() -> _ForkServer:
-    """Start the fork server if there is none, and return at once.
+    """Start the fork server if it is not running, and return without waiting for it.
 
     Raises:
-        DriverError: it cannot be started; says why.
+        DriverError: it cannot be started; the error gives the reason.
     """
     place = _place()
     with _lock:
@@ -272,7 +275,7 @@ def warm() -> _ForkServer:
 
 @atexit.register
 def close_all() -> None:
-    """End every fork server and wait for it, so that no process of ours is left when the program ends."""
+    """Stop every fork server and wait for it, so that no process is left when the program exits."""
     with _lock:
         found = list(_servers.values())
         _servers.clear()
@@ -281,21 +284,21 @@ def close_all() -> None:
 
 
 def _ending_with_multiprocessing() -> None:
-    """Have it closed by a child of multiprocessing too, which ends without running what atexit has."""
+    """Register the same cleanup with multiprocessing, whose child processes exit without running atexit handlers."""
     util: Any = sys.modules.get("multiprocessing.util")
     if util is not None:
         util.Finalize(None, _close_with_modules, exitpriority=0)
 
 
 def _close_with_modules() -> None:
-    """Let the modules go, and then end what their workers came from."""
+    """Close the modules, then the fork servers."""
     if modules := sys.modules.get("ushield_hw.backend.module"):
         modules.close_modules()
     close_all()
 
 
 def _place() -> object:
-    """Return who we are and where: a program may fork, drop its rights or enter a namespace."""
+    """Return process id, executable, user and namespaces: a fork server is valid only as long as none has changed."""
     user = (os.getresuid(), os.getresgid()) if hasattr(os, "getresuid") else (os.getuid(), os.getgid())
     namespaces = (f"/proc/thread-self/ns/{name}" for name in ("mnt", "net", "ipc", "pid"))
     seen = (os.stat(path).st_ino for path in namespaces if os.path.exists(path))

@@ -1,4 +1,4 @@
-"""The two ways to reach an engine: in this process, or in a worker process that may crash or hang instead of us."""
+"""The call interface to an engine, and its implementation with a worker process that may crash or hang."""
 
 from __future__ import annotations
 
@@ -23,20 +23,23 @@ from ushield_hw.backend.pkcs11.ckr import CkrError, LoadFailed, StaleLogin
 from ushield_hw.errors import DriverError, UShieldError
 from ushield_hw.system.limits import limit_reached, of_errno
 
-_LOOK_S: Final = 0.05  # how often a call that is watched is looked at
-# Once cancelled, so long may the token take to say what it did: it may be answering already.
+_LOOK_S: Final = 0.05  # poll interval of a watched call
+# How long to wait for the result after a cancellation: the token may be about to return it.
 GRACE_S: Final = 2.0
-# A worker that closed a channel has ended, or says within this time that it had no room; a busy machine takes its time.
+# Within this time after a channel was closed the worker has ended or has set NO_ROOM, even on a busy machine.
 _EXPLAINED_S: Final = 5.0
-# Behind a signature that was given up and that the module is still in, a call waits no longer than this.
+# Timeout of a call while the module is still executing an abandoned signature.
 _BEHIND_S: Final = 5.0
 
 
 class Lost(Exception):
-    """The worker gave no answer.
+    """The worker returned no result.
 
-    ``kind`` is "crashed", "hung" (it was ended), "waiting" (another call of this process, which may take longer, is
-    still under way and was not disturbed) or "cancelled"; ``began``: C_Sign had been entered.
+    Args:
+        kind: "crashed", "hung" (the worker was killed), "waiting" (the worker was not killed, because another call of
+            this process with a longer timeout is in progress) or "cancelled".
+        detail: how the worker ended, or which timeout expired.
+        began: C_Sign had been entered.
     """
 
     def __init__(self, kind: str, detail: str, *, began: bool) -> None:
@@ -47,16 +50,16 @@ class Lost(Exception):
 
 
 class Stopped(Exception):
-    """The call was cancelled before the module had begun with it; it never will."""
+    """The call was cancelled before it reached the module, and will not be made."""
 
 
 Prepare = Callable[[Callable[..., Any], float], tuple[Mapping[str, str], float]]
-"""Gets a way to ask a new worker what PC/SC says, and the deadline for loading the module. Returns the variables with
-which it is loaded, and the deadline that holds."""
+"""Called before a new worker loads the module. Takes a function that calls ``pcsc.held`` in the worker, and the timeout
+for loading. Returns additional environment variables and the timeout to use."""
 
 
 class Transport(Protocol):
-    """A way to call an engine's operations. Both ways raise the same exceptions."""
+    """Calls an engine's operations. Both implementations raise the same exceptions."""
 
     info: ModuleInfo
 
@@ -64,55 +67,62 @@ class Transport(Protocol):
         """Run one operation.
 
         Args:
-            operation: the name of a public method of ``engine.Engine``.
+            operation: name of a public method of ``engine.Engine``.
             arguments: its arguments, as plain data.
-            deadline_s: how long it may take.
-            watch: of a signature that may wait for a person.
+            deadline_s: timeout in seconds.
+            watch: progress callback and cancellation, for a signature that the user may have to confirm.
 
         Raises:
-            CkrError: the module answered with an error.
+            CkrError: the module returned an error.
             StaleLogin: the login has ended.
-            Stopped: it was cancelled, and the module was not asked.
-            Lost: the worker died, or the deadline passed and it was killed, or nobody waits any longer.
+            Stopped: the call was cancelled before the module was called.
+            Lost: the worker crashed, or the timeout expired, or the wait was cancelled.
             DriverError: ``SYSTEM_LIMIT``.
         """
         ...
 
     def alive(self) -> bool:
-        """Tell whether calls can be made."""
+        """Return whether calls can be made."""
         ...
 
     def leave(self, operation: str, arguments: tuple[Any, ...]) -> None:
-        """Run one operation when the module has time for it, and wait for no answer."""
+        """Run one operation as soon as the module is free, without waiting for its result."""
         ...
 
     @property
     def engaged(self) -> bool:
-        """Whether the module is still in a call that was given up."""
+        """Whether the module is still executing an abandoned call."""
         ...
 
     def close(self) -> None:
-        """End all logins and let the module go."""
+        """End all logins and unload the module."""
         ...
 
     def disown(self) -> None:
-        """In a forked child: let go of it, and leave it to the parent."""
+        """Release the resources in a forked child, without affecting the parent's module."""
         ...
 
 
 class _Leased(NamedTuple):
-    """A channel, and which of the shared flags its worker thread sets when it enters C_Sign."""
+    """A channel, and the index of its shared flags."""
 
     channel: protocol.Channel
     number: int
 
 
 class Worker:
-    """The module in a process of its own.
+    """A :class:`Transport` to a module in a worker process.
+
+    Args:
+        path: the module file.
+        options: how the module must be handled.
+        deadline_s: timeout of loading, in seconds.
+        environment: environment variables added to those of this process.
+        prepare: called before the module is loaded.
 
     Raises:
-        LoadFailed: the module could not be loaded, crashed or hung while loading.
-        DriverError: no process could be started: says why.
+        LoadFailed: the module could not be loaded, or crashed or hung while loading.
+        DriverError: no process could be started; the error gives the reason.
     """
 
     def __init__(
@@ -132,8 +142,8 @@ class Worker:
                 self._process = spawn.fork((self._control, theirs), shared.fileno(), own | {**environment})
             undo.pop_all()
         self._idle: list[_Leased] = []
-        self._until: dict[int, float] = {}  # by channel: how long a call under way may take
-        self._given_up: list[tuple[_Leased, float]] = []  # nobody waits for these, and the module is still in them
+        self._until: dict[int, float] = {}  # channel number -> deadline of its call in progress
+        self._given_up: list[tuple[_Leased, float]] = []  # abandoned calls that the module is still executing
         self._made = 0
         self._open = True
         self._lock = threading.Lock()
@@ -199,11 +209,11 @@ class Worker:
         return _result(answer)
 
     def _wait(self, leased: _Leased, until: float, watch: Watch) -> None:
-        """Return when there is an answer; say when C_Sign has begun.
+        """Wait for the result, and call ``watch.began`` when C_Sign has begun.
 
         Raises:
-            _Cancelled: the wait was cancelled, and the module has not begun or does not answer.
-            wire.TimedOut: there is no time left.
+            _Cancelled: the wait was cancelled, and the module has not begun or does not return in time.
+            protocol.TimedOut: the timeout expired.
         """
         told = stopped = False
         while not leased.channel.readable(_LOOK_S):
@@ -212,23 +222,23 @@ class Worker:
                 watch.began()
             if not stopped and watch.cancelled.is_set():
                 stopped, until = True, min(until, time.monotonic() + GRACE_S)
-                if not self._told_to_stop(leased):  # it has not begun, and never will
+                if not self._told_to_stop(leased):  # C_Sign has not begun, and now cannot begin
                     raise _Cancelled
             if time.monotonic() >= until:
                 raise _Cancelled if stopped else protocol.TimedOut
 
     def _told_to_stop(self, leased: _Leased) -> bool:
-        """Forbid the module to begin with a call; return whether it had entered C_Sign.
+        """Request that a call is not started; return whether it had already entered C_Sign.
 
-        The worker sets its mark before it looks at ours, so at least one of the two sees the other's. The lock is the
-        fence between a write and the read that follows it.
+        Each side writes its own flag before it reads the other's, so at least one of them sees the other's flag. The
+        lock is the memory fence between the write and the read.
         """
         self._flags[protocol.STOP + leased.number] = 1
         with self._lock:
             return self._flags[leased.number] == protocol.BEGAN
 
     def _late(self, deadline_s: float, *, began: bool) -> Lost:
-        """End the worker, unless another call may still take its time: a signature that waits for its person."""
+        """Kill the worker, unless another call has time left, such as a signature that waits for the user."""
         now, detail = time.monotonic(), f"no answer in {deadline_s:g} s"
         others = [*list(self._until.values()), *(until for _, until in list(self._given_up))]
         if any(until > now for until in others):
@@ -237,11 +247,11 @@ class Worker:
         return Lost("hung", detail, began=began)
 
     def _broken(self, leased: _Leased) -> Exception:
-        """Return what became of a call whose channel was closed on the other side."""
+        """Return the error of a call whose channel was closed by the worker."""
         began = self._flags[leased.number] == protocol.BEGAN
         until = time.monotonic() + _EXPLAINED_S
         while not began and time.monotonic() < until and not self._process.wait_over(0.01):
-            # The system closes a channel that the worker has no descriptor for before the worker can say so.
+            # If the worker has no free descriptor, the system closes the channel before the worker can set the flag.
             if self._flags[leased.number] == protocol.NO_ROOM:
                 return of_errno(errno.EMFILE) or Lost("crashed", "no descriptor", began=False)
         return Lost("crashed", self._epitaph(), began=began)
@@ -267,7 +277,7 @@ class Worker:
             leased.channel.send((operation, arguments))
 
     def close(self) -> None:
-        """See :class:`Transport`; a module that does not go by itself is killed."""
+        """See :class:`Transport`. A worker that does not exit by itself is killed."""
         self._close_sockets()
         try:
             self._process.wait(3)
@@ -275,13 +285,13 @@ class Worker:
             self._kill()
 
     def disown(self) -> None:
-        """See :class:`Transport`. No lock is taken: a thread that is not here may have held it."""
+        """See :class:`Transport`. Takes no lock: another thread may have held it at the fork."""
         self._control.close()
         for leased in [*self._idle, *(leased for leased, _ in self._given_up)]:
             leased.channel.close()
 
     def _give_up(self, leased: _Leased, until: float) -> None:
-        """Leave a call to itself: its channel is used again once it has been answered."""
+        """Abandon a call; its channel is reused after its result has arrived."""
         with self._lock:
             if self._open:
                 self._given_up.append((leased, until))
@@ -289,7 +299,7 @@ class Worker:
         leased.channel.close()
 
     def _answered(self, leased: _Leased) -> bool:
-        """Take the late answer of a call that was given up, if there is one."""
+        """Read and discard the late result of an abandoned call, if it has arrived."""
         if not leased.channel.readable(0):
             return False
         try:
@@ -308,10 +318,10 @@ class Worker:
         leased.channel.close()
 
     def _lease(self) -> _Leased:
-        """Return a channel for one call: an idle one, else a new one, which the worker serves by a new thread.
+        """Return a channel for one call: an idle one, or a new one, for which the worker starts a thread.
 
         Raises:
-            Lost: the worker is gone.
+            Lost: the worker has ended.
             DriverError: ``SYSTEM_LIMIT``.
         """
         with self._lock:
@@ -327,7 +337,7 @@ class Worker:
                 socket.send_fds(self._control, [protocol.NUMBER.pack(number)], [theirs.fileno()])
             except OSError as error:
                 ours.close()
-                if error.errno == errno.ETOOMANYREFS:  # descriptors in flight count for RLIMIT_NOFILE
+                if error.errno == errno.ETOOMANYREFS:  # descriptors in flight count against RLIMIT_NOFILE
                     raise of_errno(errno.EMFILE) or error from error
                 raise Lost("crashed", self._epitaph(), began=False) from error
         return _Leased(protocol.Channel(ours), number)
@@ -347,7 +357,7 @@ class Worker:
             self._given_up.clear()
 
     def _epitaph(self) -> str:
-        """Say how the worker ended; one whose pipe broke but that still lives is ended first."""
+        """Return how the worker ended; kill it first if it is still running with a broken channel."""
         try:
             code = self._process.wait(1)
         except subprocess.TimeoutExpired:
@@ -358,14 +368,14 @@ class Worker:
 
 
 class _Cancelled(Exception):
-    """Nobody waits for a call any longer."""
+    """The wait for a call was cancelled."""
 
 
 _workers: Final[WeakSet[Worker]] = WeakSet()
 
 
 def leave_workers() -> None:
-    """Let go of every worker without waiting: each ends when nobody has its socket any more, and its parent waits."""
+    """Disown every worker without waiting: each exits when its socket is closed, and the fork server reaps it."""
     for worker in list(_workers):
         worker.disown()
 
@@ -375,10 +385,10 @@ os.register_at_fork(after_in_child=leave_workers)
 
 @contextmanager
 def naming_limits() -> Iterator[None]:
-    """Say which limit of this process was reached, where that is why something in the block has failed.
+    """Convert a system error in the block to an error that names the limit that was reached.
 
     Raises:
-        DriverError: ``SYSTEM_LIMIT``; ``WORKER_NOT_STARTED`` where the system had another reason.
+        DriverError: ``SYSTEM_LIMIT``; ``WORKER_NOT_STARTED`` for any other reason.
     """
     try:
         yield
@@ -387,7 +397,7 @@ def naming_limits() -> Iterator[None]:
 
 
 def _receive(channel: protocol.Channel, deadline_s: float) -> dict[str, Any]:
-    """Return a worker's answer; the module in there could write to the channel too, so it may be anything."""
+    """Return a worker's response after checking its form: the module could also write to the channel."""
     answer: dict[str, Any] = channel.receive(deadline_s)
     match answer:
         case {"ok": _} | {"ckr": (str(), int())} | {"stale": True} | {"load": str()} | {"bug": str()}:
@@ -412,7 +422,7 @@ def _result(answer: dict[str, Any]) -> Any:
 
 
 def _shared_file() -> IO[bytes]:
-    """Return a file without a name, of ``wire.SHARED`` zero bytes, for both processes to map."""
+    """Return an unnamed file of ``protocol.SHARED`` zero bytes, which both processes map."""
     try:
         file: IO[bytes] = os.fdopen(os.memfd_create("ushield-flags"), "w+b", buffering=0)
     except (AttributeError, OSError) as error:

@@ -1,8 +1,8 @@
-"""The worker process: it holds one vendor module, and dies alone.
+"""The worker process: it holds one vendor module, and can crash without affecting the main process.
 
-Started by ``transport`` with one control socket. The first message names the module; each further one brings a new
-channel, served by a thread of its own, so that as many calls run at once as the owner has threads. When the owner's end
-closes, the worker goes, whatever the module is doing.
+``transport`` starts it with one control socket. The first message names the module. Each following message carries a
+new channel, which gets its own thread, so that calls of several threads of the main process run concurrently. When the
+main process closes its end, the worker exits, whatever the module is doing.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from ushield_hw.backend import protocol
 from ushield_hw.backend.pkcs11.ckr import CkrError, LoadFailed, StaleLogin
 from ushield_hw.system.hardening import harden
 
-# How long a module may take to finalise once its owner is gone.
+# Timeout of C_Finalize after the main process has closed its end.
 _FAREWELL_S = 2.0
 
 
 def serve(control: socket.socket, shared: int) -> None:
-    """Load the module named by the first message, answer, then serve channels until the owner closes its end.
+    """Load the module named by the first message, respond, then serve channels until the main process closes its end.
 
     Args:
-        control: the owner's other end.
-        shared: a file of ``wire.SHARED`` bytes that the owner maps too. For each channel the worker says there when
-            C_Sign is entered, and the owner that the call is to be stopped. It outlives this process and costs no
-            message.
+        control: the worker's end of the control socket.
+        shared: a file of ``protocol.SHARED`` bytes that the main process maps too. For each channel the worker records
+            there that C_Sign was entered, and the main process that the call must not start. It remains readable after
+            this process has ended, and needs no message.
     """
     harden()
     flags = mmap.mmap(shared, protocol.SHARED)
@@ -52,20 +52,21 @@ def serve(control: socket.socket, shared: int) -> None:
         farewell = threading.Thread(target=_close, args=(engine,), daemon=True)
         farewell.start()
         farewell.join(_FAREWELL_S)
-    os._exit(0)  # a module's thread or exit handler must not keep this process
+    os._exit(0)  # a thread or exit handler of the module must not keep this process running
 
 
 @contextmanager
 def _ending_with_the_owner(control: socket.socket) -> Iterator[None]:
-    """Have the system end this process when the owner's end closes: a module that hangs while it loads may hold Python.
+    """Let the kernel terminate this process when the main process closes its end, even if a hung module holds the GIL.
 
-    The owner says nothing meanwhile, so the only news on the socket (SIGIO, whose default is to end) is its end.
+    The main process sends nothing while the module loads, so the only event on the socket is its end, which raises
+    SIGIO; its default action terminates the process.
     """
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     flags = fcntl.fcntl(control, fcntl.F_GETFL)
     fcntl.fcntl(control, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(control, fcntl.F_SETFL, flags | os.O_ASYNC)
-    if select.select([control], [], [], 0)[0]:  # it had closed before
+    if select.select([control], [], [], 0)[0]:  # it was closed before SIGIO was enabled
         os._exit(0)
     yield
     fcntl.fcntl(control, fcntl.F_SETFL, flags)
@@ -73,7 +74,7 @@ def _ending_with_the_owner(control: socket.socket) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _Shared:
-    """What the threads share. ``turn``: held during each call of a module that takes one at a time."""
+    """State shared by the threads. ``turn``: lock held during each call of a module that allows one call at a time."""
 
     engine: Any
     flags: mmap.mmap
@@ -82,11 +83,18 @@ class _Shared:
 
 
 class _Stopped(Exception):
-    """The owner does not want this call any more."""
+    """The main process has cancelled this call."""
 
 
 def dispatch(engine: Any, operation: str, arguments: tuple[Any, ...], began: Any) -> Any:
-    """Run one operation of an engine; ``began`` is called when a signature may exist from now on."""
+    """Run one operation of an engine.
+
+    Args:
+        engine: the engine.
+        operation: name of one of its public methods.
+        arguments: its arguments.
+        began: called immediately before C_Sign, from when on a signature may exist.
+    """
     if operation.startswith("_"):
         raise AttributeError(operation)
     method = getattr(engine, operation)
@@ -106,7 +114,7 @@ def _load(path: str, options: Any) -> tuple[Any, dict[str, object]]:
 
 
 def _serve_channels(control: socket.socket, shared: _Shared) -> None:
-    """Start a thread for each new channel until the owner closes its end."""
+    """Start a thread for each new channel until the main process closes its end."""
     while (new := _new_channel(control)) is not None:
         channel, number = new
         if channel is None:
@@ -121,7 +129,7 @@ def _serve_channels(control: socket.socket, shared: _Shared) -> None:
 
 
 def _new_channel(control: socket.socket) -> tuple[protocol.Channel | None, int] | None:
-    """Return the next channel and its number; no channel where this process had no room for its descriptor."""
+    """Return the next channel and its number; the channel is None if this process has no free descriptor for it."""
     try:
         said, descriptors, _, _ = socket.recv_fds(control, protocol.NUMBER.size, 1)
     except OSError:
@@ -134,7 +142,7 @@ def _new_channel(control: socket.socket) -> tuple[protocol.Channel | None, int] 
 
 def _serve_channel(channel: protocol.Channel, number: int, shared: _Shared) -> None:
     def check() -> None:
-        with shared.fence:  # between the write of our mark and the look at the owner's
+        with shared.fence:  # memory fence between writing the worker's flag and reading the stop flag
             stopped = shared.flags[protocol.STOP + number]
         if stopped:
             shared.flags[number] = 0
@@ -148,7 +156,7 @@ def _serve_channel(channel: protocol.Channel, number: int, shared: _Shared) -> N
         while True:
             operation, arguments = channel.receive()
             answer = _answer(shared, operation, arguments, (check, began))
-            del operation, arguments  # a PIN may be among them, and the next message may be long in coming
+            del operation, arguments  # do not keep a PIN in memory while waiting for the next message
             channel.send(answer)
     except protocol.Closed:
         channel.close()
@@ -159,7 +167,7 @@ def _answer(
 ) -> dict[str, object]:
     check, began = marking
     try:
-        if operation == "held":  # also while the module is in a call
+        if operation == "held":  # without the lock: does not call the module
             return {"ok": _held(*arguments)}
         with shared.turn:
             check()
@@ -177,7 +185,7 @@ def _answer(
 
 
 def _held(patience_ms: int, own: tuple[str, ...], anew: bool) -> tuple[str, ...]:
-    """Return the readers whose card another program keeps, as PC/SC is seen with this process's environment."""
+    """Return the readers whose card another program holds, seen through PC/SC with this process's environment."""
     from ushield_hw.system import pcsc
 
     return pcsc.held(patience_ms / 1000, own, anew=anew)

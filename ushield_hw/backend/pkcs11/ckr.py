@@ -1,7 +1,7 @@
-"""The one table from CKR_* to the errors of this library.
+"""The table that maps CKR_* return values to the library's errors.
 
-Names and numbers are those of PKCS#11 v2.40, with the few of v3.0 that modules return. A code that is not in the table
-keeps its number (``CKR_VENDOR_DEFINED+0x…`` for vendors').
+Names and numbers are those of PKCS#11 v2.40, and a few of v3.0 that modules return. A code that is not in the table is
+named by its number (``CKR_VENDOR_DEFINED+0x…`` for vendor codes).
 """
 
 from __future__ import annotations
@@ -124,7 +124,12 @@ def name_of(rv: int) -> str:
 
 
 class CkrError(Exception):
-    """A PKCS#11 function did not return CKR_OK. Stays inside this room."""
+    """A PKCS#11 function did not return CKR_OK. Not raised outside the ``backend`` package.
+
+    Args:
+        function: name of the function.
+        rv: its return value.
+    """
 
     def __init__(self, function: str, rv: int) -> None:
         self.function = function
@@ -133,20 +138,25 @@ class CkrError(Exception):
 
     @property
     def name(self) -> str:
-        """The return value's name with its ``CKR_``."""
+        """Name of the return value, with ``CKR_``."""
         return name_of(self.rv)
 
     def among(self, *names: str) -> bool:
-        """Tell whether the return value is one of these names (without ``CKR_``)."""
+        """Return whether the return value has one of these names (without ``CKR_``)."""
         return _NAMES.get(self.rv) in names
 
 
 class StaleLogin(Exception):
-    """The login a call stands on has ended."""
+    """The login that a call uses has ended."""
 
 
 class LoadFailed(Exception):
-    """The module could not be loaded: ``reason``, and whether it ``died`` or ``hung`` while loading."""
+    """The module could not be loaded.
+
+    Args:
+        reason: why.
+        kind: "refused", "crashed", "hung" or "proxy", see :class:`ushield_hw.errors.LoadOutcome`.
+    """
 
     def __init__(self, reason: str, kind: str = "refused") -> None:
         self.reason = reason
@@ -155,7 +165,7 @@ class LoadFailed(Exception):
 
 
 GONE: Final = ("DEVICE_REMOVED", "TOKEN_NOT_PRESENT", "SESSION_HANDLE_INVALID", "SESSION_CLOSED", "SLOT_ID_INVALID")
-"""The token of this session is not there any more: nothing held for it is worth keeping."""
+"""The session's token was removed: all state kept for it must be dropped."""
 
 
 _STEPS: Final = {
@@ -164,7 +174,7 @@ _STEPS: Final = {
     "C_Sign": errors.Step.SIGN,
 }
 
-# What codes mean for the caller, whatever function returned them.
+# What codes mean for the caller, independent of the function that returned them.
 _TRAITS: Final[tuple[tuple[errors.Trait, str], ...]] = (
     (errors.Trait.VAGUE, "GENERAL_ERROR DEVICE_ERROR FUNCTION_FAILED"),
     (
@@ -185,7 +195,7 @@ _TRAITS: Final[tuple[tuple[errors.Trait, str], ...]] = (
 
 
 def failure(error: CkrError) -> errors.ModuleFailure:
-    """Return what a return value means to those who do not know PKCS#11."""
+    """Return the failure that a return value stands for, in terms that do not depend on PKCS#11."""
     name, traits = error.name.removeprefix("CKR_"), errors.Trait.NONE
     for trait, names in _TRAITS:
         if name in names.split():
@@ -194,7 +204,7 @@ def failure(error: CkrError) -> errors.ModuleFailure:
 
 
 class Doing(Enum):
-    """What was being done when the code came: the same code means another thing in another place."""
+    """The operation during which a code was returned; the meaning of a code depends on it."""
 
     LOADING = "loading"
     READING = "reading"
@@ -204,7 +214,7 @@ class Doing(Enum):
 
 
 class Outcome(Enum):
-    """What a code from C_Sign means on a token that asks the person."""
+    """What a return code of C_Sign means on a token that asks the user to confirm."""
 
     REJECTED = "rejected"
     CANCELLED = "cancelled"
@@ -234,7 +244,7 @@ _SIMPLE: Final[dict[str, type[errors.UShieldError]]] = {
     "SESSION_COUNT": errors.TokenBusy,
 }
 
-_OUTCOMES: Final[dict[Outcome, tuple[type[errors.UShieldError], str | None]]] = {  # with a code other than its own
+_OUTCOMES: Final[dict[Outcome, tuple[type[errors.UShieldError], str | None]]] = {  # class, code if not the class's own
     Outcome.REJECTED: (errors.ConfirmationRejected, None),
     Outcome.CANCELLED: (errors.ConfirmationCancelled, None),
     Outcome.TIMED_OUT: (errors.ConfirmationTimedOut, None),
@@ -244,13 +254,13 @@ _OUTCOMES: Final[dict[Outcome, tuple[type[errors.UShieldError], str | None]]] = 
     Outcome.KEY_REFUSED: (errors.CertificateError, "KEY_REFUSED"),
 }
 
-# What changes a token; a login too, where it counts the tries that failed.
+# Functions that write to a token; C_Login does if the token counts failed attempts.
 _WRITES: Final = frozenset(
     "C_Login C_InitToken C_InitPIN C_SetPIN C_CreateObject C_DestroyObject C_SetAttributeValue "
     "C_GenerateKeyPair".split()
 )
 
-# What a TokenError says of them.
+# Return value -> code of the TokenError.
 _CODES: Final = {
     "TOKEN_WRITE_PROTECTED": "TOKEN_WRITE_PROTECTED",
     "SESSION_READ_ONLY": "TOKEN_WRITE_PROTECTED",
@@ -267,24 +277,24 @@ _CODES: Final = {
     ),
 }
 
-# A vendor's module may use these for a person's no even when its descriptor does not say so: the standard's own words.
+# PKCS#11 defines these for a rejection by the user; they apply even if the descriptor does not declare them.
 _STANDARD_OUTCOMES: Final = {"FUNCTION_REJECTED": Outcome.REJECTED, "FUNCTION_CANCELED": Outcome.REJECTED}
 
-# What tokens that declare nothing answer when nobody pressed the button; at once, it means something else.
+# What tokens without declared codes return after the confirmation timeout; returned quickly, it is another failure.
 _NOT_CONFIRMED: Final = frozenset({"GENERAL_ERROR", "FUNCTION_FAILED", "DEVICE_ERROR", "USER_NOT_LOGGED_IN"})
 _PERSON_S: Final = 8.0
 
-# What C_SignInit says of an object that another program has removed.
+# What C_SignInit returns for an object that another program has deleted.
 _NO_SUCH_KEY: Final = frozenset({"KEY_HANDLE_INVALID", "OBJECT_HANDLE_INVALID"})
 
 
 def to_error(error: CkrError, doing: Doing, **how: Any) -> errors.UShieldError:
-    """Return the domain error for a return value, with the failure that it stands for.
+    """Return the library's error for a return value, with ``failure`` set.
 
     Args:
-        error: what a PKCS#11 function answered.
-        doing: what it was asked for.
-        **how: as :func:`_to_error` takes it.
+        error: the failed PKCS#11 call.
+        doing: the operation it belongs to.
+        **how: the keyword arguments of :func:`_to_error`.
     """
     found = _to_error(error, doing, **how)
     found.failure = failure(error)
@@ -300,15 +310,15 @@ def _to_error(
     asks: bool = False,
     in_files: bool = False,
 ) -> errors.UShieldError:
-    """Return the domain error for a return value.
+    """Return the library's error for a return value.
 
     Args:
-        error: what a PKCS#11 function answered.
-        doing: what it was asked for.
-        codes: the descriptor's ``confirm.codes``: CKR name with its prefix -> outcome. They win for C_Sign.
-        waited_s: how long C_Sign took.
-        asks: the token asks a person: a plain failure after a long wait is taken for "nobody answered".
-        in_files: the module keeps its tokens in files: that one cannot be written is only a general error to it.
+        error: the failed PKCS#11 call.
+        doing: the operation it belongs to.
+        codes: the descriptor's ``confirm.codes``: CKR name with prefix -> outcome. They have precedence for C_Sign.
+        waited_s: duration of C_Sign in seconds.
+        asks: the token asks the user: an unspecific failure after a long wait is treated as a confirmation timeout.
+        in_files: the module stores its tokens in files, and returns CKR_GENERAL_ERROR if it cannot write one.
     """
     facts: dict[str, object] = {"ckr": error.name, "function": error.function}
     name = error.name.removeprefix("CKR_")
@@ -323,7 +333,7 @@ def _to_error(
         return errors.TokenError(_CODES[name], **facts)
     if _SIMPLE.get(name) is errors.PinFormatError:
         return errors.PinFormatError("PIN_REFUSED", **facts)
-    if _SIMPLE.get(name) is errors.TokenBusy:  # logins and their kind are per process; the count of sessions is not
+    if _SIMPLE.get(name) is errors.TokenBusy:  # logins are per process; the number of sessions is shared by all
         facts["holder"] = "another program" if name == "SESSION_COUNT" else "this process"
     return _SIMPLE.get(name, errors.TokenError)(**facts)
 
@@ -331,14 +341,14 @@ def _to_error(
 def _of_signing(
     name: str, facts: dict[str, object], declared: str | None, *, late: bool, waited_s: float
 ) -> errors.UShieldError | None:
-    """Return what a code means from a token that is asked to sign, and nowhere else.
+    """Return the error for a code that has a special meaning while signing.
 
     Args:
         name: the code, without CKR_.
-        facts: the code and the function, for the error.
-        declared: the outcome that the descriptor gives for the code.
-        late: the token asks a person, and took as long as a person does.
-        waited_s: how long it took.
+        facts: code and function, as details of the error.
+        declared: the outcome that the descriptor declares for the code.
+        late: the token asks the user, and the call took at least as long as a confirmation timeout.
+        waited_s: duration of the call in seconds.
     """
     if facts["function"] == "C_Sign":
         outcome = Outcome(declared) if declared else _STANDARD_OUTCOMES.get(name)
@@ -346,7 +356,7 @@ def _of_signing(
             outcome = Outcome.TIMED_OUT
         if outcome is not None:
             kind, code = _OUTCOMES[outcome]
-            order = {"tx_id": None} if outcome is Outcome.UNKNOWN else {}  # not known here
+            order = {"tx_id": None} if outcome is Outcome.UNKNOWN else {}  # the caller sets it
             return kind(code, waited_s=waited_s, **facts, **order)
     if name == "USER_NOT_LOGGED_IN":
         return errors.LoginEnded(**facts)

@@ -1,10 +1,11 @@
-"""One loaded PKCS#11 module: sessions, login and the calls this library needs.
+"""One loaded PKCS#11 module: sessions, login and the calls that the library needs.
 
-An engine runs in this process or in a worker (see ``transport``); its public methods are exactly what can be asked of a
-module. They take and return plain data and raise :class:`CkrError`, :class:`LoadFailed` or :class:`StaleLogin`.
+An engine runs in this process or in a worker process (see ``transport``). Its public methods are the operations that a
+transport can call. They take and return plain data and raise :class:`CkrError`, :class:`LoadFailed` or
+:class:`StaleLogin`.
 
-Two threads may call at once. Each operation leases a PKCS#11 session of its own; the login belongs to the token and is
-kept by one anchor session, so that it lasts exactly as long as its owner wants.
+Thread-safe. Each operation leases its own PKCS#11 session. The login belongs to the token and is kept alive by one
+anchor session until it is logged out.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from ushield_hw.crypto.algorithms import KeyKind
 _CONTEXT_SPECIFIC: Final = 2
 _LOGGED_IN: Final = ("USER_ALREADY_LOGGED_IN", "USER_ANOTHER_ALREADY_LOGGED_IN")
 _USER_TYPES: Final = {User.SO: 0, User.USER: 1}
-# A module that must be re-initialised to see the world is, unless it was initialised this recently.
+# A module with the option ``relist`` is not re-initialised again within this time.
 _FRESH_S: Final = 0.5
 _SERIAL_SESSION: Final = 4  # CKF_SERIAL_SESSION
 _RW_SESSION: Final = 2  # CKF_RW_SESSION
@@ -47,24 +48,24 @@ _LABEL_OCTETS: Final = 32  # of CK_TOKEN_INFO
 
 @dataclass(slots=True)
 class _SlotState:
-    """What the engine holds for one slot."""
+    """The engine's state of one slot."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     login_lock: threading.Lock = field(default_factory=threading.Lock)
-    idle: dict[bool, list[int]] = field(default_factory=lambda: {False: [], True: []})  # by read-write
+    idle: dict[bool, list[int]] = field(default_factory=lambda: {False: [], True: []})  # read-write -> sessions
     anchor: int = 0
     login_id: int | None = None
-    bare: bool = False  # the anchor stands without a login: the token needs none
-    era: int = 0  # how often all its sessions were closed at once: a session of an earlier era is dead
+    bare: bool = False  # the anchor session has no login, because the token needs none
+    era: int = 0  # incremented when all sessions are closed; a session of an earlier era is invalid
 
 
 class Engine:
     """One PKCS#11 module in this process.
 
     Args:
-        path: of the module file.
+        path: path of the module file.
         options: how the module must be handled.
-        alone: nothing else in this process uses the module, so that a login that is not ours is nobody's.
+        alone: nothing else in this process uses the module, so a login that the engine does not know can be ended.
 
     Raises:
         LoadFailed: the file cannot be loaded, exports no C_GetFunctionList, or C_Initialize failed.
@@ -79,14 +80,14 @@ class Engine:
         except (OSError, AttributeError) as error:
             raise LoadFailed(str(error)) from error
         except CkrError as error:
-            # Initialised by one door and not by the other: p11-kit's proxy gives each caller another function list.
+            # p11-kit's proxy returns a different function list to each caller; only one of them was initialised.
             two_lists = error.function == "C_GetInfo" and error.among("CRYPTOKI_NOT_INITIALIZED")
             raise LoadFailed(error.name, "proxy" if two_lists else "refused") from error
         self._gate = Gate(self._initialize)
         self._signer = function_list.Signer(self._functions)
         self._states: dict[int, _SlotState] = {}
         self._states_lock = threading.Lock()
-        self._known: set[int] = set()  # slots that were listed since what they hold may have changed
+        self._known: set[int] = set()  # slots that were listed since their token last changed
 
     # -- the module and its tokens ------------------------------------------------------------------------------
 
@@ -95,9 +96,10 @@ class Engine:
         return self._info
 
     def slots(self, busy: tuple[str, ...] = ()) -> tuple[SlotInfo, ...]:
-        """Return every slot with its token; a slot that cannot be read keeps the CKR name as its problem.
+        """Return every slot with its token; a slot that cannot be read has the CKR name as its problem.
 
-        ``busy``: descriptions of the slots that are left alone, as another program keeps their card to itself.
+        Args:
+            busy: descriptions of the slots to skip, because another program holds their card exclusively.
         """
         self._relist()
         with self._gate, self._serial:
@@ -111,23 +113,28 @@ class Engine:
         return found
 
     def token(self, slot_id: int) -> TokenInfo:
-        """Return CK_TOKEN_INFO as it is now: flags change with every try of a PIN."""
+        """Return the current CK_TOKEN_INFO; not cached, because the flags change with every PIN attempt."""
         with self._gate, self._serial, self._noticing(slot_id):
             return slots.token(self._functions, slot_id)
 
     def mechanisms(self, slot_id: int) -> tuple[str, ...]:
-        """Return the names (without CKM_) of the mechanisms the token offers; those unknown here as numbers."""
+        """Return the names (without CKM_) of the token's mechanisms; unknown ones as numbers."""
         with self._gate, self._serial:
-            self._listed(slot_id)  # NSS lists mechanisms for slots that do not exist, too
+            self._listed(slot_id)  # NSS also lists mechanisms for slots that do not exist
             return slots.mechanisms(self._functions, slot_id)
 
     # -- login --------------------------------------------------------------------------------------------------
 
     def login(self, slot_id: int, user: User, pin: str | None) -> int:
-        """Log in and return the login's id; ``pin`` None uses the token's own PIN entry.
+        """Log in and return the login id.
 
-        The session of a login that failed is closed: one that is left open makes every later SO login fail. A login
-        that the module has kept, and nobody holds, is ended.
+        The session of a failed login is closed: an open session makes every later SO login fail. A login that exists in
+        the module but not in the engine is ended.
+
+        Args:
+            slot_id: the token's slot.
+            user: the role that logs in.
+            pin: the PIN; None: it is entered on the token or reader.
         """
         state = self._state(slot_id)
         with state.login_lock:
@@ -148,7 +155,7 @@ class Engine:
             return state.login_id
 
     def attend(self, slot_id: int) -> int:
-        """Hold a token that needs no login and return what stands for one; there is no C_Login."""
+        """Open a token that needs no login, without C_Login; return an id that is used as a login id."""
         state = self._state(slot_id)
         with state.login_lock:
             if state.login_id is None:
@@ -162,19 +169,26 @@ class Engine:
 
     def _logged_in_session(self, slot_id: int, state: _SlotState, user: User, pin: str | None) -> int:
         with self._gate, self._serial:
-            self._close_idle(state)  # the SO cannot log in beside read-only sessions
+            self._close_idle(state)  # the SO cannot log in while read-only sessions exist
             try:
                 return self._new_login(slot_id, user, pin)
             except CkrError as error:
                 if not self._alone or not error.among(*_LOGGED_IN):
                     raise
-            # A login that nobody here holds: OpenSC keeps one when it has not seen that the token was out for a moment.
-            # No PIN was checked, so that none is sent twice.
+            # A login that the engine does not know: OpenSC keeps one if it has not noticed that the token was removed
+            # and inserted again. The module has not checked the PIN, so the second C_Login is the only attempt used.
             self._forget(slot_id, state)
             return self._new_login(slot_id, user, pin, left_over=True)
 
     def _new_login(self, slot_id: int, user: User, pin: str | None, *, left_over: bool = False) -> int:
-        """Return a session that is logged in. ``left_over``: what stands for a login there is ended first."""
+        """Return a session that is logged in.
+
+        Args:
+            slot_id: the token's slot.
+            user: the role that logs in.
+            pin: the PIN; None: it is entered on the token or reader.
+            left_over: log out first, to end a login that the engine does not know.
+        """
         session = self._open(slot_id, rw=user is User.SO)
         try:
             if left_over:
@@ -187,7 +201,7 @@ class Engine:
         return session
 
     def logout(self, login_id: int) -> None:
-        """End a login: C_Logout, then every session of the slot. The first error is raised after both were done."""
+        """Log out, then close every session of the slot, even if C_Logout fails; its error is raised afterwards."""
         slot_id, state = self._find_login(login_id)
         with state.login_lock, self._gate, self._serial:
             if state.login_id != login_id:
@@ -199,15 +213,18 @@ class Engine:
                 self._forget(slot_id, state)
 
     def logged_in(self, login_id: int) -> bool:
-        """Tell whether a login still stands, as far as this side knows."""
+        """Return whether a login is still valid, as far as the engine knows; does not call the module."""
         return any(state.login_id == login_id for state in list(self._states.values()))
 
     # -- objects ------------------------------------------------------------------------------------------------
 
     def contents(self, slot_id: int, wanted: tuple[ObjectClass, ...], key_id: bytes | None = None) -> Contents:
-        """Return the objects of some classes and what could not be read of them; private ones show while logged in.
+        """Return objects, and the problems with those that could not be read. Private ones are visible after login.
 
-        ``key_id``: only those that the module finds by this CKA_ID.
+        Args:
+            slot_id: the token's slot.
+            wanted: the object classes to read.
+            key_id: read only the objects that the module finds by this CKA_ID.
         """
         state = self._state(slot_id)
         with self._session(slot_id) as session:
@@ -216,7 +233,7 @@ class Engine:
     def generate(
         self, login_id: int, kind: KeyKind, bits: int, key_id: bytes, label: str, always_authenticate: bool
     ) -> PublicKey:
-        """Make a key pair on the token that can sign and never leaves it."""
+        """Generate a signature key pair on the token; the private key is not extractable."""
         slot_id, state = self._find_login(login_id)
         with self._login_session(login_id, rw=True) as session:
             wanted = (kind, bits, key_id, label)
@@ -233,12 +250,12 @@ class Engine:
             return objects.write_certificate(self._functions, session, der, key_id, label, names)
 
     def relabel(self, login_id: int, handle: int, label: str) -> None:
-        """Give an object another label."""
+        """Change the label of an object."""
         with self._login_session(login_id, rw=True) as session:
             objects.relabel(self._functions, session, handle, label)
 
     def destroy(self, login_id: int, handle: int) -> None:
-        """Remove one object."""
+        """Delete one object."""
         with self._login_session(login_id, rw=True) as session:
             self._functions.call("C_DestroyObject", session, handle)
 
@@ -247,10 +264,13 @@ class Engine:
     def sign(self, login_id: int, call: SignCall, began: Callable[[], None] = lambda: None) -> bytes:
         """Sign with one C_SignInit, at most one C_Login and one C_Sign.
 
-        ``began`` is called just before C_Sign: from then on the token may have signed.
+        Args:
+            login_id: the login to use.
+            call: key, mechanism and data.
+            began: called immediately before C_Sign, from when on the token may have signed.
         """
         slot_id, state = self._find_login(login_id)
-        with self._gate, self._serial:  # as _login_session, without the cost of generators
+        with self._gate, self._serial:  # same as _login_session, without the cost of generators
             session, era = self._lease(slot_id, state)
             try:
                 if state.login_id != login_id:
@@ -269,18 +289,18 @@ class Engine:
     # -- PINs ---------------------------------------------------------------------------------------------------
 
     def set_pin(self, slot_id: int, old: str | None, new: str | None) -> None:
-        """Change the user PIN, not logged in; both None uses the token's own PIN entry."""
+        """Change the user PIN without login; None: both PINs are entered on the token or reader."""
         self._relist()
         with self._session(slot_id, rw=True) as session:
             self._functions.call("C_SetPIN", session, *_pin(old), *_pin(new))
 
     def init_pin(self, login_id: int, new: str | None) -> None:
-        """Set the user PIN as the SO."""
+        """Set the user PIN, logged in as the SO."""
         with self._login_session(login_id, rw=True) as session:
             self._functions.call("C_InitPIN", session, *_pin(new))
 
     def init_token(self, slot_id: int, so_pin: str, label: str) -> None:
-        """Set up a token. Everything on it is lost."""
+        """Initialise a token. This deletes all objects on it."""
         state = self._state(slot_id)
         with self._gate, self._serial:
             self._close_idle(state)
@@ -289,7 +309,7 @@ class Engine:
             self._known.clear()
 
     def close(self) -> None:
-        """End all logins and finalise the module, unless a call is under way or the module is somebody else's too."""
+        """End all logins and finalise the module, unless a call is in progress or other code in the process uses it."""
         with self._gate.alone(wait_s=1.0) as nobody, self._serial:
             self._gate.shut()
             for slot_id, state in list(self._states.items()):
@@ -300,7 +320,7 @@ class Engine:
     # -- inside -------------------------------------------------------------------------------------------------
 
     def _initialize(self) -> None:
-        """C_Initialize with OS locks; ``_serial`` is what every call must hold, a real lock if the module has none."""
+        """Call C_Initialize with OS locking; set ``_serial``, a real lock if the module does no locking itself."""
         apart = self._options.one_at_a_time
         reserved = self._options.init_reserved or ""
         arguments = function_list.InitializeArgs(flags=function_list.OS_LOCKING_OK, pReserved=reserved.encode() or None)
@@ -309,7 +329,7 @@ class Engine:
             self._functions.call("C_Initialize", None if apart else ctypes.byref(arguments))
             self._serial: AbstractContextManager[object] = threading.RLock() if apart else nullcontext()
         except CkrError as error:
-            if error.among("CRYPTOKI_ALREADY_INITIALIZED"):  # by somebody else in this process: its locking is unknown
+            if error.among("CRYPTOKI_ALREADY_INITIALIZED"):  # by other code in this process, with unknown locking
                 self._ours = False
                 self._serial = threading.RLock()
             elif error.among("CANT_LOCK", "NEED_TO_CREATE_THREADS"):
@@ -320,7 +340,7 @@ class Engine:
         self._initialized_at = time.monotonic()
 
     def _introduced(self, path: str) -> ModuleInfo:
-        """Return CK_INFO, as a second caller gets it: p11-kit's proxy gives each a list of functions of its own."""
+        """Return CK_INFO through a second function list, which differs from the first one in p11-kit's proxy."""
         try:
             return slots.module_info(function_list.Functions(path), path)
         except CkrError:
@@ -329,20 +349,20 @@ class Engine:
             raise
 
     def _relist(self) -> None:
-        """Make a module see what other processes changed, if it needs that and nobody is logged in."""
+        """Re-initialise a module that otherwise does not see changes by other processes, unless a login exists."""
         if self._options.relist and time.monotonic() - self._initialized_at >= _FRESH_S:
             self._renew()
 
     def _doubt(self, error: CkrError) -> None:
-        """Have a module that keeps its tokens in files read them anew before the next login, once it has failed.
+        """After a general error, make the next login re-initialise a module that stores its tokens in files.
 
-        SoftHSM2 knows nothing of a token any more that it could not write, and takes no login for it.
+        SoftHSM2 loses the state of a token that it could not write, and then refuses logins for it.
         """
         if error.among("GENERAL_ERROR"):
             self._initialized_at = -_FRESH_S
 
     def _renew(self) -> None:
-        """C_Finalize and C_Initialize, unless somebody is logged in or the module is in other hands."""
+        """Call C_Finalize and C_Initialize, unless a login exists or other code in the process uses the module."""
         if not self._ours or not self._gate.open:
             return
         with self._gate.alone() as nobody:
@@ -354,7 +374,7 @@ class Engine:
                 self._gate.lay()
 
     def _listed(self, slot_id: int) -> None:
-        """See that a slot is there. After a re-insertion many modules answer only once the slots were listed."""
+        """Check that a slot exists. After a re-insertion many modules need C_GetSlotList before other calls work."""
         if slot_id not in self._known:
             if slot_id not in slots.slot_ids(self._functions):
                 raise CkrError("C_GetSlotList", NUMBERS["SLOT_ID_INVALID"])
@@ -399,7 +419,7 @@ class Engine:
 
     @contextmanager
     def _session(self, slot_id: int, *, rw: bool = False) -> Iterator[int]:
-        """Lease a session for one operation. One that saw an error is closed, so no half-done operation stays."""
+        """Lease a session for one operation. It is closed after an error, so that no operation stays active in it."""
         state = self._state(slot_id)
         with self._gate, self._serial:
             session, era = self._lease(slot_id, state, rw=rw)
@@ -411,7 +431,7 @@ class Engine:
             self._give_back(state, era, session, rw=rw)
 
     def _lease(self, slot_id: int, state: _SlotState, *, rw: bool = False) -> tuple[int, int]:
-        """Return a session for one operation, and the era it is of."""
+        """Return a session for one operation, and its era."""
         era = state.era
         try:
             with state.lock:
@@ -428,7 +448,7 @@ class Engine:
 
     @contextmanager
     def _noticing(self, slot_id: int) -> Iterator[None]:
-        """End the login if a call that needs no session says that the token is gone."""
+        """End the login if a call that needs no session reports that the token was removed."""
         state = self._state(slot_id)
         era = state.era
         try:
@@ -440,7 +460,7 @@ class Engine:
     def _failed(
         self, slot_id: int, state: _SlotState, era: int, error: BaseException, session: int | None = None
     ) -> None:
-        """Drop what an error has spoilt: the session, or the login too. What is of a later era is left alone."""
+        """Close the session after an error, and drop the login if the error ends it; not if the era has changed."""
         with state.lock:
             if session is not None and era == state.era:
                 self._close_quietly(session)
@@ -458,7 +478,7 @@ class Engine:
             self._close_quietly(session)
 
     def _forget(self, slot_id: int, state: _SlotState) -> None:
-        """Drop the login and every session of a slot; the token may be gone, so errors say nothing new."""
+        """Drop the login and all sessions of a slot; errors are ignored, because the token may have been removed."""
         with state.lock:
             state.login_id, state.anchor, state.bare, state.era = None, 0, False, state.era + 1
             state.idle[False].clear()
@@ -476,8 +496,8 @@ class Engine:
 
 
 def _ends_login(error: CkrError) -> bool:
-    """A token that is gone, and any sign that the token no longer holds us logged in, end the login here too."""
-    # Of logins only those for one signature pass here: a wrong PIN there ends the login.
+    """Return whether an error means that the token was removed or that the login has ended."""
+    # C_Login reaches this only as a context-specific login, and a wrong PIN there ends the user's login.
     return error.function == "C_Login" or error.among(*GONE, "USER_NOT_LOGGED_IN")
 
 

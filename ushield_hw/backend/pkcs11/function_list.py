@@ -1,9 +1,9 @@
 """The C interface: structures, and the calls through the module's own CK_FUNCTION_LIST (PKCS#11 v2.40, section 4.6).
 
-python-pkcs11 0.10, whose names of constants are used here, makes its calls in ways that a bank token cannot bear: it
-initialises without locking, leaks a session on a wrong PIN, calls C_Sign twice (once to ask for the length, which some
-tokens answer by asking the person), finishes a failed per-signature login by signing the empty message, takes an error
-while it reads an attribute for a missing one, and fails for good when a list grows between two calls.
+The calls of python-pkcs11 0.10, whose names of constants are used here, are not suitable for bank tokens: it
+initialises without locking, leaks a session on a wrong PIN, calls C_Sign twice (once for the length, for which some
+tokens ask the user to confirm), ends a failed per-signature login by signing the empty message, treats an error while
+reading an attribute as a missing attribute, and fails permanently if a list grows between two calls.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from ushield_hw.backend.pkcs11.ckr import NUMBERS, CkrError
 
-# The order of CK_FUNCTION_LIST up to C_GenerateKeyPair, the last one needed here.
+# The order of CK_FUNCTION_LIST up to C_GenerateKeyPair, the last function that is called.
 _ORDER: Final = (
     "C_Initialize C_Finalize C_GetInfo C_GetFunctionList C_GetSlotList C_GetSlotInfo C_GetTokenInfo C_GetMechanismList "
     "C_GetMechanismInfo C_InitToken C_InitPIN C_SetPIN C_OpenSession C_CloseSession C_CloseAllSessions "
@@ -34,9 +34,9 @@ UNAVAILABLE: Final = c_ulong(-1).value
 _SIGNATURE_ROOM: Final = 1024  # RSA of 8192 bits
 _MOST_SIGNATURE: Final = 1 << 16
 _BUFFER_TOO_SMALL: Final = NUMBERS["BUFFER_TOO_SMALL"]
-_REPEATS: Final = 8  # of a question whose answer grows between its two calls
+_REPEATS: Final = 8  # retries of a two-call query whose result grows between the calls
 _SPARE: Final = 16
-_MOST_NUMBERS: Final = 1 << 20  # what a module claims to have is no reason to take all memory
+_MOST_NUMBERS: Final = 1 << 20  # bounds the memory, whatever count a module returns
 
 
 class _FunctionList(ctypes.Structure):
@@ -163,7 +163,7 @@ class Functions:
     """The functions of one module, each callable as ``functions.call("C_Login", …)``.
 
     Args:
-        path: the module file; the dynamic loader returns the copy that python-pkcs11 loaded.
+        path: the module file; if it is already loaded in this process, the dynamic loader returns the same library.
 
     Raises:
         OSError: the file cannot be loaded.
@@ -179,7 +179,7 @@ class Functions:
         if rv or not found.value:
             raise CkrError("C_GetFunctionList", rv)
         addresses = _FunctionList.from_address(found.value).functions
-        # CFUNCTYPE releases the interpreter lock while the module works.
+        # CFUNCTYPE releases the GIL during the call.
         self._functions = {
             name: ctypes.CFUNCTYPE(c_ulong, *types)(addresses[_ORDER.index(name)])
             for name, types in _PROTOTYPES.items()
@@ -187,31 +187,39 @@ class Functions:
         }
 
     def raw(self, name: str) -> Any:
-        """Return the function itself, for the one path where a call's cost counts; it returns the CK_RV."""
+        """Return the function itself, which returns the CK_RV; for the signing path, where call overhead matters."""
         try:
             return self._functions[name]
         except KeyError:
             raise CkrError(name, 0x54) from None  # CKR_FUNCTION_NOT_SUPPORTED
 
     def call(self, name: str, *arguments: object) -> None:
-        """Call a function and raise what it returns unless that is CKR_OK."""
+        """Call a function.
+
+        Args:
+            name: its name.
+            *arguments: its arguments.
+
+        Raises:
+            CkrError: it did not return CKR_OK.
+        """
         rv = self.raw(name)(*arguments)
         if rv:
             raise CkrError(name, rv)
 
 
 def template(values: Mapping[int, bytes]) -> ctypes.Array[Attribute]:
-    """Return the CK_ATTRIBUTEs for values as C has them; it keeps them alive."""
+    """Return an array of CK_ATTRIBUTE that keeps the buffers of its values alive."""
     rooms = [ctypes.create_string_buffer(value, len(value)) for value in values.values()]
     made = (Attribute * len(rooms))(
         *(Attribute(name, ctypes.addressof(room), len(room)) for name, room in zip(values, rooms, strict=True))
     )
-    made.rooms = rooms  # type: ignore[attr-defined]  # C holds only the addresses
+    made.rooms = rooms  # type: ignore[attr-defined]  # the structures hold only the addresses
     return made
 
 
 def values(answered: ctypes.Array[Attribute]) -> dict[int, bytes] | None:
-    """Return what a module has put into a template made by :func:`template`; None if it claims more than fits."""
+    """Return the values that a module has written to a :func:`template`; None if a length exceeds its buffer."""
     found = {}
     for one, room in zip(answered, answered.rooms, strict=True):  # type: ignore[attr-defined]
         if one.ulValueLen == UNAVAILABLE:
@@ -223,17 +231,17 @@ def values(answered: ctypes.Array[Attribute]) -> dict[int, bytes] | None:
 
 
 def numbers(name: str, call: Callable[[Any, Any], None]) -> list[int]:
-    """Return a list of CK_ULONGs that a module gives in two calls: how many, then which.
+    """Return a list of CK_ULONGs from a two-call query: first the count, then the values.
 
-    It may grow between them, or the module may count wrongly: there is room for some more than it said, and the
-    question is repeated with more room where that is not enough.
+    The list may grow between the calls, or the module may return a wrong count: the buffer is larger than the count,
+    and the query is retried with a larger buffer if that is not enough.
 
     Args:
         name: the function, for the error.
         call: calls it with a buffer (None: only count) and a pointer to the count.
 
     Raises:
-        CkrError: from ``call``; CKR_BUFFER_TOO_SMALL if there never was room enough.
+        CkrError: from ``call``; CKR_BUFFER_TOO_SMALL if the buffer was too small in every attempt.
     """
     count, room = c_ulong(0), 0
     for _ in range(_REPEATS):
@@ -251,10 +259,10 @@ def numbers(name: str, call: Callable[[Any, Any], None]) -> list[int]:
 
 
 class Signer:
-    """C_SignInit and C_Sign of one module: the path where a call's cost counts.
+    """C_SignInit and C_Sign of one module, with as little overhead as possible.
 
     Args:
-        functions: the module's.
+        functions: the module's functions.
     """
 
     def __init__(self, functions: Functions) -> None:
@@ -262,16 +270,16 @@ class Signer:
         self._buffers = _Buffers()
 
     def begin(self, session: int, handle: int, mechanism: Mechanism) -> None:
-        """C_SignInit."""
+        """Call C_SignInit."""
         self._functions.call("C_SignInit", session, byref(mechanism), handle)
 
     def finish(self, session: int, data: bytes) -> bytes:
-        """C_Sign, once; a further call only tells a module that signed nothing how much room there is."""
+        """Call C_Sign once; again only after CKR_BUFFER_TOO_SMALL, when nothing was signed, with a larger buffer."""
         out, length, sign = self._buffers.out, self._buffers.length, self._functions.raw("C_Sign")
         length.value = _SIGNATURE_ROOM
         rv = sign(session, data, len(data), out, byref(length))
         room = _SIGNATURE_ROOM
-        while rv == _BUFFER_TOO_SMALL and room < _MOST_SIGNATURE:  # still active, unsigned
+        while rv == _BUFFER_TOO_SMALL and room < _MOST_SIGNATURE:  # the operation is still active, nothing was signed
             room = min(max(2 * room, length.value), _MOST_SIGNATURE)
             out, length.value = ctypes.create_string_buffer(room), room
             rv = sign(session, data, len(data), out, byref(length))
@@ -281,7 +289,7 @@ class Signer:
 
 
 class _Buffers(threading.local):
-    """Where C_Sign of one thread puts its signature; made once."""
+    """The output buffer of C_Sign, one for each thread."""
 
     def __init__(self) -> None:
         self.out = ctypes.create_string_buffer(_SIGNATURE_ROOM)

@@ -1,6 +1,6 @@
-"""Numbers of PKCS#11 v2.40 that are needed here, without the prefixes CKA_, CKO_, CKK_, CKC_ and CKM_.
+"""Constants of PKCS#11 v2.40 that the library needs, without the prefixes CKA_, CKO_, CKK_, CKC_ and CKM_.
 
-python-pkcs11 has them all, and takes longer to import than a short command takes to run: it is asked only for the
+python-pkcs11 has all of them, but importing it takes longer than a short command needs to run. It is imported only for
 mechanisms that are not in this list.
 """
 
@@ -12,7 +12,7 @@ from typing import Final
 
 
 class Attribute(IntEnum):
-    """Types of attributes (CKA_*)."""
+    """Attribute types (CKA_*)."""
 
     CLASS = 0x0
     TOKEN = 0x1
@@ -143,13 +143,13 @@ MECHANISMS: Final = {
     "AES_KEY_WRAP": 0x2109,
     "AES_KEY_WRAP_PAD": 0x210A,
 }
-"""What soft tokens, cards and bank keys offer most, as python-pkcs11 names it: what is outdated begins with ``_``."""
+"""The common mechanisms of soft tokens, cards and bank tokens, named as in python-pkcs11: ``_`` marks outdated ones."""
 
 _NAMES: Final = {number: name for name, number in MECHANISMS.items()}
 
 
 def mechanism_names(numbers: Iterable[int]) -> tuple[str, ...]:
-    """Return the names of mechanisms, sorted; those unknown here too as numbers in hex."""
+    """Return the names of mechanisms, sorted; unknown ones as hexadecimal numbers."""
     return tuple(sorted({_NAMES.get(number) or _rare(number) for number in numbers}))
 
 

@@ -1,8 +1,8 @@
-"""Objects of one session, found and read: one that cannot be read never hides the others.
+"""Find and read the objects of one session; an unreadable object does not hide the others.
 
-A module may answer for one object with any error, give lengths that grow before they are used, or lose an object
-between finding and reading it because another program has removed it. What fails is noted and left out. What ends all
-reading, a token that was pulled out or a session that was closed, is raised.
+For one object a module may return any error, a length that grows before it is used, or CKR_OBJECT_HANDLE_INVALID
+because another program has deleted the object since it was found. Such objects are reported as problems and omitted.
+An error after which nothing can be read, such as a removed token or a closed session, is raised.
 """
 
 from __future__ import annotations
@@ -28,25 +28,29 @@ _CLASSES: Final = {
 }
 _BATCH: Final = 512
 _MOST_OBJECTS: Final = 1 << 17
-_MOST_FOUND: Final = 4 * _MOST_OBJECTS  # a module may find each of them several times
-_MOST_OCTETS: Final = 32 << 20  # of all that is read in one look
+_MOST_FOUND: Final = 4 * _MOST_OBJECTS  # a module may return an object several times
+_MOST_OCTETS: Final = 32 << 20  # total size of the values read by one Reader
 _LONGEST_VALUE: Final = 1 << 16
-_REPEATS: Final = 8  # of a question whose answer grows between its two calls
-_ROUNDS: Final = 5  # of searches while another program adds and removes objects
+_REPEATS: Final = 8  # retries of a two-call query whose result grows between the calls
+_ROUNDS: Final = 5  # searches, while another program adds and deletes objects
 _PAUSE_S: Final = 0.025
 _ALL_PAUSES: Final = 20
-# Nothing more can be read once a module has answered this.
+# After one of these nothing more can be read.
 _ENDS_ALL: Final = (*GONE, "CRYPTOKI_NOT_INITIALIZED", "HOST_MEMORY", "TOKEN_NOT_RECOGNIZED")
-# What a token answers of an attribute that an object does not have or does not show.
+# Returned for an attribute that an object does not have or does not reveal.
 _NOT_SHOWN: Final = ("ATTRIBUTE_TYPE_INVALID", "ATTRIBUTE_SENSITIVE", "INFORMATION_SENSITIVE", "FUNCTION_FAILED")
-# Something went wrong, and it may be the token: asked once more, and the token is looked at.
+# Unspecific errors: the call is retried once, and the token is checked.
 _VAGUE: Final = ("GENERAL_ERROR", "FUNCTION_FAILED", "DEVICE_ERROR")
 _READ: Final = "C_GetAttributeValue"
 _TOO_SMALL: Final = NUMBERS["BUFFER_TOO_SMALL"]
 
 
 class Unusable(Exception):
-    """An object gives no error, and nothing that can be used."""
+    """An object was read without an error, but does not have the required attributes.
+
+    Args:
+        label: its label.
+    """
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -54,22 +58,22 @@ class Unusable(Exception):
 
 
 class _NoValue(Exception):
-    """An attribute has a length that nothing can have, or none at all."""
+    """The module returned an impossible length for an attribute."""
 
 
 @dataclass
 class Reader:
-    """Reads the objects that a session shows.
+    """Reads the objects that are visible in a session.
 
     Args:
-        functions: the module's.
-        session: its handle.
+        functions: the module's functions.
+        session: the session handle.
         slot_id: the token's slot.
-        logged_in: a login stands: that an object wants one then means that it has ended.
-        key_id: find only what bears this CKA_ID; None: everything.
+        logged_in: a login exists, so CKR_USER_NOT_LOGGED_IN means that it has ended.
+        key_id: find only objects with this CKA_ID; None: all objects.
 
     Attributes:
-        problems: what could not be read.
+        problems: the objects and attributes that could not be read.
     """
 
     functions: function_list.Functions
@@ -80,13 +84,16 @@ class Reader:
     problems: list[ObjectProblem] = field(default_factory=list)
     _octets: int = 0
     _pauses: int = _ALL_PAUSES
-    _suspect: CkrError | None = None  # a failure of the device after which nothing was read
+    _suspect: CkrError | None = None  # a device error after which nothing was read successfully
 
     def each(self, kind: ObjectClass, read: Callable[[int], T]) -> list[T]:
-        """Return what ``read`` makes of every object of a class, except of those that cannot be read.
+        """Return the results of ``read`` for every readable object of a class.
 
-        What another program removes or writes meanwhile is no problem: the search is repeated after a moment, and finds
-        what came instead.
+        Another program may delete or write objects meanwhile: the search is then repeated after a pause.
+
+        Args:
+            kind: the object class.
+            read: reads the object with a handle.
 
         Raises:
             CkrError: the token cannot be read any more.
@@ -101,7 +108,7 @@ class Reader:
                 if self._octets > _MOST_OCTETS:
                     self.problems.append(ObjectProblem(kind, 0, "", _READ, 0, "", count=len(todo) - read_already))
                     return list(made.values())
-                self._forgotten(handle)  # what an earlier round noted of it
+                self._forgotten(handle)  # drop problems from an earlier round
                 try:
                     made[handle] = read(handle)
                 except (Unusable, CkrError) as error:
@@ -111,14 +118,14 @@ class Reader:
                 break
         there = set(self.find(kind)) if failed else set()
         for handle in failed.keys() - made.keys():
-            if handle in there and (_final(failed[handle]) or len(failed[handle]) == _ROUNDS):  # not one that is new
+            if handle in there and (_final(failed[handle]) or len(failed[handle]) == _ROUNDS):  # not a new object
                 self._note(kind, handle, failed[handle][-1])
         return list(made.values())
 
     def find(self, kind: ObjectClass) -> list[int]:
-        """Return the handles of the objects of a class, each once.
+        """Return the handles of the objects of a class, without duplicates.
 
-        A search by CKA_ID finds nothing where the module refuses it: some know no template but that of a class.
+        Empty if the module refuses a search by CKA_ID: some modules only support templates with a class.
         """
         try:
             return self._found(kind)
@@ -141,19 +148,24 @@ class Reader:
             fresh = batch[: min(count.value, _BATCH)]
             seen += len(fresh)
             found.update(dict.fromkeys(fresh))
-        if count.value:  # how many there are cannot be known
+        if count.value:  # the search did not end, so the number of objects is unknown
             self.problems.append(ObjectProblem(kind, 0, "", "C_FindObjects", 0, "", count=0))
         self.functions.call("C_FindObjectsFinal", self.session)
         return list(found)
 
     def read(self, kind: ObjectClass, handle: int, wanted: Sequence[int]) -> dict[int, bytes]:
-        """Return attributes of an object; those that it does not have or does not show are left out.
+        """Return attributes of an object, without those that it does not have or does not reveal.
 
-        One that fails alone is no reason to give up the others, and some modules fail for all when one is missing: so
-        what was refused together is asked for one by one. What cannot be read of an object is noted.
+        Some modules fail for all attributes if one is missing, so after an error the attributes are read one by one.
+        Attributes that cannot be read are added to ``problems``.
+
+        Args:
+            kind: the object's class.
+            handle: the object.
+            wanted: the attribute types.
 
         Raises:
-            CkrError: nothing of the object can be read, or nothing of the token any more.
+            CkrError: no attribute can be read, or the token cannot be read any more.
         """
         try:
             return self._together(handle, wanted)
@@ -179,10 +191,10 @@ class Reader:
         return said
 
     def read_if_shown(self, kind: ObjectClass, handle: int, wanted: Sequence[int]) -> dict[int, bytes]:
-        """As :meth:`read`, for what few tokens have: whatever else they answer to it says nothing of the object.
+        """Read optional attributes as :meth:`read` does, but return nothing if the token refuses them.
 
         Raises:
-            CkrError: nothing of the token can be read any more, or the object is gone.
+            CkrError: the token cannot be read any more, or the object was deleted.
         """
         try:
             return self.read(kind, handle, wanted)
@@ -193,10 +205,10 @@ class Reader:
             return {}
 
     def check(self) -> None:
-        """See whether what failed may be the token's end.
+        """Check whether earlier unspecific errors mean that the token was removed.
 
         Raises:
-            CkrError: it is.
+            CkrError: the token cannot be read any more.
         """
         if self._suspect is not None:
             raise self._suspect
@@ -205,7 +217,7 @@ class Reader:
             slots.token(self.functions, self.slot_id)
 
     def _alone(self, handle: int, one: int) -> dict[int, bytes]:
-        """Return one attribute; empty where the object does not have or does not show it."""
+        """Return one attribute; empty if the object does not have it or does not reveal it."""
         for last in (False, True):
             try:
                 return self._together(handle, [one])
@@ -220,7 +232,7 @@ class Reader:
         raise AssertionError("not reached")
 
     def _together(self, handle: int, wanted: Sequence[int]) -> dict[int, bytes]:
-        """Return attributes in two calls: how long, then what; again if one has grown meanwhile."""
+        """Return attributes by a two-call query, lengths then values; retried if a value grows between the calls."""
         for _ in range(_REPEATS):
             try:
                 said = self._asked_and_read(handle, wanted)
@@ -259,19 +271,20 @@ class Reader:
             self._suspect = error
 
     def _note(self, kind: ObjectClass, handle: int, error: Unusable | CkrError) -> None:
-        """Note an object that is left out.
+        """Report an object that is omitted.
 
-        One that has not even a class any more was removed: SoftHSM2 goes on finding it, and shows no attribute of it.
+        Not reported if it has no class any more, because it was deleted: SoftHSM2 continues to find a deleted object,
+        without any attribute.
         """
         if isinstance(error, CkrError):
             self.problems.append(ObjectProblem(kind, handle, "", *_answer(error)))
-        elif parts := self._forgotten(handle):  # without these there was nothing that could be used
+        elif parts := self._forgotten(handle):  # attributes that failed are the reason that it is unusable
             self.problems.append(replace(parts[0], left_out=True))
         elif self._alone(handle, Attribute.CLASS):
             self.problems.append(ObjectProblem(kind, handle, error.label, _READ, 0, ""))
 
     def _forgotten(self, handle: int) -> list[ObjectProblem]:
-        """Take back what was noted of an object, and return it."""
+        """Remove the problems of an object from the list, and return them."""
         found = [problem for problem in self.problems if problem.handle == handle]
         for problem in found:
             self.problems.remove(problem)
@@ -284,11 +297,11 @@ class Reader:
 
 
 def _final(failures: Sequence[Unusable | CkrError] | None) -> bool:
-    """Tell whether an object need not be looked at again: one that comes or goes would answer otherwise."""
+    """Return whether an object need not be read again: its error does not come from a concurrent change."""
     last = failures[-1] if failures else None
     return isinstance(last, CkrError) and not last.among("OBJECT_HANDLE_INVALID")
 
 
 def _answer(error: CkrError) -> tuple[str, int, str]:
-    """Return what failed, and the return value as number and name."""
+    """Return the function that failed, and its return value as number and name."""
     return error.function, error.rv, error.name

@@ -1,7 +1,7 @@
 """Keys and certificates on a token.
 
-What a token says is bounded and never trusted: an unknown key type or a missing attribute makes a field empty, not an
-exception, and what cannot be read is told beside what can (see ``reading``).
+Data from a token is bounded and not trusted: an unknown key type or a missing attribute gives an empty field, not an
+exception, and problems are returned together with the readable objects (see ``object_reader``).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CURVES: Final = {
     bytes.fromhex("06082a8648ce3d030107"): KeyKind.EC_P256,
     bytes.fromhex("06052b81040022"): KeyKind.EC_P384,
 }
-# SHA-256 of the same curves' parameters when every number is spelt out, as OpenSSL does: ykcs11 2.2 shows them so.
+# SHA-256 of the explicit parameters of the same curves as OpenSSL encodes them; ykcs11 2.2 returns them.
 _SPELT_OUT: Final = {
     "40c3c405abfc62e096cb6491f85f967d6d75ede716604629654910c475d4b846": KeyKind.EC_P256,
     "19a03321b63c6490867791325fc61a4df548ffaf40b94e499793a6267e5a72dd": KeyKind.EC_P384,
@@ -48,13 +48,21 @@ _PSS: Final = {"sha256": (0x250, 2, 32), "sha384": (0x260, 3, 48), "sha512": (0x
 
 
 def contents(reader: Reader, wanted: Collection[ObjectClass]) -> Contents:
-    """Return the objects of some classes that a session shows, and what could not be read of them."""
+    """Return the objects of some classes that are visible in a session, and the problems with unreadable ones.
+
+    Args:
+        reader: a reader of the session.
+        wanted: the object classes.
+
+    Raises:
+        CkrError: the token cannot be read any more.
+    """
     certificates = _of_class(reader, wanted, ObjectClass.CERTIFICATE, _certificate)
     private = _of_class(reader, wanted, ObjectClass.PRIVATE_KEY, _key)
     public = _of_class(reader, wanted, ObjectClass.PUBLIC_KEY, _key)
     reader.check()
     keys, only = private + public, reader.key_id
-    if only is not None:  # a module may leave the template out of account
+    if only is not None:  # a module may ignore the CKA_ID in the template
         certificates = tuple(one for one in certificates if one.key_id == only)
         keys = tuple(one for one in keys if one.key_id == only)
     return Contents(certificates, keys, tuple(reader.problems))
@@ -79,11 +87,11 @@ def _certificate(reader: Reader, kind: ObjectClass, handle: int) -> CertificateR
 
 @dataclass(frozen=True, slots=True)
 class KeyTemplate:
-    """What the template of a new pair says beside its kind and name.
+    """Options of the templates of a new key pair.
 
     Attributes:
-        always_authenticate: the token will want the PIN for every signature.
-        says_false: it names what the key is not for; some modules refuse that.
+        always_authenticate: each signature needs the PIN again (CKA_ALWAYS_AUTHENTICATE).
+        says_false: the templates contain usage attributes with the value false, which some modules refuse.
     """
 
     always_authenticate: bool
@@ -99,13 +107,22 @@ def generate(
     label: str,
     says: KeyTemplate,
 ) -> tuple[int, int]:
-    """Make a pair for signing: private half sensitive, not extractable, for C_Sign only.
+    """Generate a signature key pair; the private key is sensitive, not extractable, and for C_Sign only.
+
+    Args:
+        functions: the module's functions.
+        session: a read-write session with a login.
+        kind: type of the key.
+        bits: length of an RSA key in bits.
+        key_id: CKA_ID of both objects.
+        label: CKA_LABEL of both objects.
+        says: options of the templates.
 
     Returns:
-        The handles of the public and of the private half.
+        The handles of the public and of the private key.
 
     Raises:
-        CkrError: no pair was made, or not one that stays on the token.
+        CkrError: no key pair was generated, or the private key would be extractable.
     """
     mechanism, public = _wanted(kind, bits)
     common: dict[int, bytes] = {Attribute.TOKEN: _TRUE, Attribute.ID: key_id, Attribute.LABEL: label.encode()}
@@ -121,7 +138,7 @@ def generate(
         private[Attribute.ALWAYS_AUTHENTICATE] = _TRUE
     try:
         return _pair(functions, session, mechanism, public, private)
-    except CkrError as error:  # ykcs11 will not be told that a key stays; it says so itself
+    except CkrError as error:  # ykcs11 refuses CKA_EXTRACTABLE in the template, but sets it to false itself
         if not error.among("ATTRIBUTE_TYPE_INVALID"):
             raise
         del private[Attribute.EXTRACTABLE]
@@ -133,10 +150,15 @@ def generate(
 
 
 def public_half(reader: Reader, handle: int, kind: KeyKind) -> PublicKey:
-    """Return the public half of a pair that was just made.
+    """Return the public key of a new key pair.
+
+    Args:
+        reader: a reader of the session.
+        handle: the public key object.
+        kind: type of the key.
 
     Raises:
-        CkrError: the token does not show it.
+        CkrError: the token does not return it.
     """
     wanted = (Attribute.MODULUS, Attribute.PUBLIC_EXPONENT) if kind is KeyKind.RSA else (Attribute.EC_POINT,)
     said = reader.read(ObjectClass.PUBLIC_KEY, handle, wanted)
@@ -150,7 +172,7 @@ def public_half(reader: Reader, handle: int, kind: KeyKind) -> PublicKey:
 
 
 def _wanted(kind: KeyKind, bits: int) -> tuple[function_list.Mechanism, dict[int, bytes]]:
-    """Return the mechanism that makes a key, and what the public half must say of it."""
+    """Return the key generation mechanism, and the type-specific attributes of the public key's template."""
     if kind is KeyKind.RSA:
         size: dict[int, bytes] = {Attribute.MODULUS_BITS: _number(bits), Attribute.PUBLIC_EXPONENT: b"\x01\x00\x01"}
         return function_list.Mechanism(numbers.MECHANISMS["RSA_PKCS_KEY_PAIR_GEN"], None, 0), size
@@ -166,7 +188,7 @@ def _pair(
     public: Mapping[int, bytes],
     private: Mapping[int, bytes],
 ) -> tuple[int, int]:
-    """Return the handles of a new pair, the public half first."""
+    """Call C_GenerateKeyPair; return the handles of the public and of the private key."""
     ours, theirs = function_list.template(public), function_list.template(private)
     made = ctypes.c_ulong(), ctypes.c_ulong()
     functions.call(
@@ -193,7 +215,7 @@ def write_certificate(
     label: str,
     names: tuple[bytes, bytes, bytes],
 ) -> int:
-    """Write a certificate object; return its handle. ``names``: subject, issuer and serial number, DER."""
+    """Write a certificate object; return its handle. ``names``: DER of subject, issuer and serial number."""
     subject, issuer, serial = names
     wanted = function_list.template(
         {
@@ -215,7 +237,7 @@ def write_certificate(
 
 
 def relabel(functions: function_list.Functions, session: int, handle: int, label: str) -> None:
-    """Give an object another label."""
+    """Change the label of an object."""
     wanted = function_list.template({Attribute.LABEL: label.encode()})
     functions.call("C_SetAttributeValue", session, handle, wanted, 1)
 
@@ -232,7 +254,7 @@ def mechanism(name: str, digest: str | None) -> function_list.Mechanism:
     made = function_list.Mechanism(
         number, ctypes.cast(ctypes.pointer(parameters), ctypes.c_void_p), ctypes.sizeof(parameters)
     )
-    made.parameters = parameters  # C holds only the address: keep the structure alive as long as the mechanism
+    made.parameters = parameters  # the mechanism holds only the address
     return made
 
 
@@ -259,7 +281,7 @@ def _key(reader: Reader, of: ObjectClass, handle: int) -> KeyRecord:
 
 
 def _shown_half(said: Mapping[int, bytes], key_type: int | None) -> tuple[KeyKind | None, bytes | None]:
-    """Return what kind of key an object is, and the public half that it shows itself."""
+    """Return the type of a key object, and the public key if the object's own attributes contain it."""
     if key_type == numbers.RSA:
         return KeyKind.RSA, said.get(Attribute.MODULUS, b"").lstrip(b"\0") or None
     kind = _curve(said.get(Attribute.EC_PARAMS, b"")) if key_type == numbers.EC else None
@@ -267,7 +289,7 @@ def _shown_half(said: Mapping[int, bytes], key_type: int | None) -> tuple[KeyKin
 
 
 def _of_info(info: bytes, kind: KeyKind) -> bytes | None:
-    """Return the public half that a SubjectPublicKeyInfo, DER, holds; None where it is none of this kind."""
+    """Return the public key in a DER SubjectPublicKeyInfo; None if it is not a key of this type."""
     outer = der.Reader(info)
     try:
         whole = outer.enter(der.SEQUENCE, _INFO)
@@ -284,7 +306,7 @@ def _of_info(info: bytes, kind: KeyKind) -> bytes | None:
 
 
 def _flag(value: bytes | None) -> bool | None:
-    """Return a CK_BBOOL; None: the token does not say."""
+    """Return a CK_BBOOL; None: the token did not return one."""
     return any(value) if value else None
 
 
@@ -301,9 +323,10 @@ def _curve(parameters: bytes) -> KeyKind | None:
 
 
 def _point(value: bytes, kind: KeyKind) -> bytes | None:
-    """Return the uncompressed point: CKA_EC_POINT is a DER OCTET STRING, though some tokens store the point as it is.
+    """Return the uncompressed point in a CKA_EC_POINT.
 
-    Others wrap it in a BIT STRING or something longer: an uncompressed point at the very end is taken from there.
+    The standard requires a DER OCTET STRING. Some tokens store the bare point; others wrap it in a BIT STRING or a
+    longer structure, where an uncompressed point is read from the end.
     """
     wrapped = value[:1] == b"\x04" and value[1:2] == bytes((len(value) - 2 & 0xFF,))
     forms = (value, value[2:] if wrapped else b"", value[-POINT_OCTETS[kind] :])

@@ -1,4 +1,4 @@
-"""Who may call a module now: many callers at once, or one that pulls the floor from under them all."""
+"""A lock that allows concurrent calls of a module, or one re-initialisation."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ushield_hw.backend.pkcs11.ckr import NUMBERS, CkrError
 
 
 class Gate:
-    """Many callers or one re-initialisation, never both: C_Finalize pulls the floor from under a running call.
+    """Allows several callers or one re-initialisation: C_Finalize must not run during another call.
 
     Args:
-        lay: lays the floor again: C_Initialize. If that fails, whoever comes in next tries it once more.
+        lay: calls C_Initialize. If it fails, the next caller retries it.
     """
 
     def __init__(self, lay: Callable[[], None]) -> None:
-        self._lock = threading.RLock()  # taken directly: every call does, and a condition is slower
+        self._lock = threading.RLock()  # acquired directly by every call, because a condition is slower
         self._changed = threading.Condition(self._lock)
         self._waiting = False
         self._inside = 0
@@ -27,7 +27,7 @@ class Gate:
 
     @property
     def open(self) -> bool:
-        """Whether the module is initialised, and still in these hands."""
+        """Whether the module is initialised and :meth:`shut` was not called."""
         return self._floor and not self._shut
 
     def __enter__(self) -> None:
@@ -46,7 +46,11 @@ class Gate:
 
     @contextmanager
     def alone(self, wait_s: float = 0) -> Iterator[bool]:
-        """Yield whether nobody else is inside, after waiting for that at most ``wait_s``; hold newcomers back."""
+        """Yield whether no call is running; new calls are blocked inside the block.
+
+        Args:
+            wait_s: how long to wait for running calls, in seconds.
+        """
         with self._lock:
             self._waiting = True
             try:
@@ -56,11 +60,11 @@ class Gate:
             yield nobody
 
     def lay(self) -> None:
-        """Initialise the module after C_Finalize; only for one who is alone."""
+        """Initialise the module after C_Finalize. Call it only inside :meth:`alone`, when no call is running."""
         self._floor = False
         self._lay()
         self._floor = True
 
     def shut(self) -> None:
-        """Let nobody in any more: the module may be in other hands from now on."""
+        """Refuse all further calls, because the module may be finalised or used by other code from now on."""
         self._shut = True

@@ -1,4 +1,4 @@
-"""Slots and tokens as a module describes them. What it says is bounded and never trusted."""
+"""Slots and tokens as a module describes them. Its data is bounded and not trusted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ushield_hw.backend.pkcs11.numbers import mechanism_names
 _MOST_SLOTS: Final = 1 << 14
 _READS: Final = 3
 _BETWEEN_READS_S: Final = 0.025
-_ALL_PAUSES: Final = 40  # in one look at all slots: many that are broken must not take minutes
+_ALL_PAUSES: Final = 40  # retries in one enumeration of all slots, so that many broken slots do not take minutes
 _TOKEN_PRESENT: Final = 1
 _REMOVABLE_DEVICE: Final = 2
 _LOGGED_IN: Final = (1, 3, 4)  # CKS_RO_USER_FUNCTIONS, CKS_RW_USER_FUNCTIONS, CKS_RW_SO_FUNCTIONS
@@ -24,7 +24,7 @@ _LOGGED_IN: Final = (1, 3, 4)  # CKS_RO_USER_FUNCTIONS, CKS_RW_USER_FUNCTIONS, C
 
 @dataclass
 class _Pauses:
-    """How often a look may still wait for a module that only says that something went wrong."""
+    """Remaining number of retries after an unspecific error, in one enumeration."""
 
     left: int
 
@@ -43,7 +43,7 @@ def module_info(functions: function_list.Functions, path: str) -> ModuleInfo:
 
 
 def slot_ids(functions: function_list.Functions) -> list[int]:
-    """Return the ids of all slots; listing them makes many modules see what was plugged in or pulled out."""
+    """Return the ids of all slots; many modules detect inserted and removed tokens only in this call."""
 
     def listed(room: Any, count: Any) -> None:
         functions.call("C_GetSlotList", 0, room, count)
@@ -52,11 +52,11 @@ def slot_ids(functions: function_list.Functions) -> list[int]:
 
 
 def every(functions: function_list.Functions, busy: Collection[str] = ()) -> tuple[SlotInfo, ...]:
-    """Return all slots. Of more than can be looked at, the last one says how many were left out.
+    """Return all slots. If there are more than the limit, the last entry gives the number of omitted slots.
 
     Args:
-        functions: the module's.
-        busy: descriptions of slots whose token is not to be asked: the module would wait for another program.
+        functions: the module's functions.
+        busy: descriptions of slots whose token must not be read, because the module would wait for another program.
     """
     ids, pauses = slot_ids(functions), _Pauses(_ALL_PAUSES)
     found = tuple(slot(functions, slot_id, pauses, busy) for slot_id in ids[:_MOST_SLOTS])
@@ -68,7 +68,7 @@ def every(functions: function_list.Functions, busy: Collection[str] = ()) -> tup
 def slot(
     functions: function_list.Functions, slot_id: int, pauses: _Pauses | None = None, busy: Collection[str] = ()
 ) -> SlotInfo:
-    """Return a slot with its token; one that cannot be read keeps the CKR name as its problem, or ``TOKEN_BUSY``."""
+    """Return a slot with its token; if it cannot be read, its problem is the CKR name or ``TOKEN_BUSY``."""
     about = function_list.SlotInfoStruct()
     present, problem, absent = None, None, False
     try:
@@ -93,8 +93,8 @@ def slot(
 def token(functions: function_list.Functions, slot_id: int, pauses: _Pauses | None = None) -> TokenInfo:
     """Return CK_TOKEN_INFO.
 
-    A module that only says CKR_GENERAL_ERROR is asked again: SoftHSM2 does while another process rewrites the token's
-    file, and OpenSC just after a card was pulled out, before it says so.
+    The call is retried after CKR_GENERAL_ERROR, which SoftHSM2 returns while another process rewrites the token's file,
+    and OpenSC immediately after a card was removed, before it reports the removal.
     """
     about, pauses = function_list.TokenInfoStruct(), pauses or _Pauses(_READS)
     for left in reversed(range(_READS)):
@@ -120,9 +120,9 @@ def token(functions: function_list.Functions, slot_id: int, pauses: _Pauses | No
 
 
 def mechanisms(functions: function_list.Functions, slot_id: int) -> tuple[str, ...]:
-    """Return the names (without CKM_) of a token's mechanisms; those unknown here as numbers.
+    """Return the names (without CKM_) of a token's mechanisms; unknown ones as numbers.
 
-    A module may fill in fewer than it announced (p11-kit's client does).
+    A module may return fewer than it announced (p11-kit's client does).
     """
 
     def listed(room: Any, count: Any) -> None:
@@ -132,7 +132,7 @@ def mechanisms(functions: function_list.Functions, slot_id: int) -> tuple[str, .
 
 
 def logged_in(functions: function_list.Functions, session: int) -> bool:
-    """Tell whether a module still holds a session's login: it may have dropped it when others reset the card."""
+    """Return whether a session's login still exists: a module may drop it after another program resets the card."""
     about = function_list.SessionInfoStruct()
     try:
         functions.call("C_GetSessionInfo", session, ctypes.byref(about))

@@ -1,4 +1,4 @@
-"""What a token says of itself, as text: every byte string reads as something that can be shown, and typed again."""
+"""Decode the strings of a token: every byte string becomes text that can be displayed and typed again."""
 
 from __future__ import annotations
 
@@ -9,28 +9,35 @@ from typing import Final
 
 _HIDDEN: Final = frozenset(
     {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-)  # controls, direction marks, and what has no glyph
+)  # control characters, direction marks, and characters without a glyph
 _PLAIN: Final = re.compile(rb"[\x20-\x7e]*")
 _ESCAPE: Final = re.compile(rb"\\x(?=[0-9a-f]{2})")
 
 
 def label(raw: bytes) -> str:
-    """Return a name that a person has given: blank-padded, and over at the first NUL.
+    """Return a label: blank-padded, ends at the first NUL.
 
-    UTF-8 as the standard wants it, else GB18030, which the tools of bank tokens write, where all of it reads as
-    printable text; other octets as ``\\x`` and two hex digits.
+    Decoded as UTF-8, as the standard requires; else as GB18030, which the tools of bank tokens write, if the whole
+    string is printable text then; other octets become ``\\x`` and two hex digits.
+
+    Args:
+        raw: the octets of the field.
     """
     raw = raw.partition(b"\0")[0].rstrip(b" ")
     return _escaped(raw) if _is_utf8(raw) else _as_gb18030(raw) or _escaped(raw)
 
 
 def serial(raw: bytes) -> str:
-    """Return a serial number: padded by blanks or NULs. Different octets before the padding never read alike."""
+    """Return a serial number: padded with blanks or NULs. Different octets before the padding give different text.
+
+    Args:
+        raw: the octets of the field.
+    """
     return _escaped(raw.rstrip(b" \0"))
 
 
 def _is_utf8(raw: bytes) -> bool:
-    """Tell whether octets are UTF-8, or were before a field's end cut a character in two."""
+    """Return whether octets are UTF-8, possibly with the last character truncated by the field's length."""
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -51,8 +58,8 @@ def _shows(text: str) -> bool:
 
 
 def _escaped(raw: bytes) -> str:
-    """Return octets as text; what already looks like an escape is escaped too, so that no two read alike."""
-    if _PLAIN.fullmatch(raw) and not _ESCAPE.search(raw):  # nearly always
+    """Return octets as text; existing escape sequences are escaped too, so that the result is unambiguous."""
+    if _PLAIN.fullmatch(raw) and not _ESCAPE.search(raw):  # the usual case
         return raw.decode("ascii")
     raw = _ESCAPE.sub(rb"\\x5cx", raw)
     return "".join(_pieces(raw))
