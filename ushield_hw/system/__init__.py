@@ -1,1 +1,1 @@
-"""What differs by operating system: USB, PC/SC, files, locks, trust of files, limits, process hardening."""
+"""Functions that depend on the operating system: USB, PC/SC, files, locks, file permissions, limits, hardening."""

@@ -1,4 +1,4 @@
-"""Files that a person names: read whole, bounded, and never waited for without end, whatever they turn out to be."""
+"""Read files named by the user, with a size limit and a timeout, whatever type of file they are."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ import time
 from typing import Final
 
 WAIT_S: Final = 30.0
-"""How long a pipe may take to give everything, if nothing else is said."""
+"""Default timeout for reading a pipe to its end, in seconds."""
 
 _ONE_READ: Final = 1 << 20
 
 
 class Silent(OSError):
-    """A pipe, a terminal or another device did not end in time. ``waited_s``: how long it was given."""
+    """A pipe, a terminal or another device did not reach its end before the timeout.
+
+    Args:
+        waited_s: the timeout in seconds.
+    """
 
     def __init__(self, waited_s: float) -> None:
         self.waited_s = waited_s
@@ -24,10 +28,13 @@ class Silent(OSError):
 
 
 def opened(path: str | os.PathLike[str]) -> int:
-    """Open a file for reading, without waiting for the other end of a pipe; return its descriptor.
+    """Open a file for reading, without waiting for the writer of a pipe.
+
+    Returns:
+        Its descriptor.
 
     Raises:
-        OSError: as the system says; a folder and a block device are refused.
+        OSError: it cannot be opened, or is a folder or a block device.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     kind = os.fstat(descriptor).st_mode
@@ -39,29 +46,29 @@ def opened(path: str | os.PathLike[str]) -> int:
 
 
 def read_opened(descriptor: int, most: int, wait_s: float = WAIT_S, lines: int | None = None) -> bytes:
-    """Return what a descriptor gives until its end.
+    """Read a descriptor to its end.
 
     Args:
         descriptor: open for reading.
-        most: octets; what comes after them is not read.
-        wait_s: how long it may take altogether.
-        lines: stop after so many lines, where the end may be long in coming.
+        most: size limit in octets; the rest is not read.
+        wait_s: timeout for everything, in seconds.
+        lines: stop after this number of lines; None: at the end.
 
     Raises:
-        Silent: it did not end in time.
-        OSError: as the system says.
+        Silent: the end was not reached before the timeout.
+        OSError: reading failed.
     """
     data, until = bytearray(), time.monotonic() + wait_s
     watch = select.poll()
     watch.register(descriptor, select.POLLIN)
     while len(data) < most and (lines is None or data.count(b"\n") < lines):
         left = until - time.monotonic()
-        # A pipe that nobody has opened for writing yet reads as ended, and is not: poll() knows the difference.
+        # read() returns end-of-file for a pipe without a writer yet; poll() does not.
         if left <= 0 or not watch.poll(left * 1000):
             raise Silent(wait_s)
         try:
             part = os.read(descriptor, min(_ONE_READ, most - len(data)))
-        except BlockingIOError:  # another process was faster
+        except BlockingIOError:  # another process has read the data
             continue
         if not part:
             break
@@ -70,10 +77,15 @@ def read_opened(descriptor: int, most: int, wait_s: float = WAIT_S, lines: int |
 
 
 def read(path: str | os.PathLike[str], most: int, wait_s: float = WAIT_S) -> bytes:
-    """Return what a file holds, ``most`` octets of it at most.
+    """Read a file.
+
+    Args:
+        path: the file.
+        most: size limit in octets; the rest is not read.
+        wait_s: timeout in seconds.
 
     Raises:
-        Silent, OSError: as :func:`opened` and :func:`read_opened`.
+        Silent, OSError: as for :func:`opened` and :func:`read_opened`.
     """
     descriptor = opened(path)
     try:

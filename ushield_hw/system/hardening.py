@@ -1,7 +1,7 @@
-"""What keeps a PIN from those who may look at a process: no core file, no other process that reads its memory.
+"""Protect PINs in memory: no core files, no access by other processes, no PINs in the frames of exceptions.
 
-Python cannot overwrite a string. What can be done is done here: the process is closed to others before it holds a PIN,
-and errors do not keep what the functions that raised them had in hand.
+Python cannot overwrite a string. Instead, a process is hardened before it holds a PIN, and exceptions do not keep the
+local variables of the functions that raised them.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _PR_SET_DUMPABLE: Final = 4  # linux/prctl.h
 
 
 def harden() -> None:
-    """Have this process leave no core file, and be closed to debuggers of the same user (Linux: not dumpable).
+    """Disable core files and debuggers of the same user for this process (Linux: not dumpable).
 
-    For a process of our own: the command and the workers. A program that uses the library decides for itself. Programs
-    that this process starts are as they would be otherwise, but leave no core file either.
+    Called in the command and in worker processes; a program that uses the library decides for itself. Programs started
+    by this process inherit only the core file limit.
     """
     with suppress(ImportError, OSError, ValueError):
         import resource
@@ -36,9 +36,9 @@ def harden() -> None:
 
 
 def forgetting(function: Callable[P, T]) -> Callable[P, T]:
-    """Wrap a function that has PINs in hand: an error that leaves it does not keep them.
+    """Decorate a function that handles PINs so that its exceptions do not keep them.
 
-    An exception holds the frames it passed through, with their variables, for as long as anyone holds the exception.
+    An exception keeps the frames in its traceback, with their local variables, as long as the exception exists.
     """
 
     @wraps(function)
@@ -53,7 +53,11 @@ def forgetting(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def forget_frames(error: BaseException) -> None:
-    """Clear the variables of every function that has ended with this error, or with one that led to it."""
+    """Clear the local variables in the tracebacks of an exception, and of its causes and contexts.
+
+    Args:
+        error: the exception.
+    """
     import traceback
 
     seen: set[int] = set()

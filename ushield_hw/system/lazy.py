@@ -1,8 +1,8 @@
-"""What is computed or imported when it is first used.
+"""Compute or import at first use.
 
-``cached_property`` is without a lock. Until Python 3.12 the one in functools holds one lock for all objects of a class
-while it computes. A process that forks at that moment has a child in which the lock is never released, and every look
-at tokens there would wait for ever.
+``cached_property`` has no lock. Before Python 3.12, that of functools holds one lock for all objects of a class while
+it computes. If the process forks at that moment, the lock is never released in the child, and enumerating tokens there
+blocks forever.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ if TYPE_CHECKING or sys.version_info >= (3, 12):
     from functools import cached_property
 else:
 
-    class cached_property:  # noqa: N801 - stands for that of functools
-        """A property that is computed once for each object; two threads may compute it twice."""
+    class cached_property:  # noqa: N801 - replaces that of functools
+        """A property that is computed once for each object; concurrent threads may compute it twice."""
 
         def __init__(self, compute: Any) -> None:
             self._compute = compute
@@ -34,18 +34,18 @@ else:
 
 
 def names_of(package: str, homes: Mapping[str, str]) -> Callable[[str], object]:
-    """Return a package's ``__getattr__``: it imports a name from its module when the name is first used.
+    """Return a package's ``__getattr__`` that imports a name from its module at first use.
 
     Args:
         package: the package.
-        homes: the module of each name, by name.
+        homes: name -> module.
     """
 
     def load(name: str) -> object:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         found = getattr(import_module(f"{package}.{homes[name]}"), name)
-        setattr(sys.modules[package], name, found)  # once
+        setattr(sys.modules[package], name, found)  # later accesses do not call this function
         return found
 
     return load

@@ -1,4 +1,4 @@
-"""What the operating system refused: named as what it is, so that no driver or token is blamed for it."""
+"""Recognise errors caused by operating system limits, so that they are not reported as driver or token errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ushield_hw.errors import DriverError
 S = TypeVar("S")
 T = TypeVar("T")
 
-# errno -> the limit's name and the id of its text (``problem.limit_*``).
+# errno -> name of the limit and id of its message (``problem.limit_*``).
 _LIMITS: Final[dict[int, tuple[str, str]]] = {
     errno.EAGAIN: ("RLIMIT_NPROC", "limit_processes"),
     errno.EMFILE: ("RLIMIT_NOFILE", "limit_files"),
@@ -27,15 +27,15 @@ _LIMITS: Final[dict[int, tuple[str, str]]] = {
     errno.ENOSYS: ("seccomp", "limit_sandbox"),
 }
 _NO_THREAD: Final = "can't start new thread"
-# How the dynamic loader says the same: it keeps no errno.
+# The dynamic loader returns only text, no errno.
 _LOADER_SAYS: Final = {"Cannot allocate memory": errno.ENOMEM, "Too many open files": errno.EMFILE}
 
 
 def limit_reached(error: BaseException) -> DriverError | None:
-    """Return what an exception says of this process's limits; None: it is about something else.
+    """Return an error that names the limit that an exception is about; None: it is not about a limit.
 
     Args:
-        error: an ``OSError`` of a call that takes processes, files or memory, a ``MemoryError``, or the
+        error: an ``OSError`` of a call that needs processes, files or memory, a ``MemoryError``, or the
             ``RuntimeError`` of a thread that could not be started.
     """
     number = error.errno if isinstance(error, OSError) else None
@@ -47,7 +47,7 @@ def limit_reached(error: BaseException) -> DriverError | None:
 
 
 def of_errno(number: int) -> DriverError | None:
-    """Return the error for an errno that stands for a limit; None: it stands for something else."""
+    """Return the error for an errno that stands for a limit; None: it does not."""
     if number not in _LIMITS:
         return None
     limit, problem = _LIMITS[number]
@@ -55,12 +55,20 @@ def of_errno(number: int) -> DriverError | None:
 
 
 def of_loader(text: str) -> DriverError | None:
-    """Return the error for what the dynamic loader said of a file, if that was about a limit."""
+    """Return the error for a message of the dynamic loader that is about a limit; None: it is not."""
     return next((of_errno(number) for words, number in _LOADER_SAYS.items() if words in text), None)
 
 
 def side_by_side(do: Callable[[S], T], items: Sequence[S]) -> list[T]:
-    """Return what ``do`` returns for each item, in their order; at the same time as far as threads can be started."""
+    """Call a function for each item concurrently, as far as threads can be started.
+
+    Args:
+        do: the function.
+        items: its arguments.
+
+    Returns:
+        The results in the order of the items.
+    """
     results: list[Future[T]] = [Future() for _ in items]
 
     def run(item: S, result: Future[T]) -> None:

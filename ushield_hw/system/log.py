@@ -1,6 +1,6 @@
-"""The logger of this library. It writes nowhere until the program gives it a handler.
+"""The library's logger. It has a NullHandler; the program adds its own handlers.
 
-What it gets is redacted: no PIN, and of an order its transaction id only.
+Log records contain no PIN, and only the transaction id of an order.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""PC/SC: which readers there are, what is in them, and what changes. The only file that imports pyscard.
+"""PC/SC: readers, their cards, and changes of both. The only module that imports pyscard.
 
-What crosses the edge is plain data and this library's errors. Without a service, or with one that dies in the middle or
-does not answer, there are answers too: no call here waits longer than it was told to.
+It returns plain data and raises the library's errors. Every call has a timeout, also if the PC/SC service is not
+running, ends during the call or does not respond.
 
-pyscard's own monitor is not used: it looks once a second, and its connections power the card down when they are closed,
-which ends the logins of every other program. Here cards are left as they are.
+pyscard's own monitor is not used: it polls once a second, and its connections power the card down when they are closed,
+which ends the logins of all other programs. This module disconnects with SCARD_LEAVE_CARD.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ T = TypeVar("T")
 
 
 DEADLINE_S: Final = 5.0
-_SERVICE_S: Final = 3.0  # a service that answers does so in milliseconds
-_ANSWERED_S: Final = 0.5  # so long it is taken to go on answering
-# pcsc-lite tells changes at once; but a reader that comes between two waits is seen only by the next list of readers.
+_SERVICE_S: Final = 3.0  # timeout; a service that works responds in milliseconds
+_ANSWERED_S: Final = 0.5  # how long a response of the service is cached
+# pcsc-lite reports changes immediately, but a reader that is added between two waits only in the next reader list.
 _SLICE_MS: Final = 500
-_RETRY_S: Final = 0.2  # asking a service that is not there costs microseconds
-_BREATH_S: Final = 0.1  # should waits end at once, again and again, without a change
+_RETRY_S: Final = 0.2  # a call to a service that is not running costs microseconds
+_BREATH_S: Final = 0.1  # pause if waits return immediately without a change
 _NEW_READER: Final = "\\\\?PnP?\\Notification"
 _LONGEST_ATR: Final = 33
-_MOST_READERS: Final = 16  # pcsc-lite has no more, and refuses a question about more, that for new ones included
-_COUNTER_SHIFT: Final = 16  # pcsc-lite and Windows count a reader's insertions and removals in the upper half
+_MOST_READERS: Final = 16  # pcsc-lite's maximum in one query, including the entry for new readers
+_COUNTER_SHIFT: Final = 16  # pcsc-lite and Windows count insertions and removals in the upper half of the state
 _LIBRARY: Final = "libpcsclite.so.1"  # the name that pyscard opens
 _NO_LIBRARY: Final = "NO_LIBRARY"
 _NO_ANSWER: Final = "NO_ANSWER"
 
-# PC/SC's name -> error and code; everything else is PCSC_FAILED.
+# PC/SC return code -> error class and code; all others are PCSC_FAILED.
 _ERRORS: Final[dict[str, tuple[type[UShieldError], str]]] = {
     _NO_LIBRARY: (DriverError, "PCSC_NO_LIBRARY"),
     _NO_ANSWER: (DriverError, "PCSC_NO_ANSWER"),
@@ -69,10 +69,9 @@ class Failure:
     """A PC/SC call that failed.
 
     Attributes:
-        function: the call.
-        name: PC/SC's name of what it returned; ``NO_LIBRARY``, ``NO_ANSWER`` where no call could be made or none came
-            back.
-        number: what it returned, unsigned; 0 without one.
+        function: the function.
+        name: name of the return code; ``NO_LIBRARY`` if no call could be made, ``NO_ANSWER`` if it did not return.
+        number: the return code, unsigned; 0 if there is none.
     """
 
     function: str
@@ -80,31 +79,35 @@ class Failure:
     number: int = 0
 
     def error(self, **details: object) -> UShieldError:
-        """Return it as an error of this library, with function, name and number among the details."""
+        """Return the library's error for it, with function, name and number in the details.
+
+        Args:
+            **details: further details.
+        """
         kind, code = _ERRORS.get(self.name, (DriverError, "PCSC_FAILED"))
         return kind(code, function=self.function, name=self.name, number=f"0x{self.number:08X}", **details)
 
 
 class Slot(Enum):
-    """What is in a reader."""
+    """State of a reader."""
 
     EMPTY = "empty"
     CARD = "card"
-    MUTE = "mute"  # a card that does not answer: upside down, dirty, or no card of this kind
-    UNAVAILABLE = "unavailable"  # the reader itself cannot be asked
+    MUTE = "mute"  # a card that does not respond: inserted upside down, dirty, or not a supported card
+    UNAVAILABLE = "unavailable"  # the reader itself cannot be queried
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """A reader as it is now. Two are equal when nothing has come, gone or been locked in between.
+    """The current state of a reader. Two are equal if no card was inserted, removed or locked in between.
 
     Attributes:
-        name: as PC/SC gives it. Untrusted: it may say anything.
-        slot: what is in it.
-        atr: what the card answered to the reset; empty without a card.
-        exclusive: a program keeps the card to itself.
+        name: its name in PC/SC. Untrusted: it may contain any text.
+        slot: state of the reader.
+        atr: the card's ATR; empty without a card.
+        exclusive: a program holds the card exclusively.
         in_use: a program is connected to the card.
-        changes: how often PC/SC saw something come or go here.
+        changes: number of insertions and removals counted by PC/SC.
     """
 
     name: str
@@ -117,12 +120,12 @@ class Reader:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Every reader, or why none can be seen.
+    """All readers, or the reason why they cannot be listed.
 
     Attributes:
-        readers: in PC/SC's order.
-        failure: why PC/SC cannot be asked; None: it can.
-        era: how often a connection to the service was made; what was counted in another era cannot be compared.
+        readers: the readers in PC/SC's order.
+        failure: why PC/SC cannot be used; None: it can.
+        era: number of connections made to the service so far; ``changes`` of different eras cannot be compared.
     """
 
     readers: tuple[Reader, ...] = ()
@@ -132,18 +135,21 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """A card that could be connected to. ``protocol``: T=0, T=1 or raw."""
+    """A card to which a connection was made. ``protocol``: T=0, T=1 or raw."""
 
     atr: bytes
     protocol: str
 
 
 def readers(deadline_s: float = DEADLINE_S) -> tuple[Reader, ...]:
-    """Return every reader as it is now; none is no error.
+    """Return the current state of every reader; empty if there are none.
+
+    Args:
+        deadline_s: timeout in seconds.
 
     Raises:
         DriverError: ``PCSC_NO_SERVICE``, ``PCSC_REFUSED``, ``PCSC_NO_ANSWER``, ``PCSC_NO_LIBRARY``, ``PCSC_FAILED``.
-            The details name the call and PC/SC's own error.
+            The details contain the function and PC/SC's return code.
     """
 
     def look() -> tuple[Reader, ...]:
@@ -156,16 +162,16 @@ def readers(deadline_s: float = DEADLINE_S) -> tuple[Reader, ...]:
 def contact(
     reader: str, deadline_s: float = DEADLINE_S, hold_s: float = 0.0, enough: threading.Event | None = None
 ) -> Contact:
-    """Connect to the card in a reader beside whoever else uses it, and leave it as it was.
+    """Connect to the card in a reader in shared mode, and disconnect without changing its state.
 
     Args:
         reader: the reader's name.
-        deadline_s: how long to wait for an answer.
-        hold_s: how long to stay connected; a card that is reset or pulled out meanwhile is an error that says so.
-        enough: ends the hold early when it is set.
+        deadline_s: timeout in seconds.
+        hold_s: how long to stay connected, in seconds; fails if the card is reset or removed meanwhile.
+        enough: set it to disconnect earlier.
 
     Raises:
-        TokenBusy: ``CARD_BUSY``: a program keeps it to itself.
+        TokenBusy: ``CARD_BUSY``: a program holds the card exclusively.
         TokenRemoved: ``CARD_ABSENT``, ``READER_GONE``.
         TokenError: ``CARD_MUTE``.
         DriverError: as for :func:`readers`.
@@ -178,14 +184,14 @@ def contact(
     )
 
 
-_service: Final[list[tuple[float, UShieldError | None]]] = []  # when it was asked last, and what came of it
+_service: Final[list[tuple[float, UShieldError | None]]] = []  # time and result of the last query
 _service_lock = threading.Lock()
 
 
 def answers() -> None:
-    """Return at once where PC/SC answers or is not there; a module that asks one that hangs waits without an end.
+    """Check that the PC/SC service does not hang; a module that calls a service that hangs blocks forever.
 
-    Asked by several threads, or again within a few seconds, it looks once.
+    Returns if the service responds or is not running. The result is cached for a short time, for all threads.
 
     Raises:
         DriverError: ``PCSC_NO_ANSWER``.
@@ -193,7 +199,7 @@ def answers() -> None:
     with _service_lock:
         if not _service or time.monotonic() - _service[-1][0] > (_SERVICE_S if _service[-1][1] else _ANSWERED_S):
             error = _no_answer()
-            _service[:] = [(time.monotonic(), error)]  # counted from now: who has waited for it meanwhile does not ask
+            _service[:] = [(time.monotonic(), error)]  # time after the query, so that waiting threads use the result
         error = _service[-1][1]
     if error is not None:
         raise error
@@ -207,20 +213,20 @@ def _no_answer() -> UShieldError | None:
     return None
 
 
-_asking: Final[dict[str, tuple[threading.Thread, float]]] = {}  # and since when
+_asking: Final[dict[str, tuple[threading.Thread, float]]] = {}  # reader -> thread that waits for its card, start time
 _asking_lock = threading.Lock()
 
 
 def held(patience_s: float, own: Collection[str] = (), *, anew: bool = False) -> tuple[str, ...]:
-    """Return the readers whose card another program keeps to itself, after waiting at most so long for it to let go.
+    """Return the readers whose card another program holds exclusively and does not release before a timeout.
 
-    A program that has begun a transaction makes every other one wait, in SCardConnect too, and PC/SC has no deadline
-    for that. So a thread waits there for each such reader, and is found there again when the reader is asked for again.
+    A transaction of one program blocks all others, also in SCardConnect, and PC/SC has no timeout for that. Therefore
+    one thread for each such reader waits, and later calls for the same reader reuse it while it is waiting.
 
     Args:
-        patience_s: how long to wait.
-        own: readers whose card this program itself keeps.
-        anew: wait so long from now on, also for a card that was waited for before in vain.
+        patience_s: timeout in seconds.
+        own: readers whose card this process holds.
+        anew: count the timeout from now; otherwise from the time when the thread started to wait.
     """
     try:
         seen = readers(_SERVICE_S)
@@ -240,7 +246,7 @@ def held(patience_s: float, own: Collection[str] = (), *, anew: bool = False) ->
 
 
 def _waits_for(reader: str) -> tuple[threading.Thread, float]:
-    """Return the thread that waits for the card in a reader, and since when it does."""
+    """Return the thread that waits for the card in a reader, and its start time; start it if necessary."""
 
     def wait() -> None:
         with suppress(_CallFailed), _context() as context:
@@ -264,7 +270,7 @@ def _waits_for(reader: str) -> tuple[threading.Thread, float]:
 
 
 def _after_fork() -> None:
-    """In a forked child: its parent's threads are not there."""
+    """Reset locks and threads in a forked child, where the parent's threads do not exist."""
     global _asking_lock, _service_lock
     _asking_lock, _service_lock = threading.Lock(), threading.Lock()
     _asking.clear()
@@ -275,9 +281,9 @@ if hasattr(os, "register_at_fork"):
 
 
 class Monitor:
-    """Watches every reader. Close it, or use it as a context manager; safe to use from several threads.
+    """Watches all readers. Close it, or use it as a context manager. Thread-safe.
 
-    A thread of its own asks PC/SC, so that a service that stops answering keeps nobody: only that thread.
+    PC/SC is called in a separate thread, so that only this thread blocks if the service stops responding.
     """
 
     def __init__(self) -> None:
@@ -294,18 +300,18 @@ class Monitor:
 
     @property
     def scene(self) -> Scene:
-        """What was seen last."""
+        """The most recent state."""
         return self._scene
 
     def wait(self, known: Scene | None = None, timeout_s: float | None = None) -> Scene:
-        """Return what is there as soon as it is something else than ``known``.
+        """Wait until the state differs from ``known``.
 
         Args:
-            known: what the caller knows; None: wait only for PC/SC's first answer.
-            timeout_s: how long to wait at most; None: until there is a change or the monitor is closed.
+            known: the state known to the caller; None: wait for the first state.
+            timeout_s: timeout in seconds; None: wait until there is a change or the monitor is closed.
 
         Returns:
-            What is there; it equals ``known`` when the time is over or the monitor was closed.
+            The current state; equal to ``known`` if the timeout expired or the monitor was closed.
         """
         with self._changed:
             known = known or Scene(failure=Failure("SCardEstablishContext", _NO_ANSWER))
@@ -313,7 +319,7 @@ class Monitor:
             return self._scene
 
     def close(self) -> None:
-        """End every wait at once. May be called twice, and from any thread."""
+        """Stop watching and end every wait immediately. Idempotent; may be called from any thread."""
         with self._changed:
             self._closed.set()
             self._changed.notify_all()
@@ -330,7 +336,7 @@ class Monitor:
             self._closed.wait(_RETRY_S)
 
     def _follow(self, context: Any, era: int) -> None:
-        """Show every change until a call fails or the monitor is closed."""
+        """Publish every change until a call fails or the monitor is closed."""
         known: dict[str, int] = {}
         while not self._closed.is_set():
             asked_at = time.monotonic()
@@ -339,7 +345,7 @@ class Monitor:
             except _CallFailed as failed:
                 if failed.failure.name != "SCARD_E_UNKNOWN_READER":
                     raise
-                known = {}  # it went between the list and the question
+                known = {}  # a reader was removed after it was listed
                 continue
             now = {name: event for name, event, _ in states}
             self._show(Scene(_readers(states), None, era))
@@ -363,7 +369,7 @@ class _CallFailed(Exception):
 
 
 def _within(deadline_s: float, call: Callable[[], T], function: str, **details: object) -> T:
-    """Run PC/SC calls in a thread: one that waits for a service that hangs can only be left behind."""
+    """Run PC/SC calls in a thread, which is abandoned if it does not return before the timeout."""
     answer: list[T | BaseException] = []
 
     def run() -> None:
@@ -403,8 +409,8 @@ def _contact(reader: str, hold_s: float, enough: threading.Event) -> Contact:
 
 
 def _states(context: Any, known: dict[str, int], timeout_ms: int) -> list[tuple[str, int, bytes]]:
-    """Return (name, state, ATR) of every reader and of the question for new ones, once something differs from known."""
-    found = list(dict.fromkeys(_names(context)))  # PC/SC asks by name: of two readers of one name the first answers
+    """Return (name, state, ATR) of all readers and of the entry for new readers, after a change from ``known``."""
+    found = list(dict.fromkeys(_names(context)))  # queries are by name: of two readers with one name, the first is used
     names = [name for name in found if name.isascii() or sys.platform == "linux"]
     if len(names) < _MOST_READERS:
         names.append(_NEW_READER)
@@ -437,7 +443,7 @@ class _State(ctypes.Structure):
 def _status_change(
     context: int, timeout_ms: int, wanted: Sequence[tuple[str, int]]
 ) -> tuple[int, list[tuple[str, int, bytes]]]:
-    """As pyscard's function, which takes ASCII names only, with pcsc-lite's own function."""
+    """Call SCardGetStatusChange of pcsc-lite directly; pyscard's function takes only ASCII names."""
     states = (_State * len(wanted))()
     for state, (name, current) in zip(states, wanted, strict=True):
         state.reader, state.current = name.encode("utf-8", "surrogateescape"), current
@@ -448,7 +454,7 @@ def _status_change(
 
 @cache
 def _library() -> ctypes.CDLL:
-    """Return PC/SC's own library: the one that pyscard has loaded."""
+    """Return the PC/SC library, the same one that pyscard has loaded."""
     found = ctypes.CDLL(_LIBRARY)
     arguments: list[Any] = [ctypes.c_long, ctypes.c_ulong, ctypes.POINTER(_State), ctypes.c_ulong]
     found.SCardGetStatusChange.argtypes, found.SCardGetStatusChange.restype = arguments, ctypes.c_long
@@ -509,7 +515,7 @@ def _failure(function: str, rv: int) -> Failure | None:
 
 @cache
 def _error_names() -> dict[int, str]:
-    """Return PC/SC's names by number, from pyscard's own list."""
+    """Return the names of PC/SC's return codes by number, from pyscard's constants."""
     scard = _scard()
     names = [name for name in vars(scard) if name.startswith(("SCARD_E_", "SCARD_W_", "SCARD_F_"))]
     return {getattr(scard, name) & 0xFFFFFFFF: name for name in sorted(names, reverse=True)}
@@ -517,9 +523,9 @@ def _error_names() -> dict[int, str]:
 
 @cache
 def _scard() -> ModuleType:
-    """Return pyscard's raw functions, imported when first needed.
+    """Return pyscard's low-level module, imported at first use.
 
-    Without PC/SC's own library pyscard prints that on stdout and then says that there is no service.
+    The PC/SC library is loaded first, because without it pyscard prints to stdout and then reports a missing service.
     """
     try:
         if sys.platform == "linux":

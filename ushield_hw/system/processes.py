@@ -1,7 +1,7 @@
-"""Who has what open: the programs that talk to pcscd, and those that have a USB device's node open.
+"""Find the processes that are connected to pcscd, and those that have the node of a USB device open.
 
-Read from ``/proc``; of other users' programs only root sees what they have open. A machine may run thousands of
-programs: the look ends after a while and says so.
+Read from ``/proc``, where only root can see the open files of other users' processes. A machine may run thousands of
+processes: each search has a timeout, and the result states whether it is complete.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from typing import Final, Protocol
 from ushield_hw.system.sockets import lines
 
 PCSCD_SOCKET: Final = "/run/pcscd/pcscd.comm"
-PCSCD_VARIABLE: Final = "PCSCLITE_CSOCK_NAME"  # tells PC/SC's library to look elsewhere
+PCSCD_VARIABLE: Final = "PCSCLITE_CSOCK_NAME"  # overrides the path in the PC/SC library
 _LOOK_S: Final = 1.5
 _DAEMON: Final = "pcscd"
 _LIBRARY: Final = "libpcsclite"
-_OUR_NAMES: Final = {"ushield"}  # the command and its workers keep to themselves what they have open
+_OUR_NAMES: Final = {"ushield"}  # the command and its workers are hardened, so their open files are not visible
 _PATH: Final = 7  # the column of /proc/net/unix
-_PARENT: Final = 1  # in /proc/PID/stat, after the name: the state, then the parent's id
+_PARENT: Final = 1  # index in /proc/PID/stat, counted after the name: state, parent's process id
 
 
 ANOTHER: Final = "another program"
-"""What stands for a program that does not show that it has a card."""
+"""Stands for a process that cannot be identified."""
 
-_NAMED_S: Final = 0.3  # for the names in an error: nobody waits longer for them
-_FRESH_S: Final = 1.0  # several errors of one card that is in use want the same names
+_NAMED_S: Final = 0.3  # timeout for finding the names in an error message
+_FRESH_S: Final = 1.0  # several errors about one busy card reuse the result
 _MOST_NAMED: Final = 3
 
 
 class Host(Protocol):
-    """The machine that is looked at: this one, or a recorded one."""
+    """The machine that is examined: this one, or a recorded one."""
 
     @property
     def pcscd_socket(self) -> str:
-        """Where its programs look for pcscd."""
+        """Path of pcscd's socket on that machine."""
 
     def path(self, absolute: str | Path, /) -> Path:
-        """Return where a path of that machine is here."""
+        """Return the local path of a path on that machine."""
 
     def text(self, absolute: str | Path, /) -> str | None:
-        """Return what a file says; None: it is not there or cannot be read."""
+        """Return the content of a file; None: it does not exist or cannot be read."""
 
 
 class Here:
@@ -53,15 +53,15 @@ class Here:
 
     @property
     def pcscd_socket(self) -> str:
-        """Where programs look for pcscd."""
+        """Path of pcscd's socket."""
         return os.environ.get(PCSCD_VARIABLE) or PCSCD_SOCKET
 
     def path(self, absolute: str | Path, /) -> Path:
-        """Return a path."""
+        """Return the path itself."""
         return Path(absolute)
 
     def text(self, absolute: str | Path, /) -> str | None:
-        """Return what a file says; None: it is not there or cannot be read."""
+        """Return the content of a file; None: it does not exist or cannot be read."""
         try:
             return Path(absolute).read_text(encoding="utf-8", errors="replace")
         except OSError:
@@ -70,7 +70,7 @@ class Here:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A program that runs. ``folder``: its folder in ``/proc``."""
+    """A running process. ``folder``: its folder in ``/proc``."""
 
     pid: int
     name: str
@@ -82,15 +82,15 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Holders:
-    """Who has something open.
+    """The processes that have something open.
 
     Attributes:
-        programs: each as ``name (pid)``; a program of ours that does not show what it has open is a possible one.
-        hidden: how many programs would not show what they have open: another user's.
-        complete: everything was looked at in time.
-        foreign: those of another user, which this one cannot end.
-        ourselves: this program, or a worker of its own, is among those that have it open.
-        unexplained: there may be one that does not show it; False: every end of a connection has been found.
+        programs: each as ``name (pid)``; includes ``ushield`` processes whose open files are not visible.
+        hidden: number of processes whose open files are not visible, because they belong to another user.
+        complete: all processes were examined before the timeout.
+        foreign: those of ``programs`` that belong to another user, who must end them.
+        ourselves: this process or one of its workers has it open, or may have.
+        unexplained: further processes may have it open; False: the client of every connection was found.
     """
 
     programs: tuple[str, ...] = ()
@@ -102,7 +102,7 @@ class Holders:
 
 
 def processes(machine: Host) -> Iterator[Process]:
-    """Yield every program that runs."""
+    """Yield every running process."""
     proc = machine.path("/proc")
     try:
         numbers = sorted(int(name) for name in os.listdir(proc) if name.isdecimal())
@@ -115,14 +115,18 @@ def processes(machine: Host) -> Iterator[Process]:
 
 
 def named(machine: Host, *names: str) -> list[Process]:
-    """Return the programs of these names."""
+    """Return the processes with one of these names."""
     return [process for process in processes(machine) if process.name in names]
 
 
 def users_of_pcsc(machine: Host, within_s: float = _LOOK_S) -> Holders:
-    """Return the programs, but for pcscd and our own, that have a connection to pcscd.
+    """Return the processes that are connected to pcscd, without pcscd, this process and its workers.
 
-    Where the kernel does not say whom a socket leads to: those that have PC/SC's library loaded and any connection.
+    If the kernel does not report the peers of sockets: those that have the PC/SC library loaded and any socket open.
+
+    Args:
+        machine: the machine.
+        within_s: timeout in seconds.
     """
     connections = _connections(machine) if _live(machine) else set()
     explained: set[str] = set()
@@ -138,14 +142,17 @@ def users_of_pcsc(machine: Host, within_s: float = _LOOK_S) -> Holders:
     return replace(found, unexplained=not connections or not found.complete or bool(connections - explained))
 
 
-_named: Final[list[tuple[float, tuple[str, ...]]]] = []  # when card_users() looked last, and whom it found
+_named: Final[list[tuple[float, tuple[str, ...]]]] = []  # time and result of the last search of card_users()
 _naming = threading.Lock()
 
 
 def card_users(within_s: float = _NAMED_S) -> tuple[str, ...]:
-    """Return the programs that use smart cards here, each as ``name (pid)``: who keeps a card is one of them.
+    """Return the processes that use smart cards, each as ``name (pid)``; the holder of a busy card is one of them.
 
-    None where nobody shows it, or where that takes too long to find out.
+    Empty if none can be identified before the timeout.
+
+    Args:
+        within_s: timeout in seconds.
     """
     if not _naming.acquire(timeout=within_s):
         return ()
@@ -159,13 +166,17 @@ def card_users(within_s: float = _NAMED_S) -> tuple[str, ...]:
 
 
 def holder(users: Sequence[str]) -> str:
-    """Return who keeps a card, as an error names it: the only user of cards, or those that it is one of."""
+    """Return the holder of a card as text for an error: the candidates, or "another program" if there are none.
+
+    Args:
+        users: the result of :func:`card_users`.
+    """
     more = "" if len(users) <= _MOST_NAMED else " / …"
     return " / ".join(users[:_MOST_NAMED]) + more if users else ANOTHER
 
 
 def _looked_up(within_s: float) -> tuple[str, ...]:
-    """Look in a thread: reading the files of thousands of programs cannot be given a deadline otherwise."""
+    """Search in a thread, because reading the files of thousands of processes has no other timeout."""
     answer: list[Holders] = []
     thread = threading.Thread(
         target=lambda: answer.append(users_of_pcsc(Here(), within_s)), name="who uses cards", daemon=True
@@ -179,7 +190,7 @@ def _looked_up(within_s: float) -> tuple[str, ...]:
 
 
 def _after_fork() -> None:
-    """In a forked child: another thread of its parent may have been looking."""
+    """Reset the lock in a forked child: another thread of the parent may have held it."""
     global _naming  # noqa: PLW0603
     _naming = threading.Lock()
 
@@ -189,10 +200,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def _connections(machine: Host) -> set[str]:
-    """Return the clients' ends of the connections to the pcscd that this program asks, as ``/proc`` writes sockets.
+    """Return the client ends of the connections to the pcscd that this process uses, as named in ``/proc/PID/fd``.
 
-    pcscd's own ends bear its socket's path as it is in its own view of the file system: a pcscd in a container may have
-    one of the same path, and ours may call it otherwise. A daemon that shows what it has open is told by that.
+    The server ends have the socket's path in pcscd's mount namespace, so a pcscd in a container may have the same path,
+    and the right pcscd another one. If the open files of a pcscd are visible, its sockets are identified by them.
     """
     known, place = lines(), machine.path(machine.pcscd_socket).resolve()
     peers, shown = set[int](), set[str]()
@@ -205,22 +216,22 @@ def _connections(machine: Host) -> set[str]:
 
 
 def _paths(daemon: Process, place: Path) -> set[str]:
-    """Return what a daemon calls the socket at a place; it has others: a reader may be behind one."""
+    """Return the paths, in a daemon's own view, of its socket at ``place``; it may also have sockets for readers."""
     return {path for path in _bound(daemon) if _is_there(daemon, path, place)}
 
 
 def _is_there(daemon: Process, path: str, place: Path) -> bool:
-    """Tell whether what a daemon has bound to a path is the socket at a place."""
+    """Return whether the socket that a daemon has bound to ``path`` is the one at ``place``."""
     try:
         return os.path.samestat(os.stat(f"{daemon.folder}/root{path}"), place.stat())
     except FileNotFoundError:
         return False
-    except OSError:  # another user's: its own view cannot be seen
+    except OSError:  # another user's process: its mount namespace is not accessible
         return path == str(place)
 
 
 def _bound(daemon: Process) -> set[str]:
-    """Return the paths of the sockets in a daemon's network namespace, as it sees them; none: not shown."""
+    """Return the paths of the sockets in a daemon's network namespace, in its own view; empty if not accessible."""
     try:
         text = (daemon.folder / "net" / "unix").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -230,7 +241,13 @@ def _bound(daemon: Process) -> set[str]:
 
 
 def users_of_node(machine: Host, node: Path, within_s: float = _LOOK_S) -> Holders:
-    """Return the programs, but for pcscd and our own, that have a device's node open."""
+    """Return the processes that have a device node open, without pcscd, this process and its workers.
+
+    Args:
+        machine: the machine.
+        node: local path of the node.
+        within_s: timeout in seconds.
+    """
     wanted = f"/{node.relative_to(machine.path('/'))}"
     return _holders(machine, lambda process: wanted in _open(process), within_s)
 
@@ -251,10 +268,10 @@ def _holders(machine: Host, holds: Callable[[Process], bool], within_s: float) -
                 found += [] if own else [process]
         except PermissionError:
             hidden += 0 if own else 1
-            ourselves = ourselves or own  # it keeps to itself what it has open, and may have this
+            ourselves = ourselves or own  # its open files are not visible, so it may have this open
             found += [process] if process.name in _OUR_NAMES and not own else []
         except OSError:
-            continue  # it has ended
+            continue  # the process has ended
     return _made(machine, found, Holders(hidden=hidden, ourselves=ourselves))
 
 
@@ -264,20 +281,20 @@ def _made(machine: Host, found: Sequence[Process], about: Holders) -> Holders:
 
 
 def _is_foreign(machine: Host, process: Process) -> bool:
-    """Tell whether a program is another user's; one that has ended is nobody's."""
+    """Return whether a process belongs to another user; False if it has ended."""
     words = (machine.text(f"/proc/{process.pid}/status") or "").partition("\nUid:")[2].split()
     return bool(words) and words[0] != str(os.getuid())
 
 
 def _open(process: Process) -> list[str]:
-    """Return what its descriptors lead to."""
+    """Return the targets of its file descriptors."""
     found = []
     with os.scandir(process.folder / "fd") as entries:
         for entry in entries:
             try:
                 found.append(os.readlink(entry.path))
             except FileNotFoundError:
-                continue  # closed meanwhile
+                continue  # it was closed meanwhile
     return found
 
 
@@ -289,12 +306,12 @@ def _open_or_nothing(process: Process) -> list[str]:
 
 
 def _live(machine: Host) -> bool:
-    """Tell whether the programs are those that run here, and not recorded ones."""
+    """Return whether the processes are those of this machine, not recorded ones."""
     return machine.path("/proc").resolve() == Path("/proc")
 
 
 def _ours(machine: Host, pid: int) -> bool:
-    """Tell whether a program is this one or was started by it: a worker."""
+    """Return whether a process is this one or a descendant, such as a worker."""
     while pid > 1:
         if pid == os.getpid():
             return True

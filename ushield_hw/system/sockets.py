@@ -1,6 +1,6 @@
-"""Which Unix sockets are connected to which: what ``ss -xp`` asks the kernel (sock_diag(7)).
+"""List Unix sockets and their peers, through the kernel interface that ``ss -xp`` uses (sock_diag(7)).
 
-``/proc`` shows that a program has a socket, but not to whom it leads.
+``/proc`` shows that a process has a socket, but not its peer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ _BUFFER: Final = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A socket. ``name``: the path it is bound to, also for those that were accepted there; ``peer``: 0: none."""
+    """A Unix socket.
+
+    Attributes:
+        inode: its inode number.
+        name: the path that it is bound to, or that of the listening socket that accepted it.
+        peer: inode number of its peer; 0: none.
+    """
 
     inode: int
     name: str
@@ -35,7 +41,7 @@ class Line:
 
 
 def lines() -> list[Line]:
-    """Return the Unix sockets of this network namespace; none where the kernel does not tell."""
+    """Return the Unix sockets of this network namespace; empty if the kernel does not report them."""
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as kernel:
             kernel.settimeout(_ANSWER_S)
@@ -55,7 +61,7 @@ def _answers(kernel: socket.socket) -> Iterator[Line]:
 
 
 def _split(data: bytes, head: struct.Struct) -> Iterator[tuple[int, bytes]]:
-    """Yield (type, body) of what stands one after the other, each aligned to four bytes."""
+    """Yield (type, body) of consecutive netlink messages or attributes, each aligned to four bytes."""
     while len(data) >= head.size:
         length, kind = head.unpack_from(data)[:2]
         if length < head.size:

@@ -1,4 +1,4 @@
-"""What this program keeps on the disk between runs: the state folder, files written whole, locks between processes."""
+"""Persistent state: the state folder, atomic file writes, locks between processes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ LOCK_WAIT_S: Final = 10.0
 
 
 def state_folder(state_dir: Path | None, name: str) -> Path:
-    """Return a folder of our own under the state folder, made if missing, for this user only.
+    """Return a subfolder of the state folder, accessible by this user only; create it if it does not exist.
+
+    Args:
+        state_dir: the state folder; None: there is none.
+        name: name of the subfolder.
 
     Raises:
-        StorageError: there is no state folder, or it cannot be made; ``STATE_UNSAFE``: others may write to it or to a
-            folder above it.
+        StorageError: there is no state folder, or the folder cannot be created; ``STATE_UNSAFE``: other users can write
+            to it or to a parent folder.
     """
     if state_dir is None:
         raise StorageError("STATE_FOLDER_UNKNOWN", path=None)
@@ -39,25 +43,34 @@ def state_folder(state_dir: Path | None, name: str) -> Path:
 
 
 def existing_folder(state_dir: Path | None, name: str) -> Path | None:
-    """Return that folder if there is one: who only wants to know makes none.
+    """Return a subfolder of the state folder if it exists, without creating it; None: it does not exist.
+
+    Args:
+        state_dir: the state folder; None: there is none.
+        name: name of the subfolder.
 
     Raises:
-        StorageError: as :func:`state_folder`.
+        StorageError: as for :func:`state_folder`.
     """
     there = state_dir is not None and (state_dir / name).exists()
     return state_folder(state_dir, name) if there else None
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Write a whole file so that a crash leaves the old one or the new one, and the new one is on the disk.
+    """Write a file atomically: after a crash either the old or the new file exists. Returns after fsync.
+
+    Args:
+        path: the file.
+        data: its content.
+        mode: its permissions.
 
     Raises:
-        OSError: it could not be written; the old file is untouched.
+        OSError: it could not be written; the old file is unchanged.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
-        os.fchmod(descriptor, mode)  # whatever the umask is
+        os.fchmod(descriptor, mode)  # independent of the umask
         with open(descriptor, "wb") as file:
             file.write(data)
             file.flush()
@@ -76,15 +89,16 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 @contextmanager
 def exclusive(file: Path, code: str, holder: str) -> Iterator[None]:
-    """Hold a lock beside ``file`` against every other process of this user; it ends with the process.
+    """Hold an exclusive lock against other processes of this user. It is released when the process ends.
 
     Args:
-        file: what the lock guards; the lock file has its name with ``.lock``.
-        code: of the StorageError when the lock file cannot be opened or locked.
-        holder: who is named in TokenBusy when the lock does not come free in time.
+        file: the file that the lock protects; the lock file has its name with the suffix ``.lock``.
+        code: code of the StorageError.
+        holder: holder named in TokenBusy.
 
     Raises:
-        StorageError, TokenBusy: as said.
+        StorageError: the lock file cannot be opened or locked.
+        TokenBusy: the lock was not released before the timeout.
     """
     try:
         lock = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -92,7 +106,7 @@ def exclusive(file: Path, code: str, holder: str) -> Iterator[None]:
         raise StorageError(code, path=str(file), reason=error.strerror) from error
     try:
         try:
-            os.fchmod(lock, 0o600)  # whatever the umask is
+            os.fchmod(lock, 0o600)  # independent of the umask
             patiently(partial(flocked, lock), holder)
         except OSError as error:
             raise StorageError(code, path=str(file), reason=error.strerror) from error
@@ -104,8 +118,12 @@ def exclusive(file: Path, code: str, holder: str) -> Iterator[None]:
 def patiently(taken: Callable[[], bool], holder: str) -> None:
     """Call ``taken`` until it returns True.
 
+    Args:
+        taken: tries to take a lock.
+        holder: holder named in TokenBusy.
+
     Raises:
-        TokenBusy: not in ten seconds; names ``holder``.
+        TokenBusy: it did not return True within ten seconds.
     """
     if taken():
         return
@@ -118,10 +136,10 @@ def patiently(taken: Callable[[], bool], holder: str) -> None:
 
 
 def flocked(lock: int) -> bool:
-    """Try to lock an open file for this process alone.
+    """Try to lock an open file exclusively; return whether it is locked.
 
     Raises:
-        OSError: the file system has no locks (ENOTSUP, ENOSYS), or none left (ENOLCK).
+        OSError: the file system does not support locks (ENOTSUP, ENOSYS), or has no more locks (ENOLCK).
     """
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -131,7 +149,7 @@ def flocked(lock: int) -> bool:
 
 
 def unlocked(lock: int) -> None:
-    """Unlock a file. A failure is logged: what was done under the lock is done."""
+    """Unlock a file. A failure is logged and not raised, because the operation under the lock has succeeded."""
     try:
         fcntl.flock(lock, fcntl.LOCK_UN)
     except OSError as error:

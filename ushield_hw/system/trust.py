@@ -1,12 +1,13 @@
-"""Which files may decide what this program does: only those that nobody but root and the user could have changed.
+"""Check that only root and the user can change a file, before the file is allowed to control the program.
 
-The rule is the one sshd keeps for its own files: the file, every link on the way to it and every folder above must
-belong to root or to the user who runs the program, and be writable by nobody else. A root-owned folder with the sticky
-bit (``/tmp``) passes: others can add files there but not replace ours. Group write passes where the group is the
-owner's private one: it has the owner's name and no other member (distributions that set umask 002 rely on that).
+The rule is that of sshd for its own files: the file, every symbolic link on the path and every parent folder must
+belong to root or to the user who runs the program, and must not be writable by others. A root-owned folder with the
+sticky bit (``/tmp``) is allowed: others can add files there but not replace the user's. Group write permission is
+allowed if the group is the owner's private one: it has the owner's name and no other member (distributions that set
+umask 002 rely on that).
 
-The path is walked from the root down. What has been checked stays as it is: nobody else can write to the folder it is
-in. So what is opened afterwards is what was checked.
+The path is checked from the root down. A checked component cannot be replaced, because others cannot write to the
+folder that contains it. Therefore the file that is opened afterwards is the file that was checked.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ _MOST_LINKS: Final = 40
 _ACL: Final = "system.posix_acl_access"
 _ACL_HEAD, _ACL_ENTRY = 4, 8  # octets (linux/posix_acl_xattr.h): version; then tag, permissions, id
 _ACL_USER, _ACL_GROUP_OBJ, _ACL_GROUP = 0x02, 0x04, 0x08
-_NOT_LISTED: Final = frozenset({0x01, 0x10, 0x20})  # the owner, the mask, others: the mode has them
+_NOT_LISTED: Final = frozenset({0x01, 0x10, 0x20})  # owner, mask, others: contained in the mode
 _WRITE: Final = 0o2
 
 
 class Unsafe(Exception):
-    """Others could change a file.
+    """Other users can change a file.
 
     Attributes:
-        place: the file, link or folder that they could change.
+        place: the file, link or folder that they can change.
         problem: ``owner``, ``writable``, ``relative`` or ``not_a_file``.
     """
 
@@ -45,20 +46,23 @@ class Unsafe(Exception):
 
     @property
     def details(self) -> dict[str, str]:
-        """What an error of this library says of it: ``problem`` has a text of its own in the messages."""
+        """Details for an error of the library; ``problem`` is the id of a message."""
         return {"problem": f"path_{self.problem}", "place": str(self.place)}
 
 
 def checked(path: Path, *, roots: bool = False) -> tuple[Path, os.stat_result]:
-    """Return the real path of a file or folder that only root and the user can change, and what was checked there.
+    """Check that only root and the user can change a file or folder.
 
     Args:
-        path: absolute.
+        path: absolute path.
         roots: only root may be able to change it.
 
+    Returns:
+        The real path and the stat result that was checked.
+
     Raises:
-        Unsafe: others can change it, or the way to it.
-        OSError: it does not exist, or may not be looked at.
+        Unsafe: others can change it or a component of the path.
+        OSError: it does not exist or is not accessible.
     """
     if not path.is_absolute():
         raise Unsafe(path, "relative")
@@ -70,10 +74,14 @@ def checked(path: Path, *, roots: bool = False) -> tuple[Path, os.stat_result]:
 
 
 def checked_folder(path: Path) -> Path:
-    """Return the real path of a folder that only root and the user can change.
+    """Check that only root and the user can change a folder; return its real path.
+
+    Args:
+        path: absolute path.
 
     Raises:
-        Unsafe, OSError: as :func:`checked`; NotADirectoryError: it is no folder.
+        Unsafe, OSError: as for :func:`checked`.
+        NotADirectoryError: it is not a folder.
     """
     real, about = checked(path)
     if not stat.S_ISDIR(about.st_mode):
@@ -82,18 +90,18 @@ def checked_folder(path: Path) -> Path:
 
 
 def read(path: Path, most: int, *, roots: bool = False) -> bytes:
-    """Return what a file holds that only root and the user can change.
+    """Read a file after checking that only root and the user can change it.
 
     Args:
-        path: absolute.
-        most: octets; a longer file is cut there.
+        path: absolute path.
+        most: size limit in octets; the rest is not read.
         roots: only root may be able to change it.
 
     Raises:
-        Unsafe, OSError: as :func:`checked`.
+        Unsafe, OSError: as for :func:`checked`.
     """
     real, about = checked(path, roots=roots)
-    if not stat.S_ISREG(about.st_mode):  # a FIFO would be waited for
+    if not stat.S_ISREG(about.st_mode):  # for example, opening a FIFO would block
         raise Unsafe(real, "not_a_file")
     with open(real, "rb", opener=_opened) as file:
         now = os.fstat(file.fileno())
@@ -103,11 +111,14 @@ def read(path: Path, most: int, *, roots: bool = False) -> bytes:
 
 
 def trusted_module(path: Path) -> Path:
-    """Return the real path of a module file that may be loaded: it runs with all our rights.
+    """Check that a module file may be loaded; return its real path. A module runs with all rights of the user.
+
+    Args:
+        path: absolute path.
 
     Raises:
-        DriverUntrusted: the path is relative, is no regular file, or others could change what it names.
-        DriverNotFound: there is no such file.
+        DriverUntrusted: the path is relative or not a regular file, or others can change the file.
+        DriverNotFound: the file does not exist.
     """
     try:
         real, about = checked(path)
@@ -121,17 +132,20 @@ def trusted_module(path: Path) -> Path:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it that are missing, for this user only, whatever the umask is.
+    """Create a folder and missing parent folders, accessible by this user only, independent of the umask.
+
+    Args:
+        path: absolute path; the folder may exist.
 
     Raises:
-        Unsafe: others can change it, or the way to it; nothing was made there.
-        OSError: it cannot be made, or is no folder.
+        Unsafe: others can change it or a component of the path; no folder was created in an unsafe one.
+        OSError: it cannot be created, or is not a folder.
     """
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     if missing:
         checked_folder(missing[-1].parent)
     for folder in reversed(missing):
-        with suppress(FileExistsError):  # another process has made it meanwhile, or it is a link that leads nowhere
+        with suppress(FileExistsError):  # another process has created it meanwhile, or it is a dangling link
             folder.mkdir(mode=0o700)
             folder.chmod(0o700)
     real = checked_folder(path)
@@ -140,7 +154,7 @@ def make_folder(path: Path) -> None:
 
 
 class Grant(NamedTuple):
-    """Permissions of one user or group besides the owner's, as one octal digit of a mode has them."""
+    """Permissions of one user or group other than the owner; ``bits`` is one octal digit as in a mode."""
 
     is_user: bool
     number: int
@@ -148,14 +162,16 @@ class Grant(NamedTuple):
 
 
 def grants(place: Path | int, about: os.stat_result) -> list[Grant]:
-    """Return what the group's digit of a mode gives, and to whom: with an access control list it is the list's mask.
+    """Return the users and groups to which the group permissions of a mode apply, including access control lists.
+
+    If the file has an access control list, the group permissions of the mode are the list's mask.
 
     Args:
         place: the file, or a descriptor of it.
-        about: its stat.
+        about: its stat result.
     """
     mask = about.st_mode >> 3 & 0o7
-    if not mask:  # whatever a list says, it goes no further
+    if not mask:  # the mask limits every entry of a list
         return []
     listed = _listed(place)
     if listed is None:
@@ -180,7 +196,12 @@ def _others_may_write(place: Path, about: os.stat_result) -> bool:
 
 
 def is_private_group(group: int, user: int) -> bool:
-    """Tell whether a group has its user's name and no other member."""
+    """Return whether a group has the user's name and no other member.
+
+    Args:
+        group: the group id.
+        user: the user id.
+    """
     import grp
     import pwd
 
@@ -194,10 +215,10 @@ def is_private_group(group: int, user: int) -> bool:
 
 
 def _listed(place: Path | int) -> list[tuple[int, int, int]] | None:
-    """Return the entries (tag, permissions, id) of an access control list that a mode cannot say; None: no list."""
+    """Return the entries (tag, permissions, id) of an access control list that are not in the mode; None: no list."""
     try:
         raw = os.getxattr(place, _ACL)
-    except (OSError, AttributeError):  # no list, or a system without them
+    except (OSError, AttributeError):  # no list, or not supported by the system
         return None
     entries = [raw[start : start + _ACL_ENTRY] for start in range(_ACL_HEAD, len(raw), _ACL_ENTRY)]
     found = [(_number(entry[:2]), _number(entry[2:4]), _number(entry[4:])) for entry in entries]
@@ -213,7 +234,7 @@ def _opened(path: str, flags: int) -> int:
 
 
 def _steps(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Walk the path as the system would: every folder, every link, and at last the file, each with its lstat."""
+    """Yield every folder and link on the path, and the file, with its lstat; resolves the path as the system does."""
     left = deque(path.parts[1:])
     current = Path("/")
     yield current, current.lstat()
@@ -235,7 +256,7 @@ def _steps(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
 def _problem(place: Path, about: os.stat_result, owners: set[int]) -> str | None:
     if about.st_uid not in owners:
         return "owner"
-    if stat.S_ISLNK(about.st_mode):  # a link has no mode of its own; its folder was checked
+    if stat.S_ISLNK(about.st_mode):  # the mode of a link has no meaning; its folder was checked
         return None
     if stat.S_ISDIR(about.st_mode) and about.st_mode & stat.S_ISVTX and about.st_uid == 0:
         return None

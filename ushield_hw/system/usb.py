@@ -1,4 +1,4 @@
-"""The USB bus as Linux's sysfs shows it. The root is a parameter; no bus at all is an answer, not an error."""
+"""List USB devices from Linux's sysfs. The folders are parameters; a missing bus is not an error."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class UsbInterface:
 
     Attributes:
         usb_class: bInterfaceClass.
-        driver: the kernel driver that has it; None: none.
-        hidraw: the hidraw nodes that the kernel made for it.
-        storage: the sg nodes that the kernel made for it, by which a program talks to a drive without its files.
+        driver: the bound kernel driver; None: none.
+        hidraw: its hidraw nodes.
+        storage: its sg nodes, for SCSI commands to a drive without using its file system.
     """
 
     usb_class: int
@@ -32,16 +32,16 @@ class UsbInterface:
 
 @dataclass(frozen=True, slots=True)
 class UsbDevice:
-    """A device on the bus; hubs are left out.
+    """A USB device that is not a hub.
 
     Attributes:
-        vid, pid: its id, lower-case hex.
-        name: what it calls itself. Untrusted.
-        serial: its serial number, where it has one. Untrusted.
-        folder: its folder in sysfs, named as the kernel's log names the device.
+        vid, pid: vendor and product id, lower-case hex.
+        name: manufacturer and product name. Untrusted.
+        serial: its serial number, if it has one. Untrusted.
+        folder: its folder in sysfs, whose name the kernel log uses for the device.
         node: its node under ``/dev/bus/usb``.
         power: ``power/control``: ``on`` or ``auto``.
-        interfaces: of its configuration.
+        interfaces: the interfaces of its configuration.
     """
 
     vid: str
@@ -54,12 +54,12 @@ class UsbDevice:
     interfaces: tuple[UsbInterface, ...]
 
     def has(self, usb_class: int) -> bool:
-        """Tell whether one of its interfaces is of a class."""
+        """Return whether one of its interfaces has this class."""
         return any(interface.usb_class == usb_class for interface in self.interfaces)
 
     @property
     def id(self) -> str:
-        """Vendor and product, as ``lsusb`` writes them."""
+        """Vendor and product id in the format of ``lsusb``."""
         return f"{self.vid}:{self.pid}"
 
     @property
@@ -74,10 +74,10 @@ class UsbDevice:
 
 
 def usb_devices(devices: Path = Path("/sys/bus/usb/devices"), dev: Path = Path("/dev")) -> tuple[UsbDevice, ...] | None:
-    """Return the devices on the bus, or None where there is no USB.
+    """Return the devices on the bus; None if the system has no USB.
 
     Args:
-        devices: sysfs's folder of devices.
+        devices: the folder of devices in sysfs.
         dev: the folder of device nodes.
     """
     if not devices.is_dir():
@@ -112,7 +112,7 @@ def _interfaces(folder: Path, dev: Path) -> Iterator[UsbInterface]:
 
 
 def _nodes(interface: Path, kind: str, dev: Path) -> tuple[Path, ...]:
-    """Return the nodes of a kind that belong to an interface; sysfs keeps each in a folder of its name and a number."""
+    """Return an interface's device nodes of one kind; sysfs has a folder for each, named by kind and number."""
     found = {folder.name for folder in interface.glob(f"**/{kind}[0-9]*")}
     return tuple(dev / name for name in sorted(found))
 
