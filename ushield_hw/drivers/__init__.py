@@ -1,1 +1,1 @@
-"""Token families: the catalogue of descriptors, how a token is matched to one, and which modules are installed."""
+"""Token families: the catalogue of descriptors, matching tokens to families, and the installed modules."""

@@ -1,10 +1,10 @@
-"""The catalogue of token families: what is different about each, as data (``drivers/*.toml``).
+"""The catalogue of token families; each has a descriptor (``drivers/*.toml``) with the properties that differ.
 
-A descriptor in a user's folder wins over a shipped one with the same id. The shipped ones come from one index
-(:mod:`ushield_hw.drivers.index`), and a family's entry is checked only when it is asked for: a signature needs one.
+A descriptor in a user's folder overrides a shipped one with the same id. The shipped descriptors are read from one
+index (:mod:`ushield_hw.drivers.index`), and each is validated only when it is needed: a signature needs one of them.
 
-The package's own descriptors are as trusted as its code. Others are read only where no other user could change them
-(``ushield_hw.system.trust``), and count in full only where the root-owned configuration lists their family
+The package's own descriptors are as trusted as its code. Others are read only if no other user can change them
+(``ushield_hw.system.trust``), and apply without restrictions only if the root-owned configuration lists their family
 (``[drivers] consent``); see :func:`ushield_hw.drivers.family.limited`.
 """
 
@@ -79,12 +79,12 @@ __all__ = [
 _LARGEST: Final = 1 << 20
 
 GENERIC: Final = Driver("generic", "", "", Path())
-"""For a module that no descriptor names: a worker process, no assumptions."""
+"""The driver of a module without a descriptor: runs in a worker process, without assumptions."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One descriptor: a shipped one's table, or the octets of somebody's own."""
+    """One descriptor: the table of a shipped one, or the content of a user's file."""
 
     file: Path
     table: Mapping[str, Any] | None = None
@@ -97,12 +97,12 @@ class _Entry:
 
     @property
     def paths(self) -> list[str]:
-        """The module's paths on this platform, with ``*``."""
+        """The module's paths on this platform; may contain ``*``."""
         return platform_paths(self.part("module"))
 
     @property
     def names(self) -> list[str]:
-        """By what names the module and the SKF library go, on whatever platform."""
+        """File names of the module and of the SKF library, on all platforms."""
         module = self.part("module")
         paths = [path for platform in ("linux", "macos", "windows") for path in module.get(platform, ())]
         return [
@@ -113,17 +113,17 @@ class _Entry:
 
 
 class Catalogue:
-    """The descriptors of several folders; the first folder that has an id wins.
+    """The descriptors of several folders; for each id the first folder that has it is used.
 
     Args:
-        folders: where they are.
-        consent: families whose descriptors count in full wherever they lie.
-        lenient: descriptors that other users could change are left out, and listed in :attr:`left_out`.
+        folders: the folders.
+        consent: families whose descriptors apply without restrictions in any folder.
+        lenient: omit descriptors that other users can change, and list them in :attr:`left_out`, instead of raising.
 
     Raises:
-        DescriptorError: from every method that has to read a descriptor that is wrong.
-        InputError: likewise: ``CONFIG_UNSAFE``: other users could change one, or a folder above it.
-        DriverError: likewise: ``CATALOGUE_MISSING``: the descriptors that ship with the package are not there.
+        DescriptorError: from every method that reads a descriptor: it is invalid.
+        InputError: from every method: ``CONFIG_UNSAFE``: other users can change a descriptor or a parent folder.
+        DriverError: from every method: ``CATALOGUE_MISSING``: the descriptors of the package do not exist.
     """
 
     def __init__(self, folders: Sequence[Path], consent: Sequence[str] = (), *, lenient: bool = False) -> None:
@@ -136,12 +136,12 @@ class Catalogue:
 
     @classmethod
     def of(cls, settings: Settings) -> Catalogue:
-        """Return the catalogue that the settings name."""
+        """Return the catalogue for these settings."""
         return cls(settings.drivers, settings.consent, lenient=settings.lenient)
 
     @property
     def left_out(self) -> tuple[InputError, ...]:
-        """What was left out because other users could change it."""
+        """The descriptors and folders that were omitted because other users can change them."""
         _ = self._entries
         return tuple(self._left_out)
 
@@ -156,7 +156,7 @@ class Catalogue:
     def _shipped_in(self, folder: Path) -> list[_Entry]:
         try:
             tables = index.of_wheel(data_file(folder / index.NAME))
-        except OSError:  # a checkout, or an archive that was put together without one
+        except OSError:  # a checkout, or an archive that was built without an index
             tables = self._without_index(folder)
         return [_Entry(folder / f"{name}.toml", table) for name, table in sorted(tables.items())]
 
@@ -164,7 +164,7 @@ class Catalogue:
         files = data_files(folder, ".toml")
         if not files:
             raise DriverError("CATALOGUE_MISSING", folder=str(folder))
-        with suppress(OSError, ValueError):  # which of them is wrong, and where, is said by reading each
+        with suppress(OSError, ValueError):  # reading each file below raises an error with file and key
             if folder.is_dir():
                 return index.of_checkout(folder)
         return {file.stem: table_of(file, data_file(file)) for file in files}
@@ -175,14 +175,14 @@ class Catalogue:
         except trust.Unsafe as error:
             self._refuse(folder, error)
             return
-        except OSError:  # a folder that is not there holds nothing
+        except OSError:  # a folder that does not exist is treated as empty
             return
         for file in data_files(folder, ".toml"):
             if (content := self._content(file)) is not None:
                 yield _Entry(file, None, content)
 
     def _content(self, file: Path) -> bytes | None:
-        """Return what a descriptor holds; None: it was left out."""
+        """Return the content of a descriptor; None: it was omitted."""
         try:
             return trust.read(file.absolute(), _LARGEST)
         except trust.Unsafe as error:
@@ -207,6 +207,9 @@ class Catalogue:
     def get(self, driver_id: str) -> Driver:
         """Return one driver.
 
+        Args:
+            driver_id: its id.
+
         Raises:
             DriverNotFound: no descriptor has this id.
         """
@@ -220,21 +223,28 @@ class Catalogue:
         return self._parsed[driver_id]
 
     def __iter__(self) -> Iterator[Driver]:
-        """Yield every driver, those of the first folder first: for a file that two name, the user's wins."""
+        """Yield every driver, those of the first folder first, so that a user's driver has precedence for a module."""
         return map(self.get, self._entries)
 
     def installed(self) -> Iterator[Driver]:
-        """Yield the drivers that have a module file here, in the catalogue's order.
+        """Yield the drivers whose module file is installed, in the catalogue's order.
 
-        A shipped one is checked only if it names a file that is there. Someone's own always is: what is wrong with it
-        has to be told.
+        A shipped descriptor is validated only if it names an existing file. A user's descriptor is always validated, so
+        that its errors are reported.
         """
         for driver in self._where(lambda entry: any(map(os.path.isfile, _places(entry)))):
             if driver.module_files():
                 yield driver
 
     def for_module(self, path: Path) -> Driver | None:
-        """Return the driver that names this module file: by path, else by its name, or by where it leads."""
+        """Return the driver of a module file: by its path, else by its name, else by the target of a link.
+
+        Args:
+            path: the module file.
+
+        Returns:
+            The driver; None if there is none.
+        """
         real, by_name = path.resolve(), None
         for driver in self._naming(path.name):
             if any(Path(found).resolve() == real for pattern in driver.module.paths for found in candidates(pattern)):
@@ -244,11 +254,11 @@ class Catalogue:
         return by_name or self._leading_to(real)
 
     def naming(self, name: str) -> list[Driver]:
-        """Return the drivers that know a module, on whatever platform, or an SKF library of this name."""
+        """Return the drivers that list a module or an SKF library with this file name, on any platform."""
         return [driver for driver in self._naming(name) if _names(driver.module.names + driver.module.skf, name)]
 
     def driven_by(self, driver: Driver) -> list[Driver]:
-        """Return the families whose tokens the module of ``driver`` shows too."""
+        """Return the families whose tokens the module of ``driver`` also supports."""
         wanted = driver.id
 
         def drives(entry: _Entry) -> bool:
@@ -258,9 +268,13 @@ class Catalogue:
         return [one for one in self._where(drives) if one.module.via == wanted or wanted in one.module.also_via]
 
     def family(self, driver: Driver, info: TokenInfo) -> Driver:
-        """Return the family a token belongs to, of those that are driven by the module of ``driver``; else ``driver``.
+        """Return the family of a token, among those that use the module of ``driver``; else ``driver``.
 
-        The family's own descriptor says everything but how the module is run.
+        The result has the properties of the family's descriptor, and the module settings of ``driver``.
+
+        Args:
+            driver: the driver of the module.
+            info: the token's information.
         """
 
         def may_be(entry: _Entry) -> bool:
@@ -275,19 +289,19 @@ class Catalogue:
         return driver
 
     def for_usb(self, vid: str, pid: str) -> list[Driver]:
-        """Return the drivers that know a USB id; several is possible."""
+        """Return the drivers that list a USB id; there may be several."""
         wanted = f"{vid}:{pid}".lower()
         found = self._where(lambda entry: any(f"{row['vid']}:{row['pid']}" == wanted for row in _rows(entry, "usb")))
         return [driver for driver in found if any(str(usb) == wanted for usb in driver.usb)]
 
     def for_vendor(self, vid: str) -> list[Driver]:
-        """Return the drivers that know another product with this USB vendor id."""
+        """Return the drivers that list any product with this USB vendor id."""
         wanted = vid.lower()
         found = self._where(lambda entry: any(row["vid"] == wanted for row in _rows(entry, "usb")))
         return [driver for driver in found if any(usb.vid == wanted for usb in driver.usb)]
 
     def for_atr(self, atr: bytes) -> list[Driver]:
-        """Return the drivers that know an ATR; several is common."""
+        """Return the drivers that list an ATR; there are often several."""
         seen = atr.hex()
 
         def may_match(entry: _Entry) -> bool:
@@ -296,17 +310,17 @@ class Catalogue:
         return [driver for driver in self._where(may_match) if any(known.matches(atr) for known in driver.atrs)]
 
     def _where(self, fits: Callable[[_Entry], bool]) -> Iterator[Driver]:
-        """Yield the shipped drivers whose entry fits, and all of somebody's own: what is wrong there has to be told."""
+        """Yield the shipped drivers whose entry fits, and all user's drivers, so that their errors are reported."""
         for driver_id, entry in self._entries.items():
             if entry.table is None or fits(entry):
                 yield self.get(driver_id)
 
     def _naming(self, name: str) -> Iterator[Driver]:
-        """Yield those that may know a module or an SKF library by a file name."""
+        """Yield the drivers that may list a module or an SKF library with a file name."""
         return self._where(lambda entry: _names(entry.names, name))
 
     def _leading_to(self, real: Path) -> Driver | None:
-        """Return the driver of a file that bears another name where its descriptor looks for it."""
+        """Return the driver one of whose paths is a link to this file."""
         wanted = str(real)
         for driver in self._where(lambda entry: any(os.path.realpath(place) == wanted for place in _places(entry))):
             places = (place for pattern in driver.module.paths for place in candidates(pattern))
@@ -322,7 +336,7 @@ def _rows(entry: _Entry, kind: str) -> list[Mapping[str, Any]]:
 
 
 def _places(entry: _Entry) -> Iterator[str]:
-    """Yield where a shipped descriptor looks for its module here."""
+    """Yield the paths on this system that a shipped descriptor lists for its module."""
     for pattern in entry.paths:
         yield from candidates(pattern)
 

@@ -1,4 +1,4 @@
-"""One driver descriptor: the schema of ``drivers/*.toml``, read and checked key by key.
+"""Parse one driver descriptor: the schema of ``drivers/*.toml``.
 
 ``drivers/README.md`` explains every key.
 """
@@ -45,16 +45,24 @@ _PLATFORM: Final = {"linux": "linux", "darwin": "macos", "win32": "windows"}.get
 
 @lru_cache(128)
 def parse(file: Path, raw: bytes) -> Driver:
-    """Read one descriptor; what was read once is remembered with its bytes.
+    """Parse one descriptor. The result is cached by file and content.
+
+    Args:
+        file: the descriptor; its stem is the family's id.
+        raw: its content.
 
     Raises:
-        DescriptorError: it is not TOML, or a key is missing, unknown or wrong; names the file and the key.
+        DescriptorError: it is not TOML, or a key is missing, unknown or invalid; names the file and the key.
     """
     return read(file, table_of(file, raw))
 
 
 def table_of(file: Path, raw: bytes) -> Mapping[str, Any]:
-    """Return what a descriptor holds.
+    """Return the TOML table of a descriptor.
+
+    Args:
+        file: the descriptor, for the error.
+        raw: its content.
 
     Raises:
         DescriptorError: it is not TOML; names the file.
@@ -68,14 +76,14 @@ def table_of(file: Path, raw: bytes) -> Mapping[str, Any]:
 
 
 def read(file: Path, data: Mapping[str, object]) -> Driver:
-    """Return what a descriptor's table says.
+    """Return the driver that a descriptor's table describes.
 
     Args:
         file: the descriptor; its stem is the family's id.
-        data: what it holds.
+        data: its table.
 
     Raises:
-        DescriptorError: a key is missing, unknown or wrong; names the file and the key.
+        DescriptorError: a key is missing, unknown or invalid; names the file and the key.
     """
 
     def refuse(*, key: str, problem: str, **values: object) -> DescriptorError:
@@ -159,13 +167,13 @@ def _module(table: Table) -> ModuleSpec:
 
 
 def platform_paths(module: Mapping[str, object]) -> list[str]:
-    """Return the module's paths on this platform, with ``*``, from a descriptor's table ``[module]``."""
+    """Return the module's paths on this platform from a descriptor's table ``[module]``; they may contain ``*``."""
     found = module.get(_PLATFORM, [])
     return [str(path) for path in found] if isinstance(found, list) else []
 
 
 def file_name(path: str) -> str:
-    """Return the last part of a path of any platform."""
+    """Return the last component of a path of any platform."""
     return path.replace("\\", "/").rpartition("/")[2]
 
 

@@ -1,4 +1,4 @@
-"""A token family: what is different about its tokens, and where its module may be."""
+"""A token family: the properties of its tokens, and the paths of its module."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ushield_hw.order import DisplayProfile
 
 
 class Interface(Enum):
-    """What the vendor's library speaks. Only PKCS#11 is driven."""
+    """API of the vendor's library. Only PKCS#11 is supported."""
 
     PKCS11 = "pkcs11"
     SKF = "skf"
@@ -26,25 +26,25 @@ class Interface(Enum):
 
 
 class Kind(Enum):
-    """What stands behind the module."""
+    """Type of device that the module gives access to."""
 
     TOKEN = "token"  # noqa: S105
     SOFTWARE = "software"
     HSM = "hsm"
     PLATFORM = "platform"  # TPM, the operating system's own
-    AGGREGATOR = "aggregator"  # shows other modules' tokens
+    AGGREGATOR = "aggregator"  # gives access to other modules' tokens
     DIAGNOSTIC = "diagnostic"  # wraps another module
 
 
 class Discover(Enum):
     """When the module is loaded."""
 
-    ALWAYS = "always"  # whenever tokens are looked for
-    NAMED = "named"  # only when a URI's module-path names it
+    ALWAYS = "always"  # whenever tokens are enumerated
+    NAMED = "named"  # only if a URI's module-path names it
 
 
 class ConfirmKind(Enum):
-    """How the token asks its owner before it signs."""
+    """How the token asks the user to confirm before it signs."""
 
     NONE = "none"
     TOUCH = "touch"
@@ -54,22 +54,22 @@ class ConfirmKind(Enum):
 
 
 class ConfirmText(Enum):
-    """Who shows the order."""
+    """Where the order is displayed."""
 
     HOST = "host"
-    MESSAGE = "message"  # the token parses the message it signs and shows it
+    MESSAGE = "message"  # the token parses the message that it signs and displays it
 
 
 class PinFlags(Enum):
-    """How far the CKF_USER_PIN_* flags can be believed."""
+    """How reliable the token's CKF_USER_PIN_* flags are."""
 
-    TRUSTED = "trusted"  # set and cleared as the standard says
-    PARTIAL = "partial"  # a flag that is set is true; one that is clear says nothing
+    TRUSTED = "trusted"  # set and cleared as the standard requires
+    PARTIAL = "partial"  # a flag that is set is correct; one that is not set has no meaning
     NONE = "none"
 
 
 class PinEncoding(Enum):
-    """Which characters a PIN may have."""
+    """Encoding, and therefore allowed characters, of a PIN."""
 
     ASCII = "ascii"
     UTF_8 = "utf-8"
@@ -79,19 +79,19 @@ class Unblock(Enum):
     """How a locked PIN is unblocked."""
 
     SO_INIT_PIN = "so-init-pin"
-    SET_PIN_UNLOGGED = "set-pin-unlogged"  # C_SetPIN(PUK, new) in a session that is not logged in
+    SET_PIN_UNLOGGED = "set-pin-unlogged"  # C_SetPIN(PUK, new) in a session without login
     NONE = "none"
 
 
 class HashOn(Enum):
-    """Where a message is hashed."""
+    """Where the message is hashed."""
 
     HOST = "host"
     TOKEN = "token"  # noqa: S105
 
 
 class Padding(Enum):
-    """Which RSA signature is made."""
+    """Padding of RSA signatures."""
 
     PKCS1 = "pkcs1"
     PSS = "pss"
@@ -99,31 +99,31 @@ class Padding(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ModuleSpec:
-    """Where the module is and how it is run.
+    """Paths and settings of the module.
 
     Attributes:
-        paths: this platform's candidates; may hold ``*``.
-        isolation: in a worker process or in this one.
+        paths: candidate paths on this platform; may contain ``*``.
+        isolation: in a worker process or in this process.
         discover: when it is loaded.
-        deadline_s: how long a call may take.
-        relist: it must be re-initialised to see tokens and PINs that others changed.
-        general: it drives many families; a family's own module is preferred.
-        via: the descriptor whose module this family is driven by; its own ``paths`` are empty then.
-        also_via: other descriptors whose modules show this family's tokens too.
-        names: every PKCS#11 file name of any platform, with ``*``: for telling whose file one is.
-        skf: its GM/T 0016 libraries, which are never loaded.
-        config_env: the variable that names its configuration file.
-        config_template: the template for that file, shipped beside the descriptors.
-        config_adds: what is added to the module's own configuration, in a copy that only our worker gets.
-        config_leaves_out: the line that makes the module leave readers out; ``{readers}`` are their names in quotes. It
-            is put where ``config_adds`` has ``{left_out}``.
-        config_extends: where that configuration of its own may lie, the first that exists counts.
-        config_unless: a regular expression; where the module's own configuration has it, nothing is added.
+        deadline_s: timeout of a call in seconds.
+        relist: it must be re-initialised to see tokens and PINs that other processes changed.
+        general: it supports many families; a family's own module is preferred.
+        via: id of the descriptor whose module this family uses; its own ``paths`` are empty then.
+        also_via: ids of other descriptors whose modules also support this family's tokens.
+        names: PKCS#11 file names on all platforms; may contain ``*``. Used to recognise a file.
+        skf: file names of its GM/T 0016 libraries, which are never loaded.
+        config_env: environment variable that names its configuration file.
+        config_template: template of that file, shipped with the descriptors.
+        config_adds: text that is appended to the module's own configuration, in a copy for the worker process only.
+        config_leaves_out: the line that makes the module ignore readers; ``{readers}`` stands for their quoted names.
+            It replaces ``{left_out}`` in ``config_adds``.
+        config_extends: candidate paths of the module's own configuration; the first existing one is used.
+        config_unless: a regular expression; if the module's own configuration matches it, nothing is appended.
         init_reserved: a string for C_Initialize.
-        one_at_a_time: it is told to use no locks of its own, and gets one call at a time.
-        renew_when_refused: it keeps the token to itself after a login that failed, and is initialised anew then.
-        no_false_usage: it refuses a new key's template that says what the key is not for (``CKA_DECRYPT`` false).
-        services: programs that must run for it, by the names of their processes.
+        one_at_a_time: it is initialised without locking, and calls are serialised.
+        renew_when_refused: it holds the token exclusively after a failed login, and is re-initialised then.
+        no_false_usage: it refuses a new key's template with usage attributes that are false (``CKA_DECRYPT`` false).
+        services: process names of the programs that must be running for it.
     """
 
     paths: tuple[str, ...] = ()
@@ -150,7 +150,7 @@ class ModuleSpec:
 
     @property
     def options(self) -> ModuleOptions:
-        """How its worker must handle it."""
+        """The options for the backend."""
         return ModuleOptions(
             self.relist, self.init_reserved, self.one_at_a_time, self.renew_when_refused, self.no_false_usage
         )
@@ -158,7 +158,14 @@ class ModuleSpec:
 
 @dataclass(frozen=True, slots=True)
 class ConfirmSpec:
-    """How the token confirms. ``codes``: CKR name -> outcome, for C_Sign."""
+    """Confirmation on the token.
+
+    Attributes:
+        kind: how the token asks the user.
+        text: where the order is displayed.
+        timeout_s: how long the token waits, in seconds.
+        codes: CKR name returned by C_Sign -> outcome.
+    """
 
     kind: ConfirmKind = ConfirmKind.NONE
     text: ConfirmText = ConfirmText.HOST
@@ -168,16 +175,16 @@ class ConfirmSpec:
 
 @dataclass(frozen=True, slots=True)
 class PinSpec:
-    """The PIN.
+    """Properties of the PIN.
 
     Attributes:
-        flags: how far the token's flags can be believed.
-        policy_tries: tries this host allows on a token that never locks; None: the token counts.
-        min_length: in bytes, where the token does not say.
-        max_length: likewise.
-        encoding: which characters a PIN may have; what is not ASCII is refused unsent unless the token takes UTF-8.
+        flags: how reliable the token's flags are.
+        policy_tries: attempts that this host allows on a token that never locks; None: the token counts.
+        min_length: shortest PIN in bytes, if the token does not report it.
+        max_length: longest PIN in bytes, if the token does not report it.
         unblock: how a new PIN is set without the old one.
-        login_to_change: C_SetPIN checks the old PIN only under a login.
+        login_to_change: C_SetPIN checks the old PIN only in a session with login.
+        encoding: with ``ascii``, a PIN with other characters is refused without sending it to the token.
     """
 
     flags: PinFlags = PinFlags.NONE
@@ -191,7 +198,13 @@ class PinSpec:
 
 @dataclass(frozen=True, slots=True)
 class SignSpec:
-    """How signatures are made. ``always_authenticate``: new keys want the PIN for each signature."""
+    """Properties of signatures.
+
+    Attributes:
+        hash_on: where the message is hashed.
+        padding: padding of RSA signatures.
+        always_authenticate: new keys need the PIN for each signature.
+    """
 
     hash_on: HashOn = HashOn.HOST
     padding: Padding = Padding.PKCS1
@@ -200,13 +213,13 @@ class SignSpec:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What the module can be asked to do on the token, and what it shows.
+    """Operations that the token supports through its module.
 
     Attributes:
-        generate: it makes keys.
-        write_certificate: it takes certificates.
-        full: CKR names that, when an object is written, mean that the token is full.
-        public_certificates: every certificate shows without a login: what is not seen then is not there.
+        generate: it can generate keys.
+        write_certificate: it can store certificates.
+        full: CKR names that mean, while an object is written, that the token has no free memory.
+        public_certificates: all certificates are visible without login, so one that is not visible does not exist.
     """
 
     generate: bool = True
@@ -217,7 +230,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """One family of tokens."""
+    """One token family, as its descriptor describes it."""
 
     id: str
     vendor: str
@@ -241,18 +254,19 @@ class Driver:
     sources: tuple[str, ...] = ()
     confidence: str = "low"
     consented: bool = True
-    """Whether its word counts on how the owner confirms: the package's own, or the administrator lists the family."""
+    """Whether the descriptor is trusted about the user's confirmation: it is the package's own, or the administrator
+    lists the family."""
 
     @property
     def by_pcsc(self) -> bool:
-        """Whether its tokens come through PC/SC and no other way: without an answer there, its module gives none."""
+        """Whether its tokens are accessible only through PC/SC, so that its module needs a PC/SC service that works."""
         past = any(usb.binding.past_pcsc for usb in self.usb)
         return self.kind is Kind.TOKEN and self.transport in {"pcsc", "ccid"} and not past
 
     def module_files(self) -> list[Path]:
-        """Return the candidate module files that exist here, best first, each file once.
+        """Return the existing module files, best first, without duplicates.
 
-        Vendors ship a module for several architectures: where one for ours is there, the others are left out.
+        Vendors ship modules for several architectures: if there is one for this process, the others are omitted.
         """
         if self.interface is not Interface.PKCS11:
             return []
@@ -265,23 +279,30 @@ class Driver:
 
 
 def limited(driver: Driver) -> Driver:
-    """Return a driver as it counts where its descriptor is not the package's and the administrator has not consented.
+    """Return a driver with the restrictions for descriptors outside the package without the administrator's consent.
 
-    Its module runs in a worker, and gets neither the additions to its configuration (which may name files to write) nor
-    the string for C_Initialize. What it says of the owner's confirmation is not stated in a signature, and it cannot
-    have the token show what is signed.
+    Its module runs in a worker process, without the additions to its configuration (which may name files to write) and
+    without the string for C_Initialize. The confirmation that it declares is not stated in a signature, and it cannot
+    declare that the token displays the signed message.
+
+    Args:
+        driver: the driver.
     """
     module = replace(driver.module, isolation=Isolation.PROCESS, config_adds=None, init_reserved=None)
     return replace(driver, module=module, consented=False)
 
 
 def needs_consent(driver: Driver) -> bool:
-    """Tell whether a descriptor says anything that counts only with the administrator's consent."""
+    """Return whether a descriptor has settings that apply only with the administrator's consent.
+
+    Args:
+        driver: the driver.
+    """
     return limited(driver).module != driver.module or driver.confirm.kind is not ConfirmKind.NONE
 
 
 def _is_ours(file: Path) -> bool:
-    """Tell whether a module can be of our word size; what is no ELF file, or cannot be read, is not judged."""
+    """Return whether a module has the word size of this process; True if it is not ELF or cannot be read."""
     try:
         with file.open("rb") as opened:
             head = opened.read(5)
@@ -291,7 +312,11 @@ def _is_ours(file: Path) -> bool:
 
 
 def candidates(pattern: str) -> Sequence[str]:
-    """Return the paths that a pattern may stand for here, sorted; whether such a file is there is not said."""
+    """Return the paths on this system that a pattern may match, sorted. A returned path need not exist.
+
+    Args:
+        pattern: a path; may contain ``*``.
+    """
     head, star, tail = pattern.partition("*")
     if not star:
         return (pattern,)
@@ -302,7 +327,7 @@ def candidates(pattern: str) -> Sequence[str]:
 
 
 def _folders(pattern: str) -> tuple[str, ...]:
-    """Return what a pattern of folders stands for; a hundred descriptors ask for the same few."""
+    """Return the folders that a pattern matches; cached, because a hundred descriptors use the same few patterns."""
     try:
         changed = os.stat(os.path.dirname(pattern)).st_mtime_ns
     except OSError:

@@ -1,8 +1,7 @@
-"""The descriptors that ship with the package, as one index: what each file's TOML says, read at once.
+"""The index of the descriptors that ship with the package: the tables of all TOML files in one JSON file.
 
-To parse a hundred TOML files takes longer than most commands. The index holds their tables as JSON. A wheel brings it;
-in a checkout it is made when it is missing or a descriptor has changed. Only the standard library is imported here: the
-build uses this file too.
+Parsing a hundred TOML files takes longer than most commands. A wheel contains the index; in a checkout it is created if
+it is missing or a descriptor has changed. This module imports only the standard library, because the build uses it too.
 """
 
 from __future__ import annotations
@@ -16,21 +15,21 @@ from pathlib import Path
 from typing import Any, Final
 
 NAME: Final = "index.json"
-"""The index's file, beside the descriptors in a wheel."""
+"""Name of the index in a wheel, in the folder of the descriptors."""
 
 IN_CHECKOUT: Final = ".index.json"
-"""The one that a checkout makes for itself."""
+"""Name of the index in a checkout."""
 
 Tables = Mapping[str, Mapping[str, Any]]
-"""By a family's id: what its descriptor says."""
+"""Family id -> table of its descriptor."""
 
 
 def build(folder: Path, stamp: object = None) -> bytes:
     """Return the index of a folder of descriptors.
 
     Args:
-        folder: where they are.
-        stamp: tells whether they are still the same; None: they never change.
+        folder: the folder.
+        stamp: identifies the state of the files, to detect changes; None: they never change.
 
     Raises:
         OSError, ValueError: one cannot be read, or is not TOML.
@@ -42,13 +41,20 @@ def build(folder: Path, stamp: object = None) -> bytes:
 
 
 def of_wheel(content: bytes) -> Tables:
-    """Return the tables of an index that was built into a wheel."""
+    """Return the tables of the index in a wheel.
+
+    Args:
+        content: the content of the index.
+    """
     tables: Tables = json.loads(content)["tables"]
     return tables
 
 
 def of_checkout(folder: Path) -> Tables:
-    """Return the tables of a checkout's descriptors, and renew its index if it is stale.
+    """Return the tables of a checkout's descriptors, and update its index if it is out of date.
+
+    Args:
+        folder: the folder of the descriptors.
 
     Raises:
         OSError, ValueError: a descriptor cannot be read, or is not TOML.
@@ -66,14 +72,14 @@ def _fresh(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> Tables:
             return known
     content = build(folder, wanted)
     draft = file.with_name(f"{IN_CHECKOUT}.{os.getpid()}")
-    with suppress(OSError):  # a checkout that is not ours to write
+    with suppress(OSError):  # the checkout may be read-only
         draft.write_bytes(content)
         os.replace(draft, file)
     return of_wheel(content)
 
 
 def _stamp(folder: Path) -> list[tuple[str, int, int]]:
-    """Return name, size and time of change of every descriptor."""
+    """Return name, size and modification time of every descriptor."""
     with os.scandir(folder) as entries:
         found = [(entry.name, entry.stat()) for entry in entries if entry.name.endswith(".toml")]
     return sorted((name, about.st_size, about.st_mtime_ns) for name, about in found)

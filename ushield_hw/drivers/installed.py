@@ -1,6 +1,6 @@
-"""Which PKCS#11 modules are installed here: those that descriptors name, p11-kit's, and the administrator's.
+"""The installed PKCS#11 modules: those listed by descriptors, by p11-kit and by the administrator's configuration.
 
-Only these are ever loaded. p11-kit's ``*.module`` files count from its root-owned folders only.
+Only these are ever loaded. Of p11-kit, only ``*.module`` files in its root-owned folders are used.
 """
 
 from __future__ import annotations
@@ -22,24 +22,34 @@ from ushield_hw.errors import DriverNotFound, StorageError
 from ushield_hw.system import storage
 from ushield_hw.system.log import LOG
 
-_LEFT_OUT: Final = "{left_out}"  # in what is added to a configuration: where readers are left out
+_LEFT_OUT: Final = "{left_out}"  # placeholder in ``config_adds`` for the line that ignores readers
 
 
 P11_KIT_FOLDERS: Final = (Path("/etc/pkcs11/modules"), Path("/usr/share/p11-kit/modules"))
-# Where p11-kit looks for a module named without a folder (its compiled-in p11_module_path, by distribution).
+# Folders in which p11-kit finds a module named without a folder (its compiled-in p11_module_path, by distribution).
 _P11_KIT_PATHS: Final = ("/usr/lib/*-linux-gnu/pkcs11", "/usr/lib64/pkcs11", "/usr/lib/pkcs11", "/usr/local/lib/pkcs11")
 
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """A module file, with its driver and what named it: a descriptor's id, a ``*.module`` file, or the config."""
+    """An installed module.
+
+    Attributes:
+        path: the module file.
+        driver: its driver.
+        named_by: what lists it: a descriptor's id, the path of a ``*.module`` file, or ``config``.
+    """
 
     path: Path
     driver: Driver
     named_by: str
 
     def module(self, settings: Settings) -> Module:
-        """Return the module, to be loaded at first use."""
+        """Return the module; it is loaded at the first call.
+
+        Args:
+            settings: the settings.
+        """
         spec = self.driver.module
         environment = module_environment(self.driver, settings)
         return open_module(
@@ -55,7 +65,16 @@ class Installed:
 def installed(
     catalogue: Catalogue, settings: Settings, p11_kit: Sequence[Path] = P11_KIT_FOLDERS
 ) -> tuple[Installed, ...]:
-    """Return every installed module once, by real path; those of descriptors first, in the catalogue's order."""
+    """Return every installed module, without duplicates by real path.
+
+    Args:
+        catalogue: the descriptors.
+        settings: the settings.
+        p11_kit: folders of ``*.module`` files.
+
+    Returns:
+        The modules listed by descriptors first, in the catalogue's order.
+    """
     found: dict[Path, Installed] = {}
     for entry in (*_from_descriptors(catalogue), *_from_files(catalogue, settings, p11_kit)):
         found.setdefault(entry.path.resolve(), entry)
@@ -63,12 +82,17 @@ def installed(
 
 
 def chosen(catalogue: Catalogue, settings: Settings, path: Path) -> Installed:
-    """Return the module that a URI's ``module-path`` picks.
+    """Return the module that a URI's ``module-path`` selects.
 
-    The common case looks at one descriptor only; a signature does not wait for the rest.
+    Usually only one descriptor is read, so that a signature does not wait for the others.
+
+    Args:
+        catalogue: the descriptors.
+        settings: the settings.
+        path: the path in the URI.
 
     Raises:
-        DriverNotFound: it is none of the modules we would load.
+        DriverNotFound: it is not an installed module.
     """
     driver = catalogue.for_module(path)
     if driver is not None and any(path.resolve() == known.resolve() for known in driver.module_files()):
@@ -80,12 +104,12 @@ def chosen(catalogue: Catalogue, settings: Settings, path: Path) -> Installed:
 
 
 def discoverable(entries: Sequence[Installed]) -> tuple[Installed, ...]:
-    """Return the modules that are loaded whenever tokens are looked for."""
+    """Return the modules that are loaded whenever tokens are enumerated."""
     return tuple(entry for entry in entries if entry.driver.module.discover is Discover.ALWAYS)
 
 
 def _sharing(driver: Driver, settings: Settings) -> Sharing | None:
-    """Return how a module shares card readers; None: it reads no cards."""
+    """Return the state for card readers that a module shares with other programs; None: it uses no card readers."""
     if driver.kind is not Kind.TOKEN:
         return None
     if driver.module.config_leaves_out is None:
@@ -98,14 +122,15 @@ def _sharing(driver: Driver, settings: Settings) -> Sharing | None:
 
 
 def module_environment(driver: Driver, settings: Settings, left_out: Sequence[str] = ()) -> dict[str, str]:
-    """Return what the module's worker needs besides: where its configuration is, with what the descriptor adds to it.
+    """Return additional environment variables for the module's worker: the path of its extended configuration.
 
-    Somebody who names a configuration of their own, or has settled the matter in the system's, keeps it.
+    Empty if the variable is already set by the user, or if the system's configuration already has the setting
+    (``config_unless``).
 
     Args:
-        driver: the module's.
-        settings: say where the configuration is kept.
-        left_out: names of readers that it must not look at.
+        driver: the module's driver.
+        settings: contain the state folder, where the configuration is stored.
+        left_out: names of readers that the module must ignore.
     """
     spec = driver.module
     if spec.config_adds is None or spec.config_env is None or spec.config_env in os.environ:
@@ -127,7 +152,7 @@ def module_environment(driver: Driver, settings: Settings, left_out: Sequence[st
 
 
 def _leaves_out(spec: ModuleSpec, readers: Sequence[str]) -> str:
-    """Return the line of a configuration that leaves readers out; a name that would end the line is not in it."""
+    """Return the configuration line that ignores readers, without names that could not be quoted safely."""
     names = [f'"{name}"' for name in readers if name.isprintable() and not set(name) & set('"\\')]
     return spec.config_leaves_out.format(readers=", ".join(names)) if names and spec.config_leaves_out else ""
 
@@ -164,13 +189,13 @@ def _p11_kit_modules(folder: Path) -> Iterator[tuple[Path, Path]]:
 def _roots_own(path: Path) -> bool:
     try:
         about = path.stat()
-    except OSError:  # not there, or a link that leads nowhere
+    except OSError:  # does not exist, or is a dangling link
         return False
     return about.st_uid == 0 and not about.st_mode & 0o022
 
 
 def _module_of(file: Path) -> Path | None:
-    """Return the file that a ``*.module`` file names, unless it is a remote or is meant for other programs only."""
+    """Return the module file in a ``*.module`` file; None if it is remote or restricted to other programs."""
     try:
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""By what a family is known from outside: USB ids, answers to reset, and what its tokens say of themselves.
+"""How a token family is recognised: USB ids, ATRs, and the token information.
 
-None of them proves anything. A chip maker's vendor id is on thousands of products, one ATR belongs to several families,
-and a token may say what it likes.
+None of them is proof. A chip maker's vendor id is used by thousands of products, one ATR may belong to several
+families, and a token may report any information.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ _HEX4: Final = "[0-9a-f]{4}"
 _ATR: Final = "([0-9a-f]{2}){2,33}"
 
 CHIP_MAKERS: Final = {"03eb": "Atmel", "0403": "FTDI", "04b4": "Cypress", "1fc9": "NXP"}
-"""Vendor ids of chip makers that products of all kinds use as they come: alone they say nothing."""
+"""Vendor ids of chip makers, used unchanged by products of all kinds: such an id alone does not identify a token."""
 
 
 class Binding(Enum):
-    """What the device is to the operating system."""
+    """USB class through which the device is accessed."""
 
-    CCID = "ccid"  # PC/SC shows a reader
-    NO_CCID = "no-ccid"  # its CCID interface is switched off, and can be switched on
+    CCID = "ccid"  # appears as a PC/SC reader
+    NO_CCID = "no-ccid"  # its CCID interface is disabled, and can be enabled
     HID = "hid"
     MASS_STORAGE = "mass-storage"
-    VENDOR = "vendor"  # a class of the vendor's own
-    HID_OR_VENDOR = "hid-or-vendor"  # the source does not say which
+    VENDOR = "vendor"  # vendor-specific class
+    HID_OR_VENDOR = "hid-or-vendor"  # the source does not state which
     MASS_STORAGE_OR_HID = "mass-storage-or-hid"
     VENDOR_OR_BLUETOOTH = "vendor-or-bluetooth"
 
     @property
     def past_pcsc(self) -> bool:
-        """Tell whether PC/SC never shows a reader for it, and nothing is wrong then."""
+        """Whether the device never appears as a PC/SC reader, so that a missing reader is not an error."""
         return self not in (Binding.CCID, Binding.NO_CCID)
 
 
@@ -47,13 +47,13 @@ class UsbId:
     """A USB id, lower-case hex.
 
     Attributes:
-        vid, pid: its two parts.
-        name: what the source calls the device.
-        binding: what it is to the operating system.
-        pinpad: its CCID descriptor says that a PIN can be typed on it; None: not known.
-        reader: it is a reader that takes any card, not a token of this family.
-        source: where it comes from.
-        confidence: how sure that is.
+        vid, pid: vendor and product id.
+        name: name of the device in the source.
+        binding: USB class through which it is accessed.
+        pinpad: whether its CCID descriptor declares PIN entry on the device; None: not known.
+        reader: it is a reader for any card, not a token of this family.
+        source: source of the entry.
+        confidence: how reliable the source is.
     """
 
     vid: str
@@ -74,13 +74,13 @@ class Atr:
     """An answer to reset, lower-case hex.
 
     Attributes:
-        atr: one that was seen, or the pattern's own bits.
-        mask: which bits count.
-        regex: instead of a mask: what the hex digits must be, in full.
-        name: what the source calls the card.
-        also_in: other families that have it: ambiguous.
-        source: where it comes from.
-        confidence: how good that source is.
+        atr: an observed ATR, or the value for ``mask``.
+        mask: the bits that are compared.
+        regex: instead of a mask: a regular expression that the hex digits must match in full.
+        name: name of the card in the source.
+        also_in: other families with the same ATR.
+        source: source of the entry.
+        confidence: how reliable the source is.
     """
 
     atr: str
@@ -92,7 +92,7 @@ class Atr:
     confidence: str = ""
 
     def matches(self, atr: bytes) -> bool:
-        """Tell whether a card's ATR is this one."""
+        """Return whether a card's ATR matches."""
         if self.regex is not None:
             return re.fullmatch(self.regex, atr.hex()) is not None
         ours, mask = bytes.fromhex(self.atr), bytes.fromhex(self.mask or "ff" * (len(self.atr) // 2))
@@ -101,20 +101,20 @@ class Atr:
 
 @dataclass(frozen=True, slots=True)
 class TokenPattern:
-    """What a family's tokens say of themselves, each with ``*`` and ``?``; None: anything. Claims, like all of it."""
+    """Patterns for the token information, which may contain ``*`` and ``?``; None: any value. Not proof of identity."""
 
     manufacturer: str | None = None
     model: str | None = None
     label: str | None = None
 
     def matches(self, info: TokenInfo) -> bool:
-        """Tell whether a token says so."""
+        """Return whether a token's information matches."""
         pairs = ((self.manufacturer, info.manufacturer), (self.model, info.model), (self.label, info.label))
         return all(pattern is None or fnmatchcase(said, pattern) for pattern, said in pairs)
 
 
 def read_usb(match: Table) -> tuple[UsbId, ...]:
-    """Read the rows of ``[[match.usb]]``."""
+    """Parse the rows of ``[[match.usb]]``."""
     found: dict[str, UsbId] = {}
     for row in match.tables("usb"):
         usb = UsbId(
@@ -134,7 +134,7 @@ def read_usb(match: Table) -> tuple[UsbId, ...]:
 
 
 def read_atrs(match: Table) -> tuple[Atr, ...]:
-    """Read the rows of ``[[match.atr]]``."""
+    """Parse the rows of ``[[match.atr]]``."""
     found: dict[tuple[str, str | None], Atr] = {}
     for row in match.tables("atr"):
         atr = _atr(row)
@@ -164,7 +164,7 @@ def _atr(row: Table) -> Atr:
 
 
 def read_tokens(match: Table) -> tuple[TokenPattern, ...]:
-    """Read the rows of ``[[match.token]]``."""
+    """Parse the rows of ``[[match.token]]``."""
     found = []
     for row in match.tables("token"):
         pattern = TokenPattern(**{name: row.text(name, None) for name in ("manufacturer", "model", "label")})
