@@ -1,1 +1,1 @@
-"""What the libraries of cryptography are used for, behind errors of our own."""
+"""Algorithms, private keys on tokens, and parsing with the cryptography package."""

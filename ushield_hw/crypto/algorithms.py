@@ -1,7 +1,7 @@
-"""Signature suites: the one place that knows which algorithms a signed order may use and how a token makes them.
+"""The registry of signature suites: the algorithms allowed in signed orders, and the mechanisms that produce them.
 
-A suite joins a kind of key and a digest. It names its ways: the PKCS#11 mechanisms that produce it, and what each must
-be fed (PKCS#11 v2.40, mechanisms specification). Nothing outside this file assumes SHA-256, RSA or EC.
+A suite combines a key type, a padding and a digest. It lists its ways: the PKCS#11 mechanisms that produce it, and the
+input of each (PKCS#11 v2.40, mechanisms specification). No other module assumes SHA-256, RSA or EC.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 
 
 class KeyKind(Enum):
-    """Kinds of signature keys a signed order may use."""
+    """Key types that are allowed for signed orders."""
 
     EC_P256 = "ec-p256"
     EC_P384 = "ec-p384"
@@ -22,7 +22,7 @@ class KeyKind(Enum):
 
 
 class Padding(Enum):
-    """How the suite turns a digest into a signature."""
+    """Signature scheme that is applied to the digest."""
 
     ECDSA = "ecdsa"
     PKCS1 = "pkcs1"
@@ -30,7 +30,7 @@ class Padding(Enum):
 
 
 class Feed(Enum):
-    """What C_Sign receives."""
+    """Input of C_Sign."""
 
     MESSAGE = "message"  # the token hashes
     DIGEST = "digest"  # the host hashes
@@ -39,7 +39,12 @@ class Feed(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One mechanism that makes a suite's signature. ``mechanism`` is the PKCS#11 name without ``CKM_``."""
+    """One mechanism that produces a suite's signature.
+
+    Attributes:
+        mechanism: its PKCS#11 name without ``CKM_``.
+        feed: its input.
+    """
 
     mechanism: str
     feed: Feed
@@ -50,10 +55,16 @@ _HASHES: Final = {"sha256": hashlib.sha256, "sha384": hashlib.sha384, "sha512": 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A kind of key with a digest.
+    """A key type with a signature scheme and a digest.
 
-    ``digest`` is a hashlib name; ``ways`` are in order of preference on the host. The two algorithms are DER
-    AlgorithmIdentifiers, as a signed order carries them.
+    Attributes:
+        name: name of the suite.
+        key: the key type.
+        padding: the signature scheme.
+        digest: hashlib name of the digest.
+        ways: the mechanisms, in order of preference if the host hashes.
+        digest_algorithm: DER AlgorithmIdentifier of the digest, as in a signed order.
+        signature_algorithm: DER AlgorithmIdentifier of the signature, as in a signed order.
     """
 
     name: str
@@ -69,11 +80,14 @@ class Suite:
         return _HASHES[self.digest](message).digest()
 
     def way(self, offered: Collection[str], *, hash_on_token: bool) -> Way | None:
-        """Return the way to use on a token that offers these mechanisms, or None.
+        """Return the way to use with a token that supports these mechanisms.
 
         Args:
             offered: mechanism names without ``CKM_``.
-            hash_on_token: take a way that hands the token the whole message, where there is one.
+            hash_on_token: prefer a way in which the token hashes the message.
+
+        Returns:
+            The way; None if no mechanism is suitable.
         """
         usable = [way for way in self.ways if way.mechanism in offered]
         usable.sort(key=lambda way: (way.feed is Feed.MESSAGE) != hash_on_token)
@@ -100,7 +114,7 @@ _NULL: Final = b"\x05\x00"
 
 
 def _short(tag: int, *parts: bytes) -> bytes:
-    content = b"".join(parts)  # under 128 octets everywhere here: the length is one octet
+    content = b"".join(parts)  # always less than 128 octets here, so the length is one octet
     return bytes((tag, len(content))) + content
 
 
@@ -109,7 +123,7 @@ def _sequence(*parts: bytes) -> bytes:
 
 
 def _pss_algorithm(digest: str) -> bytes:
-    """Everything explicit; the salt is as long as the digest."""
+    """Return the AlgorithmIdentifier of RSASSA-PSS with explicit parameters; salt length = digest length."""
     hashed = _sequence(_DIGEST_OID[digest], _NULL)
     salt = _short(0x02, bytes((hashlib.new(digest).digest_size,)))
     mask = _sequence(_MGF1_OID, hashed)
@@ -143,7 +157,7 @@ SUITES: Final[tuple[Suite, ...]] = (
 
 
 def suites_for(key: KeyKind) -> tuple[Suite, ...]:
-    """Return the suites a key of this kind can make, the default first."""
+    """Return the suites for a key type, the default first."""
     return tuple(suite for suite in SUITES if suite.key is key)
 
 
@@ -156,7 +170,7 @@ DIGEST_INFO_PREFIX: Final[dict[str, bytes]] = {
 
 RSA_LEAST_BITS: Final = 2048
 
-# The order of each curve's base point: r and s of a signature lie between 0 and it.
+# The order of each curve's base point, exclusive upper bound of r and s in a signature.
 CURVE_ORDER: Final[dict[KeyKind, int]] = {
     KeyKind.EC_P256: 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551,
     KeyKind.EC_P384: int(
@@ -165,20 +179,20 @@ CURVE_ORDER: Final[dict[KeyKind, int]] = {
 }
 
 POINT_OCTETS: Final[dict[KeyKind, int]] = {KeyKind.EC_P256: 65, KeyKind.EC_P384: 97}
-"""How long an uncompressed point of a curve is: 04, then both coordinates (SEC 1 section 2.3.3)."""
+"""Length of an uncompressed point of a curve: 04, then both coordinates (SEC 1 section 2.3.3)."""
 
 _CURVE_NAME: Final = {KeyKind.EC_P256: "SECP256R1", KeyKind.EC_P384: "SECP384R1"}
 
 
 def ec_point(encoded: bytes, kind: KeyKind) -> bytes | None:
-    """Return an elliptic curve point in the one form that points are compared in: uncompressed.
+    """Return an elliptic curve point in uncompressed form, in which points are compared.
 
     Args:
-        encoded: uncompressed, compressed or hybrid, as SEC 1 section 2.3.3 and ANSI X9.62 section 4.3.6 encode it.
-        kind: which curve.
+        encoded: uncompressed, compressed or hybrid form of SEC 1 section 2.3.3 and ANSI X9.62 section 4.3.6.
+        kind: the curve.
 
     Returns:
-        The uncompressed point; None for anything that is no such encoding.
+        The uncompressed point; None if it is not a valid encoding.
     """
     whole, half = POINT_OCTETS[kind], (POINT_OCTETS[kind] + 1) // 2
     form = encoded[:1]

@@ -1,8 +1,8 @@
-"""The one place where a library reads strangers' bytes: whatever it raises becomes :class:`Unreadable`.
+"""Parse untrusted data with a library: every exception of the library becomes :class:`Unreadable`.
 
-cryptography raises a dozen kinds that share no root (``ValueError``, ``InvalidVersion``, ``UnsupportedAlgorithm``,
-``DuplicateExtension``…), some of them not at loading but when a field is looked at, and a panic of its Rust half is not
-even an ``Exception``.
+cryptography raises a dozen exception classes without a common base class (``ValueError``, ``InvalidVersion``,
+``UnsupportedAlgorithm``, ``DuplicateExtension``…), some of them not while loading but when a field is accessed, and a
+panic of its Rust code is not even an ``Exception``.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ _PANIC: Final = "PanicException"  # of pyo3; its class cannot be imported
 
 
 class Unreadable(Exception):
-    """A library could not read it. Never leaves a public function: each caller has an error of its own for it."""
+    """A library could not parse the data. Not raised by public functions: each caller converts it to its own error."""
 
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Turn whatever a library raises inside into :class:`Unreadable`; errors of our own pass.
+    """Convert every exception raised inside the block to :class:`Unreadable`, except ``UShieldError``.
 
     Raises:
-        Unreadable: with the library's error as its cause.
+        Unreadable: with the original exception as its cause.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""PEM (RFC 7468), read and written without a library."""
+"""Read and write PEM (RFC 7468) without a library."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ _LINE: Final = 64
 
 
 def is_pem(content: bytes) -> bool:
-    """Tell whether it has a PEM block of any kind."""
+    """Return whether the content has a PEM block with any label."""
     return _BEGIN in content
 
 
 def blocks(content: bytes, *labels: str) -> list[bytes]:
-    """Return what the blocks with one of these labels hold, in their order.
+    """Return the decoded content of the PEM blocks with one of these labels, in their order.
+
+    Args:
+        content: the text.
+        *labels: the labels.
 
     Raises:
-        Unreadable: one of them is not base64.
+        Unreadable: a block is not base64.
     """
     label = b"(?:%b)" % b"|".join(re.escape(one.encode()) for one in labels)
     found = re.findall(_BLOCK.replace(b"%b", label), content)
@@ -35,6 +39,11 @@ def blocks(content: bytes, *labels: str) -> list[bytes]:
 
 
 def armored(der: bytes, label: str) -> bytes:
-    """Return ``der`` as one block."""
+    """Return ``der`` as one PEM block.
+
+    Args:
+        der: the content.
+        label: the label.
+    """
     lines = wrap(base64.b64encode(der).decode(), _LINE)
     return "\n".join([f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""]).encode()

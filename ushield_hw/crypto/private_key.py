@@ -1,8 +1,8 @@
-"""A token's key as cryptography's builders want one: it signs there and shows nothing but its public half.
+"""A private key on a token as a private key object of cryptography; it can sign, and contains only the public key.
 
-pyca's own answer to keys in hardware is a subclass of its private-key classes; its certificate, request, CRL and OCSP
-builders take one. Only signing works; everything that would need the secret says so. Nothing here knows how a token is
-reached: that is in ``sign``, which the caller hands in.
+cryptography supports keys in hardware through subclasses of its private key classes, which its builders for
+certificates, requests, CRLs and OCSP accept. Only signing works; operations that need the secret raise
+``UnsupportedAlgorithm``. The access to the token is in ``sign``, a function that the caller passes.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from ushield_hw.crypto.algorithms import Padding, Suite
 
 CertifiedKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
-"""The public keys that certificates of this project are for."""
+"""The public key types in certificates of this project."""
 
 Sign = Callable[[bytes], bytes]
-"""Signs a whole message on the token with one fixed suite; ECDSA gives r||s."""
+"""Signs a message on the token with one fixed suite; returns r||s for ECDSA."""
 
 
 def token_private_key(public: CertifiedKey, suite: Suite, sign: Sign) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
     """Return a private key object for a key on a token.
 
     Args:
-        public: its public half.
-        suite: what ``sign`` makes; asked for anything else, the object refuses.
+        public: its public key.
+        suite: the suite of ``sign``; a request for other algorithms raises ``UnsupportedAlgorithm``.
         sign: signs on the token.
     """
     if isinstance(public, rsa.RSAPublicKey):
@@ -38,7 +38,7 @@ def token_private_key(public: CertifiedKey, suite: Suite, sign: Sign) -> ec.Elli
 
 
 def builder_arguments(suite: Suite) -> dict[str, Any]:
-    """Return what a builder's ``sign`` must be told, beside the key, to make signatures of ``suite``."""
+    """Return the keyword arguments, other than the key, for a builder's ``sign`` to produce signatures of ``suite``."""
     digest: Any = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}[suite.digest]
     if suite.padding is not Padding.PSS:
         return {"algorithm": digest}
@@ -46,7 +46,7 @@ def builder_arguments(suite: Suite) -> dict[str, Any]:
 
 
 class _OnToken:
-    """What both kinds of key have in common: nothing secret is here to be shown or copied."""
+    """Methods common to both key types: there is no secret to export, so a copy is the object itself."""
 
     def private_numbers(self) -> NoReturn:
         _refuse()
