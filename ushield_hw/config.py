@@ -1,8 +1,9 @@
-"""Settings, and where each comes from: built in, /etc/ushield, the user's file, flags.
+"""Settings and the source of each: built-in default, /etc/ushield, the user's file, flags.
 
-``/etc/ushield/config.toml`` must belong to root and be writable by nobody else; the keys that widen what may be loaded
-(``[modules]``) or what a descriptor may decide (``[drivers] consent``) are taken from there only. A user's file is
-``$XDG_CONFIG_HOME/ushield/config.toml``; it is refused where other users could change it (``ushield_hw.system.trust``).
+``/etc/ushield/config.toml`` must belong to root and must not be writable by others. The keys that extend the modules
+that may be loaded (``[modules]``) or the settings of descriptors that apply (``[drivers] consent``) are allowed only
+there. The user's file is ``$XDG_CONFIG_HOME/ushield/config.toml``; it is refused if other users can change it
+(``ushield_hw.system.trust``).
 """
 
 from __future__ import annotations
@@ -28,22 +29,30 @@ _INNER: Final = frozenset({"lenient", "left_out", "origins"})
 _LARGEST: Final = 1 << 20
 
 Origin = str
-"""``default``, ``flag``, or the path of the file that set it."""
+"""``default``, ``flag``, or the path of the file that contains the setting."""
 
 
 def data_dir(name: str) -> Path:
-    """Return a data folder that ships with the project: inside the installed package, else in the checkout.
+    """Return a data folder that ships with the project: in the installed package, else in the checkout.
 
-    An editable install also leaves a copy in site-packages that goes stale; that one is never read, since the package
-    itself is then the checkout's. In a zip file (zipapp) the folder is inside of it: :func:`data_files` and
-    :func:`data_file` read it there too.
+    An editable install also leaves a copy in site-packages, which becomes outdated; it is never read, because the
+    package is then imported from the checkout. In a zip file (zipapp) the folder is inside the zip file, where
+    :func:`data_files` and :func:`data_file` can read it.
+
+    Args:
+        name: name of the folder.
     """
     packed = _PACKAGE / "_data" / name
     return packed if packed.is_dir() or not _PACKAGE.is_dir() else _PACKAGE.parent / name
 
 
 def data_files(folder: Path, ending: str) -> list[Path]:
-    """Return the files of a data folder whose names end so, sorted by their stems."""
+    """Return the files of a data folder whose names have an ending, sorted by their stems.
+
+    Args:
+        folder: a folder, possibly inside a zip file.
+        ending: the ending.
+    """
     found = list(folder.glob(f"*{ending}"))
     if not found and (archived := _archived(folder)) is not None and archived.is_dir():
         found = [folder / one.name for one in archived.iterdir() if one.name.endswith(ending)]
@@ -51,7 +60,10 @@ def data_files(folder: Path, ending: str) -> list[Path]:
 
 
 def data_file(path: Path) -> bytes:
-    """Return what a file holds that may ship with the package.
+    """Return the content of a file that may be part of the package.
+
+    Args:
+        path: a file, possibly inside a zip file.
 
     Raises:
         OSError: it cannot be read.
@@ -65,7 +77,7 @@ def data_file(path: Path) -> bytes:
 
 
 def _archived(path: Path) -> Traversable | None:
-    """Return what stands for a path inside a package that is in a zip file."""
+    """Return the resource for a path inside the package if the package is in a zip file."""
     if _PACKAGE.is_dir() or not path.is_relative_to(_PACKAGE):
         return None
     from importlib.resources import files
@@ -75,27 +87,31 @@ def _archived(path: Path) -> Traversable | None:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every setting with its value in force. ``origins`` says where each comes from.
+    """The effective settings.
 
     Attributes:
-        lang: language of texts; None: the locale's.
-        profile: ``standard``, or ``demo``: loopback http origins are allowed in orders.
-        state_dir: where the journal and the PIN counters live; None: none can be named (no HOME).
-        drivers: folders of descriptors, the first wins.
-        consent: families whose descriptors count in full wherever they lie (system file only).
-        module_files: extra module files to look at (system file only).
-        pin_timeout_s: how long a PIN prompt waits.
-        busy_timeout_s: how long a card that another program keeps to itself is waited for.
-        confirm_timeout_s: how long a confirmation on the host waits.
-        warn_days: days before a certificate ends at which to warn.
-        urgent_days: days before it ends at which that is said louder; at the last of them, loudest.
-        change_first_pin: no signature before the PIN was changed on this host: the bank's rule, which a user's file
-            cannot take back.
-        log_file: where the log goes; None: nowhere.
-        lenient: descriptors that other users could change are left out, instead of refused.
-        left_out: configuration files that were left out, each with the reason.
-        journal_masked: the signing journal neither records payee and amount beside the signed order nor shows them.
-        journal_keep_days: how long the signing journal keeps an order after its last record; None: for ever.
+        lang: language of messages; None: the locale's.
+        profile: ``standard``, or ``demo``, which allows loopback http origins in orders.
+        state_dir: folder of the journal and the PIN counters; None: not known (no HOME).
+        drivers: folders of descriptors; earlier folders have precedence.
+        consent: families whose descriptors apply without restrictions in any folder (system file only).
+        module_files: additional module files (system file only).
+        pin_timeout_s: timeout of a PIN prompt, in seconds.
+        confirm_timeout_s: timeout of a confirmation on the host, in seconds.
+        busy_timeout_s: how long to wait for a card that another program holds exclusively, in seconds.
+        warn_days: number of days before a certificate expires from which to warn.
+        urgent_days: numbers of days before it expires at which the warning becomes more urgent; the last one is the
+            most urgent.
+        change_first_pin: refuse signatures until the PIN was changed on this host; a rule of the bank, which a user's
+            file cannot disable.
+        log_file: the log file; None: no log.
+        lenient: omit descriptors that other users can change instead of raising an error.
+        left_out: the errors of configuration files that were omitted.
+        journal_masked: the signing journal neither records payee and amount in addition to the signed order, nor shows
+            them.
+        journal_keep_days: number of days that the signing journal keeps an order after its last record; None: without
+            limit.
+        origins: setting -> where it was set, if not the default.
     """
 
     lang: str | None = None
@@ -123,16 +139,27 @@ class Settings:
         return self.profile == "demo"
 
     def origin(self, name: str) -> Origin:
-        """Return where a setting comes from."""
+        """Return where a setting was set.
+
+        Args:
+            name: name of the setting.
+
+        Returns:
+            ``default``, ``flag``, or the path of the file.
+        """
         return self.origins.get(name, "default")
 
     def with_flags(self, **values: Any) -> Settings:
-        """Return the settings with those flags on top that are not None."""
+        """Return a copy with other values, marked as set by flags.
+
+        Args:
+            **values: values by name of the setting; those that are None are ignored.
+        """
         given = {name: value for name, value in values.items() if value is not None}
         return replace(self, **given, origins={**self.origins, **dict.fromkeys(given, "flag")})
 
     def rows(self) -> list[tuple[str, object, Origin]]:
-        """Return (name, value, origin) of every setting."""
+        """Return (name, value, origin) for every setting."""
         return [
             (one.name, getattr(self, one.name), self.origin(one.name)) for one in fields(self) if one.name not in _INNER
         ]
@@ -146,16 +173,21 @@ def load_settings(
     system_file: Path = SYSTEM_FILE,
     tolerated: Callable[[InputError], bool] = lambda error: False,
 ) -> Settings:
-    """Read the settings.
+    """Load the settings from the administrator's and the user's configuration files.
 
     Args:
-        environment: where HOME and the XDG variables are taken from.
+        environment: the environment with HOME and the XDG variables.
         system_file: the administrator's file.
-        tolerated: says for an error whether the file is left out instead, and listed in ``left_out``.
+        tolerated: returns for an error whether to ignore the file, and to add the error to ``left_out``, instead of
+            raising it.
+
+    Returns:
+        The settings; defaults if there are no files.
 
     Raises:
-        InputError: ``CONFIG_UNREADABLE``; ``CONFIG_INVALID``: an unknown or wrong key; ``CONFIG_SYSTEM_ONLY``: a user's
-            file sets what only the system's may; ``CONFIG_UNSAFE``: others could change the file or a folder above it.
+        InputError: ``CONFIG_UNREADABLE``; ``CONFIG_INVALID``: an unknown or invalid key; ``CONFIG_SYSTEM_ONLY``: the
+            user's file contains a key that is allowed only in the administrator's file; ``CONFIG_UNSAFE``: others can
+            change the file or a parent folder.
     """
     settings = _with_file(_defaults(environment), system_file, tolerated, system=True)
     home = _folder(environment, "XDG_CONFIG_HOME", ".config")
@@ -179,7 +211,7 @@ def _with_file(settings: Settings, path: Path, tolerated: Callable[[InputError],
 
 
 def _content(path: Path, *, system: bool) -> bytes | None:
-    """Return what a file holds; None: there is none."""
+    """Return the content of a file; None: it does not exist."""
     try:
         return trust.read(path, _LARGEST, roots=system)
     except (FileNotFoundError, NotADirectoryError):
@@ -192,7 +224,7 @@ def _content(path: Path, *, system: bool) -> bytes | None:
 
 def _defaults(environment: Mapping[str, str]) -> Settings:
     state = _folder(environment, "XDG_STATE_HOME", ".local/state")
-    # systemd's StateDirectory= for a service account without a home.
+    # set by systemd's StateDirectory=, for a service account without a home folder
     given = environment.get("STATE_DIRECTORY", "").split(":")[0]
     folder = Path(given) / "ushield" if given.startswith("/") else (state / "ushield" if state else None)
     return Settings(state_dir=folder, drivers=(data_dir("drivers"),))
@@ -200,14 +232,14 @@ def _defaults(environment: Mapping[str, str]) -> Settings:
 
 def _folder(environment: Mapping[str, str], variable: str, below_home: str) -> Path | None:
     value = environment.get(variable, "")
-    if value.startswith("/"):  # the XDG specification: a relative path is to be ignored
+    if value.startswith("/"):  # the XDG specification requires that relative paths are ignored
         return Path(value)
     home = environment.get("HOME", "")
     return Path(home) / below_home if home.startswith("/") else None
 
 
 def _read(settings: Settings, path: Path, content: bytes, *, system: bool) -> Settings:
-    import tomllib  # most people have no file
+    import tomllib  # imported late, because most users have no file
 
     def refuse(*, key: str, problem: str, **values: object) -> InputError:
         return InputError("CONFIG_INVALID", file=str(path), key=key, problem=problem, **values)
@@ -230,7 +262,7 @@ def _read(settings: Settings, path: Path, content: bytes, *, system: bool) -> Se
 
 
 def _values(table: Table) -> dict[str, Any]:
-    """Take every key that a file may set; those that are not there stay out."""
+    """Return the values of all allowed keys that the file contains."""
     absolute = "/.*" if sys.platform != "win32" else ".*"
     limits, modules, journal = table.table("timeouts"), table.table("modules"), table.table("journal")
     found: dict[str, Any] = {
@@ -260,7 +292,7 @@ def _values(table: Table) -> dict[str, Any]:
 
 
 def _drivers(table: Table, absolute: str) -> dict[str, Any]:
-    """Take ``drivers``: a list of folders, or a table with ``folders`` and ``consent``."""
+    """Return the values of ``drivers``: a list of folders, or a table with ``folders`` and ``consent``."""
     if not table.holds_table("drivers"):
         return {"drivers": table.texts("drivers", None, pattern=absolute)}
     inner = table.table("drivers")

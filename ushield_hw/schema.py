@@ -1,7 +1,7 @@
-"""Closed tables: read TOML and JSON objects key by key and refuse, by name, what is not expected.
+"""Closed schemas: read TOML and JSON objects key by key, and reject unexpected keys.
 
-Used for driver descriptors, configuration and soft-token files. A reader takes what it knows and then calls
-:meth:`Table.close`, which refuses what is left. Every refusal names the key with its full path.
+Used for driver descriptors, configuration and soft-token files. A reader takes the keys that it knows and then calls
+:meth:`Table.close`, which rejects the remaining keys. Every error names the key with its full path.
 """
 
 from __future__ import annotations
@@ -19,10 +19,16 @@ V = TypeVar("V")
 
 
 class Refuse(Protocol):
-    """Makes the error for a key: called with ``key`` (dotted path), ``problem`` and what the problem's text needs."""
+    """Creates the error for a key."""
 
     def __call__(self, *, key: str, problem: str, **values: object) -> UShieldError:
-        """Return the exception to raise."""
+        """Return the exception to raise.
+
+        Args:
+            key: dotted path of the key.
+            problem: id of the problem.
+            **values: values for the problem's message.
+        """
         ...
 
 
@@ -34,15 +40,18 @@ REQUIRED: Final = _Required.REQUIRED
 
 
 class Table:
-    """One table, at one place, read key by key.
+    """One table, read key by key.
+
+    The methods that take a key remove it from the table. They return ``default`` if the key is missing, or reject the
+    table if there is no default.
 
     Args:
-        data: what the file holds there.
-        refuse: makes the error for a refused key.
-        place: the dotted path of this table, empty at the top.
+        data: the parsed data.
+        refuse: creates the error for a rejected key.
+        place: dotted path of this table; empty for the top level.
 
     Raises:
-        UShieldError: the one that ``refuse`` makes, from every method.
+        UShieldError: from every method: the error that ``refuse`` creates.
     """
 
     def __init__(self, data: object, refuse: Refuse, place: str = "") -> None:
@@ -53,18 +62,24 @@ class Table:
         self._left: dict[str, object] = dict(data)
 
     def fail(self, key: str, problem: str, **values: object) -> NoReturn:
-        """Refuse ``key`` of this table."""
+        """Raise the error for a key of this table.
+
+        Args:
+            key: the key; empty: the table itself.
+            problem: id of the problem.
+            **values: values for the problem's message.
+        """
         path = ".".join(part for part in (self.place, key) if part)
         raise self._refuse(key=path, problem=problem, **values)
 
     def text(
         self, key: str, default: T | _Required = REQUIRED, *, pattern: str | None = None, longest: int = 1000
     ) -> str | T:
-        """Take a string that is not blank and, where given, matches ``pattern`` in full."""
+        """Take a string that is not blank and, if ``pattern`` is given, matches it in full."""
         return self._take(key, default, lambda value: self._text(key, value, pattern, longest))
 
     def integer(self, key: str, default: T | _Required = REQUIRED, *, least: int = 0, most: int = 2**31) -> int | T:
-        """Take a whole number within ``least`` and ``most``."""
+        """Take an integer from ``least`` to ``most``."""
 
         def check(value: object) -> int:
             if not isinstance(value, int) or isinstance(value, bool):
@@ -78,7 +93,7 @@ class Table:
     def integers(
         self, key: str, default: T | _Required = REQUIRED, *, least: int = 0, most: int = 2**31
     ) -> tuple[int, ...] | T:
-        """Take a list of whole numbers within ``least`` and ``most``."""
+        """Take a list of integers from ``least`` to ``most``."""
 
         def check(value: object) -> tuple[int, ...]:
             if not isinstance(value, list):
@@ -93,7 +108,7 @@ class Table:
         return self._take(key, default, check)
 
     def boolean(self, key: str, default: T | _Required = REQUIRED) -> bool | T:
-        """Take true or false."""
+        """Take a boolean."""
 
         def check(value: object) -> bool:
             if not isinstance(value, bool):
@@ -124,7 +139,7 @@ class Table:
         return self._take(key, default, check)
 
     def regular(self, key: str) -> str | None:
-        """Take a regular expression, if there is one."""
+        """Take an optional regular expression."""
         found = self.text(key, None)
         try:
             re.compile(found or "")
@@ -133,12 +148,12 @@ class Table:
         return found
 
     def table(self, key: str) -> Table:
-        """Take a table; one that is missing reads as empty, so that its own keys say what is required."""
+        """Take a table; a missing one is treated as empty, so that the error names the required key in it."""
         path = ".".join(part for part in (self.place, key) if part)
         return Table(self._left.pop(key, {}), self._refuse, path)
 
     def tables(self, key: str) -> list[Table]:
-        """Take a list of tables; a missing one is empty."""
+        """Take a list of tables; a missing list is treated as empty."""
         value = self._left.pop(key, [])
         if not isinstance(value, list):
             self.fail(key, "not_a_list")
@@ -146,20 +161,20 @@ class Table:
         return [Table(item, self._refuse, f"{path}[{n}]") for n, item in enumerate(value)]
 
     def strings(self, key: str) -> dict[str, str]:
-        """Take a table of strings with free keys."""
+        """Take a table of strings with arbitrary keys."""
         inner = self.table(key)
         return {name: self._text(f"{key}.{name}", value, None, 1000) for name, value in inner._left.items()}
 
     def holds_table(self, key: str) -> bool:
-        """Tell whether a key that was not taken yet holds a table."""
+        """Return whether the value of a key that was not taken yet is a table."""
         return isinstance(self._left.get(key), Mapping)
 
     def keys(self) -> list[str]:
-        """Return the keys that were not taken yet."""
+        """Return the keys that were not taken yet, in their order."""
         return list(self._left)
 
     def close(self) -> None:
-        """Refuse the first key that nobody took."""
+        """Reject the first key that was not taken."""
         for key in self._left:
             self.fail(key, "unknown_key")
 

@@ -1,8 +1,8 @@
-"""PKCS#11 URIs (RFC 7512): how tokens and keys are named on the command line and in documents.
+"""PKCS#11 URIs (RFC 7512), which select tokens and keys on the command line and in documents.
 
-Every attribute restricts what is chosen. A URI may choose; it may not carry a secret or widen what is loaded:
-``pin-value`` and ``pin-source`` are refused, and ``module-path`` only picks among modules that would be loaded anyway.
-``slot-id`` is refused because slot numbers move, and an attribute that is not known here because it cannot be compared.
+Every attribute restricts the selection. A URI must not contain a secret or cause another module to be loaded:
+``pin-value`` and ``pin-source`` are refused, and ``module-path`` only selects among the installed modules. ``slot-id``
+is refused because slot numbers change, and unknown attributes are refused because they cannot be compared.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ _REFUSED: Final = {"pin-value", "pin-source", "slot-id"}
 _OCTETS: Final = {"id", "module-path"}
 _TYPES: Final = ("public", "private", "cert", "secret-key", "data")
 _VERSION: Final = re.compile(r"\d{1,3}(\.\d{1,3})?", re.ASCII)
-# RFC 7512 section 2.3: characters that a path component may hold as they are.
+# RFC 7512 section 2.3: characters that are not percent-encoded in a path component.
 _PLAIN: Final = ":[]@!$'()*+,=&"
 _LONGEST: Final = 4096
 _SCHEME: Final = "pkcs11:"
-# What systems put around the name of a module, which "module-name" leaves out (RFC 7512 section 2.3).
+# Prefix and suffixes of library files that "module-name" does not contain (RFC 7512 section 2.3).
 _AFFIXES: Final = re.compile(r"^lib|(\.(so|dll|dylib)(\.\d+)*)$")
 
 
 @dataclass(frozen=True, slots=True)
 class TokenUri:
-    """The attributes of a PKCS#11 URI; None where the URI does not say, empty where it asks for an empty value.
+    """The attributes of a PKCS#11 URI; None: not in the URI; empty: the value must be empty.
 
     Attributes:
         token: the token's label.
-        type: of the object: public, private, cert, secret-key or data.
+        type: type of the object: public, private, cert, secret-key or data.
         library_version: major, or major.minor.
     """
 
@@ -69,16 +69,19 @@ class TokenUri:
 
     @staticmethod
     def names(text: str) -> bool:
-        """Tell whether a text is meant as such a URI; a scheme's case does not matter (RFC 3986 section 3.1)."""
+        """Return whether a text has the URI scheme, which is case-insensitive (RFC 3986 section 3.1)."""
         return text[: len(_SCHEME)].lower() == _SCHEME
 
     @classmethod
     def parse(cls, text: str) -> TokenUri:
-        """Read a URI.
+        """Parse a URI.
+
+        Args:
+            text: the URI.
 
         Raises:
-            InputError: ``URI_INVALID`` with the attribute, or ``URI_REFUSED`` for one that is never taken. Neither
-                holds the URI or a value from it: somebody may have put a PIN there.
+            InputError: ``URI_INVALID`` with the attribute, or ``URI_REFUSED`` for an attribute that is not allowed.
+                Neither contains the URI or a value from it, because the user may have put a PIN into it.
         """
         if not cls.names(text):
             raise _invalid("", "uri_form")
@@ -95,7 +98,7 @@ class TokenUri:
         return uri
 
     def __str__(self) -> str:
-        """Return the URI, its attributes percent-encoded."""
+        """Return the URI with percent-encoded attributes."""
         query = {
             "module-path": quote(_octets(self.module_path), safe="/:") if self.module_path else None,
             "module-name": quote(self.module_name, safe="") if self.module_name is not None else None,
@@ -105,11 +108,11 @@ class TokenUri:
         return _SCHEME + ";".join(parts) + ("?" + asked if asked else "")
 
     def wants_module(self, path: Path) -> bool:
-        """Tell whether ``module-name`` names a module's file; its case and the system's affixes do not count."""
+        """Return whether ``module-name`` matches a module file, ignoring case, ``lib`` prefix and file extension."""
         return self.module_name is None or _plain_name(self.module_name) == _plain_name(path.name)
 
     def wants_version(self, version: tuple[int, ...]) -> bool:
-        """Tell whether ``library-version`` is a module's; a minor number that is not given is 0."""
+        """Return whether ``library-version`` matches a module's version; a missing minor number is 0."""
         if self.library_version is None:
             return True
         major, _, minor = self.library_version.partition(".")
@@ -145,7 +148,7 @@ def _attributes(text: str, separator: str) -> dict[str, bytes]:
             raise _invalid(name, "percent")
         try:
             found[name] = unquote_to_bytes(value)
-        except UnicodeEncodeError as error:  # an octet on the command line that is no text
+        except UnicodeEncodeError as error:  # a command-line argument that is not valid UTF-8
             raise _invalid(name, "not_utf8") from error
     return found
 
