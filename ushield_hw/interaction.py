@@ -157,7 +157,7 @@ class Interaction(Protocol):
         ...
 
     def compare_on_token(self, ask: ConfirmRequest) -> None:
-        """Show what the token's own display must show.
+        """Show the lines that the token's own display must show, so that the user can compare them.
 
         Args:
             ask: the order.

@@ -86,7 +86,19 @@ class Identity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TokenInfo:
-    """CK_TOKEN_INFO of the token in a slot. PIN lengths are in bytes; strings are decoded by ``pkcs11.text``."""
+    """CK_TOKEN_INFO of the token in a slot. Strings are decoded by ``pkcs11.text``, and are not trusted.
+
+    Attributes:
+        slot_id: the slot.
+        label: the token's label.
+        manufacturer: its manufacturer.
+        model: its model.
+        serial: its serial number.
+        flags: CKF_* bits, see :class:`TokenFlag`.
+        min_pin: shortest PIN in bytes.
+        max_pin: longest PIN in bytes.
+        firmware_version: (major, minor).
+    """
 
     slot_id: int
     label: str

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ushield_hw.backend import protocol
     from ushield_hw.errors import DriverError
 
-_ANSWER_S: Final = 20.0  # to start and import on a busy machine
+_ANSWER_S: Final = 20.0  # timeout of a request, including start and imports on a busy machine
 _REAPED_S: Final = 1.0
 
 

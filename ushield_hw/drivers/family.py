@@ -31,7 +31,7 @@ class Kind(Enum):
     TOKEN = "token"  # noqa: S105
     SOFTWARE = "software"
     HSM = "hsm"
-    PLATFORM = "platform"  # TPM, the operating system's own
+    PLATFORM = "platform"  # a TPM, or part of the operating system
     AGGREGATOR = "aggregator"  # gives access to other modules' tokens
     DIAGNOSTIC = "diagnostic"  # wraps another module
 

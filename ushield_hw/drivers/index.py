@@ -32,7 +32,7 @@ def build(folder: Path, stamp: object = None) -> bytes:
         stamp: identifies the state of the files, to detect changes; None: they never change.
 
     Raises:
-        OSError, ValueError: one cannot be read, or is not TOML.
+        OSError, ValueError: a descriptor cannot be read, or is not TOML.
     """
     import tomllib
 

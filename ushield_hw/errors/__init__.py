@@ -3,7 +3,7 @@
 ::
 
     UShieldError             .code .message .remedy .details .failure
-      InputError             an order, certificate, config or other file is wrong; .file .argument .place .key
+      InputError             an order, certificate, config or other file is invalid; .file .argument .place .key
       DriverError            .path .reason
         DriverNotFound       .searched
         DriverLoadError      .how
@@ -28,7 +28,7 @@
         PinFormatError       .min .max
         PinChangeRequired
         LastTryNotConfirmed  .state
-        PinCancelled         no PIN was given
+        PinCancelled         a PIN was required and none was given
       CertificateError       .serial .key_id .subject
         CertificateNotFound  .candidates .left_out
         CertificateMultiple  .candidates
@@ -42,8 +42,8 @@
         ConfirmationCancelled
         ConfirmationTimedOut .waited_s
         OutcomeUnknown       .reason
-      VerificationError      could not be checked; .problem
-        InvalidError         checked, and wrong
+      VerificationError      a signed order could not be verified; .problem
+        InvalidError         a signed order was verified and is invalid
           BadSignature
           Mismatch           .fields
           UntrustedSigner    .reason .serial
@@ -132,7 +132,7 @@ class InputError(UShieldError):
 
     Attributes:
         file: the file, if the input came from one.
-        argument: the argument of the call, if the input came from one.
+        argument: the argument or option, if the input came from one.
         attribute: the URI attribute that is wrong.
         place: where in the input.
         key: the key in a table.

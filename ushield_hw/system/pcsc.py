@@ -40,7 +40,7 @@ _NEW_READER: Final = "\\\\?PnP?\\Notification"
 _LONGEST_ATR: Final = 33
 _MOST_READERS: Final = 16  # pcsc-lite's maximum in one query, including the entry for new readers
 _COUNTER_SHIFT: Final = 16  # pcsc-lite and Windows count insertions and removals in the upper half of the state
-_LIBRARY: Final = "libpcsclite.so.1"  # the name that pyscard opens
+_LIBRARY: Final = "libpcsclite.so.1"  # the name under which pyscard loads it
 _NO_LIBRARY: Final = "NO_LIBRARY"
 _NO_ANSWER: Final = "NO_ANSWER"
 

@@ -43,7 +43,7 @@ _USER_TYPES: Final = {User.SO: 0, User.USER: 1}
 _FRESH_S: Final = 0.5
 _SERIAL_SESSION: Final = 4  # CKF_SERIAL_SESSION
 _RW_SESSION: Final = 2  # CKF_RW_SESSION
-_LABEL_OCTETS: Final = 32  # of CK_TOKEN_INFO
+_LABEL_OCTETS: Final = 32  # length of label in CK_TOKEN_INFO
 
 
 @dataclass(slots=True)
@@ -317,7 +317,7 @@ class Engine:
             if nobody and self._ours:
                 self._functions.call("C_Finalize", None)
 
-    # -- inside -------------------------------------------------------------------------------------------------
+    # -- internal -----------------------------------------------------------------------------------------------
 
     def _initialize(self) -> None:
         """Call C_Initialize with OS locking; set ``_serial``, a real lock if the module does no locking itself."""

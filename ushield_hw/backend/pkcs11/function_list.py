@@ -31,7 +31,7 @@ _ORDER: Final = (
 
 OS_LOCKING_OK: Final = 2
 UNAVAILABLE: Final = c_ulong(-1).value
-_SIGNATURE_ROOM: Final = 1024  # RSA of 8192 bits
+_SIGNATURE_ROOM: Final = 1024  # length of a signature with RSA-8192
 _MOST_SIGNATURE: Final = 1 << 16
 _BUFFER_TOO_SMALL: Final = NUMBERS["BUFFER_TOO_SMALL"]
 _REPEATS: Final = 8  # retries of a two-call query whose result grows between the calls
