@@ -54,8 +54,9 @@ for place in watched:
     watch(getattr(found, owner) if owner else found, name)
 from dataclasses import replace
 from ushield_hw import config
-load = config.load  # as where the system's configuration consents to the descriptor: its module runs in this process
-config.load = lambda *arguments, **options: replace(load(*arguments, **options), consent=("counted",))
+# As where the system's configuration consents to the descriptor: its module runs in this process.
+load_settings = config.load_settings
+config.load_settings = lambda *arguments, **options: replace(load_settings(*arguments, **options), consent=("counted",))
 from ushield_hw.cli.app import run
 sys.exit(run(words))
 """

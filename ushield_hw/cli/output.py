@@ -12,8 +12,6 @@ from typing import Final
 from ushield_hw import messages
 from ushield_hw.cli.pin_text import pin_state_text
 from ushield_hw.errors import (
-    DescriptorError,
-    InputError,
     LastTryNotConfirmed,
     PinIncorrect,
     PinLocked,
@@ -130,7 +128,7 @@ def failure(error: UShieldError, *, as_json: bool) -> None:
 
 def _file(error: UShieldError) -> str:
     """Return the file that the error concerns if its message does not name it."""
-    file = messages.shown(error.file or "") if isinstance(error, InputError | DescriptorError) else ""
+    file = messages.shown(error.file or "")
     return messages.text("cli.in_file", file=file) if file and file not in error.message else ""
 
 

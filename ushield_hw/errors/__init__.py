@@ -140,7 +140,6 @@ class InputError(UShieldError):
     """
 
     code = "INPUT_INVALID"
-    file = Detail[str | None](None)
     argument = Detail[str | None](None)
     attribute = Detail[str | None](None)
     place = Detail[str | None](None)
@@ -212,7 +211,6 @@ class DescriptorError(DriverError):
     """
 
     code = "DESCRIPTOR_INVALID"
-    file = Detail[str | None](None)
     key = Detail[str | None](None)
 
 

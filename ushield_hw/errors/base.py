@@ -88,11 +88,13 @@ class UShieldError(Exception):
         details: the details.
         failure: the vendor module's failure that caused this error, if any.
         problem: a short id that distinguishes the problems that share one code.
+        file: the file that the error concerns, if any.
     """
 
     code: str = "INTERNAL"
     failure: ModuleFailure | None = None
     problem = Detail[str | None](None)
+    file = Detail[str | None](None)
 
     def __init__(self, code: str | None = None, /, **details: object) -> None:
         self.code = code or type(self).code
