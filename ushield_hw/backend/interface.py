@@ -73,10 +73,6 @@ class Patience:
 PATIENCE: Final = Patience()
 
 
-ANOTHER: Final = "another program"
-"""Stands for the process that holds a card when it cannot be identified."""
-
-
 class TokenBackend(Protocol):
     """One vendor module and the tokens in its slots. Thread-safe.
 
@@ -142,12 +138,13 @@ class TokenBackend(Protocol):
         """Return the names of the mechanisms that a token supports."""
         ...
 
-    def contents(self, slot_id: int, *wanted: ObjectClass) -> Contents:
+    def contents(self, slot_id: int, *wanted: ObjectClass, key_id: bytes | None = None) -> Contents:
         """Return the objects on a token, and the problems with those that could not be read.
 
         Args:
             slot_id: the token's slot.
             *wanted: the object classes to read; none: all of them.
+            key_id: the result may be limited to the objects with this CKA_ID; None: return all.
         """
         ...
 

@@ -71,7 +71,7 @@ class VirtualShield:
         card: the virtual card.
 
     Raises:
-        InputError: ``PCSCD_MISSING``, ``COMPILER_MISSING``, ``COMPILER_FAILED``, ``DESK_REFUSED``.
+        InputError: ``PCSCD_MISSING``, ``COMPILER_MISSING``, ``COMPILER_FAILED``, ``PCSC_HOST_REFUSED``.
     """
 
     def __init__(  # noqa: PLR0913 - all have defaults

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from ushield_hw.backend.model import KeyRecord
 from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.errors import CertificateError, CertificateMultiple, CertificateNotFound, TokenError
-from ushield_hw.token.key_matching import KeyRing, public_half
+from ushield_hw.token.key_matching import KeyRing, public_half, trimmed
 from ushield_hw.token.key_pairs import KeyChoice, Pair, not_told_apart, pairs
 from ushield_hw.token.session import Session
 
@@ -219,7 +219,7 @@ def _alike(public: Iterable[KeyRecord]) -> list[tuple[KeyRecord, ...]]:
 def _takes(choice: KeyChoice, entry: Entry) -> bool:
     labels = {one.label for one in entry.objects}
     return (
-        (choice.key_id is None or choice.key_id.hex() == entry.key_id)
+        (choice.key_id is None or any(trimmed(one.key_id) == trimmed(choice.key_id) for one in entry.objects))
         and (choice.label is None or choice.label in labels)
-        and (choice.certificate is None or any(choice.names(pair.facts) for pair in entry.pairs))
+        and (choice.certificate is None or any(choice.names(pair.facts) for pair in (*entry.pairs, *entry.unclear)))
     )

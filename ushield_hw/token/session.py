@@ -138,10 +138,12 @@ class Session:
             purpose: Shown in the PIN prompt.
 
         Raises:
+            TokenError: ``SESSION_CLOSED``.
             PinError, TokenError, DriverError, StorageError: As for :func:`open_session`. The session stays open.
         """
         with self._owner.lock:
-            if self._closed or self._owner.standing is not Standing.NOT_NEEDED:
+            self.login_id  # noqa: B018 - raises if the session is closed
+            if self._owner.standing is not Standing.NOT_NEEDED:
                 return
             owner, former = self._owner, self._owner.login_id
             owner.hold(logged_in(self.link, self.interaction, purpose, None))

@@ -544,7 +544,7 @@ def test_a_desk_refuses_what_makes_no_sense() -> None:
         for reader in (0, 1, -1):
             with pytest.raises(InputError) as refused:
                 desk.insert(shield.card, reader)
-            assert refused.value.code == "DESK_REFUSED"
+            assert refused.value.code == "PCSC_HOST_REFUSED"
 
 
 def test_a_token_that_is_kept_is_found_again(tmp_path: Path, in_force: InForce) -> None:

@@ -33,7 +33,7 @@ from ushield_hw.backend.model import (
 from ushield_hw.backend.pkcs11 import function_list, objects, slots
 from ushield_hw.backend.pkcs11.ckr import GONE, NUMBERS, CkrError, LoadFailed, StaleLogin
 from ushield_hw.backend.pkcs11.object_reader import Reader
-from ushield_hw.backend.pkcs11.reinit_lock import Gate
+from ushield_hw.backend.pkcs11.reinit_lock import ReinitLock
 from ushield_hw.crypto.algorithms import KeyKind
 
 _CONTEXT_SPECIFIC: Final = 2
@@ -83,7 +83,7 @@ class Engine:
             # p11-kit's proxy returns a different function list to each caller; only one of them was initialised.
             two_lists = error.function == "C_GetInfo" and error.among("CRYPTOKI_NOT_INITIALIZED")
             raise LoadFailed(error.name, "proxy" if two_lists else "refused") from error
-        self._gate = Gate(self._initialize)
+        self._reinit = ReinitLock(self._initialize)
         self._signer = function_list.Signer(self._functions)
         self._states: dict[int, _SlotState] = {}
         self._states_lock = threading.Lock()
@@ -102,7 +102,7 @@ class Engine:
             busy: descriptions of the slots to skip, because another program holds their card exclusively.
         """
         self._relist()
-        with self._gate, self._serial:
+        with self._reinit, self._serial:
             found = slots.every(self._functions, busy)
             self._known.update(slot.slot_id for slot in found if slot.problem is None)
             for slot in found:
@@ -114,12 +114,12 @@ class Engine:
 
     def token(self, slot_id: int) -> TokenInfo:
         """Return the current CK_TOKEN_INFO; not cached, because the flags change with every PIN attempt."""
-        with self._gate, self._serial, self._noticing(slot_id):
+        with self._reinit, self._serial, self._noticing(slot_id):
             return slots.token(self._functions, slot_id)
 
     def mechanisms(self, slot_id: int) -> tuple[str, ...]:
         """Return the names (without CKM_) of the token's mechanisms; unknown ones as numbers."""
-        with self._gate, self._serial:
+        with self._reinit, self._serial:
             self._listed(slot_id)  # NSS also lists mechanisms for slots that do not exist
             return slots.mechanisms(self._functions, slot_id)
 
@@ -139,7 +139,7 @@ class Engine:
         state = self._state(slot_id)
         with state.login_lock:
             if state.login_id is not None:
-                with self._gate, self._serial:
+                with self._reinit, self._serial:
                     if slots.logged_in(self._functions, state.anchor):
                         raise CkrError("C_Login", NUMBERS["USER_ALREADY_LOGGED_IN"])
                     self._forget(slot_id, state)
@@ -159,7 +159,7 @@ class Engine:
         state = self._state(slot_id)
         with state.login_lock:
             if state.login_id is None:
-                with self._gate, self._serial:
+                with self._reinit, self._serial:
                     state.anchor, state.bare = self._open(slot_id, rw=False), True
                     state.login_id = secrets.randbits(62)
             return state.login_id
@@ -168,7 +168,7 @@ class Engine:
         return state.bare or slots.logged_in(self._functions, state.anchor)
 
     def _logged_in_session(self, slot_id: int, state: _SlotState, user: User, pin: str | None) -> int:
-        with self._gate, self._serial:
+        with self._reinit, self._serial:
             self._close_idle(state)  # the SO cannot log in while read-only sessions exist
             try:
                 return self._new_login(slot_id, user, pin)
@@ -203,7 +203,7 @@ class Engine:
     def logout(self, login_id: int) -> None:
         """Log out, then close every session of the slot, even if C_Logout fails; its error is raised afterwards."""
         slot_id, state = self._find_login(login_id)
-        with state.login_lock, self._gate, self._serial:
+        with state.login_lock, self._reinit, self._serial:
             if state.login_id != login_id:
                 return
             try:
@@ -270,7 +270,7 @@ class Engine:
             began: called immediately before C_Sign, from when on the token may have signed.
         """
         slot_id, state = self._find_login(login_id)
-        with self._gate, self._serial:  # same as _login_session, without the cost of generators
+        with self._reinit, self._serial:  # same as _login_session, without the cost of generators
             session, era = self._lease(slot_id, state)
             try:
                 if state.login_id != login_id:
@@ -302,7 +302,7 @@ class Engine:
     def init_token(self, slot_id: int, so_pin: str, label: str) -> None:
         """Initialise a token. This deletes all objects on it."""
         state = self._state(slot_id)
-        with self._gate, self._serial:
+        with self._reinit, self._serial:
             self._close_idle(state)
             padded = label.encode()[:_LABEL_OCTETS].decode("utf-8", "ignore").encode().ljust(_LABEL_OCTETS)
             self._functions.call("C_InitToken", slot_id, *_pin(so_pin), padded)
@@ -310,8 +310,8 @@ class Engine:
 
     def close(self) -> None:
         """End all logins and finalise the module, unless a call is in progress or other code in the process uses it."""
-        with self._gate.alone(wait_s=1.0) as nobody, self._serial:
-            self._gate.shut()
+        with self._reinit.alone(wait_s=1.0) as nobody, self._serial:
+            self._reinit.close()
             for slot_id, state in list(self._states.items()):
                 self._forget(slot_id, state)
             if nobody and self._ours:
@@ -363,15 +363,15 @@ class Engine:
 
     def _renew(self) -> None:
         """Call C_Finalize and C_Initialize, unless a login exists or other code in the process uses the module."""
-        if not self._ours or not self._gate.open:
+        if not self._ours or not self._reinit.usable:
             return
-        with self._gate.alone() as nobody:
+        with self._reinit.alone() as nobody:
             if nobody and all(state.login_id is None for state in self._states.values()):
                 for state in self._states.values():
                     self._close_idle(state)
                 self._functions.call("C_Finalize", None)
                 self._known.clear()
-                self._gate.lay()
+                self._reinit.initialise()
 
     def _listed(self, slot_id: int) -> None:
         """Check that a slot exists. After a re-insertion many modules need C_GetSlotList before other calls work."""
@@ -421,7 +421,7 @@ class Engine:
     def _session(self, slot_id: int, *, rw: bool = False) -> Iterator[int]:
         """Lease a session for one operation. It is closed after an error, so that no operation stays active in it."""
         state = self._state(slot_id)
-        with self._gate, self._serial:
+        with self._reinit, self._serial:
             session, era = self._lease(slot_id, state, rw=rw)
             try:
                 yield session

@@ -9,39 +9,39 @@ from contextlib import contextmanager
 from ushield_hw.backend.pkcs11.ckr import NUMBERS, CkrError
 
 
-class Gate:
+class ReinitLock:
     """Allows several callers or one re-initialisation: C_Finalize must not run during another call.
 
     Args:
-        lay: calls C_Initialize. If it fails, the next caller retries it.
+        initialise: calls C_Initialize. If it fails, the next caller retries it.
     """
 
-    def __init__(self, lay: Callable[[], None]) -> None:
+    def __init__(self, initialise: Callable[[], None]) -> None:
         self._lock = threading.RLock()  # acquired directly by every call, because a condition is slower
         self._changed = threading.Condition(self._lock)
         self._waiting = False
-        self._inside = 0
-        self._shut = False
-        self._lay = lay
-        self._floor = True
+        self._running = 0
+        self._closed = False
+        self._initialise = initialise
+        self._initialised = True
 
     @property
-    def open(self) -> bool:
-        """Whether the module is initialised and :meth:`shut` was not called."""
-        return self._floor and not self._shut
+    def usable(self) -> bool:
+        """Whether the module is initialised and :meth:`close` was not called."""
+        return self._initialised and not self._closed
 
     def __enter__(self) -> None:
         with self._lock:
-            if self._shut:
+            if self._closed:
                 raise CkrError("C_Finalize", NUMBERS["CRYPTOKI_NOT_INITIALIZED"])
-            if not self._floor:
-                self.lay()
-            self._inside += 1
+            if not self._initialised:
+                self.initialise()
+            self._running += 1
 
     def __exit__(self, *error: object) -> None:
         with self._lock:
-            self._inside -= 1
-            if self._waiting and not self._inside:
+            self._running -= 1
+            if self._waiting and not self._running:
                 self._changed.notify_all()
 
     @contextmanager
@@ -54,17 +54,17 @@ class Gate:
         with self._lock:
             self._waiting = True
             try:
-                nobody = self._changed.wait_for(lambda: self._inside == 0, timeout=wait_s)
+                idle = self._changed.wait_for(lambda: self._running == 0, timeout=wait_s)
             finally:
                 self._waiting = False
-            yield nobody
+            yield idle
 
-    def lay(self) -> None:
+    def initialise(self) -> None:
         """Initialise the module after C_Finalize. Call it only inside :meth:`alone`, when no call is running."""
-        self._floor = False
-        self._lay()
-        self._floor = True
+        self._initialised = False
+        self._initialise()
+        self._initialised = True
 
-    def shut(self) -> None:
+    def close(self) -> None:
         """Refuse all further calls, because the module may be finalised or used by other code from now on."""
-        self._shut = True
+        self._closed = True

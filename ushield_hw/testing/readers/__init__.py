@@ -44,7 +44,7 @@ class PcscHost:
 
     Raises:
         InputError: ``PCSCD_MISSING``: pcscd is not installed. ``COMPILER_MISSING``, ``COMPILER_FAILED``: the reader
-            driver cannot be built. ``DESK_REFUSED``: the namespace or the daemon could not be started; includes the
+            driver cannot be built. ``PCSC_HOST_REFUSED``: the namespace or the daemon could not be started; includes the
             reason.
         StorageError: as :func:`~ushield_hw.testing.compiled.built`.
     """
@@ -96,19 +96,19 @@ class PcscHost:
             The inserted card.
 
         Raises:
-            InputError: ``DESK_REFUSED``: there is no such reader, it already has a card, or pcscd does not respond.
+            InputError: ``PCSC_HOST_REFUSED``: no such reader, it has a card already, or pcscd does not respond.
         """
         with self._lock:
             if (there := self._inserted.get(reader)) is not None and there.present:
-                raise InputError("DESK_REFUSED", reason=f"reader {reader} has a card in it")
+                raise InputError("PCSC_HOST_REFUSED", reason=f"reader {reader} has a card in it")
             if not 0 <= reader < len(self._readers):
-                raise InputError("DESK_REFUSED", reason=f"there is no reader {reader}")
+                raise InputError("PCSC_HOST_REFUSED", reason=f"there is no reader {reader}")
             if there is not None:
                 there.rest()
             there = self._inserted[reader] = Insertion(card, self._connect(reader))
             if not there.noticed(deadline_s):
                 there.eject()
-                raise InputError("DESK_REFUSED", reason=f"pcscd did not see the card within {deadline_s} s")
+                raise InputError("PCSC_HOST_REFUSED", reason=f"pcscd did not see the card within {deadline_s} s")
             return there
 
     def restart(self) -> None:
@@ -153,10 +153,10 @@ class PcscHost:
     def _start(self, inside: socket.socket, pcscd: str) -> subprocess.Popen[bytes]:
         as_whom = () if os.geteuid() == 0 else ("--map-root-user",)
         unshare = _found("unshare", "/usr/bin/unshare")
-        door = [sys.executable, "-I", "-S", str(_NAMESPACE), str(inside.fileno()), str(self.folder), pcscd]
-        with (self.folder / "door.log").open("wb") as log:
+        inner = [sys.executable, "-I", "-S", str(_NAMESPACE), str(inside.fileno()), str(self.folder), pcscd]
+        with (self.folder / "namespace.log").open("wb") as log:
             return subprocess.Popen(  # noqa: S603 - programs found on the system's own paths
-                [unshare, *as_whom, "--net", "--mount", *door],
+                [unshare, *as_whom, "--net", "--mount", *inner],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -170,7 +170,7 @@ class PcscHost:
             connection.connect(str(self._slot(reader)))
         except OSError as error:
             connection.close()
-            raise InputError("DESK_REFUSED", reason=f"reader {reader}: {error}") from error
+            raise InputError("PCSC_HOST_REFUSED", reason=f"reader {reader}: {error}") from error
         return connection
 
     def _ask(self, question: str) -> str:
@@ -178,22 +178,22 @@ class PcscHost:
             try:
                 self._outside.send(question.encode())
             except OSError as error:
-                raise InputError("DESK_REFUSED", reason=f"the process of pcscd has ended: {error}") from error
+                raise InputError("PCSC_HOST_REFUSED", reason=f"the process of pcscd has ended: {error}") from error
             return self._answer()
 
     def _answer(self) -> str:
         try:
             return self._outside.recv(MESSAGE).decode()
         except OSError as error:
-            raise InputError("DESK_REFUSED", reason=str(error)) from error
+            raise InputError("PCSC_HOST_REFUSED", reason=str(error)) from error
 
     def _expect(self, text: str, wanted: str) -> None:
         if text != wanted:
-            raise InputError("DESK_REFUSED", reason=text or self._last_words())
+            raise InputError("PCSC_HOST_REFUSED", reason=text or self._last_words())
 
     def _last_words(self) -> str:
         with suppress(OSError):
-            return (self.folder / "door.log").read_text(encoding="utf-8", errors="replace").strip()[-500:]
+            return (self.folder / "namespace.log").read_text(encoding="utf-8", errors="replace").strip()[-500:]
         return "?"
 
 

@@ -31,7 +31,7 @@ _USB_DRIVERS = ("/usr/lib/pcsc/drivers", "/usr/lib64/pcsc/drivers", "/usr/local/
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Door:
+class Namespace:
     """The command loop of the process. ``folder`` contains the configuration, and later pcscd's socket and log."""
 
     def __init__(self, outside: socket.socket, folder: Path, pcscd: str) -> None:
@@ -131,7 +131,7 @@ def main(descriptor: str, folder: str, pcscd: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the terminal is handled by the outer process
     with socket.socket(fileno=int(descriptor)) as outside:
         try:
-            Door(outside, Path(folder), pcscd).serve()
+            Namespace(outside, Path(folder), pcscd).serve()
         except OSError as error:
             with contextlib.suppress(OSError):
                 outside.send(str(error).encode())
