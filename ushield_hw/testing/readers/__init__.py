@@ -44,7 +44,7 @@ class PcscHost:
 
     Raises:
         InputError: ``PCSCD_MISSING``: pcscd is not installed. ``COMPILER_MISSING``, ``COMPILER_FAILED``: the reader
-            driver cannot be built. ``PCSC_HOST_REFUSED``: the namespace or the daemon could not be started; includes the
+            driver cannot be built. ``PCSC_HOST_REFUSED``: the namespace or the daemon could not start; includes the
             reason.
         StorageError: as :func:`~ushield_hw.testing.compiled.built`.
     """
