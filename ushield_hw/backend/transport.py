@@ -193,7 +193,6 @@ class Worker:
             answer = _receive(leased.channel, until - time.monotonic())
         except protocol.Closed as error:
             del self._until[leased.number]
-            leased.channel.close()
             raise self._broken(leased) from error
         except BaseException as error:
             began = self._told_to_stop(leased)
@@ -247,7 +246,11 @@ class Worker:
         return Lost("hung", detail, began=began)
 
     def _broken(self, leased: _Leased) -> Exception:
-        """Return the error of a call whose channel was closed by the worker."""
+        """Return the error of a call whose channel was closed by the worker; close it on this side too."""
+        refusal = _last_answer(leased.channel)
+        leased.channel.close()
+        if refusal is not None:
+            return refusal
         began = self._flags[leased.number] == protocol.BEGAN
         until = time.monotonic() + _EXPLAINED_S
         while not began and time.monotonic() < until and not self._process.wait_over(0.01):
@@ -405,6 +408,15 @@ def _receive(channel: protocol.Channel, deadline_s: float) -> dict[str, Any]:
         case {"stopped": True} | {"limit": int()}:
             return answer
     raise protocol.Closed("not an answer")
+
+
+def _last_answer(channel: protocol.Channel) -> Exception | None:
+    """Return the error that a worker reported before it closed a channel, although nothing could be sent any more."""
+    with suppress(protocol.Closed, protocol.TimedOut):
+        answer = _receive(channel, 0.1)
+        if "limit" in answer:
+            return of_errno(answer["limit"])
+    return None
 
 
 def _result(answer: dict[str, Any]) -> Any:

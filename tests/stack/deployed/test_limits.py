@@ -167,6 +167,22 @@ def test_no_further_process_or_thread(run: Run, tmp_path: Path, code: str, said:
     assert run(WORKER + "print(look(worker()))", **shim(tmp_path, code)) == [said]
 
 
+def test_what_a_worker_has_refused_before_it_was_asked_is_read(run: Run, tmp_path: Path) -> None:
+    late = """
+import time
+from ushield_hw.backend.protocol import Channel
+send = Channel.send
+def later(channel, message):
+    if isinstance(message, tuple) and message[0] == "slots":
+        time.sleep(0.5)
+    send(channel, message)
+Channel.send = later
+"""
+    code = "int pthread_create() { return EAGAIN; }"
+    said = run(WORKER + late + "print(look(worker()))", **shim(tmp_path, code))
+    assert said == ["('SYSTEM_LIMIT', 'RLIMIT_NPROC', True)"]
+
+
 def test_without_threads_modules_are_looked_at_one_after_the_other(run: Run, tmp_path: Path) -> None:
     code = "int pthread_create() { return EAGAIN; }"
     serial = "print([token.serial == os.environ['TOKEN_SERIAL'] for token in us.find_tokens()].count(True))"

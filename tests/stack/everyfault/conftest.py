@@ -16,7 +16,7 @@ from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.module import close_modules
 from ushield_hw.backend.pkcs11 import engine
 from ushield_hw.testing.softhsm import CONF_VARIABLE
-from ushield_hw.token import session
+from ushield_hw.token import link
 from ushield_hw.token.pin_operations import verify_pin
 
 pytest.register_assert_rewrite("tests.stack.everyfault.jobs", "tests.stack.everyfault.trial")
@@ -42,7 +42,7 @@ def ground(isolation: Isolation, _memory: Path, tmp_path: Path, monkeypatch: pyt
     ground = original(_memory / "original").copy(folder, isolation)
     monkeypatch.setenv(CONF_VARIABLE, str(ground.soft.conf))
     monkeypatch.setattr(engine, "_FRESH_S", 0.0)  # else it would depend on the time which calls a job makes
-    monkeypatch.setattr(session, "_NOTICED_S", 0.01)  # this token is not one that needs half a second to be missed
+    monkeypatch.setattr(link, "_NOTICED_S", 0.01)  # this token is not one that needs half a second to be missed
     close_modules()
     verify_pin(ground.link, ground.person())  # from here on there is a count of tries
     yield ground

@@ -65,7 +65,8 @@ USES = (
 ASKS = """
 import json, sys, time
 import ushield_hw as us
-from ushield_hw import messages, processes
+from ushield_hw import messages
+from ushield_hw.system import processes
 from ushield_hw.token.discovery import survey
 if "hides" in sys.argv:
     processes.users_of_pcsc = lambda *_: time.sleep(60)
