@@ -230,7 +230,9 @@ def install(session: Session, data: bytes) -> Pair:
     except UShieldError as error:
         LOG.warning("the certificate is installed; the token cannot be listed: %s", error.code)
         found = ()
-    return next((pair for pair in found if pair.facts.der == der), Pair(written, facts, key, has_key=True))
+    # A worker that was lost since has no login, and shows no private key; this one was there before the write.
+    listed = (pair for pair in found if pair.facts.der == der and pair.key is not None)
+    return next(listed, Pair(written, facts, key, has_key=True))
 
 
 def read_installable(data: bytes) -> CertificateFacts:

@@ -152,7 +152,8 @@ def _telling_unknown() -> Iterator[None]:
         failed = error.failed_at(errors.Step.SET_PIN) and not error.failed_as(errors.Trait.NOTHING_DONE)
         if not (lost or failed) or isinstance(error, errors.TokenBusy | errors.TokenNotInitialized):
             raise
-        raise error.restated(type(error), "PIN_CHANGE_UNKNOWN") from error
+        plain = isinstance(error, errors.ModuleLost | errors.SoftTokenNotWritten)
+        raise error.restated(errors.TokenError if plain else type(error), "PIN_CHANGE_UNKNOWN") from error
 
 
 def _is_as_it_was(link: Link, pin: str | None) -> bool:
