@@ -20,8 +20,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ushield_hw import Order, Session, Silent, find_token
 from ushield_hw.backend.module import close_modules
-from ushield_hw.certificates.certificate import KeySpec, install, request
+from ushield_hw.certificates.certificate import install, request
 from ushield_hw.config import Settings, data_dir
+from ushield_hw.crypto.algorithms import KeySpec
 from ushield_hw.interaction import PinRequest
 from ushield_hw.testing.softhsm import CONF_VARIABLE, SoftToken, provision
 from ushield_hw.uri import TokenUri

@@ -32,7 +32,8 @@ if os.environ["ENTRY"] == "yes":
     us.freeze_support()
 from dataclasses import replace
 from pathlib import Path
-from ushield_hw.certificates.certificate import KeySpec, install, request
+from ushield_hw.certificates.certificate import install, request
+from ushield_hw.crypto.algorithms import KeySpec
 from ushield_hw.config import load_settings
 from ushield_hw.testing.authority import Authority
 from ushield_hw.testing.scripted import Scripted

@@ -18,7 +18,8 @@ from tests.unit.cms.pki import Authority, der
 from ushield_hw import sign
 from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import User
-from ushield_hw.certificates.certificate import KeySpec, install, request
+from ushield_hw.certificates.certificate import install, request
+from ushield_hw.crypto.algorithms import KeySpec
 from ushield_hw.errors import OutcomeUnknown, TokenError, TokenFull
 from ushield_hw.signing.journal import Journal, State
 from ushield_hw.system import storage

@@ -17,9 +17,9 @@ from tests.stack.bench import Bench
 from tests.unit.cms.pki import Authority, authority, der
 from tests.unit.order.samples import live, payment
 from ushield_hw import cms
-from ushield_hw.certificates.certificate import KeySpec, install, request
+from ushield_hw.certificates.certificate import install, request
 from ushield_hw.cms import Confirmation, Profile
-from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.crypto.algorithms import KeyKind, KeySpec
 from ushield_hw.drivers.family import ConfirmKind, ConfirmSpec, ConfirmText, Driver, HashOn, Kind, SignSpec
 from ushield_hw.errors import (
     CertificateError,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from ushield_hw.backend.model import CertificateRecord, PublicKey
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.crypto import pem
-from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.crypto.algorithms import KeyKind, KeySpec
 from ushield_hw.crypto.parsing import Unreadable, reading
 from ushield_hw.errors import (
     CertificateError,
@@ -34,26 +34,6 @@ if TYPE_CHECKING:
 
 
 _PEM_LABELS: Final = ("CERTIFICATE", "X509 CERTIFICATE")
-
-
-class KeySpec(Enum):
-    """The kinds of key that a token can be asked to generate."""
-
-    EC_P256 = "ec-p256"
-    EC_P384 = "ec-p384"
-    RSA_2048 = "rsa-2048"
-    RSA_3072 = "rsa-3072"
-    RSA_4096 = "rsa-4096"
-
-    @property
-    def kind(self) -> KeyKind:
-        """The kind of key, without its size."""
-        return KeyKind.RSA if self.value.startswith("rsa") else KeyKind(self.value)
-
-    @property
-    def bits(self) -> int:
-        """The length of the RSA modulus; 0 for EC."""
-        return int(self.value.removeprefix("rsa-")) if self.kind is KeyKind.RSA else 0
 
 
 class PinPolicy(Enum):

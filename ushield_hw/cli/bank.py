@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from ushield_hw import messages
+from ushield_hw.bank.values import PROFILES, REASONS
 from ushield_hw.cli import options, output
 from ushield_hw.cli.help import Group
+from ushield_hw.cms.attributes import Confirmation
+from ushield_hw.crypto.algorithms import KeySpec
 from ushield_hw.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,15 +29,9 @@ _PACKAGES: Final = ("alembic", "sqlalchemy", "starlette", "uvicorn")
 _EXPIRING: Final = 6
 _STATE_COLUMNS: Final = 14
 _CA_LIFE: Final = timedelta(days=20 * 365)
-# Copies of the values in bank.ca, so that help pages work without the bank's dependencies.
-_KEYS: Final = ("ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096")
-_PROFILES: Final = ("payment", "login")
-_CONFIRMATIONS: Final = ("button", "pinpad", "touch", "host", "none")
-_SHOWING: Final = frozenset({"button", "pinpad"})
-_REASONS: Final = (
-    *("keyCompromise", "affiliationChanged", "superseded", "cessationOfOperation", "privilegeWithdrawn"),
-    "unspecified",
-)
+_KEYS: Final = tuple(spec.value for spec in KeySpec)
+_CONFIRMATIONS: Final = tuple(one.value for one in Confirmation)
+_SHOWING: Final = frozenset({Confirmation.BUTTON.value, Confirmation.PINPAD.value})
 
 
 @click.group("bank", cls=Group, help=messages.text("help.bank"))
@@ -208,7 +205,7 @@ def _tell_ready(url: str, where: BankFolder, settings: BankSettings, *, as_json:
 @_folder()
 @click.option("--customer", required=True, metavar="ID", help=options.say("bank_customer"))
 @click.option("--subject", required=True, metavar="RFC4514", help=options.say("subject"))
-@click.option("--profile", type=click.Choice(_PROFILES), required=True, help=options.say("bank_profile"))
+@click.option("--profile", type=click.Choice(PROFILES), required=True, help=options.say("bank_profile"))
 @click.option("--confirmation", type=click.Choice(_CONFIRMATIONS), required=True, help=options.say("bank_confirmation"))
 @click.option("--display/--no-display", default=None, help=options.say("bank_display"))
 @click.option("--token-serial", default=None, metavar="SERIAL", help=options.say("bank_token_serial"))
@@ -262,7 +259,7 @@ def _tell_code(code: str, grant: Any, *, as_json: bool) -> None:
 @bank_command.command("revoke", help=messages.text("help.bank.revoke"))
 @click.argument("serial")
 @_folder()
-@click.option("--reason", type=click.Choice(_REASONS), default="unspecified", help=options.say("bank_reason"))
+@click.option("--reason", type=click.Choice(REASONS), default="unspecified", help=options.say("bank_reason"))
 @options.as_json()
 def _revoke(serial: str, folder: Path, reason: str, as_json: bool) -> None:
     where = _opened(folder)

@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from ushield_hw.backend.model import KeyRecord
 from ushield_hw.bank.ca.authority import Signer, root
 from ushield_hw.bank.folder import BankFolder, BankSettings
-from ushield_hw.certificates.certificate import KeySpec, make_key, new_key_id, remove_quietly
+from ushield_hw.certificates.certificate import make_key, new_key_id, remove_quietly
 from ushield_hw.certificates.csr import key_of, public_of
 from ushield_hw.cli import options
-from ushield_hw.crypto.algorithms import Suite
+from ushield_hw.crypto.algorithms import KeySpec, Suite
 from ushield_hw.crypto.parsing import Unreadable, reading
 from ushield_hw.crypto.private_key import CertifiedKey
 from ushield_hw.errors import InputError, KeyMismatch, OutcomeUnknown, PinError, TokenError, UShieldError

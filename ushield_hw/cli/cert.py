@@ -8,7 +8,6 @@ import click
 
 from ushield_hw import messages
 from ushield_hw.certificates.certificate import (
-    KeySpec,
     PinPolicy,
     expiring,
     export,
@@ -24,6 +23,7 @@ from ushield_hw.cli.expiry import warn_of
 from ushield_hw.cli.help import Group
 from ushield_hw.cli.renew import is_under_way, renew_command
 from ushield_hw.cli.tokens import certificate_rows, say_problems
+from ushield_hw.crypto.algorithms import KeySpec
 from ushield_hw.errors import UShieldError
 from ushield_hw.interaction import PinKind
 from ushield_hw.token.choice import key_choice

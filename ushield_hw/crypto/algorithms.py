@@ -21,6 +21,26 @@ class KeyKind(Enum):
     RSA = "rsa"
 
 
+class KeySpec(Enum):
+    """The kinds of key that a token can be asked to generate."""
+
+    EC_P256 = "ec-p256"
+    EC_P384 = "ec-p384"
+    RSA_2048 = "rsa-2048"
+    RSA_3072 = "rsa-3072"
+    RSA_4096 = "rsa-4096"
+
+    @property
+    def kind(self) -> KeyKind:
+        """The kind of key, without its size."""
+        return KeyKind.RSA if self.value.startswith("rsa") else KeyKind(self.value)
+
+    @property
+    def bits(self) -> int:
+        """The length of the RSA modulus; 0 for EC."""
+        return int(self.value.removeprefix("rsa-")) if self.kind is KeyKind.RSA else 0
+
+
 class Padding(Enum):
     """Signature scheme that is applied to the digest."""
 

@@ -10,8 +10,9 @@ from typing import Final
 from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import ModuleOptions
 from ushield_hw.backend.module import Module
-from ushield_hw.certificates.certificate import KeySpec, install, request
+from ushield_hw.certificates.certificate import install, request
 from ushield_hw.config import Settings, data_dir
+from ushield_hw.crypto.algorithms import KeySpec
 from ushield_hw.drivers.catalogue import Catalogue
 from ushield_hw.testing.authority import Authority
 from ushield_hw.testing.scripted import Scripted

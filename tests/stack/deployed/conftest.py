@@ -13,7 +13,8 @@ import pytest
 from tests.project.tree import ROOT
 from tests.soft import SOFTHSM, Soft, provisioned, soft
 from ushield_hw.backend.interface import Isolation
-from ushield_hw.certificates.certificate import KeySpec, install, request
+from ushield_hw.certificates.certificate import install, request
+from ushield_hw.crypto.algorithms import KeySpec
 from ushield_hw.testing.authority import Authority
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.token.session import open_session

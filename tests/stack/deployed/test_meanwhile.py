@@ -17,7 +17,8 @@ from tests.unit.order.samples import live, payment
 from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import ModuleOptions
 from ushield_hw.backend.module import open_module
-from ushield_hw.certificates.certificate import KeySpec, install, request
+from ushield_hw.certificates.certificate import install, request
+from ushield_hw.crypto.algorithms import KeySpec
 from ushield_hw.errors import PinIncorrect
 from ushield_hw.signing.order import Attendance, SignedOrder
 from ushield_hw.testing.authority import Authority

@@ -19,8 +19,9 @@ from ushield_hw.backend.model import ModuleOptions
 from ushield_hw.backend.module import Module
 from ushield_hw.backend.pkcs11.ckr import CkrError
 from ushield_hw.backend.pkcs11.function_list import Functions
-from ushield_hw.certificates.certificate import KeySpec, install, request
+from ushield_hw.certificates.certificate import install, request
 from ushield_hw.config import data_dir
+from ushield_hw.crypto.algorithms import KeySpec
 from ushield_hw.testing.faulty import FaultyModule, faulty_module
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.testing.softhsm import CONF_VARIABLE, Provisioned, provision

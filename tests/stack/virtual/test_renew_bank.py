@@ -12,9 +12,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tests.cli.bank_server import Server, line_to, served
 from ushield_hw.backend.module import close_modules
 from ushield_hw.certificates import renewal
-from ushield_hw.certificates.certificate import KeySpec, install, request
+from ushield_hw.certificates.certificate import install, request
 from ushield_hw.certificates.renewal import Step
 from ushield_hw.certificates.renewal.est_client import EstBank
+from ushield_hw.crypto.algorithms import KeySpec
 from ushield_hw.errors import NetworkError, TokenError
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.testing.shield import VirtualShield

@@ -20,8 +20,9 @@ from tests.unit.order.samples import live, login, payment
 from ushield_hw import cms
 from ushield_hw.backend.model import SignCall
 from ushield_hw.backend.module import Module, close_modules
-from ushield_hw.certificates.certificate import KeySpec, install, request
+from ushield_hw.certificates.certificate import install, request
 from ushield_hw.cms import Profile
+from ushield_hw.crypto.algorithms import KeySpec
 from ushield_hw.errors import (
     ConfirmationRejected,
     ConfirmationTimedOut,

@@ -10,7 +10,8 @@ from cryptography import x509
 from tests.unit.bank.world import Bank, Dies, SoftKey
 from tests.unit.order.samples import live, make_payment
 from ushield_hw.bank.ca.certificates import State
-from ushield_hw.bank.ca.revocation import CRL_LIFE, REASONS, crl, revoke
+from ushield_hw.bank.ca.revocation import CRL_LIFE, crl, revoke
+from ushield_hw.bank.values import REASONS
 from ushield_hw.errors import RequestRefused, Revoked, VerificationError
 from ushield_hw.order import Order
 from ushield_hw.verifier import Revocation, TrustStore, verify

@@ -8,6 +8,8 @@ from typing import Final
 
 from cryptography import x509
 
+from ushield_hw.bank import values
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
@@ -25,8 +27,8 @@ class Profile:
     life: timedelta
 
 
-PAYMENT: Final = Profile("payment", "content_commitment", timedelta(days=3 * 365))
-LOGIN: Final = Profile("login", "digital_signature", timedelta(days=3 * 365))
+PAYMENT: Final = Profile(values.PAYMENT, "content_commitment", timedelta(days=3 * 365))
+LOGIN: Final = Profile(values.LOGIN, "digital_signature", timedelta(days=3 * 365))
 
 PROFILES: Final = {profile.name: profile for profile in (PAYMENT, LOGIN)}
 

@@ -16,12 +16,6 @@ from ushield_hw.bank.ca.tables import CRLS, REGISTER
 from ushield_hw.bank.database import Database
 from ushield_hw.errors import RequestRefused
 
-REASONS: Final = (
-    *("keyCompromise", "affiliationChanged", "superseded", "cessationOfOperation", "privilegeWithdrawn"),
-    "unspecified",
-)
-"""Accepted reasons for a customer's certificate: those of RFC 5280 that are permanent and not about a CA."""
-
 CRL_LIFE: Final = timedelta(hours=24)
 _RENEWED_BEFORE: Final = timedelta(hours=1)
 
