@@ -204,8 +204,8 @@ def test_list_for_a_person(shared: Home, blank: Home) -> None:
     empty = blank.ushield("cert", "list", "--token", blank.token.uri)
     assert empty.out == ""
     none, hint = empty.err.splitlines()
-    assert none == "No certificate."
-    assert "until login" in hint
+    assert none == "No certificates."
+    assert "before login" in hint
     assert blank.json("cert", "list", "--token", blank.token.uri)["may_hide"] is True
     assert shared.json("cert", "list", "--token", shared.token.uri)["may_hide"] is False
 
@@ -221,7 +221,7 @@ def test_what_has_expired_is_expiring(home: Home, bank: Bank) -> None:
     key_id = home.enrol(bank, home.token, "CN=李四", days=(-20, -10))
     found = home.json("cert", "list", "--token", home.token.uri, "--expiring", "0", exits=6)["certificates"]
     assert [one["key_id"] for one in found] == [key_id]
-    assert "ended on" in home.ushield("cert", "list", "--token", home.token.uri).out
+    assert "expired on" in home.ushield("cert", "list", "--token", home.token.uri).out
 
 
 def test_what_a_newer_certificate_has_replaced_is_not_expiring(home: Home, bank: Bank) -> None:

@@ -152,7 +152,7 @@ def test_what_is_no_code_or_no_usage(bare: Home) -> None:
 
 
 def test_people_read_one_cause_and_what_to_do_first(home: Home, broken: Path) -> None:
-    for lang, verdict, words in (("en", "No token can be used.", "again"), ("zh", "没有可用的令牌。", "重新")):
+    for lang, verdict, words in (("en", "No token can be used.", "again"), ("zh", "没有可用的 U盾。", "重新")):
         lines = doctor(home, "--module", broken, exits=3, lang=lang).out.split("\n")
         assert lines[:2] == [f"✗ {verdict}", ""]
         assert lines[2].startswith("[E43] ")
@@ -270,8 +270,8 @@ def test_a_bundle_holds_nothing_that_names_a_person_or_a_token(
         report = json.loads(members["report.json"])
         assert report["verdict"] == ("fail" if exits else "ok")
         assert {"report.en.txt", "report.zh.txt", "README.txt"} < set(members)
-        assert "From the plug to the key" in members["report.en.txt"]
-        assert "从插口到密钥" in members["report.zh.txt"]
+        assert "Layer by layer" in members["report.en.txt"]
+        assert "逐层检查" in members["report.zh.txt"]
 
 
 def test_a_bundle_tells_two_tokens_apart_and_keeps_what_helps(shared: Home, tmp_path: Path) -> None:

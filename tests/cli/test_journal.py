@@ -42,7 +42,7 @@ def test_a_renewed_certificate_signs_nothing_again(home: Home, bank: Bank) -> No
     for asked in ((), ("--key-id", renewed), ("--key-id", first), ("--profile", "plain")):
         done = home.ushield("sign", order, "--token", home.token.uri, *asked, "-o", "again.p7m", "--json")
         assert done.document["replayed"] is True
-        assert "signed before" in done.err
+        assert "was already signed" in done.err
         assert home.content("again.p7m") == home.content("signed.p7m")
         home.file("again.p7m").unlink()
 

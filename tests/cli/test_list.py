@@ -58,9 +58,9 @@ def test_a_uri_selects_by_all_that_the_token_says_and_never_by_a_slots_number(bl
 def test_a_person_reads_the_same(shared: Home) -> None:
     done = shared.ushield("list")
     assert all(word in done.out for token in shared.tokens for word in (token.label, token.serial, token.uri))
-    assert "6 tries left" in done.out
+    assert "6 attempts remaining" in done.out
     assert DEMO in done.out
-    assert "还剩 6 次" in shared.ushield("--lang", "zh", "list").out
+    assert "PIN 还可尝试 6 次" in shared.ushield("--lang", "zh", "list").out
 
 
 def test_nothing_plugged_in(bare: Home) -> None:
@@ -96,7 +96,7 @@ def test_a_token_that_is_not_set_up_does_not_hide_the_others(home: Home) -> None
     assert {token["serial"] for token in ready} == {token.serial for token in home.tokens}
     assert fresh["certificates"] == []
     assert [problem["error"] for problem in fresh["problems"]] == ["TOKEN_NOT_INITIALIZED"]
-    assert "not set up" in home.ushield("--drivers", "drivers", "list").err
+    assert "not initialized" in home.ushield("--drivers", "drivers", "list").err
 
 
 def test_a_count_of_tries_that_cannot_be_kept_does_not_hide_a_token(blank: Home) -> None:

@@ -41,7 +41,7 @@ def test_status_uses_no_try(fresh: Home) -> None:
 
 def test_status_for_a_person(blank: Home) -> None:
     out = blank.ushield("pin", "status", "--token", blank.token.uri).out
-    assert out.splitlines() == ["6 tries left", "(counted on this machine; the token itself never locks)"]
+    assert out.splitlines() == ["6 attempts remaining", "(counted on this machine; the token itself never locks)"]
 
 
 def test_the_right_pin(fresh: Home) -> None:
@@ -57,7 +57,7 @@ def test_a_wrong_pin_costs_one_try(fresh: Home) -> None:
 
 def test_a_person_is_told_the_tries_that_are_left(fresh: Home) -> None:
     err = fresh.ushield("pin", "verify", *own(fresh, fresh.pin()), exits=4).err
-    assert "5 tries left" in err
+    assert "5 attempts remaining" in err
     assert "PIN_INCORRECT" in err
 
 

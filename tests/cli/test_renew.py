@@ -130,10 +130,10 @@ def test_the_old_pair_may_be_kept_and_signs_no_more(home: Home, bank: Bank) -> N
 
 def test_the_steps_are_told_in_both_languages(home: Home, bank: Bank) -> None:
     said = home.ushield(*renewal(home, "--out", "request"))
-    assert said.err.splitlines() == ["A new key is on the token.", "The request is signed by both keys."]
+    assert said.err.splitlines() == ["New key generated on the token.", "Request signed with both keys."]
     assert "--in CERT.pem" in said.out
     done = home.ushield("--lang", "zh", *renewal(home, "--in", issue(home, bank)))
-    assert done.err.splitlines()[-1] == "旧证书已处理。" and DEMO in done.out
+    assert done.err.splitlines()[-1] == "更新完成。" and DEMO in done.out
 
 
 # --- which pair -------------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def test_a_signed_order_that_was_written_is_a_success(
     done = run(home, redirection, *sign(home, *form))
     assert done.code == 0, done
     assert bank.accepts(home.file("signed.p7m"))
-    assert (FULL == redirection) == ("its result stands" in done.err), done.err
+    assert (FULL == redirection) == ("its result is valid" in done.err), done.err
 
 
 def test_other_jobs(home: Home) -> None:
@@ -73,7 +73,7 @@ def test_other_jobs(home: Home) -> None:
     ]
     for words in jobs:
         done = run(home, FULL, *words, "--json")
-        assert (done.code, "its result stands" in done.err) == (0, True), (words, done)
+        assert (done.code, "its result is valid" in done.err) == (0, True), (words, done)
     for name in ("c.pem", "r.csr", "more/softhsm2.conf"):
         assert home.file(name).stat().st_size, name
     home.ushield("pin", "verify", "--token", home.token.uri, "--pin-source", "new.pin")

@@ -144,7 +144,7 @@ def test_the_same_order_again_is_the_same_signed_order_and_needs_no_pin(home: Ho
     done = home.ushield("sign", order, "--token", home.token.uri, "-o", "again.p7m", "--json")
     assert home.content("again.p7m") == home.content("signed.p7m")
     assert done.document["replayed"] is True
-    assert "signed before" in done.err
+    assert "was already signed" in done.err
 
 
 def test_laid_out_otherwise_it_is_the_same_order(home: Home) -> None:

@@ -61,7 +61,7 @@ def test_the_pin_is_asked_for_and_never_shown(home: Home, sits_down: SitsDown) -
 def test_the_prompt_names_the_token_and_the_tries_that_are_left(home: Home, sits_down: SitsDown) -> None:
     home.ushield(*verify(home), "--pin-source", home.pin(), exits=4)
     person = sits_down(home, "--lang", "zh", *verify(home))
-    person.sees("还剩 5 次")
+    person.sees("PIN 还可尝试 5 次")
     assert home.token.serial in person.screen
 
 
@@ -79,7 +79,7 @@ def test_a_wrong_pin_is_asked_for_once(home: Home, sits_down: SitsDown) -> None:
     person.types("999999")
     done = person.ends(4)
     assert done.err.count("PIN of") == 1
-    assert "5 tries left" in done.err
+    assert "5 attempts remaining" in done.err
 
 
 @pytest.mark.parametrize("key", [b"\n", CTRL_D], ids=["nothing", "end of file"])
@@ -154,7 +154,7 @@ def test_a_new_pin_is_asked_for_twice(home: Home, sits_down: SitsDown) -> None:
     person.types(pin_of(home))
     person.sees("New PIN for")
     person.types(NEW)
-    person.sees("New PIN once more")
+    person.sees("Repeat the new PIN")
     person.types(NEW)
     assert person.ends(0).out.startswith("The PIN was changed.")
     assert NEW not in person.screen
@@ -164,9 +164,9 @@ def test_a_new_pin_is_asked_for_twice(home: Home, sits_down: SitsDown) -> None:
 def test_two_new_pins_that_differ(home: Home, sits_down: SitsDown) -> None:
     person = sits_down(home, "pin", "change", "--token", home.token.uri, "--pin-source", home.token.pin_file)
     for typed in (NEW, "13572468"):
-        person.sees("New PIN for" if typed == NEW else "New PIN once more")
+        person.sees("New PIN for" if typed == NEW else "Repeat the new PIN")
         person.types(typed)
-    person.sees("The two differ")
+    person.sees("The two PINs differ")
     person.presses(CTRL_C)
     person.ends(130)
     home.ushield(*verify(home), "--pin-source", home.token.pin_file)
@@ -191,7 +191,7 @@ def one_left(worn: Home, tmp_path: Path) -> Home:
 @pytest.mark.parametrize("answer", ["n", ""])
 def test_the_last_try_is_not_used_without_a_yes(one_left: Home, sits_down: SitsDown, answer: str) -> None:
     person = sits_down(one_left, *verify(one_left), "--json")
-    person.sees("one try left")
+    person.sees("one attempt remaining")
     person.types("999999")
     person.sees("Use it? [y/N]")
     person.types(answer)
@@ -296,7 +296,7 @@ def test_a_yes_typed_before_the_question_is_no_answer(home: Home, sits_down: Sit
 
 def test_a_yes_typed_after_the_pin_is_no_answer_to_what_comes_next(one_left: Home, sits_down: SitsDown) -> None:
     person = sits_down(one_left, *verify(one_left), "--json")
-    person.sees("one try left")
+    person.sees("one attempt remaining")
     person.presses(b"999999\ny\n")
     person.sees("Use it? [y/N]")
     person.types("n")

@@ -130,7 +130,7 @@ def expected(signed: Signed, desk: Home, **changes: Any) -> str:
 def test_the_expected_order(desk: Home, signed: Signed, bank: Bank) -> None:
     words = ("verify", signed.path, "--ca", bank.ca, "--order", expected(signed, desk))
     assert desk.json(*words)["verified"] is True
-    assert "the same in every field" in desk.ushield(*words).out
+    assert "all fields match" in desk.ushield(*words).out
 
 
 def test_another_payee(desk: Home, signed: Signed, bank: Bank) -> None:

@@ -266,7 +266,7 @@ def _listens_for(process: Path, port: int) -> bool:
 
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_its_keys_are_the_keyboard(bare: Home, lang: str) -> None:
-    ready, out = {"en": ("READY", "UNPLUGGED"), "zh": ("就绪", "已拔出")}[lang]
+    ready, out = {"en": ("READY", "REMOVED"), "zh": ("就绪", "已拔出")}[lang]
     person = Person(bare, "--lang", lang, *START)
     person.sees(ready)
     person.presses(b"e")
@@ -292,7 +292,7 @@ def test_a_person_types_the_pin_once_and_looks_at_the_token(bare: Home) -> None:
         person = Person(bare, *words, **told["env"])
         person.sees("PIN")
         person.types(bare.content("shield/pin").decode().strip())
-        person.sees("press OK there")
+        person.sees("press OK on the token")
         person.ends(0)
         assert person.screen.count("PIN ") == 1
 

@@ -91,7 +91,7 @@ def started() -> Iterator[list[Watching]]:
 def watching(bare: Home, desk: PcscHost, started: list[Watching]) -> Watching:
     """``watch --json`` over a desk without cards; it has said so."""
     started.append(Watching(bare, desk, "--json"))
-    assert started[-1].hint() == "Waiting for a token… Ctrl-C ends.\n"
+    assert started[-1].hint() == "Waiting for tokens… Press Ctrl-C to stop.\n"
     return started[-1]
 
 
@@ -105,7 +105,7 @@ def test_an_object_a_line(watching: Watching, desk: PcscHost) -> None:
     insertion.eject()
     went = document(watching.line(), "removed", began)
     assert went["token"] == came["token"]
-    assert watching.hint() == "Waiting for a token… Ctrl-C ends.\n"
+    assert watching.hint() == "Waiting for tokens… Press Ctrl-C to stop.\n"
 
 
 def document(line: str, event: str, began: datetime) -> Any:
@@ -125,14 +125,14 @@ def document(line: str, event: str, began: datetime) -> Any:
 def test_a_person_sees_local_time_and_the_token(bare: Home, desk: PcscHost, people: list[Person]) -> None:
     person = Person(bare, "watch", **desk.env, TZ="Asia/Shanghai")
     people.append(person)
-    person.sees("Waiting for a token")
+    person.sees("Waiting for tokens")
     insertion = desk.insert(token())
     came = next_line(person.child.stdout)
     insertion.eject()
     went = next_line(person.child.stdout)
     now = datetime.now(UTC) + timedelta(hours=8)
     assert came[:5] in {f"{now - timedelta(minutes=n):%H:%M}" for n in range(3)}
-    assert re.fullmatch(r"\d\d:\d\d:\d\d  Plugged in: SmartCard-HSM \(UserPIN\) \(WATCH1, opensc\)  pkcs11:\S+\n", came)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d  Inserted: SmartCard-HSM \(UserPIN\) \(WATCH1, opensc\)  pkcs11:\S+\n", came)
     assert "  Removed: " in went
     person.presses(CTRL_C)
     out, _ = person.child.communicate(timeout=TIMEOUT_S)
@@ -203,7 +203,7 @@ def test_after_so_many_events(watching: Watching, bare: Home, desk: PcscHost, st
     insertion.eject()
     code, out, err = counting.ends()
     assert (code, json.loads(out)["event"]) == (0, "removed")
-    assert err in {"", "Waiting for a token… Ctrl-C ends.\n"}  # a busy machine takes a while to see the token
+    assert err in {"", "Waiting for tokens… Press Ctrl-C to stop.\n"}  # a busy machine takes a while to see the token
 
 
 def test_a_full_disk_behind_stdout(blank: Home, desk: PcscHost) -> None:

@@ -213,7 +213,7 @@ MACH_O: Final = b"\xcf\xfa\xed\xfe\x0c\0\0\1\0\0\0\0\6\0\0\0" + bytes(200)
     [
         (PE_64, "foreign", "a driver for Windows", "Windows 版驱动"),
         (MACH_O, "foreign", "a driver for macOS", "macOS 版驱动"),
-        (b"<!DOCTYPE html><title>Log in</title>", "text", "a page that was saved", "误存的网页"),
+        (b"<!DOCTYPE html><title>Log in</title>", "text", "a web page that was saved", "误存的网页"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "lfs-pointer", "git lfs pull", "git lfs pull"),
         (b"#!/bin/sh\nexit 0\n", "script", "run it", "请先运行它"),
         (b"PK\3\4" + bytes(99), "archive", "unpack it", "解压"),
@@ -301,7 +301,7 @@ def test_a_32_bit_library_is_told_from_one_of_another_processor(machine: Machine
         (b"C_GetFunctionList\0", "AMD64", None),
         (b"C_GetFunctionList\0", "AMD64-32", ("E44", "bits", "SysWOW64", "SysWOW64")),
         (b"CPAcquireContext\0", "AMD64", ("E46", "csp", "PKCS#11 DLL", "PKCS#11 DLL")),
-        (b"SKF_EnumDev\0", "AMD64", ("E46", "skf", "SKF libraries are not driven", "不支持 SKF 库")),
+        (b"SKF_EnumDev\0", "AMD64", ("E46", "skf", "does not support SKF libraries", "不支持 SKF 库")),
     ],
 )
 def test_a_windows_dll_is_judged_by_its_header_and_a_hint(

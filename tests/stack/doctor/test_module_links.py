@@ -159,7 +159,7 @@ def test_a_module_for_a_newer_system_is_told_with_the_version(
             "int SKF_EnumDev(void) { return 0; }",
             "skf",
             "the PKCS#11 module of the same token",
-            "同一款 U 盾的 PKCS#11 模块",
+            "同一款 U盾的 PKCS#11 模块",
         ),
         ("int C_GetInterface(void) { return 0; }", "interface", "a complete module", "完整的模块"),
     ],

@@ -63,7 +63,7 @@ def test_a_module_that_crashes_while_it_is_loaded_is_told_with_the_signal(
     path = built(LIST + CONSTRUCTOR % end)
     assert [one for one in look(machine, path) if one.matters] == []  # the file says nothing of it
     found = only(ask_all(LOADED_PROBES, loading(path)))
-    assert told(found, "E47", "crashed", "send the vendor this finding", "发给厂商")["reason"] == reason
+    assert told(found, "E47", "crashed", "send this finding to the vendor", "发给厂商")["reason"] == reason
 
 
 @pytest.mark.parametrize("function", ["C_Initialize", "C_GetSlotList"])
@@ -78,7 +78,7 @@ def test_a_module_that_crashes_in_a_call_is_told(soft: Soft, tmp_path: Path, loa
 def test_a_module_that_the_loader_refuses_after_all_is_told_in_its_words(built: Compile, loading: Load) -> None:
     path = built(LIST + "extern int nowhere; int *use(void) { return &nowhere; } int *kept = &nowhere;")
     found = only(ask_all(LOADED_PROBES, loading(path)))
-    assert "nowhere" in told(found, "E47", "refused", "the loader's own words", "加载器的报错")["reason"]
+    assert "nowhere" in told(found, "E47", "refused", "the loader's message", "加载器的报错")["reason"]
 
 
 def test_a_module_that_hangs_while_it_is_loaded_is_told_within_the_deadline(built: Compile, loading: Load) -> None:
@@ -95,7 +95,7 @@ def test_a_module_that_hangs_in_a_call_is_told(
 ) -> None:
     faulty = faulty_module(tmp_path / "faulty", SOFTHSM, [Fault(function, None, hangs())])
     found = only(ask_all(LOADED_PROBES, loading(faulty.path, 1, DRIVER)))
-    told(found, "E48", kind, "Close other programs", "关闭其他正在使用 U 盾的程序")
+    told(found, "E48", kind, "Close other programs", "关闭其他正在使用 U盾的程序")
 
 
 def test_a_module_of_an_old_standard_is_a_warning_with_its_version(built: Compile, loading: Load) -> None:

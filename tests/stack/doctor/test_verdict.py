@@ -259,7 +259,7 @@ def test_a_signature_names_what_it_could_not_read(doctor: Doctor) -> None:
         sign(payment(**live(datetime.now(UTC))), session, journal=Journaling.CALLER)
     assert caught.value.code == "CERTIFICATE_NOT_FOUND"
     unread = list(caught.value.details["unread"])  # type: ignore[call-overload]
-    assert ["CKR_" in one and "left out" in one for one in unread] == [True]
+    assert ["CKR_" in one and "skipped" in one for one in unread] == [True]
     assert unread[0] in caught.value.remedy
 
 

@@ -52,7 +52,7 @@ def test_a_service_that_hangs_keeps_nobody(desk: PcscHost) -> None:
         with pytest.raises(DriverError) as caught:
             readers(0.3)
         assert caught.value.code == "PCSC_NO_ANSWER"
-        with pytest.raises(DriverError, match="does not answer"):
+        with pytest.raises(DriverError, match="does not respond"):
             contact(SLOT, 0.3)
         monitor.wait(monitor.scene, 0.3)
         monitor.close()

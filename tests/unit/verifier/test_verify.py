@@ -251,7 +251,7 @@ def test_now_is_the_moment_if_none_is_given(scene: Scene) -> None:
     assert root.certificate.subject == scene.bank.root.certificate.subject
 
     assert verify(current.sign(), trust=scene.trust()).order == scene.order
-    with pytest.raises(UntrustedSigner, match="run out"):
+    with pytest.raises(UntrustedSigner, match="it has expired"):
         verify(over.sign(), trust=scene.trust())
 
 
