@@ -116,7 +116,7 @@ How each is proved, in the tests named below its layer:
 
 - **real**: the tests produce the cause itself, with real programs, files, cards or tokens, and the doctor finds it;
 - **partly**: a part of it is real, the rest is recorded or synthetic;
-- **recorded**: found in data recorded from such a machine (sysfs, logs), because no test machine can be broken that way;
+- **recorded**: found in data recorded from such a machine (sysfs, logs), because no test machine can produce it;
 - **not possible here**: found in recorded data too, but the check has never run on the system it is for.
 
 [What other tools report](side-by-side.md) for ten of these is on a separate page.
