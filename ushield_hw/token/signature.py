@@ -11,6 +11,7 @@ from typing import Final
 from ushield_hw.backend.interface import PATIENCE, Patience, Watch
 from ushield_hw.backend.model import KeyRecord, SignCall
 from ushield_hw.crypto.algorithms import DIGEST_INFO_PREFIX, Feed, KeyKind, Suite, Way, suites_for
+from ushield_hw.crypto.verification import matches
 from ushield_hw.drivers.catalogue import ConfirmKind, Driver, HashOn, Kind
 from ushield_hw.errors import (
     ModuleMisbehaves,
@@ -111,46 +112,10 @@ def signature(
     """
     made = _made(session, key, how, message, purpose, ready)
     if session.driver.kind is not Kind.SOFTWARE or not session.was_checked(key.handle, spki):
-        if not is_by(spki, how.suite, message, made):
+        if not matches(spki, how.suite, message, made):
             raise ModuleMisbehaves(serial=session.serial, key_id=key.key_id.hex())
         session.note_checked(key.handle, spki)
     return made
-
-
-def is_by(spki: bytes, suite: Suite, message: bytes, raw: bytes) -> bool:
-    """Tell whether a signature, as returned by C_Sign, matches a public key.
-
-    Args:
-        spki: The public key, SubjectPublicKeyInfo, DER.
-        suite: The suite.
-        message: The whole message.
-        raw: The signature.
-    """
-    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric import ec, rsa
-    from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
-    from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-    from cryptography.hazmat.primitives.serialization import load_der_public_key
-
-    from ushield_hw.crypto.private_key import builder_arguments  # digest and padding of a suite
-
-    arguments = builder_arguments(suite)
-    try:
-        key = load_der_public_key(spki)
-        if isinstance(key, ec.EllipticCurvePublicKey):
-            half = (key.key_size + 7) // 8
-            if len(raw) != 2 * half:
-                return False
-            wire = encode_dss_signature(int.from_bytes(raw[:half]), int.from_bytes(raw[half:]))
-            key.verify(wire, message, ec.ECDSA(arguments["algorithm"]))
-            return True
-        if isinstance(key, rsa.RSAPublicKey):
-            padding = arguments.get("rsa_padding") or PKCS1v15()
-            key.verify(raw, message, padding, arguments["algorithm"])
-            return True
-    except (InvalidSignature, UnsupportedAlgorithm, ValueError):
-        return False
-    return False
 
 
 def _made(

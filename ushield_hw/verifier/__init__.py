@@ -5,24 +5,19 @@ cryptography, which is slow to import, is imported when the first signature is c
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, SupportsBytes
+from typing import Any, Final, SupportsBytes
 
 from ushield_hw import cms
 from ushield_hw.cms import Confirmation, Profile, SignedOrderParts
-from ushield_hw.crypto.algorithms import SUITES, Padding, Suite
-from ushield_hw.crypto.parsing import Unreadable, reading
+from ushield_hw.crypto.parsing import Unreadable
+from ushield_hw.crypto.verification import checker
 from ushield_hw.errors import BadSignature, InputError, InvalidError, Mismatch, UntrustedSigner
 from ushield_hw.order import Order, Rules, decode
 from ushield_hw.verifier.status import judge, time_text
 from ushield_hw.verifier.trust import Signer, TrustStore
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives import hashes
 
 __all__ = ["Revocation", "Signer", "TrustStore", "Verified", "check_signature", "verify"]
 
@@ -171,50 +166,12 @@ def check_signature(signed: bytes) -> SignedOrderParts:
     """
     parts = cms.parse(signed)
     try:
-        is_right = _checker(parts.signer.spki, parts.suite.name)(parts.signature, parts.signed_bytes)
+        is_right = checker(parts.signer.spki, parts.suite.name)(parts.signature, parts.signed_bytes)
     except (Unreadable, ValueError) as wrong:  # for example, the key is not a point on its curve
         raise BadSignature(problem="cms_signature_wrong") from wrong
     if not is_right:
         raise BadSignature(problem="cms_signature_wrong")
     return parts
-
-
-@lru_cache(maxsize=4096)
-def _checker(spki: bytes, suite_name: str) -> Callable[[bytes, bytes], bool]:
-    """Return a function that checks signatures of the key ``spki``; cached because loading a key is expensive.
-
-    Loading a key takes as long as checking a signature.
-    """
-    from cryptography.exceptions import InvalidSignature
-
-    check = _raising_checker(spki, next(suite for suite in SUITES if suite.name == suite_name))
-
-    def is_right(signature: bytes, message: bytes) -> bool:
-        try:
-            check(signature, message)
-        except InvalidSignature:
-            return False
-        return True
-
-    return is_right
-
-
-def _raising_checker(spki: bytes, suite: Suite) -> Callable[[bytes, bytes], None]:
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-    from cryptography.hazmat.primitives.serialization import load_der_public_key
-
-    digest: hashes.HashAlgorithm = getattr(hashes, suite.digest.upper())()
-    with reading():
-        key = load_der_public_key(spki)
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        curve = ec.ECDSA(digest)
-        return lambda signature, message: key.verify(signature, message, curve)
-    if not isinstance(key, rsa.RSAPublicKey):
-        raise ValueError(f"no key for {suite.name}")
-    pss = padding.PSS(padding.MGF1(digest), digest.digest_size)
-    filled = pss if suite.padding is Padding.PSS else padding.PKCS1v15()
-    return lambda signature, message: key.verify(signature, message, filled, digest)
 
 
 def _check_key_usage(parts: SignedOrderParts, *any_of: str) -> None:
