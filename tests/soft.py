@@ -22,7 +22,8 @@ from ushield_hw.backend.model import KeyRecord, ModuleOptions, TokenInfo, User
 from ushield_hw.backend.module import Module, close_modules
 from ushield_hw.config import Settings, data_dir
 from ushield_hw.crypto.algorithms import KeyKind
-from ushield_hw.drivers.catalogue import Catalogue, Driver
+from ushield_hw.drivers.catalogue import Catalogue
+from ushield_hw.drivers.family import Driver
 from ushield_hw.testing.softhsm import CONF_VARIABLE, Provisioned, provision
 from ushield_hw.token.link import Link
 

@@ -21,7 +21,8 @@ from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import KeyRecord, TokenFlag, TokenInfo, User
 from ushield_hw.backend.module import Module
 from ushield_hw.crypto.algorithms import KeyKind
-from ushield_hw.drivers.catalogue import Catalogue, Driver
+from ushield_hw.drivers.catalogue import Catalogue
+from ushield_hw.drivers.family import Driver
 
 F = TypeVar("F", bound=Callable[..., object])
 

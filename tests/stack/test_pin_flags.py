@@ -7,7 +7,7 @@ import pytest
 from tests.soft import WRONG_PIN, pin_driver
 from tests.stack.bench import Bench
 from ushield_hw.backend.model import TokenFlag, User
-from ushield_hw.drivers.catalogue import PinFlags, Unblock
+from ushield_hw.drivers.family import PinFlags, Unblock
 from ushield_hw.errors import (
     LastTryNotConfirmed,
     PinChangeRequired,

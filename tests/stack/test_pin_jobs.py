@@ -7,7 +7,7 @@ import pytest
 from tests.soft import WRONG_PIN, pin_driver
 from tests.stack.bench import EACH_JOB, LAST_TRY, Bench, Job
 from ushield_hw.backend.model import TokenFlag
-from ushield_hw.drivers.catalogue import Unblock
+from ushield_hw.drivers.family import Unblock
 from ushield_hw.errors import (
     LastTryNotConfirmed,
     PinCancelled,

@@ -8,7 +8,7 @@ import pytest
 
 from tests.soft import pin_driver
 from tests.stack.bench import EACH_JOB, Bench, Job
-from ushield_hw.drivers.catalogue import PinEncoding
+from ushield_hw.drivers.family import PinEncoding
 from ushield_hw.errors import PinFormatError, PinIncorrect
 from ushield_hw.testing.scripted import Scripted
 from ushield_hw.token.link import Link

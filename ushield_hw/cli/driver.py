@@ -13,7 +13,9 @@ from ushield_hw import messages
 from ushield_hw.cli import families, options, output
 from ushield_hw.cli.help import Group
 from ushield_hw.config import data_file
-from ushield_hw.drivers.catalogue import Catalogue, Driver, needs_consent, parse
+from ushield_hw.drivers.catalogue import Catalogue
+from ushield_hw.drivers.descriptor import parse
+from ushield_hw.drivers.family import Driver, needs_consent
 from ushield_hw.drivers.match import CHIP_MAKERS
 from ushield_hw.errors import DriverNotFound, InputError
 from ushield_hw.system import trust

@@ -8,8 +8,9 @@ from typing import Final
 
 from ushield_hw import messages
 from ushield_hw.cli import output
-from ushield_hw.drivers.catalogue import Binding, Catalogue, Driver, Interface, UsbId
-from ushield_hw.drivers.match import CHIP_MAKERS
+from ushield_hw.drivers.catalogue import Catalogue
+from ushield_hw.drivers.family import Driver, Interface
+from ushield_hw.drivers.match import CHIP_MAKERS, Binding, UsbId
 
 _WIDTH: Final = 80
 _ID_WIDTH: Final = 26

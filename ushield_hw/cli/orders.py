@@ -16,7 +16,7 @@ from ushield_hw.cli.help import Command
 from ushield_hw.cli.pin_sources import Sources
 from ushield_hw.cli.terminal import Terminal
 from ushield_hw.cms import CertificateFacts, Profile
-from ushield_hw.drivers.catalogue import ConfirmText
+from ushield_hw.drivers.family import ConfirmText
 from ushield_hw.errors import (
     AlreadySigned,
     CertificateNotFound,

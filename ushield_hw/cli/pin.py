@@ -10,7 +10,7 @@ from ushield_hw import messages
 from ushield_hw.cli import options, output
 from ushield_hw.cli.help import Group
 from ushield_hw.cli.pin_text import pin_state_text
-from ushield_hw.drivers.catalogue import Unblock
+from ushield_hw.drivers.family import Unblock
 from ushield_hw.errors import InputError
 from ushield_hw.interaction import CountSource, PinKind, PinState
 from ushield_hw.token.pin_operations import change_pin, unblock_pin, verify_pin

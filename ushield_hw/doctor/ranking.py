@@ -18,7 +18,7 @@ from ushield_hw.doctor.finding import PAST_PCSC, SOFT, Finding, Layer, Priority,
 from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.doctor.probes.bus import ccid_devices, plugged
 from ushield_hw.doctor.subjects import ModuleFile, TokenSeen
-from ushield_hw.drivers.catalogue import Kind
+from ushield_hw.drivers.family import Kind
 from ushield_hw.system.lazy import cached_property
 from ushield_hw.system.pcsc import Slot
 

@@ -27,7 +27,7 @@ from ushield_hw.doctor.probes import bus, card, compare, module_file, objects, p
 from ushield_hw.doctor.ranking import Case, first, weighed
 from ushield_hw.doctor.report import Report, UsableToken
 from ushield_hw.doctor.subjects import LOAD_DEADLINE_S, Loaded, ModuleFile, TokenSeen, load
-from ushield_hw.drivers.catalogue import Discover
+from ushield_hw.drivers.family import Discover
 from ushield_hw.errors import InputError, TokenNotInitialized, UShieldError
 from ushield_hw.messages import shown
 from ushield_hw.token.choice import names

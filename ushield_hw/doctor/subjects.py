@@ -25,7 +25,8 @@ from ushield_hw.doctor.inspect.image import glance, processor, read_image
 from ushield_hw.doctor.inspect.image_model import Image
 from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.doctor.soft_store import objects_stored
-from ushield_hw.drivers.catalogue import GENERIC, Driver, Kind
+from ushield_hw.drivers.catalogue import GENERIC
+from ushield_hw.drivers.family import Driver, Kind
 from ushield_hw.drivers.installed import module_environment
 from ushield_hw.errors import UShieldError
 from ushield_hw.interaction import PinState

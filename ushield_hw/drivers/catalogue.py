@@ -23,58 +23,13 @@ from ushield_hw.config import Settings, data_dir, data_file, data_files
 from ushield_hw.drivers import index
 from ushield_hw.drivers.descriptor import parse, platform_paths, read, table_of
 from ushield_hw.drivers.family import (
-    Capabilities,
-    ConfirmKind,
-    ConfirmSpec,
-    ConfirmText,
-    Discover,
     Driver,
-    HashOn,
-    Interface,
-    Kind,
-    ModuleSpec,
-    Padding,
-    PinEncoding,
-    PinFlags,
-    PinSpec,
-    SignSpec,
-    Unblock,
     candidates,
     limited,
-    needs_consent,
 )
-from ushield_hw.drivers.match import Atr, Binding, TokenPattern, UsbId
 from ushield_hw.errors import DescriptorError, DriverError, DriverNotFound, InputError
 from ushield_hw.system import trust
 from ushield_hw.system.lazy import cached_property
-
-__all__ = [
-    "GENERIC",
-    "Atr",
-    "Binding",
-    "Capabilities",
-    "Catalogue",
-    "ConfirmKind",
-    "ConfirmSpec",
-    "ConfirmText",
-    "Discover",
-    "Driver",
-    "HashOn",
-    "Interface",
-    "Kind",
-    "ModuleSpec",
-    "Padding",
-    "PinEncoding",
-    "PinFlags",
-    "PinSpec",
-    "SignSpec",
-    "TokenPattern",
-    "Unblock",
-    "UsbId",
-    "limited",
-    "needs_consent",
-    "parse",
-]
 
 _LARGEST: Final = 1 << 20
 

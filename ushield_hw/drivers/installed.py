@@ -17,7 +17,8 @@ from typing import Final
 from ushield_hw.backend.module import Module, open_module
 from ushield_hw.backend.sharing import Sharing
 from ushield_hw.config import Settings
-from ushield_hw.drivers.catalogue import GENERIC, Catalogue, Discover, Driver, Kind, ModuleSpec
+from ushield_hw.drivers.catalogue import GENERIC, Catalogue
+from ushield_hw.drivers.family import Discover, Driver, Kind, ModuleSpec
 from ushield_hw.errors import DriverNotFound, StorageError
 from ushield_hw.system import storage
 from ushield_hw.system.log import LOG

@@ -22,7 +22,7 @@ from ushield_hw.backend.signatures import SIGNATURES
 from ushield_hw.cms import Confirmation, Draft, Profile, Template
 from ushield_hw.cms.names import same
 from ushield_hw.config import Settings
-from ushield_hw.drivers.catalogue import ConfirmKind, ConfirmText, Driver
+from ushield_hw.drivers.family import ConfirmKind, ConfirmText, Driver
 from ushield_hw.errors import (
     ConfirmationError,
     ConfirmationRejected,

@@ -20,7 +20,8 @@ from ushield_hw.backend.module import Module
 from ushield_hw.backend.module import busy as reader_busy
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.config import Settings, load_settings
-from ushield_hw.drivers.catalogue import Catalogue, Driver, Kind
+from ushield_hw.drivers.catalogue import Catalogue
+from ushield_hw.drivers.family import Driver, Kind
 from ushield_hw.drivers.installed import Installed, chosen, discoverable, installed
 from ushield_hw.errors import InputError, UShieldError
 from ushield_hw.system import pcsc

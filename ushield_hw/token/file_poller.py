@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from ushield_hw.drivers.catalogue import Driver, Kind
+from ushield_hw.drivers.family import Driver, Kind
 
 _LOOK_S: Final = 0.25  # one poll takes microseconds
 _SETTLE_S: Final = 0.6  # the files of a new token appear before its label is written

@@ -12,7 +12,7 @@ from ushield_hw import errors
 from ushield_hw.backend.interface import TokenBackend
 from ushield_hw.backend.model import CertificateRecord, Contents, Identity, KeyRecord, SlotInfo, TokenInfo
 from ushield_hw.config import Settings
-from ushield_hw.drivers.catalogue import Driver
+from ushield_hw.drivers.family import Driver
 from ushield_hw.token.pin_guard import PinGuard
 
 _NOTICED_S: Final = 0.6  # how long a module may take to detect that a token was removed

@@ -12,7 +12,8 @@ from ushield_hw.backend.model import SlotInfo
 from ushield_hw.backend.module import Module
 from ushield_hw.backend.sharing import descriptions
 from ushield_hw.config import Settings
-from ushield_hw.drivers.catalogue import GENERIC, Catalogue, Driver, Kind
+from ushield_hw.drivers.catalogue import GENERIC, Catalogue
+from ushield_hw.drivers.family import Driver, Kind
 from ushield_hw.drivers.installed import Installed
 from ushield_hw.errors import UShieldError
 from ushield_hw.system.log import LOG

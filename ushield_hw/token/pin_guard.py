@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 
 from ushield_hw.backend.model import Identity, TokenFlag, TokenInfo
 from ushield_hw.config import Settings
-from ushield_hw.drivers.catalogue import Driver, PinEncoding, PinFlags
+from ushield_hw.drivers.family import Driver, PinEncoding, PinFlags
 from ushield_hw.errors import (
     DriverError,
     InputError,

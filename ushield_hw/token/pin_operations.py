@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from ushield_hw import errors
 from ushield_hw.backend.model import TokenFlag, TokenInfo, User
-from ushield_hw.drivers.catalogue import Unblock
+from ushield_hw.drivers.family import Unblock
 from ushield_hw.interaction import Interaction, Pin, PinKind, PinRequest, PinState
 from ushield_hw.system.hardening import forgetting
 from ushield_hw.system.log import LOG

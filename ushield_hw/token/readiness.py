@@ -16,7 +16,7 @@ from ushield_hw.backend.model import CertificateRecord, KeyRecord, ObjectProblem
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.config import Settings
 from ushield_hw.crypto.algorithms import KeyKind
-from ushield_hw.drivers.catalogue import Driver
+from ushield_hw.drivers.family import Driver
 from ushield_hw.errors import CertificateNotFound, InputError, TokenError, UShieldError
 from ushield_hw.interaction import PinState
 from ushield_hw.order import KeyUse

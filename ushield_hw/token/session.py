@@ -27,7 +27,7 @@ from ushield_hw.backend.model import (
 from ushield_hw.cms.der import integer
 from ushield_hw.config import Settings
 from ushield_hw.crypto.algorithms import KeyKind
-from ushield_hw.drivers.catalogue import ConfirmText, Driver
+from ushield_hw.drivers.family import ConfirmText, Driver
 from ushield_hw.interaction import Interaction, PinState
 from ushield_hw.system.hardening import forgetting
 from ushield_hw.system.log import LOG

@@ -12,7 +12,7 @@ from ushield_hw.backend.interface import PATIENCE, Patience, Watch
 from ushield_hw.backend.model import KeyRecord, SignCall
 from ushield_hw.crypto.algorithms import DIGEST_INFO_PREFIX, Feed, KeyKind, Suite, Way, suites_for
 from ushield_hw.crypto.verification import matches
-from ushield_hw.drivers.catalogue import ConfirmKind, Driver, HashOn, Kind
+from ushield_hw.drivers.family import ConfirmKind, Driver, HashOn, Kind
 from ushield_hw.errors import (
     ModuleMisbehaves,
     OutcomeUnknown,

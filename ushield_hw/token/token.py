@@ -18,7 +18,7 @@ from ushield_hw.backend.model import (
     TokenInfo,
 )
 from ushield_hw.config import Settings
-from ushield_hw.drivers.catalogue import Driver
+from ushield_hw.drivers.family import Driver
 from ushield_hw.errors import TokenBusy, UShieldError
 from ushield_hw.interaction import Interaction, PinState, Silent
 from ushield_hw.system.lazy import cached_property

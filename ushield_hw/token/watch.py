@@ -17,7 +17,8 @@ from enum import Enum
 from typing import Final, Self
 
 from ushield_hw.config import Settings, load_settings
-from ushield_hw.drivers.catalogue import Catalogue, Kind
+from ushield_hw.drivers.catalogue import Catalogue
+from ushield_hw.drivers.family import Kind
 from ushield_hw.drivers.installed import Installed, discoverable, installed
 from ushield_hw.system.pcsc import Monitor, Scene
 from ushield_hw.token.discovery import alike

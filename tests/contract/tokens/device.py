@@ -20,7 +20,7 @@ from ushield_hw.backend.model import KeyRecord
 from ushield_hw.backend.module import Module
 from ushield_hw.cli.pin_sources import PIN_FILE, read_secret
 from ushield_hw.crypto.algorithms import KeyKind
-from ushield_hw.drivers.catalogue import PinFlags
+from ushield_hw.drivers.family import PinFlags
 from ushield_hw.errors import UShieldError
 from ushield_hw.interaction import PinState
 from ushield_hw.testing.scripted import Scripted

@@ -22,7 +22,7 @@ from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import TokenInfo
 from ushield_hw.backend.module import Module
 from ushield_hw.crypto.algorithms import KeyKind
-from ushield_hw.drivers.catalogue import Driver
+from ushield_hw.drivers.family import Driver
 from ushield_hw.testing.authority import Authority, person
 from ushield_hw.testing.card.memory import Memory
 from ushield_hw.testing.card.panel import Panel

@@ -19,7 +19,7 @@ from ushield_hw.doctor.finding import Finding, Status, ask_all
 from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.doctor.probes import objects, pin, slots
 from ushield_hw.doctor.subjects import ModuleFile, load
-from ushield_hw.drivers.catalogue import Kind
+from ushield_hw.drivers.family import Kind
 
 # As root: without root's right to read what nobody may read.
 POWERLESS: Final = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()

@@ -17,7 +17,7 @@ from tests.unit.doctor.recorded import TOKEN, Tree
 from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.doctor.probes.slots import Choice, tokens_of
 from ushield_hw.doctor.subjects import Loaded, ModuleFile, TokenSeen, load
-from ushield_hw.drivers.catalogue import Driver
+from ushield_hw.drivers.family import Driver
 from ushield_hw.testing.faulty import Fault, faulty_module
 from ushield_hw.testing.readers import PcscHost
 from ushield_hw.testing.softhsm import CONF_VARIABLE

@@ -19,7 +19,8 @@ from ushield_hw.doctor.finding import Finding, Status, ask_all
 from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.doctor.probes.module_file import FILE_PROBES, module_files
 from ushield_hw.doctor.subjects import Loaded, ModuleFile, load
-from ushield_hw.drivers.catalogue import GENERIC, Driver
+from ushield_hw.drivers.catalogue import GENERIC
+from ushield_hw.drivers.family import Driver
 
 Compile = Callable[..., Path]
 Load = Callable[..., Loaded]

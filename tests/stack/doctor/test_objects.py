@@ -32,7 +32,8 @@ from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.doctor.finding import Status, ask_all
 from ushield_hw.doctor.probes import objects
 from ushield_hw.doctor.subjects import TokenSeen
-from ushield_hw.drivers.catalogue import Catalogue, HashOn
+from ushield_hw.drivers.catalogue import Catalogue
+from ushield_hw.drivers.family import HashOn
 from ushield_hw.order import KeyUse
 from ushield_hw.signing.order import sign
 from ushield_hw.testing.authority import person

@@ -21,7 +21,8 @@ from ushield_hw.doctor.codes import explain, explained
 from ushield_hw.doctor.finding import Finding, Status, ask_all
 from ushield_hw.doctor.probes import pin
 from ushield_hw.doctor.subjects import TokenSeen
-from ushield_hw.drivers.catalogue import ConfirmKind, PinFlags, Unblock, UsbId
+from ushield_hw.drivers.family import ConfirmKind, PinFlags, Unblock
+from ushield_hw.drivers.match import UsbId
 from ushield_hw.errors import PinIncorrect, PinLocked, UShieldError
 from ushield_hw.testing.faulty import Fault, FaultyModule, pinpad, token_info
 from ushield_hw.testing.scripted import Scripted

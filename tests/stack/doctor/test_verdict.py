@@ -23,7 +23,7 @@ from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.doctor.finding import Finding, Status
 from ushield_hw.doctor.runner import _private, findings_of
 from ushield_hw.doctor.subjects import TokenSeen
-from ushield_hw.drivers.catalogue import Driver, Kind
+from ushield_hw.drivers.family import Driver, Kind
 from ushield_hw.errors import CertificateNotFound, UShieldError
 from ushield_hw.signing.order import Journaling, sign
 from ushield_hw.testing.faulty import Fault, mechanisms, passes, returns, token_info

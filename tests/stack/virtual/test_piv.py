@@ -35,7 +35,7 @@ from tests.unit.order.samples import as_json, live, make_payment
 from ushield_hw.backend.model import KeyRecord, SignCall, TokenFlag, User
 from ushield_hw.backend.module import Module
 from ushield_hw.crypto.algorithms import KeyKind
-from ushield_hw.drivers.catalogue import Unblock
+from ushield_hw.drivers.family import Unblock
 from ushield_hw.errors import LastTryNotConfirmed, PinError, PinIncorrect, PinLocked, TokenError, TokenRemoved
 from ushield_hw.testing.authority import Authority, person
 from ushield_hw.testing.card.memory import Memory

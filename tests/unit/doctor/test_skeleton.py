@@ -10,8 +10,9 @@ import pytest
 
 from tests.unit.doctor.recorded import NO_SERVICE, Tree
 from ushield_hw.doctor.descriptor_draft import candidate_modules, skeleton
-from ushield_hw.drivers.catalogue import Binding, Driver
 from ushield_hw.drivers.descriptor import parse
+from ushield_hw.drivers.family import Driver
+from ushield_hw.drivers.match import Binding
 from ushield_hw.system.pcsc import Reader, Scene, Slot
 
 pytestmark = pytest.mark.unit

@@ -12,10 +12,9 @@ from ushield_hw import messages
 from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import TokenInfo
 from ushield_hw.config import data_dir
-from ushield_hw.drivers.catalogue import (
-    GENERIC,
-    Binding,
-    Catalogue,
+from ushield_hw.drivers.catalogue import GENERIC, Catalogue
+from ushield_hw.drivers.descriptor import parse
+from ushield_hw.drivers.family import (
     ConfirmKind,
     ConfirmText,
     Discover,
@@ -23,11 +22,10 @@ from ushield_hw.drivers.catalogue import (
     HashOn,
     Interface,
     PinFlags,
-    TokenPattern,
     Unblock,
-    parse,
+    candidates,
 )
-from ushield_hw.drivers.family import candidates
+from ushield_hw.drivers.match import Binding, TokenPattern
 from ushield_hw.errors import DescriptorError, DriverNotFound, InputError
 from ushield_hw.messages import LANGUAGES
 

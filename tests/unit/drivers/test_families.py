@@ -23,9 +23,11 @@ from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import TokenInfo
 from ushield_hw.config import Settings, data_dir
 from ushield_hw.drivers import index
-from ushield_hw.drivers.catalogue import Atr, Binding, Catalogue, Discover, Driver, Interface, Kind
+from ushield_hw.drivers.catalogue import Catalogue
 from ushield_hw.drivers.descriptor import parse
+from ushield_hw.drivers.family import Discover, Driver, Interface, Kind
 from ushield_hw.drivers.installed import discoverable, installed
+from ushield_hw.drivers.match import Atr, Binding
 
 pytestmark = pytest.mark.unit
 

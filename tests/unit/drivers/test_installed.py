@@ -10,7 +10,8 @@ import pytest
 
 from ushield_hw.backend.module import _modules
 from ushield_hw.config import Settings
-from ushield_hw.drivers.catalogue import GENERIC, Catalogue, Discover, Driver, ModuleSpec
+from ushield_hw.drivers.catalogue import GENERIC, Catalogue
+from ushield_hw.drivers.family import Discover, Driver, ModuleSpec
 from ushield_hw.drivers.installed import Installed, chosen, discoverable, installed
 from ushield_hw.errors import DriverNotFound
 

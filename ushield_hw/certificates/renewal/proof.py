@@ -13,7 +13,7 @@ from ushield_hw.certificates.renewal.record import Record
 from ushield_hw.cms import CertificateFacts, Profile, Template
 from ushield_hw.cms.attributes import Confirmation
 from ushield_hw.crypto.parsing import Unreadable, reading
-from ushield_hw.drivers.catalogue import ConfirmText
+from ushield_hw.drivers.family import ConfirmText
 from ushield_hw.errors import CertificateError, KeyMismatch, OutcomeUnknown, TokenError
 from ushield_hw.interaction import ConfirmRequest
 from ushield_hw.order import Line, Order, Rules, message_format, screen_lines

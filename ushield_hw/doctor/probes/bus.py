@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from ushield_hw.doctor.finding import Priority, Rule, Said, Way, causes, fail, ok, probe, skip, warn
 from ushield_hw.doctor.inspect.machine import Machine
-from ushield_hw.drivers.catalogue import Binding, Driver, Interface
-from ushield_hw.drivers.match import CHIP_MAKERS
+from ushield_hw.drivers.family import Driver, Interface
+from ushield_hw.drivers.match import CHIP_MAKERS, Binding
 from ushield_hw.system.pcsc import Slot
 from ushield_hw.system.processes import named
 from ushield_hw.system.usb import CCID, HID, MASS_STORAGE, UsbDevice

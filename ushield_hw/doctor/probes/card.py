@@ -15,7 +15,7 @@ from typing import Any, Final
 from ushield_hw.doctor.finding import Priority, Rule, Said, Way, causes, fail, ok, probe, skip, unchecked, warn
 from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.doctor.probes.bus import ccid_devices, modules_of
-from ushield_hw.drivers.catalogue import Driver
+from ushield_hw.drivers.family import Driver
 from ushield_hw.errors import UShieldError
 from ushield_hw.system import pcsc
 from ushield_hw.system.lazy import cached_property

@@ -16,7 +16,7 @@ from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.doctor.probes.bus import plugged
 from ushield_hw.doctor.probes.card import InReader, drivable_by
 from ushield_hw.doctor.subjects import Loaded, of_reader
-from ushield_hw.drivers.catalogue import Driver
+from ushield_hw.drivers.family import Driver
 from ushield_hw.system.pcsc import Slot
 
 _MANY_SLOTS: Final = (

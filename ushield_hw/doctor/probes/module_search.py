@@ -11,7 +11,8 @@ from ushield_hw.doctor.inspect.image import processor, read_image
 from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.doctor.probes.reader_devices import readers_of
 from ushield_hw.doctor.subjects import ModuleFile
-from ushield_hw.drivers.catalogue import GENERIC, Driver, Interface
+from ushield_hw.drivers.catalogue import GENERIC
+from ushield_hw.drivers.family import Driver, Interface
 from ushield_hw.drivers.installed import installed
 from ushield_hw.system.pcsc import Slot
 from ushield_hw.system.usb import UsbDevice

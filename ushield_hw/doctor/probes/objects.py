@@ -30,7 +30,7 @@ from ushield_hw.doctor.finding import (
     warn,
 )
 from ushield_hw.doctor.subjects import Loaded, TokenSeen
-from ushield_hw.drivers.catalogue import ConfirmKind, HashOn
+from ushield_hw.drivers.family import ConfirmKind, HashOn
 from ushield_hw.errors import CertificateMultiple, DriverLoadError, LoadOutcome, ModuleHung
 from ushield_hw.order import KeyUse
 from ushield_hw.token.key_pairs import ANY, Pair

@@ -11,7 +11,8 @@ from typing import Any, Final
 from ushield_hw.backend.model import TokenFlag
 from ushield_hw.doctor.finding import Outcome, Priority, Probe, Rule, Said, fail, ok, probe, skip, warn
 from ushield_hw.doctor.subjects import TokenSeen
-from ushield_hw.drivers.catalogue import ConfirmKind, UsbId
+from ushield_hw.drivers.family import ConfirmKind
+from ushield_hw.drivers.match import UsbId
 from ushield_hw.errors import StorageError
 from ushield_hw.interaction import CountSource
 

@@ -21,7 +21,8 @@ from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.doctor.probes.bus import plugged
 from ushield_hw.doctor.soft_store import CONFIGURATIONS, FILES
 from ushield_hw.doctor.subjects import Loaded, TokenSeen, load
-from ushield_hw.drivers.catalogue import GENERIC, Kind
+from ushield_hw.drivers.catalogue import GENERIC
+from ushield_hw.drivers.family import Kind
 from ushield_hw.drivers.installed import Installed
 from ushield_hw.errors import DriverLoadError, InputError, LoadOutcome
 from ushield_hw.system.lazy import cached_property
