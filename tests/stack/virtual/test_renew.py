@@ -241,7 +241,8 @@ def test_without_room_what_was_begun_is_removed_and_the_key_may_stay(renewing: R
     renewing.shield.fill()
     with pytest.raises(TokenFull) as caught:
         renewing.whole()
-    assert caught.value.code == "RENEWAL_NO_ROOM" and "--same-key" in caught.value.remedy
+    assert caught.value.code == "RENEWAL_NO_ROOM" and "same_key=True" in caught.value.remedy
+    assert "--same-key" in caught.value.command_remedy
     assert renewing.in_use().facts.der == old.facts.der
     assert renewing.on_card() == (1, 1)
     renewing.signs()

@@ -192,9 +192,10 @@ def test_and_another_order_may_be_signed(journal: Journal, left: State) -> None:
 
 def test_the_texts_name_the_command_that_resolves_it(journal: Journal) -> None:
     for code in ("OUTCOME_UNKNOWN", "OUTCOME_STILL_UNKNOWN"):
-        remedy = OutcomeUnknown(code, tx_id=ORDER.tx_id, since="2026-11-24T02:00:00Z").remedy
-        assert f"ushield journal resolve {ORDER.tx_id} --booked" in remedy
-        assert f"ushield journal resolve {ORDER.tx_id} --not-booked" in remedy
+        error = OutcomeUnknown(code, tx_id=ORDER.tx_id, since="2026-11-24T02:00:00Z")
+        assert f"ushield journal resolve {ORDER.tx_id} --booked" in error.command_remedy
+        assert f"ushield journal resolve {ORDER.tx_id} --not-booked" in error.command_remedy
+        assert ORDER.tx_id in error.remedy and "Journal.resolve()" in error.remedy and "ushield" not in error.remedy
 
 
 @unknowns
