@@ -417,6 +417,9 @@ def test_pulled_out_while_it_is_open(host: Host) -> None:
     assert isinstance(gone.value, TokenRemoved), gone.value.code
     assert host.shield.signatures == 0
     host.shield.insert()
+    with suppress(TokenRemoved):  # OpenSC looks for cards once a second, and may meet the removal at the next login
+        host.verified(host.sign(order), order)
+        return
     host.verified(host.sign(order), order)
 
 
