@@ -85,7 +85,7 @@ def verifying(stage: Stage) -> Group:
     }
     times = race_apart(makers, stage, _ROUNDS, _SLICE_S)
     rows = (
-        Row("verify, order expected, path known", _RAW_VERIFY, compare(times, "expected", "raw"), target=0.6),
+        Row("verify, order expected, path known", _RAW_VERIFY, compare(times, "expected", "raw"), target=0.75),
         Row("verify, order read from it, path known", _RAW_VERIFY, compare(times, "unknown", "raw")),
         Row("verify, order expected, path known", "each read strictly", compare(times, "expected", "strictly")),
         Row("verify with a new trust store", _RAW_VERIFY, compare(times, "first", "raw")),
