@@ -13,7 +13,8 @@ from ushield_hw.backend.model import CertificateRecord, PublicKey
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.crypto import pem
 from ushield_hw.crypto.algorithms import KeyKind, KeySpec
-from ushield_hw.crypto.parsing import Unreadable, reading
+from ushield_hw.crypto.names import parse_subject
+from ushield_hw.crypto.parsing import Unreadable
 from ushield_hw.errors import (
     CertificateError,
     CertificateMultiple,
@@ -77,7 +78,7 @@ def request(
         PinError, TokenError, ConfirmationError: The error reported by the token. If the new key cannot sign the
             request, it is deleted.
     """
-    name, driver = _name(subject), session.driver
+    name, driver = parse_subject(subject), session.driver
     each = pin_policy is PinPolicy.SIGNATURE or (pin_policy is None and driver.sign.always_authenticate)
     key_id = new_key_id()
     made = make_key(session, spec.kind, spec.bits, key_id, label or _common_name(name), each=each)
@@ -346,19 +347,6 @@ def read_certificate(data: bytes) -> bytes:
     if len(found) > 1:
         raise InputError("CERTIFICATE_SEVERAL", n=len(found))
     return found[0]
-
-
-def _name(subject: str) -> x509.Name:
-    from cryptography import x509
-
-    try:
-        with reading():
-            name = x509.Name.from_rfc4514_string(subject)
-    except Unreadable as error:
-        raise InputError("SUBJECT_INVALID", subject=subject) from error
-    if not list(name):
-        raise InputError("SUBJECT_INVALID", subject=subject)
-    return name
 
 
 def _common_name(name: x509.Name) -> str:

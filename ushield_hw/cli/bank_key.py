@@ -20,9 +20,9 @@ from ushield_hw.certificates.certificate import make_key, new_key_id, remove_qui
 from ushield_hw.certificates.csr import key_of, public_of
 from ushield_hw.cli import options
 from ushield_hw.crypto.algorithms import KeySpec, Suite
-from ushield_hw.crypto.parsing import Unreadable, reading
+from ushield_hw.crypto.names import parse_subject
 from ushield_hw.crypto.private_key import CertifiedKey
-from ushield_hw.errors import InputError, KeyMismatch, OutcomeUnknown, PinError, TokenError, UShieldError
+from ushield_hw.errors import KeyMismatch, OutcomeUnknown, PinError, TokenError, UShieldError
 from ushield_hw.interaction import PinKind
 from ushield_hw.testing.softhsm import CONF_VARIABLE, provision
 from ushield_hw.token.choice import find_token
@@ -134,15 +134,9 @@ def ca_name(subject: str | None, *, test_only: bool) -> x509.Name:
     Raises:
         InputError: ``SUBJECT_INVALID``.
     """
-    text = subject or ("CN=Demo Bank CA (test only),O=Demo Bank" if test_only else "CN=Demo Bank CA,O=Demo Bank")
-    try:
-        with reading():
-            name = x509.Name.from_rfc4514_string(text)
-    except Unreadable as error:
-        raise InputError("SUBJECT_INVALID", subject=text) from error
-    if not list(name):
-        raise InputError("SUBJECT_INVALID", subject=text)
-    return name
+    return parse_subject(
+        subject or ("CN=Demo Bank CA (test only),O=Demo Bank" if test_only else "CN=Demo Bank CA,O=Demo Bank")
+    )
 
 
 def soft_token(where: BankFolder) -> tuple[str, str]:

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from cryptography import x509
 from sqlalchemy import Connection, delete, insert, select, update
 
 from ushield_hw.bank.ca.certificates import Device
 from ushield_hw.bank.ca.tables import CODES, CUSTOMERS, FAILURES
-from ushield_hw.crypto.parsing import Unreadable, reading
-from ushield_hw.errors import InputError, RequestRefused
+from ushield_hw.crypto.names import parse_subject
+from ushield_hw.errors import RequestRefused
 from ushield_hw.order.text import check_text
 from ushield_hw.order.values import REFERENCE, STRICT
 
@@ -69,14 +68,7 @@ def registered_name(subject: str) -> str:
     Raises:
         InputError: ``SUBJECT_INVALID``, or an error of a text that cannot be shown on a token's screen.
     """
-    try:
-        with reading():
-            name = x509.Name.from_rfc4514_string(subject)
-    except Unreadable as error:
-        raise InputError("SUBJECT_INVALID", subject=subject) from error
-    if not list(name):
-        raise InputError("SUBJECT_INVALID", subject=subject)
-    text = name.rfc4514_string()
+    text = parse_subject(subject).rfc4514_string()
     check_text(text, "subject")  # it is part of the document that activates a renewal
     return text
 
