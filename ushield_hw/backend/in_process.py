@@ -47,7 +47,7 @@ class InProcess:
         """See :class:`Transport`."""
         return True
 
-    def leave(self, operation: str, arguments: tuple[Any, ...]) -> None:
+    def post(self, operation: str, arguments: tuple[Any, ...]) -> None:
         """See :class:`Transport`; runs the operation immediately."""
         with suppress(CkrError, StaleLogin):
             self.call(operation, arguments, 0)

@@ -180,7 +180,7 @@ class TokenBackend(Protocol):
         """
         ...
 
-    def attend(self, slot_id: int) -> int:
+    def open_without_login(self, slot_id: int) -> int:
         """Open a token that needs no login.
 
         Returns:
@@ -200,7 +200,7 @@ class TokenBackend(Protocol):
         """Sign. The token's sign function is called at most once; the call is never retried.
 
         Args:
-            login_id: the id that :meth:`login` or :meth:`attend` returned.
+            login_id: the id that :meth:`login` or :meth:`open_without_login` returned.
             call: key, mechanism and data.
             patience: timeout, cancellation and the meaning of return codes.
 

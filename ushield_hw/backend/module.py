@@ -227,9 +227,9 @@ class Module:
             self.sharing.logged_in(login_id, slot_id)
         return login_id
 
-    def attend(self, slot_id: int) -> int:
+    def open_without_login(self, slot_id: int) -> int:
         """Open a token that needs no login; return an id that is used as a login id. C_Login is not called."""
-        return self._call(Doing.READING, "attend", slot_id, slot=slot_id)  # type: ignore[no-any-return]
+        return self._call(Doing.READING, "open_without_login", slot_id, slot=slot_id)  # type: ignore[no-any-return]
 
     def logout(self, login_id: int) -> None:
         """Log out and close the sessions of the login.
@@ -243,7 +243,7 @@ class Module:
         if self.sharing is not None:
             self.sharing.logged_out(login_id)
         if transport.engaged:  # the token may still be executing an abandoned signature: do not wait for it
-            transport.leave("logout", (login_id,))
+            transport.post("logout", (login_id,))
         else:
             self._call(Doing.READING, "logout", login_id)
 
@@ -295,7 +295,7 @@ class Module:
         """Sign, with at most one C_Sign; never retried.
 
         Args:
-            login_id: the id that :meth:`login` or :meth:`attend` returned.
+            login_id: the id that :meth:`login` or :meth:`open_without_login` returned.
             call: key, mechanism and data.
             patience: timeout, cancellation and the meaning of return codes.
 

@@ -25,7 +25,7 @@ MOST_CHANNELS: Final = 1 << 16
 # (stop request).
 STOP: Final = MOST_CHANNELS
 SHARED: Final = 2 * MOST_CHANNELS
-BEGAN, NO_ROOM = 1, 2
+BEGAN, NO_DESCRIPTOR = 1, 2
 _ONE_READ: Final = 1 << 14
 _HEAD: Final = struct.Struct(">IB")  # length of the body, its kind
 _JSON, _SIGN, _BYTES = range(3)

@@ -26,7 +26,7 @@ from ushield_hw.system.limits import limit_reached, of_errno
 _LOOK_S: Final = 0.05  # poll interval of a watched call
 # How long to wait for the result after a cancellation: the token may be about to return it.
 GRACE_S: Final = 2.0
-# Within this time after a channel was closed the worker has ended or has set NO_ROOM, even on a busy machine.
+# Within this time after a channel was closed the worker has ended or has set NO_DESCRIPTOR, even on a busy machine.
 _EXPLAINED_S: Final = 5.0
 # Timeout of a call while the module is still executing an abandoned signature.
 _BEHIND_S: Final = 5.0
@@ -85,7 +85,7 @@ class Transport(Protocol):
         """Return whether calls can be made."""
         ...
 
-    def leave(self, operation: str, arguments: tuple[Any, ...]) -> None:
+    def post(self, operation: str, arguments: tuple[Any, ...]) -> None:
         """Run one operation as soon as the module is free, without waiting for its result."""
         ...
 
@@ -159,7 +159,7 @@ class Worker:
             self._kill()
             raise LoadFailed(f"no answer in {deadline_s:g} s", "hung") from error
         except protocol.Closed as error:
-            raise LoadFailed(self._epitaph(), "crashed") from error
+            raise LoadFailed(self._how_it_ended(), "crashed") from error
         if "load" in answer:
             self._kill()
             raise LoadFailed(answer["load"], "proxy" if answer.get("kind") == "proxy" else "refused")
@@ -255,9 +255,9 @@ class Worker:
         until = time.monotonic() + _EXPLAINED_S
         while not began and time.monotonic() < until and not self._process.wait_over(0.01):
             # If the worker has no free descriptor, the system closes the channel before the worker can set the flag.
-            if self._flags[leased.number] == protocol.NO_ROOM:
+            if self._flags[leased.number] == protocol.NO_DESCRIPTOR:
                 return of_errno(errno.EMFILE) or Lost("crashed", "no descriptor", began=False)
-        return Lost("crashed", self._epitaph(), began=began)
+        return Lost("crashed", self._how_it_ended(), began=began)
 
     def alive(self) -> bool:
         """See :class:`Transport`."""
@@ -271,7 +271,7 @@ class Worker:
             self._given_up = left
             return bool(left)
 
-    def leave(self, operation: str, arguments: tuple[Any, ...]) -> None:
+    def post(self, operation: str, arguments: tuple[Any, ...]) -> None:
         """See :class:`Transport`."""
         with suppress(protocol.Closed, DriverError):
             leased = self._lease()
@@ -342,7 +342,7 @@ class Worker:
                 ours.close()
                 if error.errno == errno.ETOOMANYREFS:  # descriptors in flight count against RLIMIT_NOFILE
                     raise of_errno(errno.EMFILE) or error from error
-                raise Lost("crashed", self._epitaph(), began=False) from error
+                raise Lost("crashed", self._how_it_ended(), began=False) from error
         return _Leased(protocol.Channel(ours), number)
 
     def _kill(self) -> None:
@@ -359,7 +359,7 @@ class Worker:
             self._idle.clear()
             self._given_up.clear()
 
-    def _epitaph(self) -> str:
+    def _how_it_ended(self) -> str:
         """Return how the worker ended; kill it first if it is still running with a broken channel."""
         try:
             code = self._process.wait(1)

@@ -118,7 +118,7 @@ def _serve_channels(control: socket.socket, shared: _Shared) -> None:
     while (new := _new_channel(control)) is not None:
         channel, number = new
         if channel is None:
-            shared.flags[number] = protocol.NO_ROOM
+            shared.flags[number] = protocol.NO_DESCRIPTOR
             continue
         try:
             threading.Thread(target=_serve_channel, args=(channel, number, shared), daemon=True).start()

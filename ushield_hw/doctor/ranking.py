@@ -66,7 +66,7 @@ class Case:
         return frozenset(found - {""})
 
     @cached_property
-    def strangers(self) -> frozenset[str]:
+    def others(self) -> frozenset[str]:
         """The tokens that were found but not selected."""
         ours = {seen.name for seen in self.meant}
         return frozenset(seen.name for seen in self.tokens) - ours
@@ -162,7 +162,7 @@ def _is_aside(one: Finding, case: Case) -> bool:
         return False
     if case.named and case.meant:
         return one.subject not in case.own
-    if case.named and one.subject in case.strangers:
+    if case.named and one.subject in case.others:
         return True
     if case.others_can_sign and one.layer in _OF_A_MODULE and one.subject in case.modules:
         return True

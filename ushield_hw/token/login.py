@@ -130,7 +130,7 @@ def opened(link: Link, interaction: Interaction, purpose: str) -> Opened:
             place, login_id, said = login(link, interaction, purpose, info)
             return place, login_id, Standing.LOGGED_IN, said
         if purpose == "sign" and any(key.private for key in link.module.keys(link.slot_id)):
-            return link, link.module.attend(link.slot_id), Standing.NOT_NEEDED, info
+            return link, link.module.open_without_login(link.slot_id), Standing.NOT_NEEDED, info
     return logged_in(link, interaction, purpose, info)
 
 
@@ -151,7 +151,7 @@ def logged_in(link: Link, interaction: Interaction, purpose: str, info: TokenInf
         if not error.failed_as(_NO_LOGIN_THERE):
             raise
         LOG.info("no login: %s", error.ckr)
-        return link, link.module.attend(link.slot_id), Standing.REFUSED, info
+        return link, link.module.open_without_login(link.slot_id), Standing.REFUSED, info
 
 
 def login(

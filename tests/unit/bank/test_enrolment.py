@@ -114,22 +114,22 @@ def test_counts_of_wrong_codes_go_with_their_window(bank: Bank, new: SoftKey) ->
         assert len(connection.execute(select(FAILURES)).all()) == 1
 
 
-def test_wrong_codes_of_strangers_leave_nothing_in_the_register(bank: Bank, new: SoftKey) -> None:
+def test_wrong_codes_for_unknown_customers_leave_nothing_in_the_register(bank: Bank, new: SoftKey) -> None:
     for number in range(5):
         refused(bank, new, codes.new_code(), customer=f"stranger {number}")
     with bank.database.reading() as connection:
         assert connection.execute(select(FAILURES)).all() == []
 
 
-def test_the_count_of_strangers_is_bounded() -> None:
-    strangers, now = codes.Strangers(), datetime.now(UTC)
-    for number in range(codes._MOST_STRANGERS + 10):
-        strangers.note(f"S{number}", now)
-    assert len(strangers._counts) == codes._MOST_STRANGERS
+def test_the_count_for_unknown_customers_is_bounded() -> None:
+    unknown, now = codes.UnknownCustomers(), datetime.now(UTC)
+    for number in range(codes._MOST_UNKNOWN + 10):
+        unknown.note(f"S{number}", now)
+    assert len(unknown._counts) == codes._MOST_UNKNOWN
     for _ in range(codes.MOST_FAILURES):
-        strangers.note("late", now)
-    assert strangers.wait("late", now) == codes.WINDOW
-    assert strangers.wait("late", now + codes.WINDOW) is None
+        unknown.note("late", now)
+    assert unknown.wait("late", now) == codes.WINDOW
+    assert unknown.wait("late", now + codes.WINDOW) is None
 
 
 def test_the_code_is_not_in_the_database(bank: Bank) -> None:

@@ -154,7 +154,7 @@ class Engine:
             state.anchor, state.login_id = session, secrets.randbits(62)
             return state.login_id
 
-    def attend(self, slot_id: int) -> int:
+    def open_without_login(self, slot_id: int) -> int:
         """Open a token that needs no login, without C_Login; return an id that is used as a login id."""
         state = self._state(slot_id)
         with state.login_lock:

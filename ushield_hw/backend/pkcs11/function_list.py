@@ -31,7 +31,7 @@ _ORDER: Final = (
 
 OS_LOCKING_OK: Final = 2
 UNAVAILABLE: Final = c_ulong(-1).value
-_SIGNATURE_ROOM: Final = 1024  # length of a signature with RSA-8192
+_SIGNATURE_OCTETS: Final = 1024  # length of a signature with RSA-8192
 _MOST_SIGNATURE: Final = 1 << 16
 _BUFFER_TOO_SMALL: Final = NUMBERS["BUFFER_TOO_SMALL"]
 _REPEATS: Final = 8  # retries of a two-call query whose result grows between the calls
@@ -210,23 +210,23 @@ class Functions:
 
 def template(values: Mapping[int, bytes]) -> ctypes.Array[Attribute]:
     """Return an array of CK_ATTRIBUTE that keeps the buffers of its values alive."""
-    rooms = [ctypes.create_string_buffer(value, len(value)) for value in values.values()]
-    made = (Attribute * len(rooms))(
-        *(Attribute(name, ctypes.addressof(room), len(room)) for name, room in zip(values, rooms, strict=True))
+    buffers = [ctypes.create_string_buffer(value, len(value)) for value in values.values()]
+    made = (Attribute * len(buffers))(
+        *(Attribute(name, ctypes.addressof(buffer), len(buffer)) for name, buffer in zip(values, buffers, strict=True))
     )
-    made.rooms = rooms  # type: ignore[attr-defined]  # the structures hold only the addresses
+    made.buffers = buffers  # type: ignore[attr-defined]  # the structures hold only the addresses
     return made
 
 
 def values(answered: ctypes.Array[Attribute]) -> dict[int, bytes] | None:
     """Return the values that a module has written to a :func:`template`; None if a length exceeds its buffer."""
     found = {}
-    for one, room in zip(answered, answered.rooms, strict=True):  # type: ignore[attr-defined]
+    for one, buffer in zip(answered, answered.buffers, strict=True):  # type: ignore[attr-defined]
         if one.ulValueLen == UNAVAILABLE:
             continue
-        if one.ulValueLen > len(room):
+        if one.ulValueLen > len(buffer):
             return None
-        found[int(one.type)] = room.raw[: one.ulValueLen]
+        found[int(one.type)] = buffer.raw[: one.ulValueLen]
     return found
 
 
@@ -243,18 +243,18 @@ def numbers(name: str, call: Callable[[Any, Any], None]) -> list[int]:
     Raises:
         CkrError: from ``call``; CKR_BUFFER_TOO_SMALL if the buffer was too small in every attempt.
     """
-    count, room = c_ulong(0), 0
+    count, size = c_ulong(0), 0
     for _ in range(_REPEATS):
         call(None, byref(count))
-        room = min(max(count.value + _SPARE, 2 * room), _MOST_NUMBERS)
-        found, count.value = (c_ulong * room)(), room
+        size = min(max(count.value + _SPARE, 2 * size), _MOST_NUMBERS)
+        found, count.value = (c_ulong * size)(), size
         try:
             call(found, byref(count))
         except CkrError as error:
             if error.rv != _BUFFER_TOO_SMALL:
                 raise
         else:
-            return list(found[: min(count.value, room)])
+            return list(found[: min(count.value, size)])
     raise CkrError(name, _BUFFER_TOO_SMALL)
 
 
@@ -276,12 +276,12 @@ class Signer:
     def finish(self, session: int, data: bytes) -> bytes:
         """Call C_Sign once; again only after CKR_BUFFER_TOO_SMALL, when nothing was signed, with a larger buffer."""
         out, length, sign = self._buffers.out, self._buffers.length, self._functions.raw("C_Sign")
-        length.value = _SIGNATURE_ROOM
+        length.value = _SIGNATURE_OCTETS
         rv = sign(session, data, len(data), out, byref(length))
-        room = _SIGNATURE_ROOM
-        while rv == _BUFFER_TOO_SMALL and room < _MOST_SIGNATURE:  # the operation is still active, nothing was signed
-            room = min(max(2 * room, length.value), _MOST_SIGNATURE)
-            out, length.value = ctypes.create_string_buffer(room), room
+        size = _SIGNATURE_OCTETS
+        while rv == _BUFFER_TOO_SMALL and size < _MOST_SIGNATURE:  # the operation is still active, nothing was signed
+            size = min(max(2 * size, length.value), _MOST_SIGNATURE)
+            out, length.value = ctypes.create_string_buffer(size), size
             rv = sign(session, data, len(data), out, byref(length))
         if rv:
             raise CkrError("C_Sign", rv)
@@ -292,5 +292,5 @@ class _Buffers(threading.local):
     """The output buffer of C_Sign, one for each thread."""
 
     def __init__(self) -> None:
-        self.out = ctypes.create_string_buffer(_SIGNATURE_ROOM)
-        self.length = c_ulong(_SIGNATURE_ROOM)
+        self.out = ctypes.create_string_buffer(_SIGNATURE_OCTETS)
+        self.length = c_ulong(_SIGNATURE_OCTETS)

@@ -251,13 +251,13 @@ class Reader:
         asked = {name: one.ulValueLen for name, one in zip(wanted, lengths, strict=True)}
         if any(_LONGEST_VALUE < length < function_list.UNAVAILABLE for length in asked.values()):
             raise _NoValue
-        room = function_list.template(
+        buffer = function_list.template(
             {name: bytes(length) for name, length in asked.items() if 0 < length < function_list.UNAVAILABLE}
         )
-        if not len(room):
+        if not len(buffer):
             return {}
-        self.functions.call(_READ, self.session, handle, room, len(room))
-        said = function_list.values(room)
+        self.functions.call(_READ, self.session, handle, buffer, len(buffer))
+        said = function_list.values(buffer)
         if said is None:
             raise _NoValue
         return said

@@ -45,8 +45,8 @@ def module_info(functions: function_list.Functions, path: str) -> ModuleInfo:
 def slot_ids(functions: function_list.Functions) -> list[int]:
     """Return the ids of all slots; many modules detect inserted and removed tokens only in this call."""
 
-    def listed(room: Any, count: Any) -> None:
-        functions.call("C_GetSlotList", 0, room, count)
+    def listed(buffer: Any, count: Any) -> None:
+        functions.call("C_GetSlotList", 0, buffer, count)
 
     return list(dict.fromkeys(function_list.numbers("C_GetSlotList", listed)))
 
@@ -125,8 +125,8 @@ def mechanisms(functions: function_list.Functions, slot_id: int) -> tuple[str, .
     A module may return fewer than it announced (p11-kit's client does).
     """
 
-    def listed(room: Any, count: Any) -> None:
-        functions.call("C_GetMechanismList", slot_id, room, count)
+    def listed(buffer: Any, count: Any) -> None:
+        functions.call("C_GetMechanismList", slot_id, buffer, count)
 
     return mechanism_names(function_list.numbers("C_GetMechanismList", listed))
 

@@ -28,7 +28,7 @@ WINDOW: Final = timedelta(minutes=15)
 MOST_FAILURES: Final = 10
 """Maximum number of wrong codes for a customer number in one window."""
 
-_MOST_STRANGERS: Final = 4096
+_MOST_UNKNOWN: Final = 4096
 _LETTERS: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's alphabet, without letters that can be confused
 _READ_AS: Final = str.maketrans("OIL", "011", " -")
 _LENGTH, _GROUP = 20, 4
@@ -118,7 +118,7 @@ def use(connection: Connection, customer: str, code: str, serial: str, now: date
     connection.execute(delete(FAILURES).where(FAILURES.c.customer == _hash(customer)))
 
 
-class Strangers:
+class UnknownCustomers:
     """Counts wrong codes for unknown customer numbers. Thread-safe, bounded, and kept in memory only."""
 
     def __init__(self) -> None:
@@ -132,7 +132,7 @@ class Strangers:
             if since + WINDOW <= now:
                 wrong, since = 0, now
             self._counts[_hash(customer)] = wrong + 1, since
-            if len(self._counts) > _MOST_STRANGERS:
+            if len(self._counts) > _MOST_UNKNOWN:
                 self._counts.popitem(last=False)
 
     def wait(self, customer: str, now: datetime) -> timedelta | None:
@@ -142,7 +142,7 @@ class Strangers:
         return since + WINDOW - now if wrong >= MOST_FAILURES and now < since + WINDOW else None
 
 
-def check_allowed(connection: Connection, customer: str, now: datetime, strangers: Strangers) -> None:
+def check_allowed(connection: Connection, customer: str, now: datetime, unknown: UnknownCustomers) -> None:
     """Refuse a customer number with too many wrong codes.
 
     Raises:
@@ -151,7 +151,7 @@ def check_allowed(connection: Connection, customer: str, now: datetime, stranger
     wanted = select(FAILURES.c.wrong, FAILURES.c.since).where(FAILURES.c.customer == _hash(customer))
     row = connection.execute(wanted).first()
     blocked = row is not None and row.wrong >= MOST_FAILURES and now < row.since + WINDOW
-    wait = row.since + WINDOW - now if row is not None and blocked else strangers.wait(customer, now)
+    wait = row.since + WINDOW - now if row is not None and blocked else unknown.wait(customer, now)
     if wait is not None:
         raise RequestRefused("CODES_TOO_MANY", wait_s=int(wait.total_seconds()) + 1)
 

@@ -43,13 +43,13 @@ def enrol(service: CaService, der: bytes, customer: str, code: str) -> Certifica
 
 def _checked(service: CaService, customer: str, code: str) -> Grant:
     with service.database.reading() as connection:
-        codes.check_allowed(connection, customer, service.now(), service.strangers)
+        codes.check_allowed(connection, customer, service.now(), service.unknown_customers)
         grant = codes.grant_of(connection, customer, code)
         known = grant is not None or codes.is_customer(connection, customer)
     if grant is not None:
         return grant
     if not known:
-        service.strangers.note(customer, service.now())
+        service.unknown_customers.note(customer, service.now())
         raise RequestRefused("CODE_WRONG")
     # two concurrent wrong codes for the same number: the retry finds the row that the other one inserted
     for _ in range(2):

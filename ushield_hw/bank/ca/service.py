@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from ushield_hw.bank.ca import certificates
 from ushield_hw.bank.ca.authority import Authority, Wanted
 from ushield_hw.bank.ca.certificates import Certificate, State
-from ushield_hw.bank.ca.codes import Strangers
+from ushield_hw.bank.ca.codes import UnknownCustomers
 from ushield_hw.bank.ca.profiles import PROFILES
 from ushield_hw.bank.database import Database
 from ushield_hw.errors import RequestRefused
@@ -57,7 +57,7 @@ class CaService:
         authority: the CA's certificate and key.
         policy: the bank's policy.
         now: the clock; returns aware datetimes.
-        strangers: counts wrong codes for unknown customer numbers.
+        unknown_customers: counts wrong codes for unknown customer numbers.
         making_crl: lock that allows one CRL to be created at a time.
     """
 
@@ -65,7 +65,7 @@ class CaService:
     authority: Authority
     policy: Policy
     now: Callable[[], datetime] = _now
-    strangers: Strangers = field(default_factory=Strangers, repr=False)
+    unknown_customers: UnknownCustomers = field(default_factory=UnknownCustomers, repr=False)
     making_crl: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @cached_property
