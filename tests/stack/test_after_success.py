@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 from pathlib import Path
@@ -15,6 +14,7 @@ from tests.soft import SOFTHSM
 from tests.stack.bench import Bench
 from tests.stack.test_signing import OpenToken, bank, desk, fresh, person, public_key
 from tests.unit.cms.pki import Authority, der
+from tests.unit.signing.journals import break_unlocking
 from ushield_hw import sign
 from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import User
@@ -115,16 +115,7 @@ def test_a_new_pin_stays_when_the_try_cannot_be_given_back(bench: Bench, monkeyp
 def test_a_signature_stays_when_the_journal_cannot_be_unlocked(
     desk: OpenToken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(real: Any) -> Any:
-        def call(descriptor: int, operation: int, *more: int) -> None:
-            real(descriptor, operation, *more)
-            if operation == fcntl.LOCK_UN:
-                raise OSError(errno.EIO, "Input/output error")
-
-        return call
-
-    monkeypatch.setattr(fcntl, "flock", fails(fcntl.flock))
-    monkeypatch.setattr(fcntl, "lockf", fails(fcntl.lockf))
+    break_unlocking(monkeypatch)
     order = fresh()
     verify(desk.sign(person(desk, True), order), trust=desk.trust, expected=order)
 

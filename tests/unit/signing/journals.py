@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import pytest
 
 from tests.unit.cms import pki
 from tests.unit.cms.people import P256
@@ -56,3 +61,18 @@ def move(journal: Journal, who: Person, order: Order, *states: State) -> None:
     with journal.signing(order, who.signatory) as attempt:
         for to in states:
             attempt.move(to, who.sign(order) if to is State.SIGNED else None)
+
+
+def break_unlocking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every release of a file lock report an error after it was released."""
+
+    def fails(real: Callable[..., None]) -> Callable[..., None]:
+        def call(descriptor: int, operation: int, *more: int) -> None:
+            real(descriptor, operation, *more)
+            if operation == fcntl.LOCK_UN:
+                raise OSError(errno.EIO, "Input/output error")
+
+        return call
+
+    monkeypatch.setattr(fcntl, "flock", fails(fcntl.flock))
+    monkeypatch.setattr(fcntl, "lockf", fails(fcntl.lockf))

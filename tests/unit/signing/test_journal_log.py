@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.order.samples import payment
-from tests.unit.signing.journals import journal_in, move, person
+from tests.unit.signing.journals import break_unlocking, journal_in, move, person
 from ushield_hw.errors import OutcomeUnknown, StorageError, TokenBusy
 from ushield_hw.signing.journal import Journal, State
 from ushield_hw.signing.journal.journal import _expendable
@@ -244,16 +244,7 @@ def test_a_lock_that_is_interrupted_is_tried_again(log: Log, monkeypatch: pytest
 
 
 def test_a_lock_that_cannot_be_released_undoes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(real: Callable[..., None]) -> Callable[..., None]:
-        def call(descriptor: int, operation: int, *more: int) -> None:
-            real(descriptor, operation, *more)
-            if operation == fcntl.LOCK_UN:
-                raise OSError(errno.EIO, "Input/output error")
-
-        return call
-
-    monkeypatch.setattr(fcntl, "flock", fails(fcntl.flock))
-    monkeypatch.setattr(fcntl, "lockf", fails(fcntl.lockf))
+    break_unlocking(monkeypatch)
     journal = journal_in(tmp_path)
     move(journal, ME, SIGNED, State.SIGN_CALLED, State.SIGNED)
     assert journal.signed(SIGNED, ME.signatory)

@@ -20,16 +20,6 @@ P256, P384, RSA = KeyKind.EC_P256, KeyKind.EC_P384, KeyKind.RSA
 KINDS = {P256: 0, P384: 0, RSA: 0}
 
 
-@pytest.fixture(scope="module")
-def bank() -> pki.Authority:
-    return pki.authority()
-
-
-@pytest.fixture
-def shelf(bank: pki.Authority) -> Shelf:
-    return Shelf(bank)
-
-
 def private(shelf: Shelf, key_id: bytes, kind: KeyKind | None = P256, **fields: object) -> int:
     """Put a private key there that shows no public half; return its handle."""
     handle = 1 + len(shelf.keys)

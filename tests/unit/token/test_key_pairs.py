@@ -30,18 +30,8 @@ PAYMENT, LOGIN = KeyUse.PAYMENT, KeyUse.LOGIN
 
 
 @pytest.fixture(scope="module")
-def bank() -> pki.Authority:
-    return pki.authority()
-
-
-@pytest.fixture(scope="module")
 def other_bank() -> pki.Authority:
     return pki.authority("CN=Other Root")
-
-
-@pytest.fixture
-def shelf(bank: pki.Authority) -> Shelf:
-    return Shelf(bank)
 
 
 def with_key(shelf: Shelf) -> Sequence[bool | None]:

@@ -27,16 +27,6 @@ INFO = TokenInfo(0, "odd", "Odd", "Shield", "0001", READY, 4, 32, (1, 0))
 CAN, CANNOT, UNDECIDED = Verdict.CAN, Verdict.CANNOT, Verdict.UNDECIDED
 
 
-@pytest.fixture(scope="module")
-def bank() -> pki.Authority:
-    return pki.authority()
-
-
-@pytest.fixture
-def shelf(bank: pki.Authority) -> Shelf:
-    return Shelf(bank)
-
-
 def decided(shelf: Shelf, choice: KeyChoice = ANY, **seen: Any) -> Decision:
     known: dict[str, Any] = {
         "info": INFO,

@@ -1,0 +1,18 @@
+"""A bank's CA and an empty token with objects to put on it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.cms import pki
+from tests.unit.drivers.shelf import Shelf
+
+
+@pytest.fixture(scope="module")
+def bank() -> pki.Authority:
+    return pki.authority()
+
+
+@pytest.fixture
+def shelf(bank: pki.Authority) -> Shelf:
+    return Shelf(bank)
