@@ -76,36 +76,6 @@ def _takes_all(kind: KeyKind) -> None:
     """Accept every kind of key."""
 
 
-def choose(
-    found: Sequence[Pair],
-    use: KeyUse,
-    choice: KeyChoice = ANY,
-    now: datetime | None = None,
-    refuses: Refuses = _takes_all,
-) -> Pair:
-    """Return the newest activated pair that fits a use.
-
-    Args:
-        found: The pairs on the token.
-        use: The use of the key.
-        choice: The requested key.
-        now: A timezone-aware time; default: the current time.
-        refuses: Returns the error if the token cannot sign with a kind of key.
-
-    Raises:
-        CertificateNotFound: No pair fits; the error has the reason for each pair on the token.
-        CertificateExpired: The only pairs that would fit are not within their validity.
-        CertificateMultiple: The user must choose: the pairs that fit have different subjects or issuers,
-            ``choice.certificate`` matches two, or several private keys cannot be told apart.
-        TokenError: ``MECHANISM_MISSING``.
-    """
-    selection = select(found, use, choice, now, refuses)
-    if selection.pair is None:
-        assert selection.error is not None  # noqa: S101 - one of the two is there
-        raise selection.error
-    return selection.pair
-
-
 def select(
     found: Sequence[Pair],
     use: KeyUse,
@@ -113,7 +83,7 @@ def select(
     now: datetime | None = None,
     refuses: Refuses = _takes_all,
 ) -> Selection:
-    """Select as :func:`choose`, but return the error instead of raising it, and the reasons for all excluded pairs.
+    """Select the newest activated pair that fits a use.
 
     Args:
         found: The pairs on the token.
@@ -121,6 +91,12 @@ def select(
         choice: The requested key.
         now: A timezone-aware time; default: the current time.
         refuses: Returns the error if the token cannot sign with a kind of key.
+
+    Returns:
+        The pair, or the error that explains why there is none: ``CertificateNotFound``: no pair fits, with the reason
+        for each; ``CertificateExpired``: those that would fit are not within their validity; ``CertificateMultiple``:
+        the user must choose, because the pairs that fit have different subjects or issuers, ``choice.certificate``
+        matches two, or several private keys cannot be told apart; ``TokenError``: ``MECHANISM_MISSING``.
     """
     moment = now or datetime.now(UTC)
     named = choice.among(found)

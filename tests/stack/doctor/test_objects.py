@@ -43,7 +43,7 @@ from ushield_hw.testing.shield import VirtualShield
 from ushield_hw.testing.softhsm import CONF_VARIABLE
 from ushield_hw.token.choice import find_token
 from ushield_hw.token.key_pairs import PENDING, session_pairs
-from ushield_hw.token.selection import choose
+from ushield_hw.token.selection import select
 from ushield_hw.token.session import open_session
 
 pytestmark = pytest.mark.stack
@@ -195,8 +195,8 @@ def test_the_pair_that_a_signature_would_take_is_told_without_a_login(doctor: Do
     writer.certificate(P384, label="newest, for encryption", usage=ENCRYPTING, begins=timedelta(0))
     found = objects.usable(seen(doctor))
     with open_session(doctor.soft.link(doctor.soft.module()), Scripted(doctor.soft.pin), "sign") as session:
-        chosen = choose(session_pairs(session), KeyUse.PAYMENT)
-    assert found is not None
+        chosen = select(session_pairs(session), KeyUse.PAYMENT).pair
+    assert found is not None and chosen is not None
     assert found.certificate.der == chosen.certificate.der
     assert found.certificate.label == "newer"
 

@@ -13,7 +13,7 @@ from ushield_hw.backend.model import CertificateRecord, KeyRecord
 from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.order import KeyUse
 from ushield_hw.token.key_pairs import ANY, KeyChoice, Pair, pairs
-from ushield_hw.token.selection import choose
+from ushield_hw.token.selection import select
 
 NOW = pki.NOW
 
@@ -65,7 +65,13 @@ class Shelf:
         return pairs(self.certificates, self.keys, logged_in=logged_in, now=now)
 
     def choose(self, use: KeyUse = KeyUse.PAYMENT, choice: KeyChoice = ANY, now: datetime = NOW) -> Pair:
-        return choose(self.pairs(now=now), use, choice, now)
+        """Return the selected pair, or raise the error."""
+        selection = select(self.pairs(now=now), use, choice, now)
+        if selection.pair is None:
+            assert selection.error is not None
+            raise selection.error
+        assert selection.error is None
+        return selection.pair
 
 
 def record(handle: int, key_id: bytes, **fields: Any) -> KeyRecord:
