@@ -88,7 +88,7 @@ class Person:
         for descriptor in (self._ours, self._theirs):
             os.close(descriptor)
 
-    def _look(self, patience_s: float) -> None:
-        while select.select([self._ours], [], [], patience_s)[0]:
+    def _look(self, timeout_s: float) -> None:
+        while select.select([self._ours], [], [], timeout_s)[0]:
             self._shown += os.read(self._ours, 4096)
-            patience_s = 0
+            timeout_s = 0

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from tests.cli.conftest import CHECKER, DEMO, Signed
 from tests.cli.world import TIMEOUT_S, USHIELD, Bank, Done, Home, checked
 from tests.unit.cms import forge, pki
-from tests.unit.cms.cases import CASES, Scene, make_scene
+from tests.unit.cms.cases import CASES, Scenario, make_scene
 from tests.unit.cms.people import P256, make_bank
 from tests.unit.order.samples import as_json, live, make_payment, payment
 from tests.unit.order.strategies import documents
@@ -254,13 +254,13 @@ BY_NAME = {name: (make, problem) for name, make, problem, *_ in CASES}
 
 
 @pytest.fixture(scope="module")
-def scene() -> Scene:
+def scenario() -> Scenario:
     return make_scene(make_bank())
 
 
 @pytest.fixture
-def roots(scene: Scene, tmp_path: Path) -> Path:
-    return put(tmp_path, "roots.pem", scene.bank.root.pem + scene.bank.issuing.pem)
+def roots(scenario: Scenario, tmp_path: Path) -> Path:
+    return put(tmp_path, "roots.pem", scenario.bank.root.pem + scenario.bank.issuing.pem)
 
 
 def wrong(home: Home, der: bytes, problem: str, roots: Path) -> None:
@@ -296,23 +296,23 @@ def wrong(home: Home, der: bytes, problem: str, roots: Path) -> None:
         *("a short RSA key", "unsigned attributes", "the digest of something else", "an unknown confirmation"),
     ],
 )
-def test_signed_orders_that_break_a_rule(blank: Home, scene: Scene, name: str, roots: Path) -> None:
+def test_signed_orders_that_break_a_rule(blank: Home, scenario: Scenario, name: str, roots: Path) -> None:
     make, problem = BY_NAME[name]
-    wrong(blank, make(scene).der(), problem, roots)
+    wrong(blank, make(scenario).der(), problem, roots)
 
 
-def test_signed_orders_in_ber(blank: Home, scene: Scene, roots: Path) -> None:
-    wrong(blank, forge.as_ber(scene.cades), "not_der", roots)
+def test_signed_orders_in_ber(blank: Home, scenario: Scenario, roots: Path) -> None:
+    wrong(blank, forge.as_ber(scenario.cades), "not_der", roots)
 
 
-def test_signed_orders_with_something_after_the_end(blank: Home, scene: Scene, roots: Path) -> None:
-    wrong(blank, scene.cades.der() + b"\n", "trailing_bytes", roots)
-    wrong(blank, scene.cades.der() * 2, "trailing_bytes", roots)
+def test_signed_orders_with_something_after_the_end(blank: Home, scenario: Scenario, roots: Path) -> None:
+    wrong(blank, scenario.cades.der() + b"\n", "trailing_bytes", roots)
+    wrong(blank, scenario.cades.der() * 2, "trailing_bytes", roots)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.99])
-def test_signed_orders_that_are_cut_off(blank: Home, scene: Scene, share: float, roots: Path) -> None:
-    der = scene.cades.der()
+def test_signed_orders_that_are_cut_off(blank: Home, scenario: Scenario, share: float, roots: Path) -> None:
+    der = scenario.cades.der()
     wrong(blank, der[: int(share * len(der))], "cut_off", roots)
 
 
@@ -324,9 +324,9 @@ def test_signed_orders_nested_without_end(blank: Home, roots: Path) -> None:
     wrong(blank, forge.outermost(deep, deep), "structure", roots)
 
 
-def test_a_genuine_signature_shown_again_as_plain(blank: Home, scene: Scene, roots: Path) -> None:
+def test_a_genuine_signature_shown_again_as_plain(blank: Home, scenario: Scenario, roots: Path) -> None:
     """The signed attributes become the content: the signature is genuine, and openssl takes it."""
-    real = scene.cades.but(content=payment().canonical)
+    real = scenario.cades.but(content=payment().canonical)
     right = forge.cades(real.private, real.certificate, real.suite, real.content)
     attributes = tlv(0x31, *(right.attributes or ()))
     again = forge.plain(real.private, real.certificate, real.suite, attributes).der()

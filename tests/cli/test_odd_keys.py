@@ -92,7 +92,7 @@ def test_two_ec_pairs_with_one_id(odd: Odd) -> None:
         odd.pair(name, label=label)
     odd.put(second, "cert")
     error = odd.sign(exits=6)["error"]
-    assert error["code"] == "KEYS_NOT_TOLD_APART"
+    assert error["code"] == "KEYS_AMBIGUOUS"
     assert sorted(error["details"]["candidates"]) == ["12 first", "12 second"]
     order = odd.home.order()
     wrong = odd.sign(exits=3, uri=odd.labelled("first"), order=order)["error"]

@@ -54,7 +54,7 @@ def broken(folder: Path, files: dict[str, str]) -> set[str]:
         ({"backend/module.py": "import pkcs11"}, {PKCS11}),
         ({"signing/order.py": "import pkcs11"}, {PKCS11}),
         ({"testing/softhsm.py": "def late():\n    from pkcs11.types import Session"}, {PKCS11}),
-        ({"system/pcsc.py": "import smartcard.System"}, set()),
+        ({"system/pcsc/winscard.py": "import smartcard.System"}, set()),
         ({"token/discovery.py": "from smartcard.System import readers"}, {PCSC}),
         ({"token/discovery.py": "from ushield_hw.backend import module\nfrom ushield_hw.system import pcsc"}, set()),
         ({"token/session.py": "from ushield_hw.token import discovery"}, {TOKEN}),

@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 
 from tests.soft import WRONG_PIN, Soft, key
-from ushield_hw.backend.interface import PATIENCE, Patience
+from ushield_hw.backend.interface import DEFAULT_OPTIONS, SignOptions
 from ushield_hw.backend.model import SignCall, User
 from ushield_hw.backend.module import Module
 from ushield_hw.errors import PinIncorrect, PinLocked
@@ -68,7 +68,7 @@ class Bench:
         """Return a signature to make with a key; needs a login."""
         return SignCall(key(self.module, self.slot, label).handle, "ECDSA", DIGEST, **how)
 
-    def sign(self, login: int, patience: Patience = PATIENCE, **how: Any) -> bytes:
+    def sign(self, login: int, patience: SignOptions = DEFAULT_OPTIONS, **how: Any) -> bytes:
         """Sign a digest with the key of a label."""
         return self.module.sign(login, self.call(**how), patience)
 

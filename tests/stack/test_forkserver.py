@@ -34,7 +34,7 @@ from ushield_hw.backend.module import Module
 def seen():
     module = Module(Path(sys.argv[1]), Isolation.PROCESS, ModuleOptions(), 20)
     module.info()
-    process = module._transport._process
+    process = module._connection.transport._process
     status = dict(line.split(":\\t", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
     return status
 """
@@ -59,7 +59,7 @@ def modules(soft: Soft) -> Iterator[list[Module]]:
 
 
 def worker(module: Module) -> int:
-    return module._transport._process.pid  # type: ignore[no-any-return, union-attr]
+    return module._connection.transport._process.pid  # type: ignore[no-any-return, union-attr]
 
 
 def kill(module: Module) -> None:
@@ -109,7 +109,7 @@ except Exception as error:
 os.environ["SOFTHSM2_CONF"] = {os.environ["SOFTHSM2_CONF"]!r}
 module = Module(Path(sys.argv[1]), Isolation.PROCESS, ModuleOptions(), 20)
 module.info()
-process = module._transport._process.pid
+process = module._connection.transport._process.pid
 status = dict(line.split(":\\t", 1) for line in Path(f"/proc/{{process}}/status").read_text().splitlines())
 print(status["Gid"].split(), os.readlink(f"/proc/{{process}}/cwd"))
 """
@@ -127,17 +127,17 @@ def test_the_fork_server_goes_with_its_program(soft: Soft) -> None:
 
 def test_a_worker_that_crashes_tells_how(modules: list[Module]) -> None:
     module = modules[0]
-    process = module._transport._process  # type: ignore[union-attr]
+    process = module._connection.transport._process  # type: ignore[union-attr]
     os.kill(process.pid, signal.SIGSEGV)
     assert process.wait(5) == -signal.SIGSEGV
     with pytest.raises(subprocess.TimeoutExpired):
-        modules[1]._transport._process.wait(0.05)  # type: ignore[union-attr]
+        modules[1]._connection.transport._process.wait(0.05)  # type: ignore[union-attr]
 
 
 def test_a_child_of_the_program_does_not_end_its_workers(modules: list[Module]) -> None:
     child = os.fork()
     if not child:
-        modules[0]._transport._process.kill()  # type: ignore[union-attr]
+        modules[0]._connection.transport._process.kill()  # type: ignore[union-attr]
         modules[0].close()
         os._exit(0)
     os.waitpid(child, 0)

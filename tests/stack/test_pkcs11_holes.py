@@ -13,7 +13,7 @@ import pytest
 from tests.project.tree import ROOT
 from tests.soft import OPTIONS, SOFTHSM, WRONG_PIN, Soft, pin_driver
 from tests.stack.bench import CONTEXT, USER, Bench, open_sessions, overlapping
-from ushield_hw.backend.interface import Isolation, Patience
+from ushield_hw.backend.interface import Isolation, SignOptions
 from ushield_hw.backend.model import ObjectClass, TokenFlag, User
 from ushield_hw.backend.pkcs11.ckr import NUMBERS, CkrError
 from ushield_hw.backend.pkcs11.engine import Engine
@@ -368,7 +368,7 @@ def test_every_code_from_c_sign_is_an_error_of_our_own(bench: Bench, codes: dict
             login = bench.login()
         bench.plan("C_Sign", None, returns(name))
         with pytest.raises(UShieldError) as caught:
-            bench.sign(login, Patience(codes))
+            bench.sign(login, SignOptions(codes))
         assert_told(caught.value, name)
 
 

@@ -20,7 +20,7 @@ import pytest
 from tests.project.tree import ROOT
 from tests.soft import SOFTHSM
 from tests.stack.bench import Bench, ends
-from ushield_hw.backend.interface import Isolation, Patience, Watch
+from ushield_hw.backend.interface import Isolation, SignOptions, Watch
 from ushield_hw.backend.model import User
 from ushield_hw.backend.pkcs11.function_list import Functions
 from ushield_hw.errors import ConfirmationCancelled, OutcomeUnknown, TokenError, UShieldError
@@ -30,7 +30,7 @@ from ushield_hw.token.session import open_session
 
 pytestmark = pytest.mark.stack
 
-SOON = Patience(deadline_s=1)
+SOON = SignOptions(deadline_s=1)
 ENDS: dict[str, tuple[Action, str, str]] = {
     "segfault": (crashes(), "crashed", "MODULE_CRASHED"),
     "abort": (crashes(signal.SIGABRT), "crashed", "MODULE_CRASHED"),
@@ -175,7 +175,7 @@ def test_a_late_answer_within_its_time_is_an_answer(bench: Bench) -> None:
     call = bench.call()
     bench.module.deadline_s = 0.1
     bench.plan("C_Sign", 1, late(0.4))
-    assert len(bench.module.sign(login, call, Patience(deadline_s=10))) == 64
+    assert len(bench.module.sign(login, call, SignOptions(deadline_s=10))) == 64
 
 
 def test_the_codes_of_a_descriptor_say_what_c_sign_means(bench: Bench) -> None:
@@ -183,7 +183,7 @@ def test_the_codes_of_a_descriptor_say_what_c_sign_means(bench: Bench) -> None:
     call = bench.call()
     bench.plan("C_Sign", 1, returns("CKR_GENERAL_ERROR"))
     with pytest.raises(OutcomeUnknown):
-        bench.module.sign(login, call, Patience({"CKR_GENERAL_ERROR": "unknown"}))
+        bench.module.sign(login, call, SignOptions({"CKR_GENERAL_ERROR": "unknown"}))
 
 
 # -- giving up -------------------------------------------------------------------------------------------------------
@@ -204,8 +204,8 @@ class Cancelling:
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     @property
-    def patience(self) -> Patience:
-        return Patience(deadline_s=60, watch=Watch(self.begun.set, self.cancelled))
+    def patience(self) -> SignOptions:
+        return SignOptions(deadline_s=60, watch=Watch(self.begun.set, self.cancelled))
 
 
 def test_cancelling_in_c_sign_is_unknown_and_the_login_stands(bench: Bench) -> None:
@@ -232,7 +232,7 @@ def test_cancelling_before_c_sign_is_definite_and_c_sign_is_never_called(bench: 
         assert isinstance(outcome(), ConfirmationCancelled)
     assert not cancelling.begun.is_set()
     until = time.monotonic() + 10
-    while bench.module.engaged and time.monotonic() < until:
+    while bench.module.has_abandoned_call and time.monotonic() < until:
         time.sleep(0.05)
     assert bench.count("C_SignInit") == 1
     assert bench.count("C_Sign") == 0
@@ -287,7 +287,7 @@ def test_many_calls_that_were_given_up_leave_no_channel_behind(bench: Bench) -> 
             bench.module.sign(login, call, cancelling.patience)
     assert bench.module.sign(login, call)
     until = time.monotonic() + 10
-    while bench.module.engaged and time.monotonic() < until:
+    while bench.module.has_abandoned_call and time.monotonic() < until:
         time.sleep(0.05)
     assert file_descriptors() - before <= 3
 

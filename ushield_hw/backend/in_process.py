@@ -20,7 +20,7 @@ class InProcess:
         options: how the module must be handled.
     """
 
-    engaged = False
+    has_abandoned_call = False
 
     def __init__(self, path: Path, options: ModuleOptions) -> None:
         from ushield_hw.backend.pkcs11.engine import Engine

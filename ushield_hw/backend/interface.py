@@ -54,7 +54,7 @@ class Isolation(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class SignOptions:
     """Timeout, cancellation and return codes of a signature that may need the user's confirmation.
 
     Attributes:
@@ -70,7 +70,7 @@ class Patience:
     watch: Watch | None = None
 
 
-PATIENCE: Final = Patience()
+DEFAULT_OPTIONS: Final = SignOptions()
 
 
 class TokenBackend(Protocol):
@@ -87,7 +87,7 @@ class TokenBackend(Protocol):
 
     @property
     def name(self) -> str:
-        """Name of an instance that serves one token only, see :meth:`apart`; otherwise empty."""
+        """Name of an instance that serves one token only, see :meth:`separate`; otherwise empty."""
         ...
 
     @property
@@ -101,7 +101,7 @@ class TokenBackend(Protocol):
         ...
 
     @property
-    def here(self) -> TokenBackend:
+    def in_this_process(self) -> TokenBackend:
         """This backend in the current process; in a forked child, an instance that is loaded again."""
         ...
 
@@ -110,7 +110,7 @@ class TokenBackend(Protocol):
         """Whether the module must be initialised again to see tokens and PINs that other processes have changed."""
         ...
 
-    def apart(self, name: str = "") -> TokenBackend:
+    def separate(self, name: str = "") -> TokenBackend:
         """Return a separate instance of the module.
 
         Args:
@@ -196,13 +196,13 @@ class TokenBackend(Protocol):
         """Log out."""
         ...
 
-    def sign(self, login_id: int, call: SignCall, patience: Patience = ...) -> bytes:
+    def sign(self, login_id: int, call: SignCall, options: SignOptions = ...) -> bytes:
         """Sign. The token's sign function is called at most once; the call is never retried.
 
         Args:
             login_id: the id that :meth:`login` or :meth:`open_without_login` returned.
             call: key, mechanism and data.
-            patience: timeout, cancellation and the meaning of return codes.
+            options: timeout, cancellation and the meaning of return codes.
 
         Returns:
             The signature as the token returned it.

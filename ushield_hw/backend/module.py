@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from ushield_hw import errors
-from ushield_hw.backend.in_process import InProcess
-from ushield_hw.backend.interface import PATIENCE, Isolation, Patience
+from ushield_hw.backend import connection
+from ushield_hw.backend.connection import Connection
+from ushield_hw.backend.interface import DEFAULT_OPTIONS, Isolation, SignOptions
 from ushield_hw.backend.model import (
     CertificateRecord,
     Contents,
@@ -28,18 +26,12 @@ from ushield_hw.backend.model import (
     TokenInfo,
     User,
 )
-from ushield_hw.backend.pkcs11.ckr import CkrError, Doing, LoadFailed, StaleLogin, to_error
-from ushield_hw.backend.sharing import HANGS_S, SHORT_S, Sharing, descriptions
+from ushield_hw.backend.pkcs11.ckr import CkrError, Doing, to_error
+from ushield_hw.backend.sharing import HANGS_S, SHORT_S, Sharing, descriptions, reader_busy, service_hangs
 from ushield_hw.backend.signatures import SIGNATURES
-from ushield_hw.backend.transport import Lost, Stopped, Transport, Worker, leave_workers
+from ushield_hw.backend.transport import leave_workers
 from ushield_hw.crypto.algorithms import KeyKind
-from ushield_hw.system import pcsc
-from ushield_hw.system.limits import of_loader
 from ushield_hw.system.log import LOG
-from ushield_hw.system.processes import card_users, holder
-from ushield_hw.system.trust import trusted_module
-
-_ASKED_S: Final = 10.0  # for the PC/SC calls, in addition to the wait for other programs
 
 
 class Module:
@@ -55,7 +47,7 @@ class Module:
         options: how the module must be handled.
         deadline_s: timeout of loading and default timeout of a call, in seconds.
         environment: environment variables of the worker process only.
-        name: name of an instance that serves one token only, see :meth:`apart`.
+        name: name of an instance that serves one token only, see :meth:`separate`.
         sharing: the card readers it shares with other programs, if it would wait for them.
     """
 
@@ -76,18 +68,15 @@ class Module:
         self.environment = environment or {}
         self.name = name
         self.sharing = sharing
-        self._blocking: tuple[str, ...] = ()
-        self._hung: errors.UShieldError | None = None
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._transport: Transport | None = None
+        self._connection = Connection(path, isolation, options, deadline_s, self.environment, sharing)
+        self._call = self._connection.call
 
     @property
-    def here(self) -> Module:
+    def in_this_process(self) -> Module:
         """This module in the current process; in a forked child, an instance that is loaded there."""
-        return self if self._pid == os.getpid() else self.apart()
+        return self if self._connection.pid == os.getpid() else self.separate()
 
-    def apart(self, name: str = "") -> Module:
+    def separate(self, name: str = "") -> Module:
         """Return another instance of this module, in its own worker process; the same one for the same name.
 
         Args:
@@ -106,16 +95,16 @@ class Module:
     @property
     def loaded(self) -> bool:
         """Whether the module is loaded now."""
-        return self._alive()
+        return self._connection.alive
 
     @property
-    def engaged(self) -> bool:
+    def has_abandoned_call(self) -> bool:
         """Whether the module is still executing an abandoned call; other calls may have to wait for it."""
-        return self._transport is not None and self._transport.engaged
+        return self._connection.has_abandoned_call
 
     def info(self) -> ModuleInfo:
         """Return the module's information (CK_INFO)."""
-        return self._ready().info
+        return self._connection.info()
 
     def slots(self, *, deadline_s: float | None = None) -> tuple[SlotInfo, ...]:
         """Return every slot, with its token if one is present.
@@ -131,8 +120,9 @@ class Module:
         sharing = self.sharing
         if sharing is None:
             return self._call(Doing.READING, "slots", deadline_s=deadline_s)  # type: ignore[no-any-return]
-        hung = _service_hangs()
-        held = self._held(sharing) if self._alive() and not hung else ()  # a new worker is asked when it is started
+        hung = service_hangs()
+        ask = self._connection.alive and not hung  # a new worker is asked when it is started
+        held = self._connection.held(sharing) if ask else ()
         if set(sharing.skipped) - set(held) and not sharing.busy:
             self.close()  # a reader that the worker was started without is free again
         limit_s = deadline_s or self.deadline_s
@@ -144,7 +134,7 @@ class Module:
             return sharing.listed(self._call(Doing.READING, "slots", descriptions(held), deadline_s=limit_s))
         except errors.ModuleHung as error:
             if blocking or hung:
-                raise (hung or busy(blocking)) from error
+                raise (hung or reader_busy(blocking)) from error
             raise
 
     def token(self, slot_id: int) -> TokenInfo:
@@ -237,19 +227,19 @@ class Module:
         Raises:
             LoginEnded: the module is not loaded any more.
         """
-        transport = self._transport
-        if transport is None or not self._alive():  # the login ended with its worker: do not start another one
+        transport = self._connection.transport
+        if transport is None or not self._connection.alive:  # the login ended with its worker: do not start another one
             raise errors.LoginEnded(ckr=None, function="logout")
         if self.sharing is not None:
             self.sharing.logged_out(login_id)
-        if transport.engaged:  # the token may still be executing an abandoned signature: do not wait for it
+        if transport.has_abandoned_call:  # the token may still be executing an abandoned signature: do not wait for it
             transport.post("logout", (login_id,))
         else:
             self._call(Doing.READING, "logout", login_id)
 
     def logged_in(self, login_id: int) -> bool:
         """Return whether a login is still valid."""
-        return self._alive() and bool(self._call(Doing.READING, "logged_in", login_id))
+        return self._connection.alive and bool(self._call(Doing.READING, "logged_in", login_id))
 
     def generate(
         self, login_id: int, kind: KeyKind, bits: int, key_id: bytes, label: str, *, always_authenticate: bool
@@ -291,13 +281,13 @@ class Module:
         """
         self._call(Doing.WRITING, "init_token", slot_id, so_pin, label, slot=slot_id)
 
-    def sign(self, login_id: int, call: SignCall, patience: Patience = PATIENCE) -> bytes:
+    def sign(self, login_id: int, call: SignCall, options: SignOptions = DEFAULT_OPTIONS) -> bytes:
         """Sign, with at most one C_Sign; never retried.
 
         Args:
             login_id: the id that :meth:`login` or :meth:`open_without_login` returned.
             call: key, mechanism and data.
-            patience: timeout, cancellation and the meaning of return codes.
+            options: timeout, cancellation and the meaning of return codes.
 
         Returns:
             The signature as the token returned it: ECDSA as r||s.
@@ -306,165 +296,21 @@ class Module:
             OutcomeUnknown: the module crashed or hung after C_Sign had begun, or C_Sign had not returned when the wait
                 was cancelled.
             ConfirmationCancelled: the wait was cancelled before C_Sign, which will not be called.
-            ConfirmationError: according to ``patience.codes``.
+            ConfirmationError: according to ``options.codes``.
             PinError, TokenError: according to the CKR table.
         """
         with SIGNATURES:
-            return self._call(Doing.SIGNING, "sign", login_id, call, patience=patience)  # type: ignore[no-any-return]
+            return self._call(Doing.SIGNING, "sign", login_id, call, options=options)  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """End every login and unload the module; the next call loads it again."""
-        if self._pid != os.getpid():
-            return
-        with self._lock:  # until it is closed: otherwise a module that was loaded again meanwhile would be unloaded
-            transport, self._transport = self._transport, None
-            if transport is not None:
-                transport.close()
-                _leave_this_process(self)
-                if self.sharing is not None:
-                    self.sharing.logged_out()
-
-    def _alive(self) -> bool:
-        return self._transport is not None and self._transport.alive()
-
-    def _ready(self) -> Transport:
-        if self._pid != os.getpid():
-            raise errors.DriverError("USED_AFTER_FORK", path=str(self.path))
-        transport = self._transport
-        if transport is not None and transport.alive():  # the usual case needs no lock
-            return transport
-        with self._lock:
-            if self._transport is not None and not self._transport.alive():
-                self._transport.close()
-                self._transport = None
-            self._transport = self._transport or self._load()
-            return self._transport
-
-    def _load(self) -> Transport:
-        real = trusted_module(self.path)
-        try:
-            if self.isolation is Isolation.IN_PROCESS and _has_this_process(self, real):
-                return InProcess(real, self.options)
-            prepare = None if self.sharing is None else partial(self._prepare, self.sharing)
-            return Worker(real, self.options, self.deadline_s, self.environment, prepare)
-        except LoadFailed as error:
-            _leave_this_process(self)
-            if (reached := of_loader(error.reason)) is not None:
-                raise reached from error
-            hung = self._hung or (_service_hangs() if error.kind == "hung" and self.sharing is not None else None)
-            if error.kind == "hung" and (hung or self._blocking):
-                raise (hung or busy(self._blocking)) from error
-            raise errors.DriverLoadError(
-                path=str(self.path), reason=error.reason, problem=errors.LoadOutcome(f"load_{error.kind}").value
-            ) from error
-
-    def _prepare(
-        self, sharing: Sharing, ask: Callable[..., tuple[str, ...]], deadline_s: float
-    ) -> tuple[Mapping[str, str], float]:
-        """Return the environment variables with which a worker loads the module, and the timeout for loading.
-
-        Raises:
-            TokenBusy: another program holds a card, and the module would wait for it.
-        """
-        self._hung, self._blocking = _service_hangs(), ()
-        if self._hung:
-            return {}, min(deadline_s, HANGS_S)
-        held = ask(*sharing.question())
-        self._blocking = sharing.blocking(held)
-        variables = sharing.leave_out(held)
-        if variables is None:
-            raise busy(held)
-        return variables, min(deadline_s, SHORT_S) if self._blocking else deadline_s
-
-    def _held(self, sharing: Sharing, *, anew: bool = False) -> tuple[str, ...]:
-        """Return the readers whose card another program holds, as seen through PC/SC in the worker."""
-        limit_s = sharing.patience_s + _ASKED_S
-        return self._call(Doing.READING, "held", *sharing.question(anew=anew), deadline_s=limit_s)  # type: ignore[no-any-return]
-
-    def _check_free(self, sharing: Sharing, slot_id: int) -> None:
-        """Refuse a call that would wait for a card that another program holds.
-
-        Raises:
-            TokenBusy: another program holds the slot's card.
-        """
-        reader = sharing.reader(slot_id)
-        if reader is not None and reader in descriptions(self._held(sharing, anew=True)):
-            raise busy((reader,))
-
-    def _after_fork(self) -> None:
-        """Discard the state in a forked child. Takes no lock: another thread may have held it at the fork."""
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            transport.disown()
-
-    def _call(
-        self,
-        doing: Doing,
-        operation: str,
-        *arguments: Any,
-        deadline_s: float | None = None,
-        patience: Patience = PATIENCE,
-        slot: int | None = None,
-    ) -> Any:
-        transport = self._ready()
-        limit = deadline_s or patience.deadline_s or self.deadline_s
-        started, said = time.monotonic(), "ok"
-        try:
-            if slot is not None and self.sharing is not None:
-                self._check_free(self.sharing, slot)
-            return transport.call(operation, arguments, limit, patience.watch)
-        except CkrError as error:
-            said = str(error)
-            waited_s, in_files = time.monotonic() - started, self.options.relist
-            codes, asks = patience.codes, patience.asks
-            raise to_error(error, doing, codes=codes, waited_s=waited_s, asks=asks, in_files=in_files) from error
-        except StaleLogin as error:
-            said = "login ended"
-            raise errors.LoginEnded(ckr=None, function=operation) from error
-        except Stopped as error:
-            said = "cancelled"
-            raise errors.ConfirmationCancelled from error
-        except Lost as error:
-            said = f"{error.kind}, {error.detail}"
-            raise self._lost(error, operation) from error
-        finally:
-            if LOG.isEnabledFor(logging.DEBUG):  # arguments are not logged: they may contain a PIN
-                took_ms = (time.monotonic() - started) * 1000
-                LOG.debug("%s %s: %s, %.1f ms", self.path.name, operation, said, took_ms)
-
-    def _lost(self, error: Lost, operation: str) -> errors.UShieldError:
-        if error.began:
-            return errors.OutcomeUnknown(tx_id=None, reason=error.kind, detail=error.detail)
-        if error.kind == "waiting":
-            return errors.TokenBusy(holder="this process", function=operation)
-        if error.kind == "cancelled":
-            return errors.ConfirmationCancelled()
-        kind = errors.ModuleHung if error.kind == "hung" else errors.ModuleLost
-        return kind(path=str(self.path), function=operation, detail=error.detail)
-
-
-def _service_hangs() -> errors.UShieldError | None:
-    """Return an error if the PC/SC service does not respond: a module that calls it would block forever."""
-    try:
-        pcsc.answers()
-    except errors.DriverError as error:
-        return error
-    return None
-
-
-def busy(readers: Sequence[str]) -> errors.TokenBusy:
-    """Return the error for cards that another program holds exclusively; it names the program if it is known."""
-    users = card_users()
-    return errors.TokenBusy("READER_BUSY", holder=holder(users), holders=list(users), readers=list(readers))
+        self._connection.close()
 
 
 _Key = tuple[Path, Isolation, ModuleOptions, float, frozenset[tuple[str, str]], str]
 
 _modules: Final[dict[_Key, Module]] = {}
 _modules_lock = threading.RLock()
-
-# Real path of each file loaded in this process -> its Module, because C_Initialize is per process. A fork inherits it.
-_in_this_process: Final[dict[Path, Module | None]] = {}
 
 
 def open_module(
@@ -497,7 +343,7 @@ def open_module(
     key = path, isolation, options, deadline_s, frozenset((environment or {}).items()), name
     with _modules_lock:
         module = _modules.get(key)
-        if module is None or module._pid != os.getpid():
+        if module is None or module._connection.pid != os.getpid():
             module = _modules[key] = Module(path, isolation, options, deadline_s, environment, name, sharing())
         return module
 
@@ -512,29 +358,14 @@ def close_modules() -> None:
         module.close()
 
 
-def _has_this_process(module: Module, real: Path) -> bool:
-    """Return whether a module may be loaded in this process, and reserve its file if so."""
-    if any(os.environ.get(name) != value for name, value in module.environment.items()):
-        return False
-    with _modules_lock:
-        return _in_this_process.setdefault(real, module) is module
-
-
-def _leave_this_process(module: Module) -> None:
-    with _modules_lock:
-        for real, owner in list(_in_this_process.items()):
-            if owner is module:
-                del _in_this_process[real]
-
-
 def _after_fork() -> None:
     """Discard all modules in a forked child; those that the parent had loaded in-process get a worker there."""
     global _modules_lock  # noqa: PLW0603 - another thread may have held it
     _modules_lock = threading.RLock()
-    for module in {*_modules.values(), *filter(None, _in_this_process.values())}:
-        module._after_fork()
+    for module in _modules.values():
+        module._connection.after_fork()
     _modules.clear()
-    _in_this_process.update(dict.fromkeys(_in_this_process))
+    connection.after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork)

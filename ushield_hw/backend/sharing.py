@@ -7,12 +7,15 @@ other programs hold, and does not call the module for these.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from ushield_hw import errors
 from ushield_hw.backend.model import BUSY, SlotInfo
 from ushield_hw.backend.pkcs11.function_list import UNAVAILABLE
+from ushield_hw.system import pcsc
+from ushield_hw.system.processes import card_users, holder
 
 SHORT_S: Final = 6.0  # timeout of a module that may be waiting for another program
 HANGS_S: Final = 2.0  # timeout of a module that may be waiting for a PC/SC service that does not respond
@@ -30,22 +33,22 @@ class Sharing:
     """State of the readers that one module shares with other programs.
 
     Attributes:
-        patience_s: how long to wait for another program to release a card, in seconds.
+        timeout_s: how long to wait for another program to release a card, in seconds.
         skipping: returns the environment variables that make a new worker ignore readers, or None if that is not
             possible. None instead of a function: it is not known whether the module blocks; then it is called, with a
             shorter timeout.
         skipped: the readers that the current worker ignores.
     """
 
-    patience_s: float
+    timeout_s: float
     skipping: Callable[[tuple[str, ...]], Mapping[str, str] | None] | None
     skipped: tuple[str, ...] = ()
     _readers: dict[int, str] = field(default_factory=dict)  # slot -> reader
     _logins: dict[int, str] = field(default_factory=dict)  # login id -> reader
 
-    def question(self, *, anew: bool = False) -> Question:
+    def question(self, *, from_now: bool = False) -> Question:
         """Return the arguments of the worker's ``pcsc.held``, which lists the readers whose card others hold."""
-        return int(self.patience_s * 1000), tuple(sorted(_own)), anew
+        return int(self.timeout_s * 1000), tuple(sorted(_own)), from_now
 
     def blocking(self, held: tuple[str, ...]) -> tuple[str, ...]:
         """Return the readers that a module of unknown behaviour may wait for: those held by anything but itself."""
@@ -101,3 +104,18 @@ def _described(reader: bytes) -> tuple[str, ...]:
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "ignore").rstrip(" \0")
+
+
+def service_hangs() -> errors.UShieldError | None:
+    """Return an error if the PC/SC service does not respond: a module that calls it would block forever."""
+    try:
+        pcsc.answers()
+    except errors.DriverError as error:
+        return error
+    return None
+
+
+def reader_busy(readers: Sequence[str]) -> errors.TokenBusy:
+    """Return the error for cards that another program holds exclusively; it names the program if it is known."""
+    users = card_users()
+    return errors.TokenBusy("READER_BUSY", holder=holder(users), holders=list(users), readers=list(readers))

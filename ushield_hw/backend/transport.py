@@ -90,7 +90,7 @@ class Transport(Protocol):
         ...
 
     @property
-    def engaged(self) -> bool:
+    def has_abandoned_call(self) -> bool:
         """Whether the module is still executing an abandoned call."""
         ...
 
@@ -181,7 +181,7 @@ class Worker:
 
     def call(self, operation: str, arguments: tuple[Any, ...], deadline_s: float, watch: Watch | None = None) -> Any:
         """See :class:`Transport`."""
-        if self._given_up and self.engaged:
+        if self._given_up and self.has_abandoned_call:
             deadline_s = min(deadline_s, _BEHIND_S)
         leased, until = self._lease(), time.monotonic() + deadline_s
         try:
@@ -195,7 +195,7 @@ class Worker:
             del self._until[leased.number]
             raise self._broken(leased) from error
         except BaseException as error:
-            began = self._told_to_stop(leased)
+            began = self._stop(leased)
             del self._until[leased.number]
             self._give_up(leased, until)
             if isinstance(error, protocol.TimedOut):
@@ -214,19 +214,19 @@ class Worker:
             _Cancelled: the wait was cancelled, and the module has not begun or does not return in time.
             protocol.TimedOut: the timeout expired.
         """
-        told = stopped = False
+        reported = stopped = False
         while not leased.channel.readable(_LOOK_S):
-            if not told and self._flags[leased.number] == protocol.BEGAN:
-                told = True
+            if not reported and self._flags[leased.number] == protocol.BEGAN:
+                reported = True
                 watch.began()
             if not stopped and watch.cancelled.is_set():
                 stopped, until = True, min(until, time.monotonic() + GRACE_S)
-                if not self._told_to_stop(leased):  # C_Sign has not begun, and now cannot begin
+                if not self._stop(leased):  # C_Sign has not begun, and now cannot begin
                     raise _Cancelled
             if time.monotonic() >= until:
                 raise _Cancelled if stopped else protocol.TimedOut
 
-    def _told_to_stop(self, leased: _Leased) -> bool:
+    def _stop(self, leased: _Leased) -> bool:
         """Request that a call is not started; return whether it had already entered C_Sign.
 
         Each side writes its own flag before it reads the other's, so at least one of them sees the other's flag. The
@@ -264,7 +264,7 @@ class Worker:
         return self._process.poll() is None
 
     @property
-    def engaged(self) -> bool:
+    def has_abandoned_call(self) -> bool:
         """See :class:`Transport`."""
         with self._lock:
             left = [(leased, until) for leased, until in self._given_up if not self._answered(leased)]

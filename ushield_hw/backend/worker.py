@@ -184,11 +184,11 @@ def _answer(
         return {"bug": f"{operation}: {type(error).__name__}"}
 
 
-def _held(patience_ms: int, own: tuple[str, ...], anew: bool) -> tuple[str, ...]:
+def _held(timeout_ms: int, own: tuple[str, ...], from_now: bool) -> tuple[str, ...]:
     """Return the readers whose card another program holds, seen through PC/SC with this process's environment."""
     from ushield_hw.system import pcsc
 
-    return pcsc.held(patience_ms / 1000, own, anew=anew)
+    return pcsc.held(timeout_ms / 1000, own, from_now=from_now)
 
 
 def _close(engine: Any) -> None:

@@ -171,7 +171,7 @@ def remove_key(session: Session, facts: CertificateFacts, key_id: bytes) -> None
         key_id: The CKA_ID of the key.
 
     Raises:
-        CertificateMultiple: ``KEYS_NOT_TOLD_APART``; nothing was deleted.
+        CertificateMultiple: ``KEYS_AMBIGUOUS``; nothing was deleted.
     """
     key, half = private_key_of(session, facts.key, facts.spki, key_id), public_half(facts.key, facts.spki)
     public = [one for one in session.keys() if not one.private and one.public == half and one.key_id == key_id]
@@ -191,7 +191,7 @@ def install(session: Session, data: bytes) -> Pair:
     Raises:
         InputError: ``CERTIFICATE_MALFORMED``, ``CERTIFICATE_SEVERAL``.
         KeyMismatch: Its private key is not on this token.
-        CertificateMultiple: ``KEYS_NOT_TOLD_APART``: several private keys may belong to it.
+        CertificateMultiple: ``KEYS_AMBIGUOUS``: several private keys may belong to it.
         CertificateError: ``CERTIFICATE_WITHOUT_PURPOSE``: it is of version 1; ``CERTIFICATE_EXPLICIT_CURVE``: its key
             has explicit curve parameters; ``CERTIFICATE_READ_BACK``: the token returned other bytes than were written.
         TokenError: The error reported by the token.

@@ -132,9 +132,9 @@ def _register(url: str) -> str:
 def _tell_founded(where: BankFolder, settings: BankSettings, *, as_json: bool) -> None:
     output.achieved()
     if as_json:
-        told = {"bank_id": settings.bank_id, "origin": settings.origin, "token": settings.token}
+        answer = {"bank_id": settings.bank_id, "origin": settings.origin, "token": settings.token}
         more = {"key_id": settings.key_id, "pin_file": settings.pin_source, "test_only": settings.test_only}
-        output.document({"dir": str(where.path), "ca": str(where.ca), **told, **more})
+        output.document({"dir": str(where.path), "ca": str(where.ca), **answer, **more})
         return
     if settings.test_only:
         output.hint("bank.test_only", path=where.softhsm)
@@ -249,8 +249,8 @@ def _tell_code(code: str, grant: Any, *, as_json: bool) -> None:
     expires = _time(grant.expires)
     if as_json:
         device = {"confirmation": grant.confirmation, "display": grant.display, "token_serial": grant.token_serial}
-        told = {"customer": grant.customer, "subject": grant.subject, "profile": grant.profile, **device}
-        output.document({"code": code, **told, "expires": expires})
+        answer = {"customer": grant.customer, "subject": grant.subject, "profile": grant.profile, **device}
+        output.document({"code": code, **answer, "expires": expires})
         return
     output.lines([code])
     output.hint("bank.code", customer=grant.customer, subject=grant.subject, profile=grant.profile, expires=expires)

@@ -141,17 +141,17 @@ def _path(report: Report, *, everything: bool) -> Iterator[str]:
     from ushield_hw.doctor.finding import Layer
 
     for layer in Layer:
-        of_it = [finding for finding in report.findings if finding.layer is layer and not finding.aside]
+        of_it = [finding for finding in report.findings if finding.layer is layer and not finding.unrelated]
         mark, state = _state(of_it, report)
         yield f"  {mark} " + messages.text("doctor.line", name=messages.text(f"doctor.layer.{layer.value}"), text=state)
         for finding in of_it:
-            if finding.matters or everything:
-                yield from _told(finding, report, everything=everything)
-    if aside := [finding for finding in report.findings if finding.aside and finding.matters]:
+            if finding.is_problem or everything:
+                yield from _problem(finding, report, everything=everything)
+    if unrelated := [finding for finding in report.findings if finding.unrelated and finding.is_problem]:
         yield ""
-        yield messages.text("doctor.aside")
-        for finding in aside:
-            yield from _told(finding, report, everything=everything)
+        yield messages.text("doctor.unrelated")
+        for finding in unrelated:
+            yield from _problem(finding, report, everything=everything)
 
 
 def _state(findings: Sequence[Finding], report: Report) -> tuple[str, str]:
@@ -168,12 +168,12 @@ def _state(findings: Sequence[Finding], report: Report) -> tuple[str, str]:
     return _MARKS[state], messages.text(f"doctor.status.{state}")
 
 
-def _told(finding: Finding, report: Report, *, everything: bool) -> Iterator[str]:
+def _problem(finding: Finding, report: Report, *, everything: bool) -> Iterator[str]:
     """Yield the lines of a finding in its layer: the first cause refers to the text above, others omit the remedy."""
     status = finding.status.value
     if finding is report.first:
         yield f"      {_MARKS['fail']} {finding.id} {messages.text('doctor.above')}"
-    elif finding.matters:
+    elif finding.is_problem:
         yield f"      {_MARKS[status]} {finding.id} {_subject(finding)}{finding.cause()}"
         if everything or report.first is None:
             yield f"        → {finding.remedy()}"

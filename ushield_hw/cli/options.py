@@ -145,7 +145,7 @@ def read_file(path: Path) -> bytes:
             data = files.read_opened(sys.stdin.fileno(), _LARGEST_FILE + 1, _STDIN_S) if sys.stdin else b""
         else:
             data = files.read(path, _LARGEST_FILE + 1)
-    except files.Silent as error:
+    except files.ReadTimeout as error:
         raise InputError("INPUT_TIMED_OUT", file=str(path), waited_s=round(error.waited_s)) from error
     except OSError as error:
         raise InputError("FILE_UNREADABLE", file=str(path), reason=error.strerror) from error

@@ -170,7 +170,7 @@ def _first_line(descriptor: int, name: str, kind: SecretFile) -> str:
         raise InputError(kind.mode, file=name, mode=mode if ours else f"{mode}, owner {about.st_uid}")
     try:
         data = files.read_opened(descriptor, _LONGEST, lines=1)
-    except files.Silent as error:
+    except files.ReadTimeout as error:
         raise InputError("INPUT_TIMED_OUT", file=name, waited_s=round(error.waited_s)) from error
     except OSError as error:
         raise InputError(kind.unreadable, file=name, reason=error.strerror) from error
@@ -204,7 +204,7 @@ def _from_stdin(lines: int) -> bytes:
         return b""
     try:
         return files.read_opened(sys.stdin.fileno(), _LONGEST, _TYPED_S, lines)
-    except files.Silent as error:
+    except files.ReadTimeout as error:
         raise InputError("INPUT_TIMED_OUT", file="stdin", waited_s=round(error.waited_s)) from error
     except OSError as error:
         raise InputError("PIN_FILE_UNREADABLE", file="stdin", reason=error.strerror) from error

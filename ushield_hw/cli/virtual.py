@@ -55,7 +55,7 @@ def virtual_command() -> None:
 @click.option("--answer", type=click.Choice(["ok", "refuse", "timeout"]), help=options.say("answer"))
 @click.option("--after", "after_s", type=click.FloatRange(0), default=0.0, metavar="SECONDS", help=options.say("after"))
 @click.option(
-    "--patience", "patience_s", type=click.FloatRange(0, min_open=True), default=60.0, help=options.say("wait")
+    "--patience", "timeout_s", type=click.FloatRange(0, min_open=True), default=60.0, help=options.say("wait")
 )
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
 @options.as_json()
@@ -65,7 +65,7 @@ def _start(
     port: int | None,
     answer: Any,
     after_s: float,
-    patience_s: float,
+    timeout_s: float,
     command: tuple[str, ...],
     as_json: bool,
 ) -> int:
@@ -74,7 +74,7 @@ def _start(
 
     signal.signal(signal.SIGTERM, _end)
     keep = (folder or state_folder(options.settings().state_dir, "virtual") / model).absolute()
-    with VirtualShield(model=model, keep=keep, patience_s=patience_s, lang=messages.language()) as shield:
+    with VirtualShield(model=model, keep=keep, timeout_s=timeout_s, lang=messages.language()) as shield:
         if shield.card.model.value != model:
             raise InputError("VIRTUAL_OTHER_MODEL", path=str(keep), model=shield.card.model.value)
         shield.answer(answer, after_s)

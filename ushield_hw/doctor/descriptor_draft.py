@@ -87,7 +87,7 @@ def _is_empty(machine: Machine, device: UsbDevice) -> bool:
 
 
 def _unknown_card(machine: Machine) -> Reader | None:
-    cards = (reader for reader in machine.scene.readers if reader.slot is Slot.CARD and len(reader.atr) > 1)
+    cards = (reader for reader in machine.reader_list.readers if reader.slot is Slot.CARD and len(reader.atr) > 1)
     return next((reader for reader in cards if not machine.catalogue.for_atr(reader.atr)), None)
 
 

@@ -162,7 +162,7 @@ class Finding:
         evidence: the observed values; untrusted where they come from a token.
         rule: what the probe declares.
         way: the access path it affects; None: as the probe declares.
-        aside: it does not concern what the user asked about.
+        unrelated: it does not concern what the user asked about.
     """
 
     id: str
@@ -172,7 +172,7 @@ class Finding:
     evidence: dict[str, Any] = field(default_factory=dict)
     rule: Rule = field(default=Rule(), repr=False, compare=False)
     way: Way | None = None
-    aside: bool = False
+    unrelated: bool = False
 
     @property
     def layer(self) -> Layer:
@@ -180,7 +180,7 @@ class Finding:
         return _BY_LETTER[self.id[0]]
 
     @property
-    def matters(self) -> bool:
+    def is_problem(self) -> bool:
         """Whether it is a warning or a failure."""
         return self.status in {Status.WARN, Status.FAIL}
 
@@ -202,7 +202,7 @@ class Finding:
 
     def follows(self, other: Finding) -> bool:
         """Return whether this finding may be a consequence of another one."""
-        if other.id not in self.rule.after or not other.matters:
+        if other.id not in self.rule.after or not other.is_problem:
             return False
         ways = {self.concerns, other.concerns}
         alike = self.layer is other.layer or {self.layer, other.layer} <= _OF_TOKENS
@@ -210,11 +210,11 @@ class Finding:
 
     def cause(self) -> str | None:
         """Return the cause in the current language, or None if there is no problem."""
-        return self._text("cause") if self.matters else None
+        return self._text("cause") if self.is_problem else None
 
     def remedy(self) -> str | None:
         """Return the remedy in the current language, or None if there is no problem."""
-        return self._text("remedy") if self.matters else None
+        return self._text("remedy") if self.is_problem else None
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as JSON."""
@@ -227,7 +227,7 @@ class Finding:
             "evidence": self.evidence,
             "cause": self.cause(),
             "remedy": self.remedy(),
-            "aside": self.aside,
+            "unrelated": self.unrelated,
             "unchecked": self.unchecked,
         }
 

@@ -2,8 +2,8 @@
 
 The order is decided in three steps:
 
-1. Findings that do not concern the user's request are set aside: other tokens and modules if a token was named, and the
-PC/SC service if no connected device needs it.
+1. Findings that do not concern the user's request are marked unrelated: other tokens and modules if a token was named,
+   and the PC/SC service if no connected device needs it.
 2. A consequence never comes before its cause: a cause inherits the priority of its consequences.
 3. The rest is ordered by priority, then by layer from the USB bus to the key.
 """
@@ -93,7 +93,7 @@ class Case:
     @cached_property
     def needs_pcsc(self) -> bool:
         """Whether a connected device uses PC/SC, or may use it because no device that bypasses it is connected."""
-        cards = any(reader.slot is not Slot.EMPTY for reader in self.machine.scene.readers)
+        cards = any(reader.slot is not Slot.EMPTY for reader in self.machine.reader_list.readers)
         past = any(one.past_pcsc for one in plugged(self.machine))
         return cards or bool(ccid_devices(self.machine)) or not past
 
@@ -107,8 +107,8 @@ def weighed(findings: Sequence[Finding], case: Case) -> list[Finding]:
     """
     order = list(Layer)
     found = sorted(findings, key=lambda one: order.index(one.layer))
-    told = (_quiet(one, found) if one.rule.quiet and one.matters else one for one in found)
-    return [_weighed(one, case) for one in told]
+    problems = (_quiet(one, found) if one.rule.quiet and one.is_problem else one for one in found)
+    return [_weighed(one, case) for one in problems]
 
 
 def first(findings: Sequence[Finding], case: Case) -> Finding | None:
@@ -121,12 +121,12 @@ def first(findings: Sequence[Finding], case: Case) -> Finding | None:
     unclear = any(one.rule.failed is Priority.CHOICE and one.status is Status.FAIL for one in findings)
     if case.usable and not unclear:
         return None
-    told = [one for one in findings if one.matters]
-    if not told:
+    problems = [one for one in findings if one.is_problem]
+    if not problems:
         return _NOTHING_FOUND
-    effective = _effective(told, case)
-    best = min(range(len(told)), key=lambda number: (told[number].aside, effective[number], number))
-    return told[best]
+    effective = _effective(problems, case)
+    best = min(range(len(problems)), key=lambda number: (problems[number].unrelated, effective[number], number))
+    return problems[best]
 
 
 def _quiet(one: Finding, found: Sequence[Finding]) -> Finding:
@@ -136,7 +136,7 @@ def _quiet(one: Finding, found: Sequence[Finding]) -> Finding:
 
 
 def _weighed(one: Finding, case: Case) -> Finding:
-    if not one.matters:
+    if not one.is_problem:
         return one
     if one.layer in _OF_A_TOKEN and one.subject in case.idle:
         return _dropped(one, "another_is_meant")
@@ -145,7 +145,7 @@ def _weighed(one: Finding, case: Case) -> Finding:
             return _dropped(one, SOFT)
         if not _can_matter(one, case):
             return _dropped(one, PAST_PCSC)
-    one = replace(one, aside=_is_aside(one, case))
+    one = replace(one, unrelated=_is_unrelated(one, case))
     mild = case.usable and (one.subject in case.modules or one.layer is Layer.OBJECTS)
     return replace(one, status=Status.WARN) if mild else one
 
@@ -154,7 +154,7 @@ def _dropped(one: Finding, reason: str) -> Finding:
     return replace(one, status=Status.SKIP, evidence={**one.evidence, "reason": reason})
 
 
-def _is_aside(one: Finding, case: Case) -> bool:
+def _is_unrelated(one: Finding, case: Case) -> bool:
     """Return whether a finding does not concern the user's request."""
     if case.module is not None:
         return one.layer.letter < Layer.MODULE.letter
@@ -178,20 +178,22 @@ def _priority(one: Finding, case: Case) -> Priority:
     return Priority.EMPTY if one.subject in case.empty else one.priority
 
 
-def _effective(told: Sequence[Finding], case: Case) -> Mapping[int, tuple[Priority, int]]:
+def _effective(problems: Sequence[Finding], case: Case) -> Mapping[int, tuple[Priority, int]]:
     """Return priority and depth of each finding.
 
     A cause inherits the priority of its consequences and has less depth than they have.
     """
     behind = {
-        number: [other for other, cause in enumerate(told) if one.follows(cause) and cause.aside <= one.aside]
-        for number, one in enumerate(told)
+        number: [
+            other for other, cause in enumerate(problems) if one.follows(cause) and cause.unrelated <= one.unrelated
+        ]
+        for number, one in enumerate(problems)
     }
-    best = {number: _priority(one, case) for number, one in enumerate(told)}
+    best = {number: _priority(one, case) for number, one in enumerate(problems)}
     depth = dict.fromkeys(best, 0)
-    for _ in told:  # a chain has at most as many steps as there are findings
+    for _ in problems:  # a chain has at most as many steps as there are findings
         for number, causes in behind.items():
             for cause in causes:
                 best[cause] = min(best[cause], best[number])
-                depth[number] = min(len(told), max(depth[number], depth[cause] + 1))
+                depth[number] = min(len(problems), max(depth[number], depth[cause] + 1))
     return {number: (best[number], depth[number]) for number in best}

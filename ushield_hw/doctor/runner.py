@@ -126,7 +126,7 @@ def _cards(machine: Machine, there: Sequence[card.InReader]) -> list[Finding]:
 
 def _compared(machine: Machine, there: Sequence[card.InReader], loaded: Sequence[Loaded]) -> Iterator[Finding]:
     """Run the probes that need the results of the modules."""
-    if machine.scene.failure is not None:
+    if machine.reader_list.failure is not None:
         yield from (ask.found(unchecked(NO_SERVICE)) for ask in card.PROBES)
     for here in there:
         here.shown = compare.shows_a_token(here, loaded)
@@ -164,8 +164,8 @@ def _look_closely(seen: _Seen) -> None:
     if seen.loaded is None:
         seen.ask_of_file()
     else:
-        anew = slots.fresh(seen.loaded, str(seen.file.path), seen.file.way)
-        seen.findings = [anew if one.id == anew.id else one for one in seen.findings]
+        repeated = slots.fresh(seen.loaded, str(seen.file.path), seen.file.way)
+        seen.findings = [repeated if one.id == repeated.id else one for one in seen.findings]
 
 
 def _look_into(seen: _Seen, tokens: Sequence[TokenSeen]) -> None:
@@ -295,7 +295,7 @@ def _case(machine: Machine, seen: Sequence[_Seen], module: Path | None, tokens: 
 
 def _beginning(machine: Machine, findings: Sequence[Finding], tokens: Sequence[TokenSeen]) -> str | None:
     """Return a draft descriptor if no token shows or a card is unknown, otherwise None."""
-    strange = any(finding.probe == card.unknown_card.name and finding.matters for finding in findings)
+    strange = any(finding.probe == card.unknown_card.name and finding.is_problem for finding in findings)
     return skeleton(machine) if strange or not tokens else None
 
 
@@ -355,8 +355,8 @@ def _environment(machine: Machine, loaded: Sequence[Loaded]) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "architecture": machine.architecture,
         "kind": machine.kind,
-        "pcsc": "ok" if machine.scene.failure is None else machine.scene.failure.name,
-        "readers": [shown(one.name) for one in machine.scene.readers],
+        "pcsc": "ok" if machine.reader_list.failure is None else machine.reader_list.failure.name,
+        "readers": [shown(one.name) for one in machine.reader_list.readers],
         "families": len(machine.catalogue.ids()),
         "modules": modules,
     }

@@ -154,7 +154,7 @@ class TokenSeen:
     @cached_property
     def reader(self) -> str:
         """The reader that its slot is named after; empty if there is none."""
-        readers = self.loaded.file.machine.scene.readers
+        readers = self.loaded.file.machine.reader_list.readers
         return next((reader.name for reader in readers if of_reader(self.slot, reader)), "")
 
     @property
@@ -165,7 +165,7 @@ class TokenSeen:
     @property
     def atr(self) -> bytes:
         """The ATR of the card in its reader; empty if unknown."""
-        readers = self.loaded.file.machine.scene.readers
+        readers = self.loaded.file.machine.reader_list.readers
         return next((reader.atr for reader in readers if reader.name == self.reader), b"")
 
     @property

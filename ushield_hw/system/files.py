@@ -15,7 +15,7 @@ WAIT_S: Final = 30.0
 _ONE_READ: Final = 1 << 20
 
 
-class Silent(OSError):
+class ReadTimeout(OSError):
     """A pipe, a terminal or another device did not reach its end before the timeout.
 
     Args:
@@ -55,7 +55,7 @@ def read_opened(descriptor: int, most: int, wait_s: float = WAIT_S, lines: int |
         lines: stop after this number of lines; None: at the end.
 
     Raises:
-        Silent: the end was not reached before the timeout.
+        ReadTimeout: the end was not reached before the timeout.
         OSError: reading failed.
     """
     data, until = bytearray(), time.monotonic() + wait_s
@@ -65,7 +65,7 @@ def read_opened(descriptor: int, most: int, wait_s: float = WAIT_S, lines: int |
         left = until - time.monotonic()
         # read() returns end-of-file for a pipe without a writer yet; poll() does not.
         if left <= 0 or not watch.poll(left * 1000):
-            raise Silent(wait_s)
+            raise ReadTimeout(wait_s)
         try:
             part = os.read(descriptor, min(_ONE_READ, most - len(data)))
         except BlockingIOError:  # another process has read the data
@@ -85,7 +85,7 @@ def read(path: str | os.PathLike[str], most: int, wait_s: float = WAIT_S) -> byt
         wait_s: timeout in seconds.
 
     Raises:
-        Silent, OSError: as for :func:`opened` and :func:`read_opened`.
+        ReadTimeout, OSError: as for :func:`opened` and :func:`read_opened`.
     """
     descriptor = opened(path)
     try:

@@ -31,7 +31,7 @@ from ushield_hw.messages import Language
 from ushield_hw.testing.authority import Authority, person
 from ushield_hw.testing.card.apdu import tlv
 from ushield_hw.testing.card.memory import Memory
-from ushield_hw.testing.card.panel import PATIENCE_S, Answer, Button, Panel
+from ushield_hw.testing.card.panel import TIMEOUT_S, Answer, Button, Panel
 from ushield_hw.testing.card.schsm import blank
 from ushield_hw.testing.card.ushield import Model, Outcome, UShieldCard
 from ushield_hw.testing.readers import Insertion, PcscHost
@@ -55,7 +55,7 @@ class VirtualShield:
         model: ``display`` shows what it signs, ``button`` only asks, ``none`` signs without asking.
         serial: upper-case letters and digits, at most 11; default: random.
         lang: the language of its screen.
-        patience_s: how long it waits for a button, in seconds.
+        timeout_s: how long it waits for a button, in seconds.
         certified: whether it has an EC P-256 payment key and a certificate for it.
         host: the host it is inserted in; default: a new one.
         reader: the number of the host's reader.
@@ -80,7 +80,7 @@ class VirtualShield:
         model: Model | str = Model.DISPLAY,
         serial: str | None = None,
         lang: Language = "zh",
-        patience_s: float = PATIENCE_S,
+        timeout_s: float = TIMEOUT_S,
         certified: bool = True,
         host: PcscHost | None = None,
         reader: int = 0,
@@ -99,7 +99,7 @@ class VirtualShield:
             else:
                 memory = self._issue(Model(model), serial or f"US{_digits(8)}", certified=certified, holder=holder)
             self.pin, self.so_pin = (file.read_text().strip() for file in (self.pin_file, self.so_pin_file))
-            self.card = UShieldCard(memory, Panel(patience_s), Model(memory.notes["model"]), lang)
+            self.card = UShieldCard(memory, Panel(timeout_s), Model(memory.notes["model"]), lang)
             self._host = host or undo.enter_context(PcscHost())
             self._reader = reader
             self._insertion: Insertion | None = self._host.insert(self.card, reader)

@@ -7,7 +7,7 @@ from ushield_hw.backend.model import (
     KeyRecord,
     ModuleInfo,
 )
-from ushield_hw.backend.module import busy as reader_busy
+from ushield_hw.backend.sharing import reader_busy
 from ushield_hw.config import Settings
 from ushield_hw.errors import CertificateNotFound, InputError, TokenMultiple, TokenNotFound, UShieldError
 from ushield_hw.token.discovery import survey

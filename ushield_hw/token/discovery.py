@@ -17,7 +17,7 @@ from ushield_hw.backend.model import (
     TokenInfo,
 )
 from ushield_hw.backend.module import Module
-from ushield_hw.backend.module import busy as reader_busy
+from ushield_hw.backend.sharing import reader_busy
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.config import Settings, load_settings
 from ushield_hw.drivers.catalogue import Catalogue

@@ -10,7 +10,7 @@ from ushield_hw.backend.model import KeyRecord
 from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.errors import CertificateError, CertificateMultiple, CertificateNotFound, TokenError
 from ushield_hw.token.key_matching import KeyRing, public_half, trimmed
-from ushield_hw.token.key_pairs import KeyChoice, Pair, not_told_apart, pairs
+from ushield_hw.token.key_pairs import KeyChoice, Pair, keys_ambiguous, pairs
 from ushield_hw.token.session import Session
 
 
@@ -124,7 +124,7 @@ def check_not_in_use(entry: Entry, now: datetime | None = None) -> None:
 
     Raises:
         CertificateError: ``KEY_IN_USE``: the key has a valid, activated certificate.
-        CertificateMultiple: ``KEYS_NOT_TOLD_APART``: the key may belong to one.
+        CertificateMultiple: ``KEYS_AMBIGUOUS``: the key may belong to one.
     """
     moment = now or datetime.now(UTC)
     for pair in entry.pairs:
@@ -134,7 +134,7 @@ def check_not_in_use(entry: Entry, now: datetime | None = None) -> None:
             )
     for pair in entry.unclear:
         if not pair.pending and pair.valid_at(moment):
-            raise not_told_apart(pair.rivals, pair.subject)
+            raise keys_ambiguous(pair.rivals, pair.subject)
 
 
 def delete(session: Session, entry: Entry) -> None:

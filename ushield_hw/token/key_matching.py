@@ -36,9 +36,9 @@ class Match:
     """The result of matching a certificate.
 
     Attributes:
-        key: The private key. None if there is none, it is not visible, or it cannot be told from others.
+        key: The private key. None if there is none, it is not visible, or it cannot be distinguished from others.
         proof: Why this key belongs to the certificate.
-        rivals: The private keys that cannot be told apart, any of which may belong to the certificate.
+        rivals: The private keys that cannot be distinguished, any of which may belong to the certificate.
         of_another: Whether the key with the certificate's CKA_ID shows the public half of another key.
     """
 
@@ -203,8 +203,8 @@ class KeyRing:
         hidden = sum(record.public is None for record in alike)
         known = halves[0] if halves else None
         # As many public as private objects, all with the same public half: one pair stored several times.
-        told = known is not None and set(halves) == {known} and hidden in (1, len(halves))
-        return (known, Proof.PUBLIC) if told and known is not None else None
+        certain = known is not None and set(halves) == {known} and hidden in (1, len(halves))
+        return (known, Proof.PUBLIC) if certain and known is not None else None
 
 
 def _grouped(records: Iterable[KeyRecord], by: Callable[[KeyRecord], T]) -> dict[T, list[KeyRecord]]:

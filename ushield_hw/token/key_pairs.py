@@ -42,7 +42,7 @@ class Why(Enum):
     KIND = "kind"  # a kind of key not allowed in signed orders
     WEAK = "weak"  # an RSA key that is too short
     VERSION_1 = "version-1"  # a version 1 certificate cannot state a key usage
-    NOT_TOLD_APART = "not-told-apart"  # several private keys may belong to the certificate
+    AMBIGUOUS = "ambiguous"  # several private keys may belong to the certificate
     OTHER_KEY = "other-key"  # the key with the certificate's CKA_ID belongs to another certificate
     NO_KEY = "no-key"
     KEY_HIDDEN = "key-hidden"  # private keys are visible only after a login
@@ -61,12 +61,12 @@ class Pair:
     Attributes:
         certificate: The object on the token. If several objects hold the same certificate, the preferred one.
         facts: The certificate's fields.
-        key: The private key. None if there is none, it is not visible, or it cannot be told from others.
+        key: The private key. None if there is none, it is not visible, or it cannot be distinguished from others.
         has_key: Whether there is a private key. None if unknown: before login on a token that hides private keys, or if
-            several keys cannot be told apart.
+            several keys cannot be distinguished.
         superseded: Whether a newer pair with the same subject, issuer and use is active.
         proof: Why the key belongs to the certificate; None without a key.
-        rivals: The private keys that cannot be told apart, any of which may belong to the certificate.
+        rivals: The private keys that cannot be distinguished, any of which may belong to the certificate.
         of_another: Whether the key with the certificate's CKA_ID belongs to another certificate.
         copies: The other objects that hold the same certificate.
     """
@@ -322,18 +322,18 @@ def private_key_of(session: Session, kind: KeyKind | None, spki: bytes, key_id: 
         key_id: Its CKA_ID.
 
     Raises:
-        CertificateMultiple: ``KEYS_NOT_TOLD_APART``.
+        CertificateMultiple: ``KEYS_AMBIGUOUS``.
     """
     match = KeyRing(session.keys()).match(Wanted.by(kind, spki), key_id)
     if match.rivals:
-        raise not_told_apart(match.rivals, key_id.hex())
+        raise keys_ambiguous(match.rivals, key_id.hex())
     return match.key
 
 
-def not_told_apart(rivals: Iterable[KeyRecord], wanted: str) -> CertificateMultiple:
-    """Return the error for several private keys that cannot be told apart, with the keys as candidates."""
+def keys_ambiguous(rivals: Iterable[KeyRecord], wanted: str) -> CertificateMultiple:
+    """Return the error for several private keys that cannot be distinguished, with the keys as candidates."""
     candidates = [f"{key.key_id.hex() or '-'} {key.label or '-'}" for key in rivals]
-    return CertificateMultiple("KEYS_NOT_TOLD_APART", wanted=wanted, candidates=candidates)
+    return CertificateMultiple("KEYS_AMBIGUOUS", wanted=wanted, candidates=candidates)
 
 
 def _read(certificates: Iterable[CertificateRecord]) -> list[tuple[CertificateFacts, list[CertificateRecord]]]:

@@ -44,7 +44,7 @@ class Link:
     @property
     def module(self) -> TokenBackend:
         """The module for this process: a token enumerated before a fork can be opened after it."""
-        return self.found_by.here
+        return self.found_by.in_this_process
 
     def info(self) -> TokenInfo:
         """Return the current token information.

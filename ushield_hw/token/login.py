@@ -100,10 +100,10 @@ def fresh(link: Link) -> Link:
     """
     if not link.module.needs_relist or not _another_stands(link):
         return link
-    return replace(link, found_by=link.module.apart(repr(link.identity or link.serial)))
+    return replace(link, found_by=link.module.separate(repr(link.identity or link.serial)))
 
 
-def patience_s(link: Link, pin: str | None, *, entries: int = 1) -> float | None:
+def timeout_s(link: Link, pin: str | None, *, entries: int = 1) -> float | None:
     """Return how long to wait for PIN entries on the token, in seconds; None if the host sends the PIN.
 
     Args:
@@ -172,7 +172,7 @@ def login(
 
     def send(pin: str | None) -> None:
         place = fresh(link)  # after the prompt: another token may have been logged in
-        logins.append((place, place.module.login(link.slot_id, User.USER, pin, deadline_s=patience_s(link, pin))))
+        logins.append((place, place.module.login(link.slot_id, User.USER, pin, deadline_s=timeout_s(link, pin))))
 
     try:
         link.pin.use(interaction, PinKind.USER, purpose, send, info)

@@ -17,7 +17,7 @@ from ushield_hw.drivers.family import Driver, Kind
 from ushield_hw.drivers.installed import Installed
 from ushield_hw.errors import UShieldError
 from ushield_hw.system.log import LOG
-from ushield_hw.system.pcsc import Monitor, Reader, Scene, Slot
+from ushield_hw.system.pcsc import Monitor, Reader, ReaderList, Slot
 from ushield_hw.token.discovery import certificates_on, tokens_in
 from ushield_hw.token.file_poller import Files
 from ushield_hw.token.token import Token
@@ -56,11 +56,15 @@ class Seen:
     insertion: Insertion | None
     certificates: frozenset[bytes] = frozenset()
 
-    def stays(self, scene: Scene | None) -> bool:
+    def stays(self, reader_list: ReaderList | None) -> bool:
         """Tell whether the token can still be present, according to PC/SC."""
-        if scene is None or self.insertion is None:
+        if reader_list is None or self.insertion is None:
             return True
-        return any(_insertion(scene, reader) == self.insertion for reader in scene.readers if reader.slot is Slot.CARD)
+        return any(
+            _insertion(reader_list, reader) == self.insertion
+            for reader in reader_list.readers
+            if reader.slot is Slot.CARD
+        )
 
 
 class ModuleWatcher:
@@ -68,7 +72,7 @@ class ModuleWatcher:
 
     Attributes:
         seen: The result of the last enumeration.
-        scene: The readers just before it; None for a module without readers.
+        reader_list: The readers just before it; None for a module without readers.
         reported: Whether there was an enumeration yet.
         late: Whether the module is slow, so that events of others do not wait for it.
     """
@@ -79,7 +83,7 @@ class ModuleWatcher:
         driver = entry.driver
         self.name = driver.id
         self.seen: tuple[Seen, ...] = ()
-        self.scene: Scene | None = None
+        self.reader_list: ReaderList | None = None
         self.reported = self.late = False
         self._entry, self._catalogue, self._settings = entry, catalogue, settings
         self._monitor = monitor if reads_cards(driver) else None
@@ -94,32 +98,32 @@ class ModuleWatcher:
 
     def settled(self) -> bool:
         """Tell whether the last enumeration is current, or events need not wait for it."""
-        return self.late or (self.reported and (self._monitor is None or self.scene == self._monitor.scene))
+        return self.late or (self.reported and (self._monitor is None or self.reader_list == self._monitor.reader_list))
 
-    def scene_now(self) -> Scene | None:
+    def current_readers(self) -> ReaderList | None:
         """Return the current readers; None if they do not matter."""
         if self._monitor is None:
             return None
-        return self._monitor.scene if self.reported else self._monitor.wait(None, _FIRST_ANSWER_S)
+        return self._monitor.reader_list if self.reported else self._monitor.wait(None, _FIRST_ANSWER_S)
 
-    def look(self, scene: Scene | None) -> tuple[Seen, ...]:
+    def look(self, reader_list: ReaderList | None) -> tuple[Seen, ...]:
         """Enumerate the module. A token that cannot be read is kept unless PC/SC reports that its card is gone."""
         try:
-            return self._look(scene)
+            return self._look(reader_list)
         except UShieldError as error:
             self._note({error.code})
         except Exception:  # no error may end the watch silently
             LOG.exception("module %s", self._entry.path)
             self._note({"INTERNAL"})
-        return tuple(one for one in self.seen if one.stays(scene))
+        return tuple(one for one in self.seen if one.stays(reader_list))
 
-    def rest(self, scene: Scene | None, closed: threading.Event) -> None:
+    def rest(self, reader_list: ReaderList | None, closed: threading.Event) -> None:
         """Wait until something may have changed."""
         pause_s = _POLL_S * 2 ** (self._tries - 1) if 0 < self._tries <= _RETRIES else None
         if self._monitor is not None:
             if _has_other_ways(self._entry.driver):
                 pause_s = pause_s or (_GIVEN_UP_S if self._tries else _POLL_S)
-            if self._monitor.wait(scene, pause_s) != scene:
+            if self._monitor.wait(reader_list, pause_s) != reader_list:
                 self._tries = 0
         elif self._files is not None:
             self._files.wait(closed, pause_s or (_POLL_S if self._behind else None))
@@ -131,14 +135,14 @@ class ModuleWatcher:
         if self._own is not None:
             self._own.close()
 
-    def _look(self, scene: Scene | None) -> tuple[Seen, ...]:
+    def _look(self, reader_list: ReaderList | None) -> tuple[Seen, ...]:
         slots = (self._own or self._module).slots(deadline_s=self._deadline_s())
         unread = {slot.slot_id: slot.problem for slot in slots if slot.problem and slot.problem not in _ABSENT}
         kept = [one for one in self.seen if one.token.link.slot_id in unread]
-        found = [self._one(token, slots, scene) for token in self._tokens(slots)]
+        found = [self._one(token, slots, reader_list) for token in self._tokens(slots)]
         self._refresh(found)
         self._note(set(unread.values()))
-        return tuple(one for one in (*kept, *found) if one.stays(scene))
+        return tuple(one for one in (*kept, *found) if one.stays(reader_list))
 
     def _deadline_s(self) -> float:
         drivers = (self._entry.driver, *(one.token.driver for one in self.seen))
@@ -147,8 +151,8 @@ class ModuleWatcher:
     def _tokens(self, slots: Sequence[SlotInfo]) -> tuple[Token, ...]:
         return tokens_in(self._entry, self._module, slots, self._catalogue, self._settings)
 
-    def _one(self, token: Token, slots: Sequence[SlotInfo], scene: Scene | None) -> Seen:
-        insertion = _inserted(scene, slots, token.link.slot_id) if scene else None
+    def _one(self, token: Token, slots: Sequence[SlotInfo], reader_list: ReaderList | None) -> Seen:
+        insertion = _inserted(reader_list, slots, token.link.slot_id) if reader_list else None
         before = next((one for one in self.seen if one.token.link.key == token.link.key), None)
         if before is not None and before.insertion == insertion:
             return before
@@ -189,7 +193,7 @@ def _has_other_ways(driver: Driver) -> bool:
     return driver == GENERIC or any(usb.binding.past_pcsc for usb in driver.usb)
 
 
-def _inserted(scene: Scene, slots: Sequence[SlotInfo], slot_id: int) -> Insertion | None:
+def _inserted(reader_list: ReaderList, slots: Sequence[SlotInfo], slot_id: int) -> Insertion | None:
     """Return the insertion in the reader named by a slot.
 
     A slot description cuts off long reader names. If several names have the same beginning, the n-th slot is the n-th
@@ -197,13 +201,13 @@ def _inserted(scene: Scene, slots: Sequence[SlotInfo], slot_id: int) -> Insertio
     """
     description = next(slot.description for slot in slots if slot.slot_id == slot_id)
     alike = [slot.slot_id for slot in slots if slot.description == description]
-    readers = [reader for reader in scene.readers if _names(description, reader)]
+    readers = [reader for reader in reader_list.readers if _names(description, reader)]
     several = len(readers) == len(alike)
-    return _insertion(scene, readers[alike.index(slot_id) if several else 0]) if readers else None
+    return _insertion(reader_list, readers[alike.index(slot_id) if several else 0]) if readers else None
 
 
-def _insertion(scene: Scene, reader: Reader) -> Insertion:
-    return Insertion(scene.era, reader.name, reader.changes)
+def _insertion(reader_list: ReaderList, reader: Reader) -> Insertion:
+    return Insertion(reader_list.era, reader.name, reader.changes)
 
 
 def _names(description: str, reader: Reader) -> bool:

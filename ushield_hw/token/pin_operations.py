@@ -13,7 +13,7 @@ from ushield_hw.interaction import Interaction, Pin, PinKind, PinRequest, PinSta
 from ushield_hw.system.hardening import forgetting
 from ushield_hw.system.log import LOG
 from ushield_hw.token.link import Link
-from ushield_hw.token.login import alone, fresh, login, logout, patience_s
+from ushield_hw.token.login import alone, fresh, login, logout, timeout_s
 from ushield_hw.token.pin_guard import PinGuard
 
 
@@ -191,16 +191,16 @@ def _change(link: Link, old: str | None, new: str | None) -> None:
     """Call C_SetPIN once, after a login if the token checks the old PIN only then, or would take it for the PUK."""
     link, login_id = fresh(link), None
     if link.driver.pin.login_to_change or link.driver.pin.unblock is Unblock.SET_PIN_UNLOGGED:
-        login_id = link.module.login(link.slot_id, User.USER, old, deadline_s=patience_s(link, old))
+        login_id = link.module.login(link.slot_id, User.USER, old, deadline_s=timeout_s(link, old))
     try:
-        link.module.set_pin(link.slot_id, old, new, deadline_s=patience_s(link, old, entries=3))
+        link.module.set_pin(link.slot_id, old, new, deadline_s=timeout_s(link, old, entries=3))
     finally:
         logout(link, login_id)
 
 
 def _set_pin_by_puk(link: Link, puk: str | None, new: str | None) -> None:
     try:
-        link.module.set_pin(link.slot_id, puk, new, deadline_s=patience_s(link, puk, entries=3))
+        link.module.set_pin(link.slot_id, puk, new, deadline_s=timeout_s(link, puk, entries=3))
     except errors.PinIncorrect as error:
         raise error.restated(errors.PinIncorrect, "PUK_INCORRECT", state=PinState()) from error
     except errors.PinLocked as error:
@@ -209,9 +209,9 @@ def _set_pin_by_puk(link: Link, puk: str | None, new: str | None) -> None:
 
 def _init_pin(link: Link, so_pin: str | None, new: str | None) -> None:
     try:
-        login_id = link.module.login(link.slot_id, User.SO, so_pin, deadline_s=patience_s(link, so_pin))
+        login_id = link.module.login(link.slot_id, User.SO, so_pin, deadline_s=timeout_s(link, so_pin))
         try:  # OpenSC sends the SO PIN of some cards only in C_InitPIN
-            link.module.init_pin(login_id, new, deadline_s=patience_s(link, new, entries=2))
+            link.module.init_pin(login_id, new, deadline_s=timeout_s(link, new, entries=2))
         finally:
             logout(link, login_id)
     except errors.PinIncorrect as error:

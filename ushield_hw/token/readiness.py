@@ -158,7 +158,7 @@ class _View:
         hoped = self.selected(behind, logged_in=True)
         if hoped.pair is None:
             hoped = self.selected([*behind, *_behind_certificates(self.seen.certificates, behind)], logged_in=True)
-        unclear = any(one.why is Why.NOT_TOLD_APART for one in hoped.left_out)
+        unclear = any(one.why is Why.AMBIGUOUS for one in hoped.left_out)
         hidden = {Hidden.KEY} if hoped.pair is not None or unclear else set()
         if certificates_may_hide(self.seen.driver, self.seen.certificates, self.seen.keys):
             hidden.add(Hidden.CERTIFICATE)

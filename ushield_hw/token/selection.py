@@ -13,7 +13,7 @@ from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.errors import CertificateExpired, CertificateMultiple, CertificateNotFound, UShieldError
 from ushield_hw.order import KeyUse
 from ushield_hw.order.times import time_text
-from ushield_hw.token.key_pairs import ANY, KeyChoice, Pair, Why, not_told_apart
+from ushield_hw.token.key_pairs import ANY, KeyChoice, Pair, Why, keys_ambiguous
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def select(
         The pair, or the error that explains why there is none: ``CertificateNotFound``: no pair fits, with the reason
         for each; ``CertificateExpired``: those that would fit are not within their validity; ``CertificateMultiple``:
         the user must choose, because the pairs that fit have different subjects or issuers, ``choice.certificate``
-        matches two, or several private keys cannot be told apart; ``TokenError``: ``MECHANISM_MISSING``.
+        matches two, or several private keys cannot be distinguished; ``TokenError``: ``MECHANISM_MISSING``.
     """
     moment = now or datetime.now(UTC)
     named = choice.among(found)
@@ -133,7 +133,7 @@ def _no_key(pair: Pair) -> Why | None:
     if pair.key is not None:
         return Why.NO_SIGN if pair.key.can_sign is False else None
     if pair.rivals:
-        return Why.NOT_TOLD_APART
+        return Why.AMBIGUOUS
     if pair.of_another:
         return Why.OTHER_KEY
     return Why.NO_KEY if pair.has_key is False else Why.KEY_HIDDEN
@@ -157,8 +157,8 @@ def _nothing(left_out: Sequence[LeftOut], use: KeyUse, choice: KeyChoice, refuse
     if over := found.get(Why.NOT_YET_VALID, []) + found.get(Why.EXPIRED, []):
         last = max(over, key=lambda pair: pair.facts.not_after)
         return _out_of_time(last, early=last in found.get(Why.NOT_YET_VALID, ()))
-    if rivals := found.get(Why.NOT_TOLD_APART):
-        return not_told_apart(rivals[0].rivals, rivals[0].subject)
+    if rivals := found.get(Why.AMBIGUOUS):
+        return keys_ambiguous(rivals[0].rivals, rivals[0].subject)
     for pair in found.get(Why.NO_MECHANISM, ()):
         if pair.facts.key is not None and (error := refuses(pair.facts.key)) is not None:
             return error

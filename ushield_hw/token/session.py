@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from ushield_hw import errors
-from ushield_hw.backend.interface import PATIENCE, Patience
+from ushield_hw.backend.interface import DEFAULT_OPTIONS, SignOptions
 from ushield_hw.backend.model import (
     CertificateRecord,
     Identity,
@@ -320,12 +320,12 @@ class Session:
             for one in objects:
                 self.link.module.destroy(self.login_id, one.handle)
 
-    def sign(self, call: SignCall, patience: Patience = PATIENCE) -> bytes:
+    def sign(self, call: SignCall, options: SignOptions = DEFAULT_OPTIONS) -> bytes:
         """Make one signature. Internal: payments are signed only by :func:`ushield_hw.sign`.
 
         Args:
             call: Key, mechanism and data.
-            patience: Deadline and callbacks while the token waits for the user.
+            options: Deadline and callbacks while the token waits for the user.
 
         Returns:
             The signature as C_Sign returns it.
@@ -333,7 +333,7 @@ class Session:
         Raises:
             PinError, TokenError, ConfirmationError, OutcomeUnknown: As for :meth:`TokenBackend.sign`.
         """
-        return self.link.module.sign(self.login_id, call, patience)
+        return self.link.module.sign(self.login_id, call, options)
 
     def was_checked(self, handle: int, spki: bytes) -> bool:
         """Tell whether a signature by a key has been verified since the objects were read.

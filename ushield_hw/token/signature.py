@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ushield_hw.backend.interface import PATIENCE, Patience, Watch
+from ushield_hw.backend.interface import DEFAULT_OPTIONS, SignOptions, Watch
 from ushield_hw.backend.model import KeyRecord, SignCall
 from ushield_hw.crypto.algorithms import DIGEST_INFO_PREFIX, Feed, KeyKind, Suite, Way, suites_for
 from ushield_hw.crypto.verification import matches
@@ -124,21 +124,21 @@ def _made(
     driver = session.driver
     call = SignCall(key.handle, how.way.mechanism, how.feed(message), how.suite.digest, key.always_authenticate)
     if driver.kind is Kind.SOFTWARE and driver.confirm.kind is ConfirmKind.NONE:  # no user action to wait for
-        return _signed(session, call, purpose, PATIENCE, ready)
-    with _waiting(session) as patience:
+        return _signed(session, call, purpose, DEFAULT_OPTIONS, ready)
+    with _waiting(session) as options:
         with session.noticing_removal():
-            return _signed(session, call, purpose, patience, ready)
+            return _signed(session, call, purpose, options, ready)
 
 
-def _signed(session: Session, call: SignCall, purpose: str, patience: Patience, ready: Callable[[], None]) -> bytes:
+def _signed(session: Session, call: SignCall, purpose: str, options: SignOptions, ready: Callable[[], None]) -> bytes:
     if not call.context:
         ready()
-        return session.sign(call, patience)
+        return session.sign(call, options)
 
     def send(pin: str | None) -> bytes | UShieldError:
         ready()
         try:
-            return session.sign(replace(call, pin=pin), patience)
+            return session.sign(replace(call, pin=pin), options)
         except UShieldError as error:
             if isinstance(error, OutcomeUnknown) or error.failed_at(Step.SIGN):
                 return error  # the PIN was correct: this error must not count as a failed attempt
@@ -151,7 +151,7 @@ def _signed(session: Session, call: SignCall, purpose: str, patience: Patience, 
 
 
 @contextmanager
-def _waiting(session: Session) -> Iterator[Patience]:
+def _waiting(session: Session) -> Iterator[SignOptions]:
     """Call ``waiting_for_token`` once, half a second after C_Sign has begun."""
     confirm, cancelled = session.driver.confirm, threading.Event()
     asks = confirm.kind is not ConfirmKind.NONE
@@ -161,6 +161,6 @@ def _waiting(session: Session) -> Iterator[Patience]:
     timer.daemon = True
     try:
         limit_s = confirm.timeout_s + _PATIENCE_S if asks else None
-        yield Patience(confirm.codes, limit_s, asks, Watch(timer.start, cancelled))
+        yield SignOptions(confirm.codes, limit_s, asks, Watch(timer.start, cancelled))
     finally:
         timer.cancel()

@@ -20,7 +20,7 @@ from ushield_hw.config import Settings, load_settings
 from ushield_hw.drivers.catalogue import Catalogue
 from ushield_hw.drivers.family import Kind
 from ushield_hw.drivers.installed import Installed, discoverable, installed
-from ushield_hw.system.pcsc import Monitor, Scene
+from ushield_hw.system.pcsc import Monitor, ReaderList
 from ushield_hw.token.discovery import alike
 from ushield_hw.token.module_watcher import Insertion, ModuleWatcher, Seen, reads_cards
 from ushield_hw.token.token import Token
@@ -165,16 +165,16 @@ class TokenWatch(Iterator[TokenEvent]):
         """Enumerate one module in a loop, in a thread of its own."""
         try:
             while not self._closed.is_set():
-                scene = watcher.scene_now()
-                seen = watcher.look(scene)
-                self._report(watcher, seen, scene)
-                watcher.rest(scene, self._closed)
+                reader_list = watcher.current_readers()
+                seen = watcher.look(reader_list)
+                self._report(watcher, seen, reader_list)
+                watcher.rest(reader_list, self._closed)
         finally:
             watcher.close()
 
-    def _report(self, watcher: ModuleWatcher, seen: tuple[Seen, ...], scene: Scene | None) -> None:
+    def _report(self, watcher: ModuleWatcher, seen: tuple[Seen, ...], reader_list: ReaderList | None) -> None:
         with self._changed:
-            watcher.seen, watcher.scene, watcher.reported, watcher.late = seen, scene, True, False
+            watcher.seen, watcher.reader_list, watcher.reported, watcher.late = seen, reader_list, True, False
             if all(other.settled() for other in self._watchers):
                 self._tell()
             elif self._due is None:

@@ -69,7 +69,7 @@ except OSError as error:
     print(error.errno in (1, 38))
 module = worker()
 print(look(module))
-process = module._transport._process
+process = module._connection.transport._process
 os.kill(process.pid, signal.SIGKILL)
 print(process.wait(5), module.loaded, look(module))
 module.close()
@@ -142,11 +142,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 module = worker()
 module.slots()
-before = module._transport._process.pid
+before = module._connection.transport._process.pid
 resource.prlimit(before, resource.RLIMIT_NOFILE, (0, 0))
-transport = module._transport
+transport = module._connection.transport
 taken = transport._lease()  # the only channel there is
-print(sorted({str(look(module)) for _ in range(3)}), module._transport._process.pid == before)
+print(sorted({str(look(module)) for _ in range(3)}), module._connection.transport._process.pid == before)
 taken.channel.close()
 """,
         **shim(tmp_path, SLOW_TO_SAY.replace("DELAY", str(delay_us))),

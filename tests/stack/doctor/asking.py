@@ -169,12 +169,12 @@ def _find(layer: str, machine: Machine, hold_s: float) -> list[Finding]:
 
 def _main() -> None:
     request = json.loads(sys.stdin.readline())
-    pcsc.DEADLINE_S = request.get("patience_s", pcsc.DEADLINE_S)  # type: ignore[misc]
+    pcsc.DEADLINE_S = request.get("timeout_s", pcsc.DEADLINE_S)  # type: ignore[misc]
     settings = Settings(drivers=(Path(request["drivers"]),) if "drivers" in request else ())
     machine = Machine(
         settings, Path(request.get("root", "/")), log=request.get("log", ""), selector=request.get("selector")
     )
-    assert machine.scene is not None
+    assert machine.reader_list is not None
     print("seen", flush=True)
     sys.stdin.readline()
     findings = _find(request["layer"], machine, request.get("hold_s", 0.1))
@@ -185,7 +185,7 @@ def _main() -> None:
             "subject": finding.subject,
             "status": finding.status.value,
             "evidence": finding.evidence,
-            "texts": texts(finding) if finding.matters else {},
+            "texts": texts(finding) if finding.is_problem else {},
         }
         for finding in findings
     ]

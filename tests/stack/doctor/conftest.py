@@ -107,4 +107,4 @@ def without_variable(*names: str) -> dict[str, str]:
 
 def ids(findings: Sequence[Any]) -> list[str]:
     """Return the ids of what a person should read."""
-    return [finding.id for finding in findings if finding.matters]
+    return [finding.id for finding in findings if finding.is_problem]

@@ -70,7 +70,7 @@ def look(machine: Machine, path: Path) -> list[Finding]:
 
 def only(findings: list[Finding], status: Status = Status.FAIL) -> Finding:
     """Return the one finding that is not good."""
-    (found,) = (finding for finding in findings if finding.matters)
+    (found,) = (finding for finding in findings if finding.is_problem)
     assert found.status is status
     return found
 

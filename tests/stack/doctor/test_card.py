@@ -21,7 +21,7 @@ from ushield_hw.doctor.finding import Status
 from ushield_hw.doctor.probes import card
 from ushield_hw.doctor.probes.card import InReader
 from ushield_hw.errors import TokenBusy, TokenError, UShieldError
-from ushield_hw.system.pcsc import Contact, Reader, Scene, Slot
+from ushield_hw.system.pcsc import Contact, Reader, ReaderList, Slot
 from ushield_hw.testing.readers import PcscHost
 
 pytestmark = pytest.mark.stack
@@ -108,7 +108,7 @@ def test_a_card_whose_answer_is_none(tree: Tree, desk: PcscHost) -> None:
 def seen(tree: Tree, error: UShieldError | Contact, atr: bytes = ATR, system: str = "linux") -> InReader:
     """A reader whose card gave this when it was connected to."""
     reader = Reader(SLOT, Slot.CARD, atr)
-    here = InReader(tree.machine(Scene((reader,)), system=system), reader)
+    here = InReader(tree.machine(ReaderList((reader,)), system=system), reader)
     here.contact = error
     return here
 

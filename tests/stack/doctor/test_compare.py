@@ -18,7 +18,7 @@ from ushield_hw.doctor.probes import compare
 from ushield_hw.doctor.probes.card import InReader
 from ushield_hw.doctor.probes.compare import expected
 from ushield_hw.doctor.subjects import Loaded, ModuleFile
-from ushield_hw.system.pcsc import Reader, Scene, Slot
+from ushield_hw.system.pcsc import Reader, ReaderList, Slot
 from ushield_hw.system.usb import HID
 from ushield_hw.testing.readers import PcscHost
 from ushield_hw.testing.shield import VirtualShield
@@ -85,9 +85,9 @@ def test_a_module_that_does_not_show_the_key_that_is_plugged_in(key: Machine) ->
 
 def test_a_card_has_to_show_in_a_slot_of_its_own_reader(tree: Tree) -> None:
     tree.family("key", "3b00", paths=[MODULE])
-    scene = Scene((Reader("Maker Reader 00 00", Slot.CARD, b"\x3b\x00"), Reader("Other 01 00", Slot.EMPTY)))
-    machine = tree.machine(scene)
-    here = (InReader(machine, scene.readers[0]),)
+    reader_list = ReaderList((Reader("Maker Reader 00 00", Slot.CARD, b"\x3b\x00"), Reader("Other 01 00", Slot.EMPTY)))
+    machine = tree.machine(reader_list)
+    here = (InReader(machine, reader_list.readers[0]),)
     empty = loaded(machine, slot("Other 01 00", token=True), slot("Maker Reader 00 00"))
     told(asked(machine, empty, readers=here), compare.shown, Status.FAIL, "Maker Reader 00 00", kind="pcsc")
     assert asked(machine, loaded(machine, slot("Maker Reader 00 00", token=True)), readers=here).status is Status.OK
@@ -98,9 +98,9 @@ def test_a_card_has_to_show_in_a_slot_of_its_own_reader(tree: Tree) -> None:
 
 def test_of_a_card_that_nobody_knows_only_a_slot_is_expected(tree: Tree) -> None:
     tree.family("key", paths=[MODULE], module="general = true")
-    scene = Scene((Reader("Maker Reader 00 00", Slot.CARD, b"\x3b\x00"), Reader("Other 01 00", Slot.EMPTY)))
-    machine = tree.machine(scene)
-    here = (InReader(machine, scene.readers[0]),)
+    reader_list = ReaderList((Reader("Maker Reader 00 00", Slot.CARD, b"\x3b\x00"), Reader("Other 01 00", Slot.EMPTY)))
+    machine = tree.machine(reader_list)
+    here = (InReader(machine, reader_list.readers[0]),)
     assert asked(machine, loaded(machine, slot("Maker Reader 00 00")), readers=here).status is Status.SKIP
     others = loaded(machine, slot("Other 01 00"))
     told(asked(machine, others, readers=here), compare.shown, Status.FAIL, "Other 01 00", kind="full")

@@ -313,7 +313,7 @@ def test_a_windows_dll_is_judged_by_its_header_and_a_hint(
     findings = {finding.id: finding for finding in look(machine, path)}
     assert findings["E45"].status is Status.SKIP
     if expected is None:
-        assert [one for one in findings.values() if one.matters] == []
+        assert [one for one in findings.values() if one.is_problem] == []
     else:
         told(findings[expected[0]], *expected)
         assert findings["E46"].status is not Status.FAIL  # a hint is no proof
@@ -323,6 +323,6 @@ def test_a_macos_library_is_judged_by_its_header(machine: Machine, tmp_path: Pat
     path = tmp_path / "libbank.dylib"
     path.write_bytes(MACH_O + b"C_GetFunctionList\0")
     machine.system, machine.architecture = "darwin", "arm64"
-    assert [one for one in look(machine, path) if one.matters] == []
+    assert [one for one in look(machine, path) if one.is_problem] == []
     machine.architecture = "x86_64"
     told(only(look(machine, path)), "E44", "processor", "driver for x86_64", "x86_64")

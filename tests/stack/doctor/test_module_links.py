@@ -56,7 +56,7 @@ def test_a_library_that_lies_beside_the_module_is_pointed_out(machine: Machine, 
     told(only(look(machine, path)), "E45", "found", str(beside), "ldconfig")
     assert beside.name in refusal(loading(path))
     machine.environ = {"LD_LIBRARY_PATH": f"/nowhere:{beside.parent}"}
-    assert [one for one in look(machine, path) if one.matters] == []
+    assert [one for one in look(machine, path) if one.is_problem] == []
 
 
 @pytest.mark.parametrize("tag", ["enable", "disable"])  # DT_RUNPATH, DT_RPATH
@@ -65,7 +65,7 @@ def test_a_library_beside_a_module_that_says_so_is_found_as_the_loader_does(
 ) -> None:
     path = needing(built, "libbankvendor.so.3", "-Wl,-rpath,$ORIGIN", f"-Wl,--{tag}-new-dtags")
     built("int there;", name="libbankvendor.so.3")
-    assert [one for one in look(machine, path) if one.matters] == []
+    assert [one for one in look(machine, path) if one.is_problem] == []
     assert "C_GetFunctionList" not in refusal(loading(path))
 
 
@@ -126,7 +126,7 @@ def test_a_library_of_the_same_name_for_another_processor_is_passed_over(
     other = bytearray(right.read_bytes())
     other[18:20] = (0x9916).to_bytes(2, sys.byteorder)  # e_machine
     (tmp_path / "other" / right.name).write_bytes(other)
-    assert [one for one in look(machine, path) if one.matters] == []
+    assert [one for one in look(machine, path) if one.is_problem] == []
     assert right.name not in refusal(loading(path))
     right.unlink()
     assert only(look(machine, path)).evidence["missing"] == [right.name]
@@ -143,7 +143,7 @@ def test_a_module_for_a_newer_system_is_told_with_the_version(
 
     newer = library("THERE_9.9")
     path = built(LIST + "extern int there; int *use(void) { return &there; }", str(newer), "-Wl,-rpath,$ORIGIN")
-    assert [one for one in look(machine, path) if one.matters] == []
+    assert [one for one in look(machine, path) if one.is_problem] == []
     library("THERE_1.0")
     evidence = told(only(look(machine, path)), "E45", "version", "/etc/os-release", "/etc/os-release")
     assert evidence["versions"] == ["THERE_9.9 (libthere.so.1)"]
@@ -176,5 +176,5 @@ def test_a_thin_module_before_a_real_one_counts_as_the_loader_sees_it(
     machine: Machine, built: Compile, soft: Soft, loading: Load
 ) -> None:
     path = built("int nothing;", "-Wl,--no-as-needed", str(SOFTHSM), f"-Wl,-rpath,{SOFTHSM.parent}")
-    assert [one for one in look(machine, path) if one.matters] == []
+    assert [one for one in look(machine, path) if one.is_problem] == []
     assert loading(path, driver=DRIVER).error is None

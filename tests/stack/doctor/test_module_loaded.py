@@ -61,7 +61,7 @@ def test_a_module_that_crashes_while_it_is_loaded_is_told_with_the_signal(
     machine: Machine, built: Compile, loading: Load, end: str, reason: str
 ) -> None:
     path = built(LIST + CONSTRUCTOR % end)
-    assert [one for one in look(machine, path) if one.matters] == []  # the file says nothing of it
+    assert [one for one in look(machine, path) if one.is_problem] == []  # the file says nothing of it
     found = only(ask_all(LOADED_PROBES, loading(path)))
     assert told(found, "E47", "crashed", "send this finding to the vendor", "发给厂商")["reason"] == reason
 
@@ -106,7 +106,7 @@ def test_a_module_of_an_old_standard_is_a_warning_with_its_version(built: Compil
     assert not [
         one
         for one in ask_all(LOADED_PROBES, loading(built(STUB.format(major=2, minor=20, slots=1), name="new.so")))
-        if one.matters
+        if one.is_problem
     ]
 
 
@@ -144,7 +144,7 @@ def test_a_token_that_shows_through_two_modules_is_a_warning_with_both(
 def test_p11_kits_proxy_is_told_from_a_module(soft: Soft, loading: Load, asked: bool, status: Status) -> None:
     (proxy,) = Path("/usr/lib").glob("*-linux-gnu/p11-kit-proxy.so")
     loaded = loading(proxy, asked=asked)
-    assert [one for one in ask_all(LOADED_PROBES, loaded) if one.matters] == []
+    assert [one for one in ask_all(LOADED_PROBES, loaded) if one.is_problem] == []
     found = once((loading(SOFTHSM, driver=DRIVER), loaded))
     assert found.status is status
     told(found, "E50", "proxy", "p11-kit list-modules", "p11-kit list-modules")

@@ -239,7 +239,7 @@ def test_a_certificate_whose_key_may_hide_until_a_login(doctor: Doctor, writer: 
 def test_a_certificate_with_another_id_than_its_key(doctor: Doctor, writer: Writer) -> None:
     writer.certificate(PAY, key_id=b"\x99")
     look = seen(doctor)
-    told(objects.ids(look), objects.ids, WARN, "99 / 01", "pkcs11-tool", "张三", kind="apart", ids=["99 / 01"])
+    told(objects.ids(look), objects.ids, WARN, "99 / 01", "pkcs11-tool", "张三", kind="elsewhere", ids=["99 / 01"])
     assert objects.usable(look) is not None
 
 

@@ -13,7 +13,7 @@ from tests.stack.doctor.asking import ask
 from tests.unit.doctor.recorded import NO_SERVICE, TOKEN, Tree, told
 from ushield_hw.doctor.finding import Status
 from ushield_hw.doctor.probes import reader
-from ushield_hw.system.pcsc import Reader, Scene, Slot
+from ushield_hw.system.pcsc import Reader, ReaderList, Slot
 from ushield_hw.system.usb import CCID
 from ushield_hw.testing.readers import PcscHost
 
@@ -113,7 +113,7 @@ def test_a_reader_with_a_name_in_chinese_disturbs_no_other(tree: Tree) -> None:
 
 
 def test_windows_can_have_fewer(tree: Tree) -> None:
-    ten = Scene(tuple(Reader(f"Maker Token {number}", Slot.EMPTY) for number in range(10)))
+    ten = ReaderList(tuple(Reader(f"Maker Token {number}", Slot.EMPTY) for number in range(10)))
     told(reader.too_many(tree.machine(ten, system="win32")), reader.too_many, Status.WARN, count=10, most=10)
     assert reader.too_many(tree.machine(ten)).status is Status.OK
 
@@ -122,7 +122,7 @@ def test_windows_can_have_fewer(tree: Tree) -> None:
 
 
 def test_a_reader_that_cannot_be_asked_any_more(tree: Tree) -> None:
-    gone = Scene((Reader("Maker Token 00 00", Slot.UNAVAILABLE), Reader("Other 01 00", Slot.EMPTY)))
+    gone = ReaderList((Reader("Maker Token 00 00", Slot.UNAVAILABLE), Reader("Other 01 00", Slot.EMPTY)))
     told(
         reader.stale(tree.machine(gone)), reader.stale, Status.FAIL, "Maker Token 00 00", readers=["Maker Token 00 00"]
     )
@@ -132,17 +132,17 @@ DOUBLED: Final = ("Maker Token [CCID Interface] (0815) 00 00", "Maker Token [CCI
 
 
 def test_two_readers_for_one_device(tree: Tree) -> None:
-    scene = Scene(tuple(Reader(name, Slot.CARD, b"\x3b\x00") for name in DOUBLED))
+    reader_list = ReaderList(tuple(Reader(name, Slot.CARD, b"\x3b\x00") for name in DOUBLED))
     tree.device(TOKEN, name="Maker Token")
-    told(reader.stale(tree.machine(scene)), reader.stale, Status.WARN, *DOUBLED, readers=list(DOUBLED))
+    told(reader.stale(tree.machine(reader_list)), reader.stale, Status.WARN, *DOUBLED, readers=list(DOUBLED))
     tree.device(TOKEN, name="Maker Token", place="1-3")
-    assert reader.stale(tree.machine(scene)).status is Status.OK
+    assert reader.stale(tree.machine(reader_list)).status is Status.OK
 
 
 def test_a_device_that_is_two_readers_is_not_stale(tree: Tree) -> None:
-    scene = Scene(tuple(Reader(name, Slot.CARD, b"\x3b\x00") for name in DOUBLED))
+    reader_list = ReaderList(tuple(Reader(name, Slot.CARD, b"\x3b\x00") for name in DOUBLED))
     tree.device(TOKEN, [CCID, CCID], name="Maker Token")
-    assert reader.stale(tree.machine(scene)).status is Status.OK
+    assert reader.stale(tree.machine(reader_list)).status is Status.OK
 
 
 def test_without_a_service_nothing_is_said_of_readers(tree: Tree) -> None:
@@ -174,7 +174,7 @@ def with_names(tree: Tree) -> None:
 )
 def test_a_device_without_a_reader_beside_one_that_has_one(tree: Tree, readers: list[str], kind: str | None) -> None:
     with_names(tree)
-    found = reader.no_reader(tree.machine(Scene(tuple(Reader(name, Slot.EMPTY) for name in readers))))
+    found = reader.no_reader(tree.machine(ReaderList(tuple(Reader(name, Slot.EMPTY) for name in readers))))
     assert (found.status, found.evidence.get("kind")) == (Status.FAIL if kind else Status.OK, kind)
     assert kind is None or f"{TOKEN} Feitian ePass2003" in found.evidence["devices"]
 
@@ -183,6 +183,6 @@ def test_where_a_reader_is_shown_its_driver_is_there(tree: Tree) -> None:
     """As on NixOS, where pcscd looks in a folder of its own."""
     tree.file("/usr/sbin/pcscd")
     tree.device("058f:9540", name="Alcor Micro AU9540")
-    shown = Scene((Reader("Alcor Micro AU9540 00 00", Slot.EMPTY),))
+    shown = ReaderList((Reader("Alcor Micro AU9540 00 00", Slot.EMPTY),))
     assert reader.no_driver(tree.machine(shown)).status is Status.OK
     told(reader.no_driver(tree.machine()), reader.no_driver, Status.FAIL)

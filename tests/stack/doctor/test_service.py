@@ -24,7 +24,7 @@ from tests.unit.doctor.recorded import NO_SERVICE, POWERLESS, TOKEN, Tree, texts
 from ushield_hw.doctor.finding import Finding, Probe, Status
 from ushield_hw.doctor.inspect import pcscd
 from ushield_hw.doctor.probes import service
-from ushield_hw.system.pcsc import Failure, Reader, Scene, Slot
+from ushield_hw.system.pcsc import Failure, Reader, ReaderList, Slot
 from ushield_hw.testing.readers import PcscHost
 
 pytestmark = pytest.mark.stack
@@ -78,8 +78,8 @@ def test_a_pcscd_that_is_there_has_to_be_started_and_one_that_is_not_to_be_insta
     told(told_of(tree, service.not_running), service.not_running, Status.WARN, "apt install pcscd", kind="missing")
 
 
-def told_of(tree: Tree, probe: Probe[Any], scene: Scene = NO_SERVICE, **environ: str) -> Finding:
-    return probe(tree.machine(scene, environ=environ))
+def told_of(tree: Tree, probe: Probe[Any], reader_list: ReaderList = NO_SERVICE, **environ: str) -> Finding:
+    return probe(tree.machine(reader_list, environ=environ))
 
 
 def test_a_service_that_listens_elsewhere_and_one_that_is_looked_for_elsewhere(tree: Tree, desk: PcscHost) -> None:
@@ -92,8 +92,8 @@ def test_a_service_that_listens_elsewhere_and_one_that_is_looked_for_elsewhere(t
 
 
 def test_without_the_library_it_is_the_library_that_is_named(tree: Tree) -> None:
-    scene = Scene(failure=Failure("dlopen", "NO_LIBRARY"))
-    found = told_of(tree, service.not_running, scene)
+    reader_list = ReaderList(failure=Failure("dlopen", "NO_LIBRARY"))
+    found = told_of(tree, service.not_running, reader_list)
     told(found, service.not_running, Status.WARN, "libpcsclite.so.1", kind="library")
 
 
@@ -103,12 +103,12 @@ def test_a_link_that_leads_nowhere(tree: Tree, contained: bool, probe: Probe[Any
     if contained:
         tree.file("/.dockerenv")
     told(told_of(tree, probe), probe, Status.WARN, "/outside/pcscd.comm", kind="link", target="/outside/pcscd.comm")
-    others = [one for one in service.PROBES if told_of(tree, one).matters]
+    others = [one for one in service.PROBES if told_of(tree, one).is_problem]
     assert others == [probe]
 
 
 def test_pcscd_that_greets_and_then_hangs_is_of_no_other_version(tree: Tree) -> None:
-    machine = tree.machine(Scene(failure=Failure("SCardEstablishContext", "NO_ANSWER")))
+    machine = tree.machine(ReaderList(failure=Failure("SCardEstablishContext", "NO_ANSWER")))
     machine.hail = "4:5"
     told(service.no_answer(machine), service.no_answer, Status.FAIL, "pcscd", kind="hangs")
     assert service.protocol_differs(machine).status is Status.SKIP
@@ -130,7 +130,7 @@ def test_pcscd_that_hangs(tree: Tree, desk: PcscHost) -> None:
     pid = pcscd_of(desk)
     os.kill(pid, signal.SIGSTOP)
     try:
-        found = ask("B", tree, desk.env, patience_s=0.5)
+        found = ask("B", tree, desk.env, timeout_s=0.5)
     finally:
         os.kill(pid, signal.SIGCONT)
     found.of(service.no_answer).says(Status.FAIL, "journalctl -u pcscd", hail="silent", name="NO_ANSWER")
@@ -391,34 +391,40 @@ APPARMOR: Final = 'audit: type=1400 apparmor="DENIED" operation="connect" profil
 
 
 @pytest.mark.parametrize(("log", "module"), [(SELINUX, "SELinux"), (APPARMOR, "AppArmor")])
-@pytest.mark.parametrize(("scene", "status"), [(NO_SERVICE, Status.FAIL), (Scene(), Status.WARN)])
-def test_a_policy_that_forbids_it(tree: Tree, log: str, module: str, scene: Scene, status: Status) -> None:
+@pytest.mark.parametrize(("reader_list", "status"), [(NO_SERVICE, Status.FAIL), (ReaderList(), Status.WARN)])
+def test_a_policy_that_forbids_it(tree: Tree, log: str, module: str, reader_list: ReaderList, status: Status) -> None:
     tree.file("/sys/fs/selinux/enforce", "1")
-    told(service.denied_by_policy(tree.machine(scene, log=log)), service.denied_by_policy, status, log, module=module)
-    assert service.denied_by_policy(tree.machine(scene)).status is Status.OK
+    told(
+        service.denied_by_policy(tree.machine(reader_list, log=log)),
+        service.denied_by_policy,
+        status,
+        log,
+        module=module,
+    )
+    assert service.denied_by_policy(tree.machine(reader_list)).status is Status.OK
 
 
-def windows(tree: Tree, scene: Scene, **environ: str) -> Any:
-    return tree.machine(scene, system="win32", environ=environ)
+def windows(tree: Tree, reader_list: ReaderList, **environ: str) -> Any:
+    return tree.machine(reader_list, system="win32", environ=environ)
 
 
 def test_windows_stops_its_service_with_the_last_reader(tree: Tree) -> None:
     stopped = windows(tree, NO_SERVICE, SESSIONNAME="Console")
     told(service.windows_service_stopped(stopped), service.windows_service_stopped, Status.WARN, "sc start SCardSvr")
-    assert service.windows_service_stopped(windows(tree, Scene())).status is Status.OK
+    assert service.windows_service_stopped(windows(tree, ReaderList())).status is Status.OK
     assert service.not_running(stopped).status is Status.SKIP
 
 
 def test_a_remote_desktop_without_readers(tree: Tree) -> None:
-    remote = windows(tree, Scene(), SESSIONNAME="RDP-Tcp#3")
+    remote = windows(tree, ReaderList(), SESSIONNAME="RDP-Tcp#3")
     told(service.remote_desktop(remote), service.remote_desktop, Status.FAIL, "RDP-Tcp#3", session="RDP-Tcp#3")
-    redirected = Scene((Reader("Maker Token 0", Slot.CARD, b"\x3b\x00"),))
+    redirected = ReaderList((Reader("Maker Token 0", Slot.CARD, b"\x3b\x00"),))
     assert service.remote_desktop(windows(tree, redirected, SESSIONNAME="RDP-Tcp#3")).status is Status.OK
-    assert service.remote_desktop(windows(tree, Scene(), SESSIONNAME="Console")).status is Status.OK
+    assert service.remote_desktop(windows(tree, ReaderList(), SESSIONNAME="Console")).status is Status.OK
 
 
 def test_a_windows_service_account(tree: Tree) -> None:
-    denied = Scene(failure=Failure("SCardEstablishContext", "SCARD_E_NO_ACCESS", 0x80100027))
+    denied = ReaderList(failure=Failure("SCardEstablishContext", "SCARD_E_NO_ACCESS", 0x80100027))
     told(
         service.service_account(windows(tree, denied, USERNAME="HOST$")), service.service_account, Status.FAIL, "HOST$"
     )

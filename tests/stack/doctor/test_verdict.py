@@ -170,7 +170,7 @@ def test_an_empty_token_is_empty_where_that_can_be_known(
 ) -> None:
     Writer(doctor).remove_keys()
     seen = doctor.seen(*plan, driver=driver)
-    (told,) = [one for one in findings_of(seen) if one.matters]
+    (told,) = [one for one in findings_of(seen) if one.is_problem]
     assert (told.id, told.evidence["kind"]) == ("H71", "hidden" if able else "nothing")
     assert (told.status, seen.able) == (Status.WARN if able else Status.FAIL, able)
     agree(doctor, seen, "nothing")
@@ -228,7 +228,7 @@ def test_an_object_that_cannot_be_read_is_named_and_hides_no_other(doctor: Docto
         writer.certificate(label=name)
     seen = doctor.seen(*(Fault("C_GetAttributeValue", call, returns("CKR_ARGUMENTS_BAD")) for call in range(3, 7)))
     found = findings_of(seen)
-    (told,) = [one for one in found if one.matters]
+    (told,) = [one for one in found if one.is_problem]
     assert (told.id, told.status, told.evidence["count"]) == ("H78", Status.WARN, 1)
     assert "CKR_ARGUMENTS_BAD" in str(told.cause())
     assert len(seen.certificates) == 2
@@ -308,4 +308,4 @@ def signs(seen: TokenSeen, doctor: Doctor) -> bool:
 
 
 def ids(found: Sequence[Finding]) -> list[tuple[str, str]]:
-    return [(one.id, one.status.value) for one in found if one.matters]
+    return [(one.id, one.status.value) for one in found if one.is_problem]

@@ -243,7 +243,7 @@ def _told_of_others(found: Walked) -> set[tuple[str, str, bool]]:
     """Return what is told of the modules that do not start: the cause, of which, and whether it is set aside."""
     telling = [one for one in found.report["findings"] if one["status"] in {"warn", "fail"}]
     return {
-        (one["id"], Path(one["subject"]).parent.name, one["aside"]) for one in telling if "faulty" in one["subject"]
+        (one["id"], Path(one["subject"]).parent.name, one["unrelated"]) for one in telling if "faulty" in one["subject"]
     }
 
 

@@ -125,17 +125,17 @@ def _walk(asked: Mapping[str, Any]) -> Walked:
     began = time.monotonic()
     report = examine(machine, module, asked.get("deadline_s", 20.0))
     seconds = time.monotonic() - began
-    first = texts(report.first) if report.first is not None and report.first.matters else {}
+    first = texts(report.first) if report.first is not None and report.first.is_problem else {}
     return Walked(report.to_json(), int(report.outcome), first, seconds, _left())
 
 
 def _wait_for_cards(count: int) -> None:
     deadline = time.monotonic() + _CARDS_WITHIN_S
     with pcsc.Monitor() as monitor:
-        scene = monitor.wait(None, _CARDS_WITHIN_S)
-        while sum(reader.slot is pcsc.Slot.CARD for reader in scene.readers) < count:
-            assert time.monotonic() < deadline, scene
-            scene = monitor.wait(scene, _CARDS_WITHIN_S)
+        reader_list = monitor.wait(None, _CARDS_WITHIN_S)
+        while sum(reader.slot is pcsc.Slot.CARD for reader in reader_list.readers) < count:
+            assert time.monotonic() < deadline, reader_list
+            reader_list = monitor.wait(reader_list, _CARDS_WITHIN_S)
 
 
 def _left(pid: int | str = "self") -> list[int]:

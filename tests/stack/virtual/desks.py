@@ -49,10 +49,10 @@ def inserted(desk: PcscHost, card: Card) -> Insertion:
     """Put a card into the first reader; return once programs can connect to it, a moment after pcscd has seen it."""
     insertion, deadline = desk.insert(card), time.monotonic() + WITHIN_S
     with Monitor() as monitor:
-        scene = monitor.wait(None, WITHIN_S)
-        while not any(reader.name == SLOT and reader.slot is Slot.CARD for reader in scene.readers):
+        reader_list = monitor.wait(None, WITHIN_S)
+        while not any(reader.name == SLOT and reader.slot is Slot.CARD for reader in reader_list.readers):
             assert time.monotonic() < deadline, "no program can see the card"
-            scene = monitor.wait(scene, WITHIN_S)
+            reader_list = monitor.wait(reader_list, WITHIN_S)
     return insertion
 
 

@@ -14,14 +14,14 @@ from smartcard import scard
 from tests.stack.virtual.desks import ATR, SLOT, WITHIN_S, Blank, another_program, hanging, inserted
 from ushield_hw.errors import DriverError, TokenBusy, TokenRemoved
 from ushield_hw.system import pcsc
-from ushield_hw.system.pcsc import Contact, Monitor, Scene, Slot, contact, readers
+from ushield_hw.system.pcsc import Contact, Monitor, ReaderList, Slot, contact, readers
 from ushield_hw.testing.readers import PcscHost
 
 pytestmark = pytest.mark.stack
 
 
-def slots(scene: Scene) -> list[Slot]:
-    return [reader.slot for reader in scene.readers]
+def slots(reader_list: ReaderList) -> list[Slot]:
+    return [reader.slot for reader in reader_list.readers]
 
 
 # --- what is there now ------------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def test_a_service_that_hangs_keeps_nobody(desk: PcscHost) -> None:
         assert caught.value.code == "PCSC_NO_ANSWER"
         with pytest.raises(DriverError, match="does not respond"):
             contact(SLOT, 0.3)
-        monitor.wait(monitor.scene, 0.3)
+        monitor.wait(monitor.reader_list, 0.3)
         monitor.close()
         assert time.monotonic() - began < WITHIN_S
     assert len(readers()) == 2
@@ -63,8 +63,8 @@ def test_a_service_that_hangs_keeps_nobody(desk: PcscHost) -> None:
 def test_without_the_library_nothing_is_printed(
     desk: PcscHost, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(pcsc, "_LIBRARY", "libnothing.so.1")
-    pcsc._scard.cache_clear()
+    monkeypatch.setattr(pcsc.winscard, "_LIBRARY", "libnothing.so.1")
+    pcsc.winscard._scard.cache_clear()
     with pytest.raises(DriverError) as caught:
         readers()
     assert caught.value.code == "PCSC_NO_LIBRARY"
@@ -88,7 +88,7 @@ def test_pyscard_is_imported_when_it_is_needed() -> None:
 )
 def test_states_that_no_virtual_reader_makes(flags: str, slot: Slot) -> None:
     event = sum(getattr(scard, f"SCARD_STATE_{flag}") for flag in flags.split()) | 7 << 16
-    found = pcsc._reader("reader", event, b"")
+    found = pcsc.winscard._reader("reader", event, b"")
     assert (found.slot, found.in_use, found.changes) == (slot, "INUSE" in flags, 7)
 
 
@@ -150,12 +150,12 @@ def test_a_card_that_was_out_between_two_looks_is_another_scene(desk: PcscHost) 
         assert again != there
 
 
-def contains_a_card(monitor: Monitor) -> Scene:
-    scene, deadline = monitor.scene, time.monotonic() + WITHIN_S
-    while Slot.CARD not in slots(scene):
+def contains_a_card(monitor: Monitor) -> ReaderList:
+    reader_list, deadline = monitor.reader_list, time.monotonic() + WITHIN_S
+    while Slot.CARD not in slots(reader_list):
         assert time.monotonic() < deadline
-        scene = monitor.wait(scene, WITHIN_S)
-    return scene
+        reader_list = monitor.wait(reader_list, WITHIN_S)
+    return reader_list
 
 
 def test_a_program_that_uses_a_card_is_no_change(desk: PcscHost) -> None:
@@ -196,8 +196,8 @@ def test_a_service_that_comes_after_the_monitor(desk: PcscHost) -> None:
 
 def test_closing_ends_every_wait(desk: PcscHost) -> None:
     monitor = Monitor()
-    scene = monitor.wait(None, WITHIN_S)
-    waiting = [threading.Thread(target=monitor.wait, args=(scene,), daemon=True) for _ in range(2)]
+    reader_list = monitor.wait(None, WITHIN_S)
+    waiting = [threading.Thread(target=monitor.wait, args=(reader_list,), daemon=True) for _ in range(2)]
     for thread in waiting:
         thread.start()
     monitor.close()
@@ -208,9 +208,9 @@ def test_closing_ends_every_wait(desk: PcscHost) -> None:
 
 def test_a_wait_that_is_over_says_what_was_there(desk: PcscHost) -> None:
     with Monitor() as monitor:
-        scene = monitor.wait(None, WITHIN_S)
+        reader_list = monitor.wait(None, WITHIN_S)
         began = time.monotonic()
-        assert monitor.wait(scene, 0.2) == scene
+        assert monitor.wait(reader_list, 0.2) == reader_list
         assert 0.2 <= time.monotonic() - began < WITHIN_S
 
 

@@ -182,7 +182,7 @@ def test_the_same_order_again_asks_nobody(host: Host) -> None:
 
 
 def test_its_own_patience_ends(host: Host) -> None:
-    host.shield.card.panel.patience_s = 0.3
+    host.shield.card.panel.timeout_s = 0.3
     with pytest.raises(ConfirmationTimedOut):
         host.sign(fresh())
     assert host.shield.outcome is Outcome.TIMED_OUT

@@ -175,8 +175,8 @@ def test_a_reader_that_pcsc_lists_twice_is_one(
     desk: PcscHost, watch: TokenWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two readers of one name: PC/SC is asked by name, and the first of them answers for both."""
-    once = pcsc._names
-    monkeypatch.setattr(pcsc, "_names", lambda context: [*once(context), *once(context)])
+    once = pcsc.winscard._names
+    monkeypatch.setattr(pcsc.winscard, "_names", lambda context: [*once(context), *once(context)])
     assert [reader.name for reader in readers()] == [*dict.fromkeys(reader.name for reader in readers())]
     inserted(desk, token())
     expect(watch, (INSERTED, "WATCH1"))

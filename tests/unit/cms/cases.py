@@ -19,7 +19,7 @@ from ushield_hw.crypto.algorithms import CURVE_ORDER, KeyKind
 
 
 @dataclass(frozen=True)
-class Scene:
+class Scenario:
     """What a forger has at hand: genuine orders of two customers of one bank."""
 
     bank: Bank
@@ -41,9 +41,9 @@ class Scene:
         return self.cades.but(attributes=sorted([*self.attributes(), *added]))
 
 
-def make_scene(bank: Bank) -> Scene:
+def make_scene(bank: Bank) -> Scenario:
     one, other = bank.customer(), bank.customer(number=1)
-    return Scene(
+    return Scenario(
         bank,
         one,
         other,
@@ -59,10 +59,10 @@ SHA256_NULL = tlv(SEQUENCE, oid("2.16.840.1.101.3.4.2.1"), b"\x05\x00")
 PRIVATE = attribute(oid("1.3.6.1.4.1.99999.1"), tlv(UTF8_STRING, b"pay twice"))
 
 
-def sha1(scene: Scene) -> Forgery:
-    private = scene.one.private
+def sha1(scenario: Scenario) -> Forgery:
+    private = scenario.one.private
     assert isinstance(private, ec.EllipticCurvePrivateKey)
-    return scene.plain.but(
+    return scenario.plain.but(
         digest_algorithms=[SHA1],
         digest_algorithm=SHA1,
         signature_algorithm=ECDSA_SHA1,
@@ -70,31 +70,31 @@ def sha1(scene: Scene) -> Forgery:
     )
 
 
-def by_key_identifier(scene: Scene) -> Forgery:
+def by_key_identifier(scenario: Scenario) -> Forgery:
     named = x509.SubjectKeyIdentifier(hashlib.sha1(b"any", usedforsecurity=False).digest())
-    issued = scene.bank.issuing.issue("CN=A", scene.one.private.public_key(), extensions=[(named, False)])
+    issued = scenario.bank.issuing.issue("CN=A", scenario.one.private.public_key(), extensions=[(named, False)])
     signer_id = tlv(0x80, named.digest)
-    forgery = forge.cades(scene.one.private, pki.der(issued), P256, CONTENT)
+    forgery = forge.cades(scenario.one.private, pki.der(issued), P256, CONTENT)
     return forgery.but(version=integer(3), signer_version=integer(3), signer_id=signer_id)
 
 
-def same_names(scene: Scene) -> bytes:
+def same_names(scenario: Scenario) -> bytes:
     """Another key's certificate with issuer and serial number of the signer's; longer, so that it sorts behind."""
-    serial = CertificateFacts.read(scene.one.certificate).serial
-    return pki.der(scene.bank.issuing.issue("CN=" + "B" * 60, scene.other.private.public_key(), serial=serial))
+    serial = CertificateFacts.read(scenario.one.certificate).serial
+    return pki.der(scenario.bank.issuing.issue("CN=" + "B" * 60, scenario.other.private.public_key(), serial=serial))
 
 
-def short_rsa(scene: Scene) -> Forgery:
-    short = scene.bank.customer(KeyKind.RSA, bits=1024)
+def short_rsa(scenario: Scenario) -> Forgery:
+    short = scenario.bank.customer(KeyKind.RSA, bits=1024)
     return forge.plain(short.private, short.certificate, RSA, CONTENT)
 
 
-def _signed_at(value: bytes) -> Callable[[Scene], Forgery]:
-    return lambda scene: scene.with_attributes(signing_time=attribute(forge.SIGNING_TIME, value))
+def _signed_at(value: bytes) -> Callable[[Scenario], Forgery]:
+    return lambda scenario: scenario.with_attributes(signing_time=attribute(forge.SIGNING_TIME, value))
 
 
 # RFC 5652 section 11.3: a UTCTime from 1950 to 2049, else a GeneralizedTime; seconds and Z, nothing else.
-_WRONG_TIMES: list[tuple[str, Callable[[Scene], Forgery], str, bool, bool]] = [
+_WRONG_TIMES: list[tuple[str, Callable[[Scenario], Forgery], str, bool, bool]] = [
     (f"the signing time is {tag:#x} {text.decode()}", _signed_at(tlv(tag, text)), "signing_time", True, True)
     for tag, text in [
         (GENERALIZED_TIME, b"20261124020000Z"),
@@ -119,7 +119,7 @@ _WRONG_TIMES: list[tuple[str, Callable[[Scene], Forgery], str, bool, bool]] = [
 
 # Each: what is done, the problem that the reader names, and whether `openssl cms -verify` takes it, without and with
 # -cades. Where openssl takes it, ours is the stricter reader, and meant to be.
-CASES: list[tuple[str, Callable[[Scene], Forgery], str, bool, bool]] = [
+CASES: list[tuple[str, Callable[[Scenario], Forgery], str, bool, bool]] = [
     # signed attributes
     (
         "the contentType attribute differs",

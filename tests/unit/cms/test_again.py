@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.cms import pki
-from tests.unit.cms.cases import Scene, make_scene
+from tests.unit.cms.cases import Scenario, make_scene
 from tests.unit.cms.people import CONTENT, P256, Bank
 from ushield_hw.cms import fast_path, parse
 from ushield_hw.cms.read import SignedOrderParts
@@ -20,14 +20,14 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.fixture(scope="session")
-def scene(bank: Bank) -> Scene:
+def scenario(bank: Bank) -> Scenario:
     return make_scene(bank)
 
 
 @pytest.fixture(scope="session")
-def orders(scene: Scene) -> tuple[bytes, bytes]:
+def orders(scenario: Scenario) -> tuple[bytes, bytes]:
     """The same two signed orders all the time: each signature differs from the last."""
-    return scene.cades.der(), scene.plain.der()
+    return scenario.cades.der(), scenario.plain.der()
 
 
 @pytest.fixture(autouse=True)
@@ -45,8 +45,8 @@ def told(der: bytes) -> SignedOrderParts | tuple[str, object]:
 
 
 @pytest.mark.parametrize("which", ["cades", "plain"])
-def test_the_next_one_is_recognised_and_read_the_same(scene: Scene, which: str) -> None:
-    der = getattr(scene, which).der()
+def test_the_next_one_is_recognised_and_read_the_same(scenario: Scenario, which: str) -> None:
+    der = getattr(scenario, which).der()
     assert fast_path.recognised(der) is None
     first = parse(der)
     assert fast_path.recognised(der) is not None
@@ -57,21 +57,21 @@ def test_the_next_one_is_recognised_and_read_the_same(scene: Scene, which: str) 
     "moment",
     [pki.NOW + timedelta(seconds=1), datetime(1999, 12, 31, 23, 59, 59, tzinfo=UTC), datetime(2050, 1, 1, tzinfo=UTC)],
 )
-def test_each_has_a_signing_time_of_its_own(scene: Scene, moment: datetime) -> None:
-    parse(scene.cades.der())
-    der = pki.sign_order(CONTENT, scene.one.private, scene.one.certificate, P256, signing_time=moment)
+def test_each_has_a_signing_time_of_its_own(scenario: Scenario, moment: datetime) -> None:
+    parse(scenario.cades.der())
+    der = pki.sign_order(CONTENT, scenario.one.private, scenario.one.certificate, P256, signing_time=moment)
     assert fast_path.recognised(der) is not None
     shortly = parse(der)
     fast_path._known.clear()
     assert (parse(der), shortly.signing_time) == (shortly, moment)
 
 
-def test_another_way_of_the_same_signer_is_another_way(scene: Scene) -> None:
-    parse(scene.cades.der())
-    assert fast_path.recognised(scene.plain.der()) is None
-    parse(scene.plain.der())
-    assert fast_path.recognised(scene.plain.der()) is not None
-    assert fast_path.recognised(scene.cades.der()) is not None
+def test_another_way_of_the_same_signer_is_another_way(scenario: Scenario) -> None:
+    parse(scenario.cades.der())
+    assert fast_path.recognised(scenario.plain.der()) is None
+    parse(scenario.plain.der())
+    assert fast_path.recognised(scenario.plain.der()) is not None
+    assert fast_path.recognised(scenario.cades.der()) is not None
 
 
 @given(data=st.data())
@@ -94,18 +94,18 @@ def test_damage_is_told_the_same_whether_the_signer_is_known_or_not(
     assert told(damaged) == strictly
 
 
-def test_whatever_comes_it_is_recognised_or_not(scene: Scene) -> None:
-    der = scene.cades.der()
+def test_whatever_comes_it_is_recognised_or_not(scenario: Scenario) -> None:
+    der = scenario.cades.der()
     parse(der)
     for size in range(len(der)):
         assert fast_path.recognised(der[:size]) is None
 
 
-def test_what_is_known_is_bounded(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_known_is_bounded(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fast_path, "_MOST", 1)
-    parse(scene.cades.der())
+    parse(scenario.cades.der())
     (known,) = fast_path._known.values()
     fast_path._known.clear()
     fast_path._known[b"somebody else"] = known
-    parse(scene.cades.der())
+    parse(scenario.cades.der())
     assert b"somebody else" not in fast_path._known

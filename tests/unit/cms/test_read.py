@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.cms import forge, pki
-from tests.unit.cms.cases import CASES, Scene, make_scene
+from tests.unit.cms.cases import CASES, Scenario, make_scene
 from tests.unit.cms.conftest import Openssl
 from tests.unit.cms.forge import Forgery
 from tests.unit.cms.people import CONTENT, P256, Bank, chain
@@ -19,7 +19,7 @@ from ushield_hw.errors import BadSignature, InputError, UShieldError
 
 
 @pytest.fixture(scope="session")
-def scene(bank: Bank) -> Scene:
+def scenario(bank: Bank) -> Scenario:
     return make_scene(bank)
 
 
@@ -41,8 +41,8 @@ def accepted(der: bytes) -> bool:
     return bool(parse(der).content == CONTENT)
 
 
-def test_what_the_forger_starts_from_is_right(scene: Scene, openssl: Openssl) -> None:
-    for right in (scene.cades, scene.plain):
+def test_what_the_forger_starts_from_is_right(scenario: Scenario, openssl: Openssl) -> None:
+    for right in (scenario.cades, scenario.plain):
         assert accepted(right.der())
         assert openssl(right.der(), "-cades")
 
@@ -53,28 +53,28 @@ def test_what_the_forger_starts_from_is_right(scene: Scene, openssl: Openssl) ->
     ids=[c[0] for c in CASES],
 )
 def test_one_broken_rule(
-    scene: Scene,
+    scenario: Scenario,
     openssl: Openssl,
-    make: Callable[[Scene], Forgery],
+    make: Callable[[Scenario], Forgery],
     expected: str,
     openssl_takes: bool,
     openssl_cades_takes: bool,
 ) -> None:
-    der = make(scene).der()
+    der = make(scenario).der()
 
     assert problem(der) == expected
-    for good in (scene.cades, scene.plain):  # now both of the signer's ways are known
+    for good in (scenario.cades, scenario.plain):  # now both of the signer's ways are known
         parse(good.der())
     assert problem(der) == expected
     assert (openssl(der), openssl(der, "-cades")) == (openssl_takes, openssl_cades_takes)
 
 
-def signed(scene: Scene) -> bytes:
-    return scene.cades.der()
+def signed(scenario: Scenario) -> bytes:
+    return scenario.cades.der()
 
 
 # The same for the bytes as a whole.
-WHOLE: list[tuple[str, Callable[[Scene], bytes], str, bool]] = [
+WHOLE: list[tuple[str, Callable[[Scenario], bytes], str, bool]] = [
     ("one octet follows", lambda s: signed(s) + b"\x00", "trailing_bytes", True),
     ("another signed order follows", lambda s: signed(s) * 2, "trailing_bytes", True),
     ("the last octet is missing", lambda s: signed(s)[:-1], "cut_off", False),
@@ -96,16 +96,16 @@ WHOLE: list[tuple[str, Callable[[Scene], bytes], str, bool]] = [
 
 @pytest.mark.parametrize(("make", "expected", "openssl_takes"), [case[1:] for case in WHOLE], ids=[c[0] for c in WHOLE])
 def test_the_bytes_as_a_whole(
-    scene: Scene, openssl: Openssl, make: Callable[[Scene], bytes], expected: str, openssl_takes: bool
+    scenario: Scenario, openssl: Openssl, make: Callable[[Scenario], bytes], expected: str, openssl_takes: bool
 ) -> None:
-    der = make(scene)
+    der = make(scenario)
 
     assert problem(der) == expected
     assert openssl(der) is openssl_takes
 
 
-def test_the_longest_signed_order_is_read(scene: Scene) -> None:
-    fixed = scene.plain.but(signature=tlv(SEQUENCE, integer(1), integer(1)))
+def test_the_longest_signed_order_is_read(scenario: Scenario) -> None:
+    fixed = scenario.plain.but(signature=tlv(SEQUENCE, integer(1), integer(1)))
     longest = MOST_OCTETS - (len(fixed.but(content=bytes(1 << 17)).der()) - (1 << 17))
 
     assert len(fixed.but(content=bytes(longest)).der()) == MOST_OCTETS
@@ -114,9 +114,9 @@ def test_the_longest_signed_order_is_read(scene: Scene) -> None:
 
 
 def test_openssl_checks_a_detached_one_when_it_is_given_the_content(
-    scene: Scene, openssl: Openssl, tmp_path: Path
+    scenario: Scenario, openssl: Openssl, tmp_path: Path
 ) -> None:
-    der = scene.cades.but(wrapped_content=b"").der()
+    der = scenario.cades.but(wrapped_content=b"").der()
     (tmp_path / "order").write_bytes(CONTENT)
 
     assert openssl(der, "-content", "order")
@@ -184,11 +184,11 @@ def test_low_and_high_serial_numbers_are_fine(bank: Bank, serial: int, openssl: 
 
 
 def test_a_cades_signature_shown_again_as_plain_is_read_and_left_to_the_verifier(
-    scene: Scene, openssl: Openssl
+    scenario: Scenario, openssl: Openssl
 ) -> None:
     """The attributes are well-formed content; that they are no order is what gives the trick away."""
-    genuine = parse(scene.cades.der())
-    shown_again = scene.plain.but(content=genuine.signed_bytes, signature=genuine.signature).der()
+    genuine = parse(scenario.cades.der())
+    shown_again = scenario.plain.but(content=genuine.signed_bytes, signature=genuine.signature).der()
 
     assert openssl(shown_again)
     assert openssl(shown_again, "-cades")

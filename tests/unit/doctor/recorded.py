@@ -13,7 +13,7 @@ from ushield_hw import messages
 from ushield_hw.config import Settings
 from ushield_hw.doctor.finding import Finding, Probe, Status
 from ushield_hw.doctor.inspect.machine import Machine
-from ushield_hw.system.pcsc import Failure, Scene
+from ushield_hw.system.pcsc import Failure, ReaderList
 from ushield_hw.system.usb import CCID
 
 # As root: without root's right to open what nobody may open.
@@ -21,7 +21,7 @@ POWERLESS: Final = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.g
 USB: Final = "sys/bus/usb/devices"
 _PLACEHOLDER: Final = re.compile(r"(?<!\\u){[a-z_]+}")
 TOKEN: Final = "096e:0807"
-NO_SERVICE: Final = Scene(failure=Failure("SCardEstablishContext", "SCARD_E_NO_SERVICE", 0x8010001D))
+NO_SERVICE: Final = ReaderList(failure=Failure("SCardEstablishContext", "SCARD_E_NO_SERVICE", 0x8010001D))
 
 
 class Tree:
@@ -112,11 +112,11 @@ class Tree:
         text += f'confidence = "low"\nsources = []\n[module]\n{f"linux = [{listed}]" if paths else ""}\n{module}\n'
         (self.drivers / f"{name}.toml").write_text(text + "".join(map(_mark, rows)), encoding="utf-8")
 
-    def machine(self, scene: Scene | None = None, **how: Any) -> Machine:
-        """Return the machine; ``scene``: what PC/SC shows there."""
+    def machine(self, reader_list: ReaderList | None = None, **how: Any) -> Machine:
+        """Return the machine; ``reader_list``: what PC/SC shows there."""
         how = {"environ": {}, "system": "linux", "log": "", **how}
         machine = Machine(Settings(drivers=(self.drivers,)), self.root, **how)
-        machine.scene = Scene() if scene is None else scene
+        machine.reader_list = ReaderList() if reader_list is None else reader_list
         return machine
 
 
@@ -145,7 +145,7 @@ def told(finding: Finding, probe: Probe[Any], status: Status, *words: str, **evi
     assert (finding.id, finding.probe) == (probe.id, probe.name)
     assert finding.status is status, finding.evidence
     assert {name: finding.evidence.get(name) for name in evidence} == evidence
-    readable(texts(finding) if finding.matters else {}, finding.id, *words)
+    readable(texts(finding) if finding.is_problem else {}, finding.id, *words)
 
 
 def readable(found: Mapping[str, Sequence[str]], identity: str, *words: str) -> None:

@@ -16,7 +16,7 @@ from ushield_hw.doctor.finding import Finding, Probe, Status
 from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.doctor.probes import bus
 from ushield_hw.doctor.probes.bus import DEVICE_PROBES, PROBES, Plugged, plugged
-from ushield_hw.system.pcsc import Reader, Scene, Slot
+from ushield_hw.system.pcsc import Reader, ReaderList, Slot
 from ushield_hw.system.usb import CCID, HID, MASS_STORAGE
 
 pytestmark = pytest.mark.unit
@@ -63,7 +63,7 @@ def test_three_tokens_give_no_alarm(tree: Tree) -> None:
     machine = tree.machine()
     findings = [probe(machine) for probe in PROBES]
     findings += [probe(one) for one in plugged(machine) for probe in DEVICE_PROBES]
-    assert [finding.id for finding in findings if finding.matters] == []
+    assert [finding.id for finding in findings if finding.is_problem] == []
     assert len(findings) == 2 + 3 * 8
 
 
@@ -94,10 +94,10 @@ def test_a_guest_without_a_token_asks_its_host(tree: Tree, make: Any, kind: str,
 @pytest.mark.parametrize("make", [wsl, vm])
 def test_a_card_that_came_another_way_is_enough(tree: Tree, make: Any) -> None:
     tree.bus()
-    machine = tree.machine(Scene((Reader("Redirected 00 00", Slot.CARD, b"\x3b\x00"),)))
+    machine = tree.machine(ReaderList((Reader("Redirected 00 00", Slot.CARD, b"\x3b\x00"),)))
     assert bus.nothing_on_the_bus(machine).status is Status.SKIP
     make(tree)
-    machine = tree.machine(machine.scene)
+    machine = tree.machine(machine.reader_list)
     assert [bus.nothing_on_the_bus(machine).status, bus.only_the_host_has_it(machine).status] == [Status.SKIP] * 2
 
 

@@ -14,13 +14,13 @@ from tests.unit.doctor.recorded import NO_SERVICE, TOKEN, Tree, texts
 from ushield_hw.doctor.finding import Finding, Priority, Rule, Status, Way, causes
 from ushield_hw.doctor.ranking import Case, first, weighed
 from ushield_hw.doctor.runner import examine
-from ushield_hw.system.pcsc import Failure, Reader, Scene, Slot
+from ushield_hw.system.pcsc import Failure, Reader, ReaderList, Slot
 from ushield_hw.system.usb import HID, MASS_STORAGE
 
 pytestmark = pytest.mark.unit
 
-EMPTY: Final = Scene((Reader("Alcor Micro AU9540 00 00", Slot.EMPTY),))
-HANGS: Final = Scene(failure=Failure("SCardEstablishContext", "NO_ANSWER"))
+EMPTY: Final = ReaderList((Reader("Alcor Micro AU9540 00 00", Slot.EMPTY),))
+HANGS: Final = ReaderList(failure=Failure("SCardEstablishContext", "NO_ANSWER"))
 IO_ERROR: Final = "pcscd[1]: ccid_usb.c:859:WriteUSB() write failed (1/2): -1 LIBUSB_ERROR_IO"
 NO_RIGHT: Final = "pcscd[1]: ccid_usb.c:672:OpenUSBByName() Can't libusb_open(1/2): LIBUSB_ERROR_ACCESS"
 NOT_AUTHORIZED: Final = (
@@ -37,7 +37,7 @@ class Made:
 
     make: Callable[[Tree], None]
     first: str
-    scene: Scene = field(default_factory=Scene)
+    reader_list: ReaderList = field(default_factory=ReaderList)
     log: str = ""
     hail: str | None = None
     how: dict[str, Any] = field(default_factory=dict)
@@ -140,12 +140,14 @@ BANK_KEYS: Final = {"hid": ("1ea8:c001", HID), "vendor": ("096e:0309", VENDOR), 
 
 
 def bank_keys() -> dict[str, Made]:
-    """Return a key with its maker's own protocol beside every state of PC/SC: none of them matters for it."""
-    scenes = {"no service": NO_SERVICE, "no reader": Scene(), "an empty reader": EMPTY}
+    """Return a key with its maker's own protocol beside every state of PC/SC: none of them is_problem for it."""
+    reader_lists = {"no service": NO_SERVICE, "no reader": ReaderList(), "an empty reader": EMPTY}
     return {
-        f"{kind} key, {state}": Made(own_protocol(*key, also=reader_alone if scene is EMPTY else nothing), "A4", scene)
+        f"{kind} key, {state}": Made(
+            own_protocol(*key, also=reader_alone if reader_list is EMPTY else nothing), "A4", reader_list
+        )
         for kind, key in BANK_KEYS.items()
-        for state, scene in scenes.items()
+        for state, reader_list in reader_lists.items()
     }
 
 
@@ -174,8 +176,8 @@ MACHINES: Final = {
     "polkit": Made(token, "B16", NO_SERVICE, log=NOT_AUTHORIZED, hail="closed"),
     "another protocol": Made(token, "B19", NO_SERVICE, hail="4:5"),
     "no service, and it is not installed": Made(without_pcscd, "B11", NO_SERVICE),
-    "a reader of before": Made(token, "C28", Scene((Reader("Feitian ePass2003 00 00", Slot.UNAVAILABLE),))),
-    "a card that is mute": Made(token, "D30", Scene((Reader("Feitian ePass2003 00 00", Slot.MUTE),))),
+    "a reader of before": Made(token, "C28", ReaderList((Reader("Feitian ePass2003 00 00", Slot.UNAVAILABLE),))),
+    "a card that is mute": Made(token, "D30", ReaderList((Reader("Feitian ePass2003 00 00", Slot.MUTE),))),
     "no module for the token that is there": Made(without_its_module, "C26"),
     "an own key that may not be opened has to have a module first": Made(own_protocol("1ea8:c001", HID), "A4"),
 }
@@ -194,13 +196,13 @@ def tree(tmp_path: Path) -> Tree:
 @pytest.mark.parametrize("made", MACHINES.values(), ids=MACHINES)
 def test_the_cause_comes_before_what_follows_from_it(tree: Tree, made: Made) -> None:
     made.make(tree)
-    machine = tree.machine(made.scene, log=made.log, **made.how)
+    machine = tree.machine(made.reader_list, log=made.log, **made.how)
     if made.hail is not None:
         machine.hail = made.hail
     report = examine(machine)
     named = report.first
     assert named is not None
-    told = [(one.id, one.status.value, one.aside) for one in report.findings if one.matters]
+    told = [(one.id, one.status.value, one.unrelated) for one in report.findings if one.is_problem]
     assert named.id == made.first, told
     for cause, remedy in texts(named).values():
         assert cause

@@ -13,7 +13,7 @@ from ushield_hw.doctor.descriptor_draft import candidate_modules, skeleton
 from ushield_hw.drivers.descriptor import parse
 from ushield_hw.drivers.family import Driver
 from ushield_hw.drivers.match import Binding
-from ushield_hw.system.pcsc import Reader, Scene, Slot
+from ushield_hw.system.pcsc import Reader, ReaderList, Slot
 
 pytestmark = pytest.mark.unit
 
@@ -27,8 +27,8 @@ def tree(tmp_path: Path) -> Tree:
     return tree
 
 
-def card(atr: bytes = ATR, name: str = "Maker Token 00 00") -> Scene:
-    return Scene((Reader(name, Slot.CARD, atr),))
+def card(atr: bytes = ATR, name: str = "Maker Token 00 00") -> ReaderList:
+    return ReaderList((Reader(name, Slot.CARD, atr),))
 
 
 def parsed(text: str | None) -> Driver:
@@ -58,7 +58,7 @@ def test_a_card_alone_and_a_device_alone_are_enough(tree: Tree) -> None:
 def test_known_tokens_and_empty_readers_need_none(tree: Tree) -> None:
     tree.device("096e:0807")
     assert skeleton(tree.machine(card(bytes.fromhex("3b80800101")))) is None
-    assert skeleton(tree.machine(Scene((Reader("r", Slot.EMPTY),)))) is None
+    assert skeleton(tree.machine(ReaderList((Reader("r", Slot.EMPTY),)))) is None
     assert skeleton(tree.machine(NO_SERVICE)) is None
 
 

@@ -58,7 +58,7 @@ def test_up_and_down_turn_the_pages_and_stop_at_the_ends(pool: ThreadPoolExecuto
 
 def test_nobody_answers() -> None:
     started = time.monotonic()
-    assert Panel(patience_s=0.05).ask(PAGES) is Answer.TIMED_OUT
+    assert Panel(timeout_s=0.05).ask(PAGES) is Answer.TIMED_OUT
     assert time.monotonic() - started >= 0.05
 
 
@@ -88,7 +88,7 @@ def test_somebody_who_takes_their_time() -> None:
 
 
 def test_the_card_s_patience_ends_before_a_late_answer() -> None:
-    panel = Panel(patience_s=0.01)
+    panel = Panel(timeout_s=0.01)
     panel.answer(Answer.OK, after_s=60)
     assert panel.ask(PAGES) is Answer.TIMED_OUT
 

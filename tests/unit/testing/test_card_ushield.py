@@ -281,7 +281,7 @@ WELL_KNOWN = st.sampled_from(
 )
 @settings(max_examples=200, deadline=None)
 def test_whatever_comes_the_card_answers(commands: list[bytes]) -> None:
-    card = Card(UShieldCard(blank("US0000001", PIN, SO_PIN, tries=3), Panel(patience_s=0)))
+    card = Card(UShieldCard(blank("US0000001", PIN, SO_PIN, tries=3), Panel(timeout_s=0)))
     card.verify()
     for command in commands:
         answer = card.card.transmit(command)

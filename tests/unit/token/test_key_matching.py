@@ -47,7 +47,7 @@ def only(shelf: Shelf) -> tuple[object, ...]:
 
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("labels", ["none", "apart"])
-def test_ec_pairs_that_share_an_id_are_not_told_apart(shelf: Shelf, count: int, labels: str) -> None:
+def test_ec_pairs_that_share_an_id_are_keys_ambiguous(shelf: Shelf, count: int, labels: str) -> None:
     """Not by their labels either: nothing says that a token keeps them true."""
     for number in range(count):
         label = f"key {number}" if labels == "apart" else ""
@@ -58,7 +58,7 @@ def test_ec_pairs_that_share_an_id_are_not_told_apart(shelf: Shelf, count: int, 
     assert (pair.key, pair.has_key, len(pair.rivals)) == (None, None, count)
     with pytest.raises(CertificateMultiple) as caught:
         shelf.choose()
-    assert caught.value.code == "KEYS_NOT_TOLD_APART"
+    assert caught.value.code == "KEYS_AMBIGUOUS"
     assert len(caught.value.details["candidates"]) == count  # type: ignore[arg-type]
 
 

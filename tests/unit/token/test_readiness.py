@@ -147,7 +147,7 @@ def test_keys_that_a_login_will_not_tell_apart(shelf: Shelf) -> None:
         shelf.key(pki.key(number=number), b"\x12")
     shelf.certificate(pki.key(number=1), b"\x12")
     decision = decided(before_login(shelf))
-    assert (decision.verdict, decision.pair, code(decision)) == (UNDECIDED, None, "KEYS_NOT_TOLD_APART")
+    assert (decision.verdict, decision.pair, code(decision)) == (UNDECIDED, None, "KEYS_AMBIGUOUS")
 
 
 def test_what_no_login_changes(shelf: Shelf) -> None:

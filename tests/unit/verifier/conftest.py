@@ -17,7 +17,7 @@ DAY = pki.DAY
 
 
 @dataclass(frozen=True)
-class Scene:
+class Scenario:
     """A bank with its CAs; ``order`` is what the customer was asked to sign."""
 
     bank: Bank
@@ -34,18 +34,18 @@ class Scene:
     def trust(self, *crls: bytes) -> TrustStore:
         return TrustStore([self.bank.root.der], crls=crls)
 
-    def with_certificate(self, **fields: object) -> Scene:
+    def with_certificate(self, **fields: object) -> Scenario:
         """The same, but the customer's certificate has other fields."""
         options = {"subject": "CN=张三,O=Demo Bank", "public_key": self.private.public_key(), **fields}
-        return Scene(self.bank, self.private, pki.der(self.bank.issuing.issue(**options)), self.order)  # type: ignore[arg-type]
+        return Scenario(self.bank, self.private, pki.der(self.bank.issuing.issue(**options)), self.order)  # type: ignore[arg-type]
 
 
-def make_scene() -> Scene:
+def make_scene() -> Scenario:
     bank = make_bank()
     private = pki.key()
-    return Scene(bank, private, b"", payment()).with_certificate()
+    return Scenario(bank, private, b"", payment()).with_certificate()
 
 
 @pytest.fixture(scope="session")
-def scene() -> Scene:
+def scenario() -> Scenario:
     return make_scene()

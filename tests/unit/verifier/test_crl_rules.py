@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.unit.cms import pki
 from tests.unit.cms.people import P256
-from tests.unit.verifier.conftest import DAY, NOW, Scene
+from tests.unit.verifier.conftest import DAY, NOW, Scenario
 from tests.unit.verifier.test_path import ids
 from tests.unit.verifier.test_revocation import good, revoked, scope, serial_of, unknown
 from ushield_hw.cms.der import SEQUENCE, tlv
@@ -29,14 +29,14 @@ HOUR = timedelta(hours=1)
 
 
 def listing(
-    scene: Scene,
+    scenario: Scenario,
     serials: dict[int, datetime],
     *,
     entry: tuple[x509.ExtensionType, bool] | None = None,
     extensions: tuple[tuple[x509.ExtensionType, bool], ...] = (),
 ) -> bytes:
     """Return a CRL by the issuing CA whose entries have an extension."""
-    ca = scene.bank.issuing
+    ca = scenario.bank.issuing
     builder = x509.CertificateRevocationListBuilder().issuer_name(ca.certificate.subject)
     builder = builder.last_update(NOW - DAY).next_update(NOW + DAY)
     for serial, moment in serials.items():
@@ -53,31 +53,31 @@ def listing(
 
 
 @pytest.mark.parametrize("critical", [True, False])
-def test_an_unknown_critical_extension_of_an_entry_spoils_the_list(scene: Scene, critical: bool) -> None:
-    root, entry = scene.bank.root.crl(), (UNKNOWN, critical)
-    of_another = listing(scene, {99: NOW - 2 * DAY}, entry=entry)
+def test_an_unknown_critical_extension_of_an_entry_spoils_the_list(scenario: Scenario, critical: bool) -> None:
+    root, entry = scenario.bank.root.crl(), (UNKNOWN, critical)
+    of_another = listing(scenario, {99: NOW - 2 * DAY}, entry=entry)
 
     if critical:
-        assert unknown(scene, [root, of_another]) == "revocation_unusable"
+        assert unknown(scenario, [root, of_another]) == "revocation_unusable"
     else:
-        good(scene, [root, of_another])
-    revoked(scene, [root, listing(scene, {serial_of(scene): NOW - 2 * DAY}, entry=entry)])
+        good(scenario, [root, of_another])
+    revoked(scenario, [root, listing(scenario, {serial_of(scenario): NOW - 2 * DAY}, entry=entry)])
 
 
-def test_an_entry_of_another_issuer_in_a_list_that_is_not_indirect_spoils_it(scene: Scene) -> None:
+def test_an_entry_of_another_issuer_in_a_list_that_is_not_indirect_spoils_it(scenario: Scenario) -> None:
     other = x509.CertificateIssuer([x509.DirectoryName(x509.Name.from_rfc4514_string("CN=Other"))])
-    spoilt = listing(scene, {99: NOW - 2 * DAY}, entry=(other, True))
+    spoilt = listing(scenario, {99: NOW - 2 * DAY}, entry=(other, True))
 
-    assert unknown(scene, [scene.bank.root.crl(), spoilt]) == "revocation_unusable"
+    assert unknown(scenario, [scenario.bank.root.crl(), spoilt]) == "revocation_unusable"
 
 
-def test_a_number_must_not_be_critical(scene: Scene) -> None:
+def test_a_number_must_not_be_critical(scenario: Scenario) -> None:
     for critical in (True, False):
-        crls = [scene.bank.root.crl(), scene.bank.issuing.crl(extensions=[(x509.CRLNumber(7), critical)])]
+        crls = [scenario.bank.root.crl(), scenario.bank.issuing.crl(extensions=[(x509.CRLNumber(7), critical)])]
         if critical:
-            assert unknown(scene, crls) == "revocation_unusable"
+            assert unknown(scenario, crls) == "revocation_unusable"
         else:
-            good(scene, crls)
+            good(scenario, crls)
 
 
 # --- partial lists ----------------------------------------------------------------------------------------------------
@@ -96,41 +96,41 @@ def test_a_number_must_not_be_critical(scene: Scene) -> None:
 )
 @pytest.mark.parametrize("full", [-2 * HOUR, HOUR, None], ids=["older full", "younger full", "no full"])
 def test_an_entry_counts_on_a_partial_list_and_absence_does_not(
-    scene: Scene, extension: tuple[x509.ExtensionType, bool], full: timedelta | None
+    scenario: Scenario, extension: tuple[x509.ExtensionType, bool], full: timedelta | None
 ) -> None:
-    root, issuing = scene.bank.root.crl(), scene.bank.issuing
+    root, issuing = scenario.bank.root.crl(), scenario.bank.issuing
     clean = [] if full is None else [issuing.crl(this_update=NOW - DAY + full)]
-    on_it = issuing.crl({serial_of(scene): NOW - 2 * DAY}, reason=KEY_LOST, extensions=[extension])
+    on_it = issuing.crl({serial_of(scenario): NOW - 2 * DAY}, reason=KEY_LOST, extensions=[extension])
 
-    assert revoked(scene, [root, *clean, on_it]).reason == "keyCompromise"
-    assert revoked(scene, [root, on_it, *clean]).reason == "keyCompromise"
+    assert revoked(scenario, [root, *clean, on_it]).reason == "keyCompromise"
+    assert revoked(scenario, [root, on_it, *clean]).reason == "keyCompromise"
     without = [root, *clean, issuing.crl(extensions=[extension])]
     if full is None:
-        assert unknown(scene, without) in {"revocation_partial", "revocation_unusable"}
+        assert unknown(scenario, without) in {"revocation_partial", "revocation_unusable"}
     else:
-        good(scene, without)
+        good(scenario, without)
 
 
-def test_lists_that_cover_all_reasons_together_prove_something(scene: Scene) -> None:
-    root, issuing = scene.bank.root.crl(), scene.bank.issuing
+def test_lists_that_cover_all_reasons_together_prove_something(scenario: Scenario) -> None:
+    root, issuing = scenario.bank.root.crl(), scenario.bank.issuing
     some = issuing.crl(extensions=[scope(only_some_reasons=SOME)])
     rest = issuing.crl(extensions=[scope(only_some_reasons=REST)])
 
-    good(scene, [root, some, rest])
-    assert unknown(scene, [root, some]) == unknown(scene, [root, rest]) == "revocation_partial"
+    good(scenario, [root, some, rest])
+    assert unknown(scenario, [root, some]) == unknown(scenario, [root, rest]) == "revocation_partial"
 
 
 @pytest.mark.parametrize("names_the_point", [True, False])
-def test_a_distribution_point_for_some_reasons_limits_its_list(scene: Scene, names_the_point: bool) -> None:
+def test_a_distribution_point_for_some_reasons_limits_its_list(scenario: Scenario, names_the_point: bool) -> None:
     place = [x509.UniformResourceIdentifier("http://bank.example/1.crl")]
     limited = x509.DistributionPoint(place, None, SOME, None)
     extensions = [scope(full_name=place)] if names_the_point else []
-    crls = [scene.bank.root.crl(), scene.bank.issuing.crl(extensions=extensions)]
+    crls = [scenario.bank.root.crl(), scenario.bank.issuing.crl(extensions=extensions)]
 
-    pointed = scene.with_certificate(extensions=[(x509.CRLDistributionPoints([limited]), False)])
+    pointed = scenario.with_certificate(extensions=[(x509.CRLDistributionPoints([limited]), False)])
     assert unknown(pointed, crls) == "revocation_partial"
     whole = x509.DistributionPoint(place, None, None, None)
-    pointed = scene.with_certificate(extensions=[(x509.CRLDistributionPoints([limited, whole]), False)])
+    pointed = scenario.with_certificate(extensions=[(x509.CRLDistributionPoints([limited, whole]), False)])
     good(pointed, crls)
 
 
@@ -140,35 +140,35 @@ def test_a_distribution_point_for_some_reasons_limits_its_list(scene: Scene, nam
 @pytest.mark.parametrize(
     ("on_base", "passes"), [(HOLD, True), (KEY_LOST, False)], ids=["a hold is lifted", "nothing else can be"]
 )
-def test_a_delta_list_takes_back_a_hold_only(scene: Scene, on_base: x509.ReasonFlags, passes: bool) -> None:
-    serial, root, issuing = serial_of(scene), scene.bank.root.crl(), scene.bank.issuing
+def test_a_delta_list_takes_back_a_hold_only(scenario: Scenario, on_base: x509.ReasonFlags, passes: bool) -> None:
+    serial, root, issuing = serial_of(scenario), scenario.bank.root.crl(), scenario.bank.issuing
     base = issuing.crl({serial: NOW - 2 * DAY}, reason=on_base)
     removed = x509.ReasonFlags.remove_from_crl
     delta = issuing.crl({serial: NOW - 2 * HOUR}, reason=removed, extensions=[DELTA], this_update=NOW - HOUR)
 
     if passes:
-        good(scene, [root, base, delta])
-        good(scene, [root, delta, base])
+        good(scenario, [root, base, delta])
+        good(scenario, [root, delta, base])
     else:
-        revoked(scene, [root, base, delta])
-    assert unknown(scene, [root, delta]) == "revocation_partial"
+        revoked(scenario, [root, base, delta])
+    assert unknown(scenario, [root, delta]) == "revocation_partial"
     older = issuing.crl({serial: NOW - 4 * DAY}, reason=removed, extensions=[DELTA], this_update=NOW - 3 * DAY)
-    revoked(scene, [root, base, older])
+    revoked(scenario, [root, base, older])
 
 
-def test_a_removal_on_a_full_list_is_none(scene: Scene) -> None:
-    listed = {serial_of(scene): NOW - 2 * DAY}
-    crl = scene.bank.issuing.crl(listed, reason=x509.ReasonFlags.remove_from_crl)
+def test_a_removal_on_a_full_list_is_none(scenario: Scenario) -> None:
+    listed = {serial_of(scenario): NOW - 2 * DAY}
+    crl = scenario.bank.issuing.crl(listed, reason=x509.ReasonFlags.remove_from_crl)
 
-    assert revoked(scene, [scene.bank.root.crl(), crl]).reason == "unspecified"
+    assert revoked(scenario, [scenario.bank.root.crl(), crl]).reason == "unspecified"
 
 
-def test_two_lists_of_one_time_that_differ_do_not_make_it_good(scene: Scene) -> None:
-    root, issuing = scene.bank.root.crl(), scene.bank.issuing
-    crls = [issuing.crl(), issuing.crl({serial_of(scene): NOW - 2 * DAY})]
+def test_two_lists_of_one_time_that_differ_do_not_make_it_good(scenario: Scenario) -> None:
+    root, issuing = scenario.bank.root.crl(), scenario.bank.issuing
+    crls = [issuing.crl(), issuing.crl({serial_of(scenario): NOW - 2 * DAY})]
 
-    revoked(scene, [root, *crls])
-    revoked(scene, [root, *crls[::-1]])
+    revoked(scenario, [root, *crls])
+    revoked(scenario, [root, *crls[::-1]])
 
 
 # --- another key of the CA --------------------------------------------------------------------------------------------
@@ -177,11 +177,11 @@ def test_two_lists_of_one_time_that_differ_do_not_make_it_good(scene: Scene) -> 
 class Rollover:
     """A CA that is trusted by its old key, certified its new one with it, and signs CRLs with the new one."""
 
-    def __init__(self, scene: Scene, *, below_root: bool) -> None:
-        self.scene = scene
+    def __init__(self, scenario: Scenario, *, below_root: bool) -> None:
+        self.scenario = scenario
         first, second = pki.key(number=250), pki.key(number=251)
         if below_root:
-            self.anchor = scene.bank.root
+            self.anchor = scenario.bank.root
             self.old = self.anchor.subordinate("CN=CA", number=250, extensions=ids(first))
         else:
             self.old = self.anchor = pki.authority("CN=CA", number=252)
@@ -189,13 +189,13 @@ class Rollover:
             self.old = self.anchor = pki.authority("CN=CA", number=252, extensions=ids(first))
         self.new = self.old.subordinate("CN=CA", number=251, extensions=ids(second, first))
         self.above = [self.anchor.crl()] if below_root else []
-        more = ids(scene.private, first)
-        self.certificate = pki.der(self.old.issue("CN=A", scene.private.public_key(), extensions=more))
+        more = ids(scenario.private, first)
+        self.certificate = pki.der(self.old.issue("CN=A", scenario.private.public_key(), extensions=more))
 
     def verify(self, *crls: bytes, store: bool = True) -> Revocation:
         sent = [] if self.old is self.anchor else [self.old.der]
-        scene = self.scene
-        signed = pki.sign_order(scene.order.canonical, scene.private, self.certificate, P256, intermediates=sent)
+        scenario = self.scenario
+        signed = pki.sign_order(scenario.order.canonical, scenario.private, self.certificate, P256, intermediates=sent)
         trust = TrustStore([self.anchor.der], [self.new.der] if store else [], [*self.above, *crls])
         return verify(signed, trust=trust, at=NOW).revocation
 
@@ -205,8 +205,8 @@ class Rollover:
 
 
 @pytest.fixture(params=[True, False], ids=["a CA between", "the trusted CA"])
-def rollover(request: pytest.FixtureRequest, scene: Scene) -> Rollover:
-    return Rollover(scene, below_root=request.param)
+def rollover(request: pytest.FixtureRequest, scenario: Scenario) -> Rollover:
+    return Rollover(scenario, below_root=request.param)
 
 
 def test_the_new_key_of_a_ca_answers_for_what_the_old_one_issued(rollover: Rollover) -> None:
@@ -215,7 +215,7 @@ def test_the_new_key_of_a_ca_answers_for_what_the_old_one_issued(rollover: Rollo
         rollover.verify(rollover.new.crl({rollover.serial: NOW - DAY}))
 
 
-def test_five_generations_with_a_list_each_are_no_more_work_than_there_is(scene: Scene) -> None:
+def test_five_generations_with_a_list_each_are_no_more_work_than_there_is(scenario: Scenario) -> None:
     keys = [pki.authority("CN=G", number=260 + n) for n in range(5)]
     first = pki.authority("CN=G", number=260, extensions=ids(keys[0].key))
     cas = [first]
@@ -225,8 +225,10 @@ def test_five_generations_with_a_list_each_are_no_more_work_than_there_is(scene:
             "CN=G", one.key.public_key(), ca=True, key_usage=("keyCertSign", "cRLSign"), extensions=own
         )
         cas.append(pki.Authority(one.key, linked))
-    certificate = pki.der(first.issue("CN=A", scene.private.public_key(), extensions=ids(scene.private, first.key)))
-    signed = pki.sign_order(scene.order.canonical, scene.private, certificate, P256)
+    certificate = pki.der(
+        first.issue("CN=A", scenario.private.public_key(), extensions=ids(scenario.private, first.key))
+    )
+    signed = pki.sign_order(scenario.order.canonical, scenario.private, certificate, P256)
 
     for crls in ([ca.crl() for ca in cas], [cas[-1].crl()]):
         trust = TrustStore([first.der], [ca.der for ca in cas[1:]], crls)
@@ -246,34 +248,36 @@ def test_a_key_whose_own_certificate_was_revoked_answers_for_nothing(rollover: R
     assert caught.value.code == "REVOCATION_UNKNOWN"
 
 
-def test_a_key_of_the_same_name_below_another_trusted_ca_answers_for_nothing(scene: Scene) -> None:
+def test_a_key_of_the_same_name_below_another_trusted_ca_answers_for_nothing(scenario: Scenario) -> None:
     other = pki.authority("CN=Other Root", number=253)
     same_name = other.subordinate("CN=Demo Issuing CA,O=Demo Bank", number=254)
     trust = TrustStore(
-        [scene.bank.root.der, other.der], [same_name.der], [scene.bank.root.crl(), other.crl(), same_name.crl()]
+        [scenario.bank.root.der, other.der], [same_name.der], [scenario.bank.root.crl(), other.crl(), same_name.crl()]
     )
     with pytest.raises(VerificationError) as caught:
-        verify(scene.sign(), trust=trust, at=NOW)
+        verify(scenario.sign(), trust=trust, at=NOW)
     assert caught.value.details["problem"] == "revocation_unusable"
 
 
-def test_a_key_for_crls_only_may_be_the_ca_s_second(scene: Scene) -> None:
-    second = scene.bank.root.subordinate("CN=Demo Issuing CA,O=Demo Bank", number=255, ca=False, key_usage=("cRLSign",))
-    trust = TrustStore([scene.bank.root.der], [second.der], [scene.bank.root.crl(), second.crl()])
+def test_a_key_for_crls_only_may_be_the_ca_s_second(scenario: Scenario) -> None:
+    second = scenario.bank.root.subordinate(
+        "CN=Demo Issuing CA,O=Demo Bank", number=255, ca=False, key_usage=("cRLSign",)
+    )
+    trust = TrustStore([scenario.bank.root.der], [second.der], [scenario.bank.root.crl(), second.crl()])
 
-    assert verify(scene.sign(), trust=trust, at=NOW).revocation is Revocation.GOOD
+    assert verify(scenario.sign(), trust=trust, at=NOW).revocation is Revocation.GOOD
 
 
 # --- long lists, and damaged ones -------------------------------------------------------------------------------------
 
 
-def test_a_long_list_is_read_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    serial = serial_of(scene)
-    crl = scene.bank.issuing.crl({**{(1 << 150) + n: NOW - DAY for n in range(2000)}, serial: NOW - DAY})
-    trust = scene.trust(scene.bank.root.crl(), crl)
+def test_a_long_list_is_read_once(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
+    serial = serial_of(scenario)
+    crl = scenario.bank.issuing.crl({**{(1 << 150) + n: NOW - DAY for n in range(2000)}, serial: NOW - DAY})
+    trust = scenario.trust(scenario.bank.root.crl(), crl)
     monkeypatch.setattr("ushield_hw.verifier.crl._indexed", lambda *_, **__: pytest.fail("read again"))
 
-    for signer, is_on_it in ((scene, True), (scene.with_certificate(subject="CN=B"), False)):
+    for signer, is_on_it in ((scenario, True), (scenario.with_certificate(subject="CN=B"), False)):
         if is_on_it:
             with pytest.raises(Revoked):
                 verify(signer.sign(), trust=trust, at=NOW)
@@ -281,12 +285,12 @@ def test_a_long_list_is_read_once(scene: Scene, monkeypatch: pytest.MonkeyPatch)
             assert verify(signer.sign(), trust=trust, at=NOW).revocation is Revocation.GOOD
 
 
-def test_the_index_finds_what_cryptography_finds(scene: Scene, tmp_path: Path) -> None:
+def test_the_index_finds_what_cryptography_finds(scenario: Scenario, tmp_path: Path) -> None:
     from ushield_hw.cms import names
     from ushield_hw.verifier.crl import Crl
 
     serials = [1, 127, 128, 255, 256, 65535, 1 << 63, (1 << 159) - 1]
-    der = scene.bank.issuing.crl({serial: NOW - serial % 97 * HOUR for serial in serials}, reason=KEY_LOST)
+    der = scenario.bank.issuing.crl({serial: NOW - serial % 97 * HOUR for serial in serials}, reason=KEY_LOST)
     read, library = Crl(der), x509.load_der_x509_crl(der)
     issuer = names.canonical(library.issuer.public_bytes())
 
@@ -322,7 +326,7 @@ def test_an_entry_that_is_damaged_damages_the_list(entry: bytes) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 5, 9, 19])
-def test_a_list_that_ends_within_an_entry_is_none(scene: Scene, cut: int) -> None:
+def test_a_list_that_ends_within_an_entry_is_none(scenario: Scenario, cut: int) -> None:
     from ushield_hw.cms import names
     from ushield_hw.cms.der import DerError
     from ushield_hw.verifier.crl import _indexed

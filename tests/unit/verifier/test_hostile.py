@@ -11,7 +11,7 @@ from cryptography import x509
 
 from tests.unit.cms import pki
 from tests.unit.cms.people import P256
-from tests.unit.verifier.conftest import DAY, NOW, Scene
+from tests.unit.verifier.conftest import DAY, NOW, Scenario
 from tests.unit.verifier.test_path import ids, untrusted
 from tests.unit.verifier.test_verify import told
 from ushield_hw.cms.der import INTEGER, SEQUENCE, tlv
@@ -33,9 +33,9 @@ def mesh(size: int) -> tuple[list[pki.Authority], list[bytes]]:
     return cas, [cross(a, b) for a in cas for b in cas if a is not b]
 
 
-def signed_by(scene: Scene, issuer: pki.Authority, **fields: object) -> bytes:
-    certificate = pki.der(issuer.issue("CN=A", scene.private.public_key(), **fields))  # type: ignore[arg-type]
-    return pki.sign_order(scene.order.canonical, scene.private, certificate, P256)
+def signed_by(scenario: Scenario, issuer: pki.Authority, **fields: object) -> bytes:
+    certificate = pki.der(issuer.issue("CN=A", scenario.private.public_key(), **fields))  # type: ignore[arg-type]
+    return pki.sign_order(scenario.order.canonical, scenario.private, certificate, P256)
 
 
 def outcome(signed: bytes, anchors: Sequence[bytes], others: Sequence[bytes]) -> str:
@@ -54,62 +54,62 @@ def outcome(signed: bytes, anchors: Sequence[bytes], others: Sequence[bytes]) ->
 
 
 @pytest.mark.parametrize("size", [6, 9])
-def test_cas_that_have_all_certified_each_other(scene: Scene, size: int) -> None:
+def test_cas_that_have_all_certified_each_other(scenario: Scenario, size: int) -> None:
     cas, others = mesh(size)
     root, stranger = pki.authority("CN=Root", number=330), pki.authority("CN=M0", number=331)
     way_out = cross(root, cas[-1])
 
-    assert outcome(signed_by(scene, cas[0]), [root.der], [*others, way_out]) == "good"
-    assert outcome(signed_by(scene, stranger), [root.der], [*others, way_out]) == "path_invalid"
-    assert outcome(signed_by(scene, cas[0]), [root.der], others) == "unknown_ca"
+    assert outcome(signed_by(scenario, cas[0]), [root.der], [*others, way_out]) == "good"
+    assert outcome(signed_by(scenario, stranger), [root.der], [*others, way_out]) == "path_invalid"
+    assert outcome(signed_by(scenario, cas[0]), [root.der], others) == "unknown_ca"
 
 
-def test_a_mesh_in_which_no_path_keeps_the_rules_is_too_complex(scene: Scene) -> None:
+def test_a_mesh_in_which_no_path_keeps_the_rules_is_too_complex(scenario: Scenario) -> None:
     cas, others = mesh(8)
     root = pki.authority("CN=Root", number=332, path_length=0)
 
-    signed = signed_by(scene, cas[0])
+    signed = signed_by(scenario, cas[0])
     assert outcome(signed, [root.der], [*others, *(cross(root, ca) for ca in cas[1:])]) == "PATH_TOO_COMPLEX"
 
 
 @pytest.mark.parametrize("trusted", [True, False])
-def test_five_generations_of_one_name(scene: Scene, trusted: bool) -> None:
+def test_five_generations_of_one_name(scenario: Scenario, trusted: bool) -> None:
     keys = [pki.authority("CN=G", number=340 + n) for n in range(5)]
     cas = [pki.authority("CN=G", number=340 + n, extensions=ids(one.key)) for n, one in enumerate(keys)]
     links = [cross(a, b, *ids(b.key, a.key)) for a in cas for b in cas if a is not b]
-    signed = signed_by(scene, cas[4], extensions=ids(scene.private, cas[4].key))
-    anchor = cas[0] if trusted else scene.bank.root
+    signed = signed_by(scenario, cas[4], extensions=ids(scenario.private, cas[4].key))
+    anchor = cas[0] if trusted else scenario.bank.root
 
     assert outcome(signed, [anchor.der], [*links, *(ca.der for ca in cas[1:])]) == ("good" if trusted else "unknown_ca")
 
 
-def test_many_keys_of_one_name_without_identifiers(scene: Scene) -> None:
+def test_many_keys_of_one_name_without_identifiers(scenario: Scenario) -> None:
     cas = [pki.authority("CN=Same", number=400 + n) for n in range(40)]
     links = [cross(a, b) for a, b in pairwise(cas)]
 
-    signed = signed_by(scene, cas[-1])
-    assert outcome(signed, [scene.bank.root.der], [*links, *(ca.der for ca in cas)]) == "PATH_TOO_COMPLEX"
+    signed = signed_by(scenario, cas[-1])
+    assert outcome(signed, [scenario.bank.root.der], [*links, *(ca.der for ca in cas)]) == "PATH_TOO_COMPLEX"
 
 
-def test_a_chain_that_is_too_long(scene: Scene) -> None:
-    above, chain = scene.bank.root, []
+def test_a_chain_that_is_too_long(scenario: Scenario) -> None:
+    above, chain = scenario.bank.root, []
     for number in range(20):
         above = above.subordinate(f"CN=C{number}", number=450 + number)
         chain.append(above)
     for length, passes in ((search.LONGEST - 2, True), (search.LONGEST - 1, False)):
-        found = outcome(signed_by(scene, chain[length - 1]), [scene.bank.root.der], [one.der for one in chain])
+        found = outcome(signed_by(scenario, chain[length - 1]), [scenario.bank.root.der], [one.der for one in chain])
         assert found == ("good" if passes else "PATH_TOO_COMPLEX")
 
 
-def test_names_and_constraints_by_the_thousand(scene: Scene) -> None:
+def test_names_and_constraints_by_the_thousand(scenario: Scenario) -> None:
     hosts = [x509.DNSName(f"h{n}.test") for n in range(1500)]
     root = pki.authority("CN=Root", number=333, extensions=[(x509.NameConstraints(hosts, None), True)])
 
-    signed = signed_by(scene, root, extensions=[(x509.SubjectAlternativeName(hosts), False)])
+    signed = signed_by(scenario, root, extensions=[(x509.SubjectAlternativeName(hosts), False)])
     assert outcome(signed, [root.der], []) == "PATH_TOO_COMPLEX"
 
 
-def test_policies_that_double_with_each_ca(scene: Scene) -> None:
+def test_policies_that_double_with_each_ca(scenario: Scenario) -> None:
     """CVE-2023-0464: as a tree they grow without end."""
     names = [x509.ObjectIdentifier(f"1.3.6.1.4.1.99999.{n}") for n in (1, 2)]
     policies = x509.CertificatePolicies([x509.PolicyInformation(name, None) for name in names])
@@ -123,7 +123,7 @@ def test_policies_that_double_with_each_ca(scene: Scene) -> None:
         above = above.subordinate(f"CN=P{number}", number=480 + number, extensions=more)
         chain.append(above.der)
 
-    assert outcome(signed_by(scene, above, extensions=[(policies, False)]), [root.der], chain) == "good"
+    assert outcome(signed_by(scenario, above, extensions=[(policies, False)]), [root.der], chain) == "good"
 
 
 def oid_of(name: x509.ObjectIdentifier) -> bytes:
@@ -132,7 +132,7 @@ def oid_of(name: x509.ObjectIdentifier) -> bytes:
     return oid(name.dotted_string)
 
 
-def test_a_signature_is_checked_once_for_each_key(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signature_is_checked_once_for_each_key(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[tuple[bytes, bytes]] = []
     real = signatures.is_right
 
@@ -142,26 +142,26 @@ def test_a_signature_is_checked_once_for_each_key(scene: Scene, monkeypatch: pyt
 
     monkeypatch.setattr(search, "is_right", counted)
     cas, others = mesh(5)
-    trust = TrustStore([scene.bank.root.der], others)
+    trust = TrustStore([scenario.bank.root.der], others)
     for _ in range(2):
-        untrusted_outcome(scene, cas[0], trust)
+        untrusted_outcome(scenario, cas[0], trust)
 
     assert len(checked) == len(set(checked)) > 5
 
 
-def untrusted_outcome(scene: Scene, issuer: pki.Authority, trust: TrustStore) -> None:
-    certificate = pki.der(issuer.issue("CN=A", scene.private.public_key(), serial=7))
-    signed = pki.sign_order(scene.order.canonical, scene.private, certificate, P256)
+def untrusted_outcome(scenario: Scenario, issuer: pki.Authority, trust: TrustStore) -> None:
+    certificate = pki.der(issuer.issue("CN=A", scenario.private.public_key(), serial=7))
+    signed = pki.sign_order(scenario.order.canonical, scenario.private, certificate, P256)
     assert untrusted(signed, trust) == "unknown_ca"
 
 
-def test_thousands_of_cas_cost_a_signer_nothing(scene: Scene) -> None:
+def test_thousands_of_cas_cost_a_signer_nothing(scenario: Scenario) -> None:
     """Counted, not timed: only CAs that have the issuer's name are looked at."""
-    shell = pki.der(scene.bank.root.issue("CN=CA 00000", pki.key().public_key(), ca=True, key_usage=CA_USE))
+    shell = pki.der(scenario.bank.root.issue("CN=CA 00000", pki.key().public_key(), ca=True, key_usage=CA_USE))
     others = [shell.replace(b"CA 00000", b"CA %05d" % n) for n in range(3_000)]
-    trust = TrustStore([scene.bank.root.der], others)
+    trust = TrustStore([scenario.bank.root.der], others)
     spent = budget.Budget()
-    parts = [scene.with_certificate(subject=f"CN=S{n}").sign() for n in range(3)]
+    parts = [scenario.with_certificate(subject=f"CN=S{n}").sign() for n in range(3)]
     candidates = []
     real = budget.Budget.spend
 
@@ -194,8 +194,8 @@ def test_a_key_that_says_nothing_is_no_key() -> None:
         assert not signatures.is_right(spki, b"\x30\x00", b"", b"")
 
 
-def test_dates_are_what_is_wrong_if_nothing_else_is(scene: Scene) -> None:
+def test_dates_are_what_is_wrong_if_nothing_else_is(scenario: Scenario) -> None:
     cas, others = mesh(4)
     over = pki.authority("CN=Root", number=335, not_after=NOW - DAY)
 
-    assert outcome(signed_by(scene, cas[0]), [over.der], [*others, cross(over, cas[1])]) == "ca_expired"
+    assert outcome(signed_by(scenario, cas[0]), [over.der], [*others, cross(over, cas[1])]) == "ca_expired"

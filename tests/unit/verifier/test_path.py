@@ -13,7 +13,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsag
 
 from tests.unit.cms import pki
 from tests.unit.cms.people import P256, P384
-from tests.unit.verifier.conftest import DAY, NOW, Scene
+from tests.unit.verifier.conftest import DAY, NOW, Scenario
 from tests.unit.verifier.test_verify import told
 from ushield_hw.crypto.algorithms import KeyKind
 from ushield_hw.errors import BadSignature, UntrustedSigner
@@ -31,25 +31,25 @@ def untrusted(signed: bytes, trust: TrustStore, at: object = NOW) -> str:
     return str(caught.value.reason)
 
 
-def signed_below(scene: Scene, issuer: pki.Authority, *between: pki.Authority, **fields: object) -> bytes:
+def signed_below(scenario: Scenario, issuer: pki.Authority, *between: pki.Authority, **fields: object) -> bytes:
     """Sign with a certificate by ``issuer``; ``between`` is what comes with the order."""
-    certificate = pki.der(issuer.issue("CN=A", scene.private.public_key(), **fields))  # type: ignore[arg-type]
+    certificate = pki.der(issuer.issue("CN=A", scenario.private.public_key(), **fields))  # type: ignore[arg-type]
     return pki.sign_order(
-        scene.order.canonical, scene.private, certificate, P256, intermediates=[one.der for one in between]
+        scenario.order.canonical, scenario.private, certificate, P256, intermediates=[one.der for one in between]
     )
 
 
-def test_a_ca_that_is_not_trusted(scene: Scene) -> None:
+def test_a_ca_that_is_not_trusted(scenario: Scenario) -> None:
     stranger = pki.authority("CN=Stranger", number=130)
 
-    assert untrusted(scene.sign(), TrustStore([stranger.der])) == "unknown_ca"
+    assert untrusted(scenario.sign(), TrustStore([stranger.der])) == "unknown_ca"
 
 
-def test_a_ca_with_the_name_of_a_trusted_one(scene: Scene) -> None:
+def test_a_ca_with_the_name_of_a_trusted_one(scenario: Scenario) -> None:
     imitation = pki.authority(number=131)
-    assert imitation.certificate.subject == scene.bank.root.certificate.subject
+    assert imitation.certificate.subject == scenario.bank.root.certificate.subject
 
-    assert untrusted(scene.sign(), TrustStore([imitation.der])) == "path_invalid"
+    assert untrusted(scenario.sign(), TrustStore([imitation.der])) == "path_invalid"
 
 
 @pytest.mark.parametrize(
@@ -65,28 +65,30 @@ def test_a_ca_with_the_name_of_a_trusted_one(scene: Scene) -> None:
         ("1.3.6.1.5.5.7.1.14", b"nonsense"),  # a proxy (RFC 3820)
     ],
 )
-def test_a_damaged_extension_is_refused_as_openssl_does(scene: Scene, name: str, value: bytes, tmp_path: Path) -> None:
+def test_a_damaged_extension_is_refused_as_openssl_does(
+    scenario: Scenario, name: str, value: bytes, tmp_path: Path
+) -> None:
     damaged = x509.UnrecognizedExtension(x509.ObjectIdentifier(name), value)
-    signed = signed_below(scene, scene.bank.issuing, scene.bank.issuing, extensions=[(damaged, False)])
+    signed = signed_below(scenario, scenario.bank.issuing, scenario.bank.issuing, extensions=[(damaged, False)])
 
-    assert untrusted(signed, scene.trust()) == "path_invalid"
-    assert not pki.openssl_accepts(signed, scene.bank.root.pem, tmp_path)
+    assert untrusted(signed, scenario.trust()) == "path_invalid"
+    assert not pki.openssl_accepts(signed, scenario.bank.root.pem, tmp_path)
 
 
 @pytest.mark.parametrize("value", [b"\x03\x02\x05\xa0", b"\x03\x02\x07\x80"])
-def test_netscapes_certificate_type_may_be_there(scene: Scene, value: bytes, tmp_path: Path) -> None:
+def test_netscapes_certificate_type_may_be_there(scenario: Scenario, value: bytes, tmp_path: Path) -> None:
     old = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.16.840.1.113730.1.1"), value)
-    signed = signed_below(scene, scene.bank.issuing, scene.bank.issuing, extensions=[(old, False)])
+    signed = signed_below(scenario, scenario.bank.issuing, scenario.bank.issuing, extensions=[(old, False)])
 
-    assert verify(signed, trust=scene.trust(), at=NOW)
-    assert pki.openssl_accepts(signed, scene.bank.root.pem, tmp_path)
+    assert verify(signed, trust=scenario.trust(), at=NOW)
+    assert pki.openssl_accepts(signed, scenario.bank.root.pem, tmp_path)
 
 
-def test_the_issuing_ca_must_be_there(scene: Scene) -> None:
-    without = scene.sign(intermediates=[])
+def test_the_issuing_ca_must_be_there(scenario: Scenario) -> None:
+    without = scenario.sign(intermediates=[])
 
-    assert untrusted(without, TrustStore([scene.bank.root.der])) == "unknown_ca"
-    assert verify(without, trust=TrustStore([scene.bank.root.der], [scene.bank.issuing.der]), at=NOW)
+    assert untrusted(without, TrustStore([scenario.bank.root.der])) == "unknown_ca"
+    assert verify(without, trust=TrustStore([scenario.bank.root.der], [scenario.bank.issuing.der]), at=NOW)
 
 
 def ids(own: pki.Key, issuer: pki.Key | None = None) -> list[tuple[x509.ExtensionType, bool]]:
@@ -101,21 +103,21 @@ def ids(own: pki.Key, issuer: pki.Key | None = None) -> list[tuple[x509.Extensio
 
 @pytest.mark.parametrize("subject", ["CN=Demo Issuing CA,O=Demo Bank", "CN=demo  issuing CA,O=DEMO bank"])
 def test_a_customer_with_the_ca_s_own_name_is_refused_as_openssl_does(
-    scene: Scene, subject: str, tmp_path: Path
+    scenario: Scenario, subject: str, tmp_path: Path
 ) -> None:
-    signed = scene.with_certificate(subject=subject).sign()
+    signed = scenario.with_certificate(subject=subject).sign()
 
-    assert untrusted(signed, scene.trust()) == "path_invalid"
-    assert not pki.openssl_accepts(signed, scene.bank.root.pem, tmp_path)
+    assert untrusted(signed, scenario.trust()) == "path_invalid"
+    assert not pki.openssl_accepts(signed, scenario.bank.root.pem, tmp_path)
 
 
 @pytest.mark.parametrize("told_apart", [True, False])
-def test_a_ca_s_next_key_is_told_apart_by_key_identifiers(scene: Scene, told_apart: bool, tmp_path: Path) -> None:
+def test_a_ca_s_next_key_is_told_apart_by_key_identifiers(scenario: Scenario, told_apart: bool, tmp_path: Path) -> None:
     """A CA that certifies its own new key has twice the same name (RFC 5280: self-issued)."""
     first, second = pki.key(number=143), pki.key(number=144)
     old = pki.authority("CN=Root", number=143, extensions=ids(first))
     rolled = old.subordinate("CN=Root", number=144, extensions=ids(second, first) if told_apart else [])
-    signed = signed_below(scene, rolled, rolled, extensions=ids(scene.private, second))
+    signed = signed_below(scenario, rolled, rolled, extensions=ids(scenario.private, second))
 
     assert pki.openssl_accepts(signed, old.pem, tmp_path) is told_apart
     if told_apart:
@@ -127,17 +129,17 @@ def test_a_ca_s_next_key_is_told_apart_by_key_identifiers(scene: Scene, told_apa
 @pytest.mark.parametrize(
     ("at", "reason"), [(NOW - 301 * DAY, "not_yet_valid"), (NOW - 300 * DAY, None), (NOW + 700 * DAY, None)]
 )
-def test_the_signer_s_certificate_has_its_time(scene: Scene, at: object, reason: str | None) -> None:
+def test_the_signer_s_certificate_has_its_time(scenario: Scenario, at: object, reason: str | None) -> None:
     if reason is None:
-        assert verify(scene.sign(), trust=scene.trust(), at=at, judge_expiry=False)  # type: ignore[arg-type]
+        assert verify(scenario.sign(), trust=scenario.trust(), at=at, judge_expiry=False)  # type: ignore[arg-type]
     else:
-        assert untrusted(scene.sign(), scene.trust(), at) == reason
+        assert untrusted(scenario.sign(), scenario.trust(), at) == reason
 
 
-def test_the_signer_s_certificate_runs_out_to_the_second(scene: Scene) -> None:
+def test_the_signer_s_certificate_runs_out_to_the_second(scenario: Scenario) -> None:
     from datetime import timedelta
 
-    assert untrusted(scene.sign(), scene.trust(), NOW + 700 * DAY + timedelta(seconds=1)) == "expired"
+    assert untrusted(scenario.sign(), scenario.trust(), NOW + 700 * DAY + timedelta(seconds=1)) == "expired"
 
 
 @pytest.mark.parametrize(
@@ -147,10 +149,10 @@ def test_the_signer_s_certificate_runs_out_to_the_second(scene: Scene) -> None:
         ({"not_before": NOW + DAY}, "ca_not_yet_valid"),
     ],
 )
-def test_a_ca_between_has_its_time_too(scene: Scene, dates: dict[str, object], reason: str) -> None:
-    issuing = scene.bank.root.subordinate("CN=Issuing", number=132, **dates)
+def test_a_ca_between_has_its_time_too(scenario: Scenario, dates: dict[str, object], reason: str) -> None:
+    issuing = scenario.bank.root.subordinate("CN=Issuing", number=132, **dates)
 
-    assert untrusted(signed_below(scene, issuing, issuing), scene.trust()) == reason
+    assert untrusted(signed_below(scenario, issuing, issuing), scenario.trust()) == reason
 
 
 @pytest.mark.parametrize(
@@ -158,104 +160,106 @@ def test_a_ca_between_has_its_time_too(scene: Scene, dates: dict[str, object], r
     [({"not_after": NOW - DAY}, "ca_expired"), ({"not_before": NOW + DAY}, "ca_not_yet_valid")],
 )
 def test_a_trusted_ca_has_its_time_too_as_with_openssl(
-    scene: Scene, dates: dict[str, object], reason: str, tmp_path: Path
+    scenario: Scenario, dates: dict[str, object], reason: str, tmp_path: Path
 ) -> None:
     root = pki.authority("CN=Root", number=133, **dates)  # type: ignore[arg-type]
-    signed = signed_below(scene, root)
+    signed = signed_below(scenario, root)
 
     assert untrusted(signed, TrustStore([root.der])) == reason
     assert not pki.openssl_accepts(signed, root.pem, tmp_path)
 
 
 @pytest.mark.parametrize("renewed_first", [True, False])
-def test_a_root_that_was_renewed_with_its_key_is_trusted(scene: Scene, renewed_first: bool) -> None:
+def test_a_root_that_was_renewed_with_its_key_is_trusted(scenario: Scenario, renewed_first: bool) -> None:
     old = pki.authority("CN=Root", number=134, not_after=NOW - DAY)
     renewed = pki.authority("CN=Root", number=134)
-    signed = signed_below(scene, renewed, renewed)
+    signed = signed_below(scenario, renewed, renewed)
     both = [renewed.der, old.der] if renewed_first else [old.der, renewed.der]
 
     assert verify(signed, trust=TrustStore(both), at=NOW)
     assert untrusted(signed, TrustStore([old.der])) == "ca_expired"
 
 
-def test_a_ca_between_that_was_renewed_is_taken_as_it_came(scene: Scene) -> None:
+def test_a_ca_between_that_was_renewed_is_taken_as_it_came(scenario: Scenario) -> None:
     """The bank's store still has the old certificate of the issuing CA; both are good."""
-    old = scene.bank.root.subordinate("CN=Issuing", number=135)
-    renewed = scene.bank.root.subordinate("CN=Issuing", number=135)
+    old = scenario.bank.root.subordinate("CN=Issuing", number=135)
+    renewed = scenario.bank.root.subordinate("CN=Issuing", number=135)
     assert old.der != renewed.der
 
-    assert verify(signed_below(scene, renewed, renewed), trust=TrustStore([scene.bank.root.der], [old.der]), at=NOW)
+    assert verify(
+        signed_below(scenario, renewed, renewed), trust=TrustStore([scenario.bank.root.der], [old.der]), at=NOW
+    )
 
 
-def test_a_damaged_ca_certificate_is_refused_although_the_store_has_a_good_one(scene: Scene) -> None:
-    damaged = bytearray(scene.bank.issuing.der)
+def test_a_damaged_ca_certificate_is_refused_although_the_store_has_a_good_one(scenario: Scenario) -> None:
+    damaged = bytearray(scenario.bank.issuing.der)
     damaged[20] ^= 1  # within the serial number
-    signed = scene.sign(intermediates=[bytes(damaged)])
+    signed = scenario.sign(intermediates=[bytes(damaged)])
 
     with pytest.raises(BadSignature) as caught:
-        verify(signed, trust=TrustStore([scene.bank.root.der], [scene.bank.issuing.der]), at=NOW)
+        verify(signed, trust=TrustStore([scenario.bank.root.der], [scenario.bank.issuing.der]), at=NOW)
     assert caught.value.problem == "cms_certificate_not_on_path"
 
 
-def test_the_trusted_ca_may_come_with_the_order(scene: Scene) -> None:
-    signed = scene.sign(intermediates=[scene.bank.root.der, scene.bank.issuing.der])
+def test_the_trusted_ca_may_come_with_the_order(scenario: Scenario) -> None:
+    signed = scenario.sign(intermediates=[scenario.bank.root.der, scenario.bank.issuing.der])
 
-    assert verify(signed, trust=scene.trust(), at=NOW)
+    assert verify(signed, trust=scenario.trust(), at=NOW)
 
 
-def test_a_certificate_above_the_trusted_ca_is_refused(scene: Scene) -> None:
-    signed = scene.sign(intermediates=[scene.bank.root.der, scene.bank.issuing.der])
+def test_a_certificate_above_the_trusted_ca_is_refused(scenario: Scenario) -> None:
+    signed = scenario.sign(intermediates=[scenario.bank.root.der, scenario.bank.issuing.der])
 
     with pytest.raises(BadSignature) as caught:
-        verify(signed, trust=TrustStore([scene.bank.issuing.der]), at=NOW)
+        verify(signed, trust=TrustStore([scenario.bank.issuing.der]), at=NOW)
     assert caught.value.problem == "cms_certificate_not_on_path"
 
 
-def test_another_certificate_of_the_trusted_ca_may_not_come_with_the_order(scene: Scene) -> None:
+def test_another_certificate_of_the_trusted_ca_may_not_come_with_the_order(scenario: Scenario) -> None:
     renewed = pki.authority(number=100)
-    assert renewed.der != scene.bank.root.der
-    signed = scene.sign(intermediates=[renewed.der, scene.bank.issuing.der])
+    assert renewed.der != scenario.bank.root.der
+    signed = scenario.sign(intermediates=[renewed.der, scenario.bank.issuing.der])
 
-    assert verify(signed, trust=TrustStore([scene.bank.root.der, renewed.der]), at=NOW)
+    assert verify(signed, trust=TrustStore([scenario.bank.root.der, renewed.der]), at=NOW)
     with pytest.raises(BadSignature) as caught:
-        verify(signed, trust=scene.trust(), at=NOW)
+        verify(signed, trust=scenario.trust(), at=NOW)
     assert caught.value.problem == "cms_certificate_not_on_path"
 
 
-def test_a_trusted_ca_need_not_be_self_signed(scene: Scene) -> None:
-    assert verify(scene.sign(), trust=TrustStore([scene.bank.issuing.der]), at=NOW)
+def test_a_trusted_ca_need_not_be_self_signed(scenario: Scenario) -> None:
+    assert verify(scenario.sign(), trust=TrustStore([scenario.bank.issuing.der]), at=NOW)
 
 
-def test_a_ca_must_be_one(scene: Scene) -> None:
-    customer = scene.bank.root.subordinate("CN=Customer", number=136, ca=False, key_usage=("nonRepudiation",))
-    signed = signed_below(scene, customer)
+def test_a_ca_must_be_one(scenario: Scenario) -> None:
+    customer = scenario.bank.root.subordinate("CN=Customer", number=136, ca=False, key_usage=("nonRepudiation",))
+    signed = signed_below(scenario, customer)
 
-    assert untrusted(signed, TrustStore([scene.bank.root.der], [scene.bank.issuing.der])) == "unknown_ca"
+    assert untrusted(signed, TrustStore([scenario.bank.root.der], [scenario.bank.issuing.der])) == "unknown_ca"
     with pytest.raises(BadSignature):  # and it does not help to bring it
-        verify(signed_below_with(scene, customer), trust=scene.trust(), at=NOW)
+        verify(signed_below_with(scenario, customer), trust=scenario.trust(), at=NOW)
 
 
-def signed_below_with(scene: Scene, issuer: pki.Authority) -> bytes:
+def signed_below_with(scenario: Scenario, issuer: pki.Authority) -> bytes:
     from tests.unit.cms import forge
 
-    certificate = pki.der(issuer.issue("CN=A", scene.private.public_key()))
-    made = forge.plain(scene.private, certificate, P256, scene.order.canonical)
+    certificate = pki.der(issuer.issue("CN=A", scenario.private.public_key()))
+    made = forge.plain(scenario.private, certificate, P256, scenario.order.canonical)
     return made.but(certificates=sorted([certificate, issuer.der])).der()
 
 
-def test_a_ca_without_the_use_of_signing_certificates(scene: Scene) -> None:
-    issuing = scene.bank.root.subordinate("CN=Issuing", number=137, key_usage=("cRLSign",))
+def test_a_ca_without_the_use_of_signing_certificates(scenario: Scenario) -> None:
+    issuing = scenario.bank.root.subordinate("CN=Issuing", number=137, key_usage=("cRLSign",))
 
-    assert untrusted(signed_below(scene, issuing, issuing), scene.trust()) == "path_invalid"
+    assert untrusted(signed_below(scenario, issuing, issuing), scenario.trust()) == "path_invalid"
 
 
 @pytest.mark.parametrize(("path_length", "passes"), [(1, True), (0, False)])
 def test_a_trusted_ca_s_path_length_counts_as_with_openssl(
-    scene: Scene, path_length: int, passes: bool, tmp_path: Path
+    scenario: Scenario, path_length: int, passes: bool, tmp_path: Path
 ) -> None:
     root = pki.authority("CN=Root", number=138, path_length=path_length)
     issuing = root.subordinate("CN=Issuing", number=139)
-    signed = signed_below(scene, issuing, issuing)
+    signed = signed_below(scenario, issuing, issuing)
 
     assert pki.openssl_accepts(signed, root.pem, tmp_path) is passes
     if passes:
@@ -266,12 +270,12 @@ def test_a_trusted_ca_s_path_length_counts_as_with_openssl(
 
 @pytest.mark.parametrize(("subject", "passes"), [("CN=A,O=Demo Bank", True), ("CN=A,O=Other Bank", False)])
 def test_a_trusted_ca_s_name_constraints_count_as_with_openssl(
-    scene: Scene, subject: str, passes: bool, tmp_path: Path
+    scenario: Scenario, subject: str, passes: bool, tmp_path: Path
 ) -> None:
     names = x509.NameConstraints([x509.DirectoryName(x509.Name.from_rfc4514_string("O=Demo Bank"))], None)
     root = pki.authority("CN=Root,O=Demo Bank", number=140, extensions=[(names, True)])
-    certificate = pki.der(root.issue(subject, scene.private.public_key()))
-    signed = pki.sign_order(scene.order.canonical, scene.private, certificate, P256)
+    certificate = pki.der(root.issue(subject, scenario.private.public_key()))
+    signed = pki.sign_order(scenario.order.canonical, scenario.private, certificate, P256)
 
     assert pki.openssl_accepts(signed, root.pem, tmp_path) is passes
     if passes:
@@ -280,46 +284,48 @@ def test_a_trusted_ca_s_name_constraints_count_as_with_openssl(
         assert untrusted(signed, TrustStore([root.der])) == "path_invalid"
 
 
-def test_a_certificate_signed_with_sha1_is_refused(scene: Scene) -> None:
-    weak = pki.signed_with_sha1(scene.certificate, asn1_x509.Certificate, scene.bank.issuing.key)
-    signed = pki.sign_order(scene.order.canonical, scene.private, weak, P256, intermediates=[scene.bank.issuing.der])
+def test_a_certificate_signed_with_sha1_is_refused(scenario: Scenario) -> None:
+    weak = pki.signed_with_sha1(scenario.certificate, asn1_x509.Certificate, scenario.bank.issuing.key)
+    signed = pki.sign_order(
+        scenario.order.canonical, scenario.private, weak, P256, intermediates=[scenario.bank.issuing.der]
+    )
 
-    assert untrusted(signed, scene.trust()) == "weak_algorithm"
+    assert untrusted(signed, scenario.trust()) == "weak_algorithm"
 
 
-def test_a_short_ca_key_is_refused(scene: Scene) -> None:
+def test_a_short_ca_key_is_refused(scenario: Scenario) -> None:
     root = pki.authority("CN=Root", number=141, kind=KeyKind.RSA, bits=1024)
 
-    assert untrusted(signed_below(scene, root), TrustStore([root.der])) == "weak_algorithm"
+    assert untrusted(signed_below(scenario, root), TrustStore([root.der])) == "weak_algorithm"
 
 
 @pytest.mark.parametrize("kind", KeyKind)
-def test_cas_may_have_keys_of_every_kind(scene: Scene, kind: KeyKind) -> None:
+def test_cas_may_have_keys_of_every_kind(scenario: Scenario, kind: KeyKind) -> None:
     root = pki.authority("CN=Root", number=142, kind=kind)
 
-    assert verify(signed_below(scene, root), trust=TrustStore([root.der]), at=NOW)
+    assert verify(signed_below(scenario, root), trust=TrustStore([root.der]), at=NOW)
 
 
 @pytest.mark.parametrize("critical", [True, False])
-def test_a_private_extended_key_usage_is_fine(scene: Scene, critical: bool, tmp_path: Path) -> None:
-    signed = scene.with_certificate(extensions=[(PRIVATE_USE, critical)]).sign()
+def test_a_private_extended_key_usage_is_fine(scenario: Scenario, critical: bool, tmp_path: Path) -> None:
+    signed = scenario.with_certificate(extensions=[(PRIVATE_USE, critical)]).sign()
 
-    assert verify(signed, trust=scene.trust(), at=NOW)
-    assert pki.openssl_accepts(signed, scene.bank.root.pem, tmp_path)
+    assert verify(signed, trust=scenario.trust(), at=NOW)
+    assert pki.openssl_accepts(signed, scenario.bank.root.pem, tmp_path)
 
 
 @pytest.mark.parametrize("use", [ExtendedKeyUsageOID.EMAIL_PROTECTION, ExtendedKeyUsageOID.CLIENT_AUTH])
-def test_other_extended_key_usages_are_fine(scene: Scene, use: x509.ObjectIdentifier) -> None:
-    signed = scene.with_certificate(extensions=[(x509.ExtendedKeyUsage([use]), False)]).sign()
+def test_other_extended_key_usages_are_fine(scenario: Scenario, use: x509.ObjectIdentifier) -> None:
+    signed = scenario.with_certificate(extensions=[(x509.ExtendedKeyUsage([use]), False)]).sign()
 
-    assert verify(signed, trust=scene.trust(), at=NOW)
+    assert verify(signed, trust=scenario.trust(), at=NOW)
 
 
-def test_a_critical_extension_nobody_knows_is_refused(scene: Scene) -> None:
+def test_a_critical_extension_nobody_knows_is_refused(scenario: Scenario) -> None:
     unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.8"), b"\x05\x00")
 
-    assert verify(scene.with_certificate(extensions=[(unknown, False)]).sign(), trust=scene.trust(), at=NOW)
-    assert untrusted(scene.with_certificate(extensions=[(unknown, True)]).sign(), scene.trust()) == "path_invalid"
+    assert verify(scenario.with_certificate(extensions=[(unknown, False)]).sign(), trust=scenario.trust(), at=NOW)
+    assert untrusted(scenario.with_certificate(extensions=[(unknown, True)]).sign(), scenario.trust()) == "path_invalid"
 
 
 @pytest.mark.parametrize(
@@ -334,16 +340,18 @@ def test_a_critical_extension_nobody_knows_is_refused(scene: Scene) -> None:
     ids=lambda extension: type(extension).__name__,
 )
 def test_what_must_never_be_critical_is_refused_if_it_is(
-    scene: Scene, extension: x509.ExtensionType, tmp_path: Path
+    scenario: Scenario, extension: x509.ExtensionType, tmp_path: Path
 ) -> None:
-    fine = scene.with_certificate(extensions=[(extension, False)]).sign()
+    fine = scenario.with_certificate(extensions=[(extension, False)]).sign()
 
-    assert verify(fine, trust=scene.trust(), at=NOW)
-    assert pki.openssl_accepts(fine, scene.bank.root.pem, tmp_path)
-    assert untrusted(scene.with_certificate(extensions=[(extension, True)]).sign(), scene.trust()) == "path_invalid"
+    assert verify(fine, trust=scenario.trust(), at=NOW)
+    assert pki.openssl_accepts(fine, scenario.bank.root.pem, tmp_path)
+    assert (
+        untrusted(scenario.with_certificate(extensions=[(extension, True)]).sign(), scenario.trust()) == "path_invalid"
+    )
 
 
-def test_nothing_is_fetched(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_fetched(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
     points = x509.CRLDistributionPoints([x509.DistributionPoint([URL], None, None, None)])
     access = x509.AuthorityInformationAccess(
         [
@@ -351,70 +359,70 @@ def test_nothing_is_fetched(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> No
             x509.AccessDescription(AuthorityInformationAccessOID.OCSP, URL),
         ]
     )
-    told_where = scene.with_certificate(extensions=[(points, False), (access, False)])
+    told_where = scenario.with_certificate(extensions=[(points, False), (access, False)])
     monkeypatch.setattr(socket, "socket", lambda *_, **__: pytest.fail("opened a socket"))
 
-    assert verify(told_where.sign(), trust=scene.trust(), at=NOW)
-    assert untrusted(told_where.sign(intermediates=[]), scene.trust()) == "unknown_ca"
+    assert verify(told_where.sign(), trust=scenario.trust(), at=NOW)
+    assert untrusted(told_where.sign(intermediates=[]), scenario.trust()) == "unknown_ca"
 
 
-def test_a_self_signed_signer_is_trusted_if_it_is_a_trusted_ca_itself(scene: Scene, tmp_path: Path) -> None:
+def test_a_self_signed_signer_is_trusted_if_it_is_a_trusted_ca_itself(scenario: Scenario, tmp_path: Path) -> None:
     both = pki.authority("CN=A", number=143, key_usage=None)
-    signed = pki.sign_order(scene.order.canonical, both.key, both.der, P256)
+    signed = pki.sign_order(scenario.order.canonical, both.key, both.der, P256)
 
     assert pki.openssl_accepts(signed, both.pem, tmp_path)
     assert verify(signed, trust=TrustStore([both.der]), at=NOW).signer.subject == "CN=A"
-    assert untrusted(signed, scene.trust()) == "unknown_ca"
+    assert untrusted(signed, scenario.trust()) == "unknown_ca"
 
 
-def test_a_trusted_signer_has_its_time_too(scene: Scene) -> None:
+def test_a_trusted_signer_has_its_time_too(scenario: Scenario) -> None:
     both = pki.authority("CN=A", number=143, key_usage=None)
-    signed = pki.sign_order(scene.order.canonical, both.key, both.der, P256)
+    signed = pki.sign_order(scenario.order.canonical, both.key, both.der, P256)
 
     assert untrusted(signed, TrustStore([both.der]), NOW + 4001 * DAY) == "expired"
 
 
-def test_another_certificate_with_a_trusted_ca_s_name_and_key_is_not_that_ca(scene: Scene) -> None:
+def test_another_certificate_with_a_trusted_ca_s_name_and_key_is_not_that_ca(scenario: Scenario) -> None:
     """Anybody can write one down."""
     trusted = pki.authority("CN=A", number=144, key_usage=("keyCertSign",))
     imitation = pki.authority("CN=A", number=144, key_usage=("nonRepudiation",), ca=False)
-    signed = pki.sign_order(scene.order.canonical, imitation.key, imitation.der, P256)
+    signed = pki.sign_order(scenario.order.canonical, imitation.key, imitation.der, P256)
 
     assert untrusted(signed, TrustStore([trusted.der])) == "path_invalid"
 
 
-def test_a_point_that_is_not_on_its_curve_is_a_bad_signature(scene: Scene) -> None:
-    issued = bytearray(scene.certificate)
-    point = scene.private.public_key()
+def test_a_point_that_is_not_on_its_curve_is_a_bad_signature(scenario: Scenario) -> None:
+    issued = bytearray(scenario.certificate)
+    point = scenario.private.public_key()
     assert isinstance(point, ec.EllipticCurvePublicKey)
     at = bytes(issued).index(point.public_numbers().y.to_bytes(32, "big"))
     issued[at + 31] ^= 1
-    signed = pki.sign_order(scene.order.canonical, scene.private, bytes(issued), P256)
+    signed = pki.sign_order(scenario.order.canonical, scenario.private, bytes(issued), P256)
 
     with pytest.raises(BadSignature) as caught:
-        verify(signed, trust=scene.trust(), at=NOW)
+        verify(signed, trust=scenario.trust(), at=NOW)
     assert caught.value.problem == "cms_signature_wrong"
 
 
-def test_a_name_that_cannot_be_written_down_is_not_trusted(scene: Scene) -> None:
-    plain = scene.with_certificate(subject="CN=Alice").certificate
-    right = pki.signed_again(plain, b"\x0c\x05Alice", b"\x0c\x05Alicf", scene.bank.issuing.key)
-    strange = pki.signed_again(plain, b"\x0c\x05Alice", b"\x0c\x05Alic\xff", scene.bank.issuing.key)
+def test_a_name_that_cannot_be_written_down_is_not_trusted(scenario: Scenario) -> None:
+    plain = scenario.with_certificate(subject="CN=Alice").certificate
+    right = pki.signed_again(plain, b"\x0c\x05Alice", b"\x0c\x05Alicf", scenario.bank.issuing.key)
+    strange = pki.signed_again(plain, b"\x0c\x05Alice", b"\x0c\x05Alic\xff", scenario.bank.issuing.key)
 
     for certificate, passes in ((right, True), (strange, False)):
         signed = pki.sign_order(
-            scene.order.canonical, scene.private, certificate, P256, intermediates=[scene.bank.issuing.der]
+            scenario.order.canonical, scenario.private, certificate, P256, intermediates=[scenario.bank.issuing.der]
         )
         if passes:
-            assert verify(signed, trust=scene.trust(), at=NOW).signer.subject == "CN=Alicf"
+            assert verify(signed, trust=scenario.trust(), at=NOW).signer.subject == "CN=Alicf"
         else:
-            assert untrusted(signed, scene.trust()) == "name_encoding"
+            assert untrusted(signed, scenario.trust()) == "name_encoding"
 
 
-def test_p384_customers_below_a_p256_bank_are_fine(scene: Scene) -> None:
-    someone = scene.bank.customer(KeyKind.EC_P384)
+def test_p384_customers_below_a_p256_bank_are_fine(scenario: Scenario) -> None:
+    someone = scenario.bank.customer(KeyKind.EC_P384)
     signed = pki.sign_order(
-        scene.order.canonical, someone.private, someone.certificate, P384, intermediates=[scene.bank.issuing.der]
+        scenario.order.canonical, someone.private, someone.certificate, P384, intermediates=[scenario.bank.issuing.der]
     )
 
-    assert verify(signed, trust=scene.trust(), at=NOW)
+    assert verify(signed, trust=scenario.trust(), at=NOW)

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.unit.cms import forge, pki
 from tests.unit.cms.people import P256
-from tests.unit.verifier.conftest import NOW, Scene
+from tests.unit.verifier.conftest import NOW, Scenario
 from tests.unit.verifier.test_path import untrusted
 from ushield_hw.cms import parse
 from ushield_hw.cms.der import OID, SEQUENCE, SET, oid, tlv
@@ -28,13 +28,13 @@ OTHER = x509.OtherName(x509.ObjectIdentifier("1.2.3.4"), b"\x0c\x01x")
 DN = x509.DirectoryName(x509.Name.from_rfc4514_string("CN=A"))
 
 
-def signed_by(scene: Scene, issuer: pki.Authority, **fields: object) -> bytes:
+def signed_by(scenario: Scenario, issuer: pki.Authority, **fields: object) -> bytes:
     fields.setdefault("subject", "CN=A")
-    certificate = pki.der(issuer.issue(public_key=scene.private.public_key(), **fields))  # type: ignore[arg-type]
-    return pki.sign_order(scene.order.canonical, scene.private, certificate, P256)
+    certificate = pki.der(issuer.issue(public_key=scenario.private.public_key(), **fields))  # type: ignore[arg-type]
+    return pki.sign_order(scenario.order.canonical, scenario.private, certificate, P256)
 
 
-def why(scene: Scene, signed: bytes, trust: TrustStore) -> str:
+def why(scenario: Scenario, signed: bytes, trust: TrustStore) -> str:
     with pytest.raises(UntrustedSigner) as caught:
         verify(signed, trust=trust, at=NOW)
     broken: object = caught.value.details["why"]
@@ -72,50 +72,52 @@ _FIELDS = (
     ],
     ids=["T61String", "GBK", "@", "BMPString"],
 )
-def test_names_as_older_cas_write_them_chain_and_are_shown(scene: Scene, tag: int, content: bytes, shown: str) -> None:
+def test_names_as_older_cas_write_them_chain_and_are_shown(
+    scenario: Scenario, tag: int, content: bytes, shown: str
+) -> None:
     root = pki.authority("CN=Root", number=200)
     old, new = b"\x0c\x04Root", tlv(tag, content)
-    own = pki.der(root.issue("CN=Zhao", scene.private.public_key()))
+    own = pki.der(root.issue("CN=Zhao", scenario.private.public_key()))
     anchor = renamed(root.der, root.key, old, new)
     signer = renamed(renamed(own, root.key, old, new), root.key, b"\x0c\x04Zhao", tlv(tag, content + content))
 
-    signed = pki.sign_order(scene.order.canonical, scene.private, signer, P256)
+    signed = pki.sign_order(scenario.order.canonical, scenario.private, signer, P256)
     verified = verify(signed, trust=TrustStore([anchor]), at=NOW)
     assert (verified.signer.issuer, verified.signer.subject) == (shown, shown + shown.removeprefix("CN="))
 
 
 @pytest.mark.parametrize("where", ["the signer", "its CA"])
-def test_a_name_that_is_no_text_is_the_reason(scene: Scene, where: str) -> None:
+def test_a_name_that_is_no_text_is_the_reason(scenario: Scenario, where: str) -> None:
     root = pki.authority("CN=Root", number=201)
     old, new = b"\x0c\x04Root", b"\x0c\x04R\xff\xfft"
-    own = pki.der(root.issue("CN=A" if where == "its CA" else "CN=Root", scene.private.public_key()))
+    own = pki.der(root.issue("CN=A" if where == "its CA" else "CN=Root", scenario.private.public_key()))
     anchor = renamed(root.der, root.key, old, new) if where == "its CA" else root.der
     signer = renamed(own, root.key, old, new) if where == "its CA" else own
     if where == "the signer":
         other = pki.authority("CN=Other", number=202)
-        own = pki.der(other.issue("CN=Root", scene.private.public_key()))
+        own = pki.der(other.issue("CN=Root", scenario.private.public_key()))
         anchor, signer = other.der, renamed(own, other.key, old, new)
 
-    signed = pki.sign_order(scene.order.canonical, scene.private, signer, P256)
+    signed = pki.sign_order(scenario.order.canonical, scenario.private, signer, P256)
     assert untrusted(signed, TrustStore([anchor])) == "name_encoding"
 
 
-def test_names_that_differ_in_case_and_kind_of_string_are_one(scene: Scene) -> None:
+def test_names_that_differ_in_case_and_kind_of_string_are_one(scenario: Scenario) -> None:
     root = pki.authority("CN=Root", number=203)
-    own = pki.der(root.issue("CN=A", scene.private.public_key()))
+    own = pki.der(root.issue("CN=A", scenario.private.public_key()))
     signer = renamed(own, root.key, b"\x0c\x04Root", b"\x13\x06 rOOT ")
 
-    signed = pki.sign_order(scene.order.canonical, scene.private, signer, P256)
+    signed = pki.sign_order(scenario.order.canonical, scenario.private, signer, P256)
     assert verify(signed, trust=TrustStore([root.der]), at=NOW)
 
 
-def test_the_certificates_inside_may_write_the_name_of_one_otherwise(scene: Scene) -> None:
+def test_the_certificates_inside_may_write_the_name_of_one_otherwise(scenario: Scenario) -> None:
     root = pki.authority("CN=Root", number=203)
     between = root.subordinate("CN=Between", number=204)
-    own = pki.der(between.issue("CN=A", scene.private.public_key()))
+    own = pki.der(between.issue("CN=A", scenario.private.public_key()))
     signer = renamed(own, between.key, b"\x0c\x07Between", b"\x13\x09 bETWEEN ")
 
-    order = forge.plain(scene.private, signer, P256, scene.order.canonical)
+    order = forge.plain(scenario.private, signer, P256, scenario.order.canonical)
     signed = order.but(certificates=sorted([signer, between.der])).der()
     assert parse(signed).intermediates == (between.der,)
     assert verify(signed, trust=TrustStore([root.der]), at=NOW)
@@ -129,7 +131,9 @@ def openssl(folder: Path, *words: str) -> None:
 
 
 @pytest.mark.parametrize("where", ["root", "between"])
-def test_a_curve_that_is_spelt_out_is_refused_wherever_it_stands(scene: Scene, where: str, tmp_path: Path) -> None:
+def test_a_curve_that_is_spelt_out_is_refused_wherever_it_stands(
+    scenario: Scenario, where: str, tmp_path: Path
+) -> None:
     """It may be another curve with the same name to a reader that guesses (CVE-2020-0601)."""
     explicit = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-pkeyopt", "ec_param_enc:explicit"]
     usual = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
@@ -146,7 +150,7 @@ def test_a_curve_that_is_spelt_out_is_refused_wherever_it_stands(scene: Scene, w
     openssl(tmp_path, "req", *usual, "-nodes", "-keyout", "leaf.key", "-out", "leaf.csr", "-subj", "/CN=A")
     words = f"x509 -req -in leaf.csr -CA {issuer}.pem -CAkey {issuer}.key -days 9000 -extfile leaf.ext -out leaf.pem"
     openssl(tmp_path, *words.split())
-    (tmp_path / "order").write_bytes(scene.order.canonical)
+    (tmp_path / "order").write_bytes(scenario.order.canonical)
     words = "cms -sign -binary -nodetach -noattr -md sha256 -outform DER -in order -signer leaf.pem -inkey leaf.key"
     openssl(tmp_path, *words.split(), "-out", "order.p7m")
 
@@ -161,7 +165,7 @@ def test_a_curve_that_is_spelt_out_is_refused_wherever_it_stands(scene: Scene, w
 
 
 @pytest.mark.parametrize("kind", ["sha1", "unknown"])
-def test_a_trusted_ca_s_own_signature_does_not_matter(scene: Scene, kind: str, tmp_path: Path) -> None:
+def test_a_trusted_ca_s_own_signature_does_not_matter(scenario: Scenario, kind: str, tmp_path: Path) -> None:
     """From a file of CAs too, where self-signed ones are the trusted ones."""
     root = pki.authority("CN=Root", number=210)
     weak = pki.signed_with_sha1(root.der, asn1_x509.Certificate, root.key)
@@ -172,14 +176,14 @@ def test_a_trusted_ca_s_own_signature_does_not_matter(scene: Scene, kind: str, t
     file.write_bytes(anchor)
 
     for trust in (TrustStore([anchor]), TrustStore.from_files([file])):
-        assert verify(signed_by(scene, root), trust=trust, at=NOW)
+        assert verify(signed_by(scenario, root), trust=trust, at=NOW)
 
 
-def test_a_ca_between_is_not_signed_with_sha1(scene: Scene) -> None:
-    issuing = scene.bank.root.subordinate("CN=Issuing", number=211)
-    weak = pki.signed_with_sha1(issuing.der, asn1_x509.Certificate, scene.bank.root.key)
+def test_a_ca_between_is_not_signed_with_sha1(scenario: Scenario) -> None:
+    issuing = scenario.bank.root.subordinate("CN=Issuing", number=211)
+    weak = pki.signed_with_sha1(issuing.der, asn1_x509.Certificate, scenario.bank.root.key)
 
-    assert untrusted(signed_by(scene, issuing), TrustStore([scene.bank.root.der], [weak])) == "weak_algorithm"
+    assert untrusted(signed_by(scenario, issuing), TrustStore([scenario.bank.root.der], [weak])) == "weak_algorithm"
 
 
 @pytest.mark.parametrize(
@@ -195,7 +199,7 @@ def test_a_ca_between_is_not_signed_with_sha1(scene: Scene) -> None:
 )
 @pytest.mark.parametrize("where", ["root", "between"])
 def test_name_constraints_of_every_kind_bind_and_refuse_nobody_else(
-    scene: Scene,
+    scenario: Scenario,
     where: str,
     permitted: Sequence[x509.GeneralName],
     excluded: Sequence[x509.GeneralName],
@@ -207,15 +211,15 @@ def test_name_constraints_of_every_kind_bind_and_refuse_nobody_else(
     issuer = root
     if where == "between":
         issuer = root.subordinate("CN=Issuing", number=213, extensions=[(limits, True)])
-    certificate = pki.der(issuer.issue("CN=A", scene.private.public_key()))
+    certificate = pki.der(issuer.issue("CN=A", scenario.private.public_key()))
     sent = [issuer.der] if where == "between" else []
-    signed = pki.sign_order(scene.order.canonical, scene.private, certificate, P256, intermediates=sent)
+    signed = pki.sign_order(scenario.order.canonical, scenario.private, certificate, P256, intermediates=sent)
 
     assert pki.openssl_accepts(signed, root.pem, tmp_path) is passes
     if passes:
         assert verify(signed, trust=TrustStore([root.der]), at=NOW)
     else:
-        assert why(scene, signed, TrustStore([root.der])) == "name_constraints"
+        assert why(scenario, signed, TrustStore([root.der])) == "name_constraints"
 
 
 def uri(text: str) -> x509.GeneralName:
@@ -258,56 +262,59 @@ def ip(text: str) -> x509.GeneralName:
     ],
 )
 def test_what_is_within_a_name_constraint(
-    scene: Scene, limit: x509.GeneralName, name: x509.GeneralName, within: bool
+    scenario: Scenario, limit: x509.GeneralName, name: x509.GeneralName, within: bool
 ) -> None:
     names = x509.SubjectAlternativeName([name])
     root = pki.authority("CN=Root", number=214, extensions=[(x509.NameConstraints([limit], None), True)])
 
-    signed = signed_by(scene, root, extensions=[(names, False)])
+    signed = signed_by(scenario, root, extensions=[(names, False)])
     if within:
         assert verify(signed, trust=TrustStore([root.der]), at=NOW)
     else:
-        assert why(scene, signed, TrustStore([root.der])) == "name_constraints"
+        assert why(scenario, signed, TrustStore([root.der])) == "name_constraints"
 
 
 @pytest.mark.parametrize("host", ["*.bank.cn", "a..bank.cn", "-a.bank.cn"])
-def test_a_wildcard_or_a_name_that_is_none_gets_round_no_exclusion(scene: Scene, host: str) -> None:
+def test_a_wildcard_or_a_name_that_is_none_gets_round_no_exclusion(scenario: Scenario, host: str) -> None:
     names = x509.SubjectAlternativeName([x509.DNSName(host)])
     limits = x509.NameConstraints(None, [x509.DNSName("secret.bank.cn")])
     root = pki.authority("CN=Root", number=215, extensions=[(limits, True)])
 
-    rule = why(scene, signed_by(scene, root, extensions=[(names, False)]), TrustStore([root.der]))
+    rule = why(scenario, signed_by(scenario, root, extensions=[(names, False)]), TrustStore([root.der]))
     assert rule in {"name_constraints", "name_malformed"}
 
 
 # --- what contradicts itself ------------------------------------------------------------------------------------------
 
 
-def test_a_signer_that_is_for_signing_certificates_but_no_ca(scene: Scene) -> None:
-    signed = scene.with_certificate(key_usage=("nonRepudiation", "keyCertSign")).sign()
+def test_a_signer_that_is_for_signing_certificates_but_no_ca(scenario: Scenario) -> None:
+    signed = scenario.with_certificate(key_usage=("nonRepudiation", "keyCertSign")).sign()
 
-    assert why(scene, signed, scene.trust()) == "ca_use"
+    assert why(scenario, signed, scenario.trust()) == "ca_use"
 
 
-def test_a_signer_with_name_constraints(scene: Scene) -> None:
+def test_a_signer_with_name_constraints(scenario: Scenario) -> None:
     limits = x509.NameConstraints([DN], None)
 
-    assert why(scene, scene.with_certificate(extensions=[(limits, True)]).sign(), scene.trust()) == "ca_constraints"
+    assert (
+        why(scenario, scenario.with_certificate(extensions=[(limits, True)]).sign(), scenario.trust())
+        == "ca_constraints"
+    )
 
 
-def test_a_signer_without_a_name(scene: Scene) -> None:
-    assert why(scene, scene.with_certificate(subject="").sign(), scene.trust()) == "nameless"
+def test_a_signer_without_a_name(scenario: Scenario) -> None:
+    assert why(scenario, scenario.with_certificate(subject="").sign(), scenario.trust()) == "nameless"
 
 
 # --- algorithms -------------------------------------------------------------------------------------------------------
 
 
-def test_another_algorithm_is_one_more_entry(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_algorithm_is_one_more_entry(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
     root = pki.authority("CN=Root", number=216)
-    certificate = pki.der(root.issue("CN=A", scene.private.public_key()))
+    certificate = pki.der(root.issue("CN=A", scenario.private.public_key()))
     sm2 = bytes.fromhex("06082a811ccf55018375")
     foreign = certificate.replace(bytes.fromhex("06082a8648ce3d040302"), sm2)
-    signed = pki.sign_order(scene.order.canonical, scene.private, foreign, P256)
+    signed = pki.sign_order(scenario.order.canonical, scenario.private, foreign, P256)
     assert untrusted(signed, TrustStore([root.der])) == "weak_algorithm"
 
     seen: list[bytes] = []
@@ -333,6 +340,6 @@ def test_a_wrong_kind_of_signature_is_not_right(kind: KeyKind) -> None:
             assert not signatures.is_right(spki, tlv(SEQUENCE, oid(identifier), parameters), bytes(70), b"x")
 
 
-def test_a_store_with_something_that_is_no_certificate(scene: Scene) -> None:
+def test_a_store_with_something_that_is_no_certificate(scenario: Scenario) -> None:
     with pytest.raises(InputError):
-        TrustStore([scene.bank.root.der, b"\x30\x00"])
+        TrustStore([scenario.bank.root.der, b"\x30\x00"])

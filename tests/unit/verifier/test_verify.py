@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.unit.cms import forge, pki
 from tests.unit.cms.people import P256
 from tests.unit.order.samples import login, payment
-from tests.unit.verifier.conftest import DAY, NOW, Scene, make_scene
+from tests.unit.verifier.conftest import DAY, NOW, Scenario, make_scene
 from ushield_hw import cms, messages
 from ushield_hw.cms import CertificateFacts, Confirmation, Profile
 from ushield_hw.crypto.algorithms import SUITES, Suite
@@ -47,42 +47,45 @@ def bad(signed: bytes, trust: TrustStore, **options: object) -> str:
 
 @pytest.mark.parametrize("profile", Profile)
 @pytest.mark.parametrize("suite", SUITES, ids=lambda suite: str(suite.name))
-def test_every_suite_and_profile_verifies(scene: Scene, suite: Suite, profile: Profile) -> None:
-    someone = scene.bank.customer(suite.key)
+def test_every_suite_and_profile_verifies(scenario: Scenario, suite: Suite, profile: Profile) -> None:
+    someone = scenario.bank.customer(suite.key)
     signed = pki.sign_order(
-        scene.order.canonical,
+        scenario.order.canonical,
         someone.private,
         someone.certificate,
         suite,
         profile=profile,
-        intermediates=[scene.bank.issuing.der],
+        intermediates=[scenario.bank.issuing.der],
     )
 
-    verified = verify(signed, trust=scene.trust(), expected=scene.order, at=NOW)
+    verified = verify(signed, trust=scenario.trust(), expected=scenario.order, at=NOW)
 
-    assert (verified.order, verified.format, verified.profile) == (scene.order, "jcs", profile)
+    assert (verified.order, verified.format, verified.profile) == (scenario.order, "jcs", profile)
     assert verified.revocation is Revocation.NOT_CHECKED
 
 
 @pytest.mark.parametrize("suite", SUITES, ids=lambda suite: str(suite.name))
-def test_every_suite_s_signature_is_looked_at(scene: Scene, suite: Suite) -> None:
-    someone, other = scene.bank.customer(suite.key), pki.key(suite.key, number=9)
-    signed = pki.sign_order(scene.order.canonical, other, someone.certificate, suite)
+def test_every_suite_s_signature_is_looked_at(scenario: Scenario, suite: Suite) -> None:
+    someone, other = scenario.bank.customer(suite.key), pki.key(suite.key, number=9)
+    signed = pki.sign_order(scenario.order.canonical, other, someone.certificate, suite)
 
-    assert bad(signed, scene.trust()) == "cms_signature_wrong"
+    assert bad(signed, scenario.trust()) == "cms_signature_wrong"
 
 
 @pytest.mark.parametrize("confirmation", Confirmation)
-def test_the_document_is_the_one_ushield_verify_prints(scene: Scene, confirmation: Confirmation) -> None:
-    signed = scene.sign(confirmation=confirmation)
-    crls = [scene.bank.root.crl(), scene.bank.issuing.crl()]
+def test_the_document_is_the_one_ushield_verify_prints(scenario: Scenario, confirmation: Confirmation) -> None:
+    signed = scenario.sign(confirmation=confirmation)
+    crls = [scenario.bank.root.crl(), scenario.bank.issuing.crl()]
 
-    document = verify(signed, trust=scene.trust(*crls), at=NOW).to_json()
+    document = verify(signed, trust=scenario.trust(*crls), at=NOW).to_json()
 
     assert document == {
         "verified": True,
-        "order": scene.order.to_json(),
-        "signer": {"subject": "CN=张三,O=Demo Bank", "serial": f"{CertificateFacts.read(scene.certificate).serial:x}"},
+        "order": scenario.order.to_json(),
+        "signer": {
+            "subject": "CN=张三,O=Demo Bank",
+            "serial": f"{CertificateFacts.read(scenario.certificate).serial:x}",
+        },
         "profile": "cades",
         "confirmation": confirmation.value,
         "claimed_signing_time": f"{NOW:%Y-%m-%dT%H:%M:%SZ}",
@@ -90,54 +93,54 @@ def test_the_document_is_the_one_ushield_verify_prints(scene: Scene, confirmatio
     }
 
 
-def test_a_plain_one_states_no_confirmation(scene: Scene) -> None:
-    verified = verify(scene.sign(profile=Profile.PLAIN), trust=scene.trust(), at=NOW)
+def test_a_plain_one_states_no_confirmation(scenario: Scenario) -> None:
+    verified = verify(scenario.sign(profile=Profile.PLAIN), trust=scenario.trust(), at=NOW)
 
     assert (verified.confirmation, verified.claimed_signing_time) == (None, None)
     assert verified.to_json()["claimed_signing_time"] is None
     assert (verified.to_json()["confirmation"], verified.to_json()["revocation"]) == (None, "not_checked")
 
 
-def test_tells_whose_signature_it_is(scene: Scene) -> None:
-    signer = verify(scene.sign(), trust=scene.trust(), at=NOW).signer
+def test_tells_whose_signature_it_is(scenario: Scenario) -> None:
+    signer = verify(scenario.sign(), trust=scenario.trust(), at=NOW).signer
 
     assert (signer.subject, signer.issuer) == ("CN=张三,O=Demo Bank", "CN=Demo Issuing CA,O=Demo Bank")
-    assert signer.certificate == scene.certificate
+    assert signer.certificate == scenario.certificate
 
 
-def test_a_changed_order_is_found_out_although_it_is_an_order(scene: Scene) -> None:
+def test_a_changed_order_is_found_out_although_it_is_an_order(scenario: Scenario) -> None:
     other = payment(amount__value="999.00").canonical
-    template = cms.Template(scene.certificate, P256, Profile.PLAIN, None)
-    raw = pki.token_sign(scene.private, P256, scene.order.canonical)
+    template = cms.Template(scenario.certificate, P256, Profile.PLAIN, None)
+    raw = pki.token_sign(scenario.private, P256, scenario.order.canonical)
 
-    assert bad(template.draft(other, NOW).assemble(raw), scene.trust()) == "cms_signature_wrong"
+    assert bad(template.draft(other, NOW).assemble(raw), scenario.trust()) == "cms_signature_wrong"
 
 
-def test_a_cades_signature_shown_again_as_plain_is_refused(scene: Scene, tmp_path: Path) -> None:
-    genuine = cms.parse(scene.sign())
-    shown_again = forge.plain(scene.private, scene.certificate, P256, genuine.signed_bytes).but(
-        signature=genuine.signature, certificates=sorted([scene.certificate, scene.bank.issuing.der])
+def test_a_cades_signature_shown_again_as_plain_is_refused(scenario: Scenario, tmp_path: Path) -> None:
+    genuine = cms.parse(scenario.sign())
+    shown_again = forge.plain(scenario.private, scenario.certificate, P256, genuine.signed_bytes).but(
+        signature=genuine.signature, certificates=sorted([scenario.certificate, scenario.bank.issuing.der])
     )
 
-    assert pki.openssl_accepts(shown_again.der(), scene.bank.root.pem, tmp_path)
-    assert bad(shown_again.der(), scene.trust()) == "cms_not_an_order"
+    assert pki.openssl_accepts(shown_again.der(), scenario.bank.root.pem, tmp_path)
+    assert bad(shown_again.der(), scenario.trust()) == "cms_not_an_order"
 
 
 @pytest.mark.parametrize(
     "rewrite", [lambda order: order + b"\n", lambda order: b" " + order, lambda order: order.replace(b",", b", ", 1)]
 )
 def test_an_order_signed_in_another_form_than_the_canonical_is_refused(
-    scene: Scene, rewrite: Callable[[bytes], bytes]
+    scenario: Scenario, rewrite: Callable[[bytes], bytes]
 ) -> None:
-    content = rewrite(scene.order.canonical)
+    content = rewrite(scenario.order.canonical)
 
-    assert bad(scene.sign(content), scene.trust()) == "cms_not_an_order"
-    assert bad(scene.sign(content), scene.trust(), expected=scene.order) == "cms_not_an_order"
+    assert bad(scenario.sign(content), scenario.trust()) == "cms_not_an_order"
+    assert bad(scenario.sign(content), scenario.trust(), expected=scenario.order) == "cms_not_an_order"
 
 
-def test_what_is_wrong_with_the_order_is_told(scene: Scene) -> None:
+def test_what_is_wrong_with_the_order_is_told(scenario: Scenario) -> None:
     with pytest.raises(BadSignature) as caught:
-        verify(scene.sign(b"{}"), trust=scene.trust(), at=NOW)
+        verify(scenario.sign(b"{}"), trust=scenario.trust(), at=NOW)
 
     why = caught.value.details["why"]
     assert isinstance(why, InputError)
@@ -146,36 +149,38 @@ def test_what_is_wrong_with_the_order_is_told(scene: Scene) -> None:
     told(caught.value)
 
 
-def test_an_expected_order_comes_back_as_it_is(scene: Scene) -> None:
+def test_an_expected_order_comes_back_as_it_is(scenario: Scenario) -> None:
     expected = payment()
-    assert expected is not scene.order
+    assert expected is not scenario.order
 
-    assert verify(scene.sign(), trust=scene.trust(), expected=expected, at=NOW).order is expected
-
-
-def test_an_order_in_a_bank_s_own_format_verifies(scene: Scene) -> None:
-    content = message_format("xml-tdm").encode(scene.order, "zh")
-
-    verified = verify(scene.sign(content, profile=Profile.PLAIN), trust=scene.trust(), expected=scene.order, at=NOW)
-
-    assert (verified.format, verified.order) == ("xml-tdm", scene.order)
+    assert verify(scenario.sign(), trust=scenario.trust(), expected=expected, at=NOW).order is expected
 
 
-def test_another_order_than_expected_is_told_field_by_field(scene: Scene) -> None:
+def test_an_order_in_a_bank_s_own_format_verifies(scenario: Scenario) -> None:
+    content = message_format("xml-tdm").encode(scenario.order, "zh")
+
+    verified = verify(
+        scenario.sign(content, profile=Profile.PLAIN), trust=scenario.trust(), expected=scenario.order, at=NOW
+    )
+
+    assert (verified.format, verified.order) == ("xml-tdm", scenario.order)
+
+
+def test_another_order_than_expected_is_told_field_by_field(scenario: Scenario) -> None:
     expected = payment(amount__value="9.00", payee__name="李四")
 
     with pytest.raises(Mismatch) as caught:
-        verify(scene.sign(), trust=scene.trust(), expected=expected, at=NOW)
+        verify(scenario.sign(), trust=scenario.trust(), expected=expected, at=NOW)
 
     assert set(caught.value.fields) == {"amount.value", "payee.name"}
     told(caught.value)
 
 
-def test_a_login_is_not_a_payment(scene: Scene) -> None:
-    for_login = scene.with_certificate(key_usage=("digitalSignature",))
+def test_a_login_is_not_a_payment(scenario: Scenario) -> None:
+    for_login = scenario.with_certificate(key_usage=("digitalSignature",))
 
     with pytest.raises(Mismatch) as caught:
-        verify(for_login.sign(login().canonical), trust=scene.trust(), expected=scene.order, at=NOW)
+        verify(for_login.sign(login().canonical), trust=scenario.trust(), expected=scenario.order, at=NOW)
     assert "type" in caught.value.fields
 
 
@@ -190,115 +195,115 @@ def test_a_login_is_not_a_payment(scene: Scene) -> None:
     ],
 )
 def test_key_usage_must_fit_the_type_of_order(
-    scene: Scene, uses: tuple[str, ...] | None, payment_passes: bool, login_passes: bool
+    scenario: Scenario, uses: tuple[str, ...] | None, payment_passes: bool, login_passes: bool
 ) -> None:
-    signer = scene.with_certificate(key_usage=uses)
-    for order, passes in ((scene.order, payment_passes), (login(), login_passes)):
+    signer = scenario.with_certificate(key_usage=uses)
+    for order, passes in ((scenario.order, payment_passes), (login(), login_passes)):
         signed = signer.sign(order.canonical)
         for expected in (None, order):
             if passes:
-                assert verify(signed, trust=scene.trust(), expected=expected, at=NOW).order == order
+                assert verify(signed, trust=scenario.trust(), expected=expected, at=NOW).order == order
                 continue
             with pytest.raises(UntrustedSigner) as caught:
-                verify(signed, trust=scene.trust(), expected=expected, at=NOW)
+                verify(signed, trust=scenario.trust(), expected=expected, at=NOW)
             assert caught.value.reason == "key_usage"
             told(caught.value)
 
 
-def test_a_key_for_something_else_is_refused_whatever_it_signed(scene: Scene) -> None:
-    signed = scene.with_certificate(key_usage=("keyAgreement",)).sign(b"no order")
+def test_a_key_for_something_else_is_refused_whatever_it_signed(scenario: Scenario) -> None:
+    signed = scenario.with_certificate(key_usage=("keyAgreement",)).sign(b"no order")
 
     with pytest.raises(UntrustedSigner, match="keyAgreement"):
-        verify(signed, trust=scene.trust(), at=NOW)
+        verify(signed, trust=scenario.trust(), at=NOW)
 
 
-def test_expiry_is_judged_only_where_the_moment_is_given(scene: Scene) -> None:
-    last = scene.order.expires - timedelta(seconds=1)
-    assert verify(scene.sign(), trust=scene.trust(), at=last).order == scene.order
-    for moment in (scene.order.expires, NOW + 100 * DAY):
+def test_expiry_is_judged_only_where_the_moment_is_given(scenario: Scenario) -> None:
+    last = scenario.order.expires - timedelta(seconds=1)
+    assert verify(scenario.sign(), trust=scenario.trust(), at=last).order == scenario.order
+    for moment in (scenario.order.expires, NOW + 100 * DAY):
         with pytest.raises(InvalidError) as caught:
-            verify(scene.sign(), trust=scene.trust(), at=moment)
+            verify(scenario.sign(), trust=scenario.trust(), at=moment)
         told(caught.value)
         assert (type(caught.value), caught.value.code) == (InvalidError, "ORDER_EXPIRED")
-        assert verify(scene.sign(), trust=scene.trust(), at=moment, judge_expiry=False).order == scene.order
-    assert verify(scene.sign(), trust=scene.trust()).order == scene.order  # now, which is after it expired
+        assert verify(scenario.sign(), trust=scenario.trust(), at=moment, judge_expiry=False).order == scenario.order
+    assert verify(scenario.sign(), trust=scenario.trust()).order == scenario.order  # now, which is after it expired
 
 
-def test_another_order_is_named_before_its_expiry(scene: Scene) -> None:
+def test_another_order_is_named_before_its_expiry(scenario: Scenario) -> None:
     with pytest.raises(Mismatch):
-        verify(scene.sign(), trust=scene.trust(), expected=payment(purpose="x"), at=NOW + DAY)
+        verify(scenario.sign(), trust=scenario.trust(), expected=payment(purpose="x"), at=NOW + DAY)
 
 
-def test_an_order_that_lives_more_than_a_day_is_refused_at_any_moment(scene: Scene) -> None:
-    content = scene.order.canonical.replace(b'"expires":"2026-11-24T02:05:00Z"', b'"expires":"2026-11-25T02:00:01Z"')
-    assert bad(scene.sign(content), scene.trust()) == "cms_not_an_order"
+def test_an_order_that_lives_more_than_a_day_is_refused_at_any_moment(scenario: Scenario) -> None:
+    content = scenario.order.canonical.replace(b'"expires":"2026-11-24T02:05:00Z"', b'"expires":"2026-11-25T02:00:01Z"')
+    assert bad(scenario.sign(content), scenario.trust()) == "cms_not_an_order"
 
 
-def test_rules_are_handed_to_the_order(scene: Scene) -> None:
+def test_rules_are_handed_to_the_order(scenario: Scenario) -> None:
     demo = Rules(demo=True)
     order = payment(demo, bank__origin="http://localhost:8000")
-    signed = scene.sign(order.canonical)
+    signed = scenario.sign(order.canonical)
 
-    assert verify(signed, trust=scene.trust(), at=NOW, rules=demo).order == order
-    assert bad(signed, scene.trust()) == "cms_not_an_order"
+    assert verify(signed, trust=scenario.trust(), at=NOW, rules=demo).order == order
+    assert bad(signed, scenario.trust()) == "cms_not_an_order"
 
 
-def test_now_is_the_moment_if_none_is_given(scene: Scene) -> None:
+def test_now_is_the_moment_if_none_is_given(scenario: Scenario) -> None:
     real = datetime.now(UTC)
-    current = scene.with_certificate(not_before=real - timedelta(hours=1), not_after=real + timedelta(hours=1))
-    over = scene.with_certificate(not_before=real - timedelta(hours=2), not_after=real - timedelta(hours=1))
+    current = scenario.with_certificate(not_before=real - timedelta(hours=1), not_after=real + timedelta(hours=1))
+    over = scenario.with_certificate(not_before=real - timedelta(hours=2), not_after=real - timedelta(hours=1))
     root = pki.authority(not_before=real - DAY, not_after=real + DAY)
-    assert root.certificate.subject == scene.bank.root.certificate.subject
+    assert root.certificate.subject == scenario.bank.root.certificate.subject
 
-    assert verify(current.sign(), trust=scene.trust()).order == scene.order
+    assert verify(current.sign(), trust=scenario.trust()).order == scenario.order
     with pytest.raises(UntrustedSigner, match="it has expired"):
-        verify(over.sign(), trust=scene.trust())
+        verify(over.sign(), trust=scenario.trust())
 
 
-def test_the_moment_may_be_given_in_any_time_zone(scene: Scene) -> None:
+def test_the_moment_may_be_given_in_any_time_zone(scenario: Scenario) -> None:
     in_china = NOW.astimezone(timezone(timedelta(hours=8)))
 
-    assert verify(scene.sign(), trust=scene.trust(), at=in_china).order == scene.order
+    assert verify(scenario.sign(), trust=scenario.trust(), at=in_china).order == scenario.order
 
 
-def test_a_moment_without_a_time_zone_is_a_mistake(scene: Scene) -> None:
+def test_a_moment_without_a_time_zone_is_a_mistake(scenario: Scenario) -> None:
     with pytest.raises(ValueError, match="time zone"):
-        verify(scene.sign(), trust=scene.trust(), at=NOW.replace(tzinfo=None))
+        verify(scenario.sign(), trust=scenario.trust(), at=NOW.replace(tzinfo=None))
 
 
-def test_what_is_no_signed_order_is_a_bad_input_file(scene: Scene) -> None:
+def test_what_is_no_signed_order_is_a_bad_input_file(scenario: Scenario) -> None:
     with pytest.raises(InputError) as caught:
-        verify(scene.order.canonical, trust=scene.trust(), at=NOW)
+        verify(scenario.order.canonical, trust=scenario.trust(), at=NOW)
     told(caught.value)
 
 
-def test_check_signature_asks_for_no_trust(scene: Scene) -> None:
-    someone = pki.der(pki.authority("CN=Nobody", number=120).issue("CN=A", scene.private.public_key()))
-    signed = pki.sign_order(b"anything", scene.private, someone, P256)
+def test_check_signature_asks_for_no_trust(scenario: Scenario) -> None:
+    someone = pki.der(pki.authority("CN=Nobody", number=120).issue("CN=A", scenario.private.public_key()))
+    signed = pki.sign_order(b"anything", scenario.private, someone, P256)
 
     assert check_signature(signed).content == b"anything"
     with pytest.raises(BadSignature, match="not made by"):
         check_signature(signed[:-1] + bytes((signed[-1] ^ 1,)))
 
 
-def test_works_where_an_event_loop_runs_and_leaves_none_behind(scene: Scene) -> None:
+def test_works_where_an_event_loop_runs_and_leaves_none_behind(scenario: Scenario) -> None:
     async def inside() -> str:
         await asyncio.sleep(0)
-        verified = verify(scene.sign(), trust=scene.trust(), at=NOW)
+        verified = verify(scenario.sign(), trust=scenario.trust(), at=NOW)
         await asyncio.sleep(0)
         return verified.signer.subject
 
     assert asyncio.run(inside()) == "CN=张三,O=Demo Bank"
-    verify(scene.sign(), trust=scene.trust(), at=NOW)
+    verify(scenario.sign(), trust=scenario.trust(), at=NOW)
     with pytest.raises(RuntimeError, match="no running event loop"):
         asyncio.get_running_loop()
     assert not [one for one in gc.get_objects() if isinstance(one, asyncio.AbstractEventLoop) and not one.is_closed()]
 
 
-def test_many_threads_share_a_trust_store(scene: Scene) -> None:
-    trust = scene.trust(scene.bank.root.crl(), scene.bank.issuing.crl())
+def test_many_threads_share_a_trust_store(scenario: Scenario) -> None:
+    trust = scenario.trust(scenario.bank.root.crl(), scenario.bank.issuing.crl())
     orders = [payment(order_no=f"N{number}") for number in range(40)]
-    signed = [scene.sign(order.canonical) for order in orders]
+    signed = [scenario.sign(order.canonical) for order in orders]
 
     with ThreadPoolExecutor(8) as pool:
         verified = pool.map(lambda one: verify(one, trust=trust, at=NOW), signed)

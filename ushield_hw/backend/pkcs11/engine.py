@@ -321,13 +321,13 @@ class Engine:
 
     def _initialize(self) -> None:
         """Call C_Initialize with OS locking; set ``_serial``, a real lock if the module does no locking itself."""
-        apart = self._options.one_at_a_time
+        serial_only = self._options.one_at_a_time
         reserved = self._options.init_reserved or ""
         arguments = function_list.InitializeArgs(flags=function_list.OS_LOCKING_OK, pReserved=reserved.encode() or None)
         self._ours = True
         try:
-            self._functions.call("C_Initialize", None if apart else ctypes.byref(arguments))
-            self._serial: AbstractContextManager[object] = threading.RLock() if apart else nullcontext()
+            self._functions.call("C_Initialize", None if serial_only else ctypes.byref(arguments))
+            self._serial: AbstractContextManager[object] = threading.RLock() if serial_only else nullcontext()
         except CkrError as error:
             if error.among("CRYPTOKI_ALREADY_INITIALIZED"):  # by other code in this process, with unknown locking
                 self._ours = False

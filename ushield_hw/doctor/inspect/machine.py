@@ -71,7 +71,7 @@ class Machine:
             return None
 
     @property
-    def here(self) -> bool:
+    def is_local(self) -> bool:
         """Whether it is this machine and not a recorded one."""
         return self.root == Path("/")
 
@@ -95,7 +95,7 @@ class Machine:
         return usb_devices(self.path("/sys/bus/usb/devices"), self.path("/dev"))
 
     @cached_property
-    def scene(self) -> pcsc.Scene:
+    def reader_list(self) -> pcsc.ReaderList:
         """The readers and cards that PC/SC shows, or why it is not available."""
         with pcsc.Monitor() as monitor:
             return monitor.wait(None, pcsc.DEADLINE_S)
@@ -113,7 +113,7 @@ class Machine:
     @cached_property
     def logs(self) -> str:
         """The last log lines about pcscd, polkit and USB; empty if no log can be read."""
-        return self.log if self.log is not None else _journal() if self.here else ""
+        return self.log if self.log is not None else _journal() if self.is_local else ""
 
     @cached_property
     def architecture(self) -> str:

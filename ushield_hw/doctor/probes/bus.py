@@ -117,7 +117,7 @@ def _by_a_maker(machine: Machine) -> UsbDevice | None:
 
 def _card_is_there(machine: Machine) -> bool:
     """Return whether PC/SC shows a card; its reader need not be on this bus."""
-    return any(reader.slot is not Slot.EMPTY for reader in machine.scene.readers)
+    return any(reader.slot is not Slot.EMPTY for reader in machine.reader_list.readers)
 
 
 def _seen(machine: Machine) -> list[str]:

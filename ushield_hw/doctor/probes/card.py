@@ -93,58 +93,58 @@ def readers(machine: Machine, enough: threading.Event | None = None) -> tuple[In
         enough: ends the connections early when it is set.
     """
     ends = enough or threading.Event()
-    return tuple(InReader(machine, reader, enough=ends) for reader in machine.scene.readers)
+    return tuple(InReader(machine, reader, enough=ends) for reader in machine.reader_list.readers)
 
 
 # --- presence ---------------------------------------------------------------------------------------------------------
 
 
 @probe("D29", "card.present", Rule(warned=Priority.ABSENT, way=Way.PCSC, after=causes("C26 C28 D33")))
-def no_card(here: InReader) -> Said:
+def no_card(card: InReader) -> Said:
     """Check that a reader has a card; reported once if all are empty, and not at all if another reader has a card."""
-    all_of_them = here.machine.scene.readers
-    if here.reader.slot is not Slot.EMPTY:
-        return ok(**here.evidence())
+    all_of_them = card.machine.reader_list.readers
+    if card.reader.slot is not Slot.EMPTY:
+        return ok(**card.evidence())
     if any(reader.slot is not Slot.EMPTY for reader in all_of_them):
-        return skip("another_has_one", **here.evidence())
-    if here.reader.name != all_of_them[0].name:
-        return skip("told_at_the_first", **here.evidence())
-    return warn(**here.evidence(readers=[reader.name for reader in all_of_them]))
+        return skip("another_has_one", **card.evidence())
+    if card.reader.name != all_of_them[0].name:
+        return skip("reported_at_the_first", **card.evidence())
+    return warn(**card.evidence(readers=[reader.name for reader in all_of_them]))
 
 
 @probe("D30", "card.answers", _PCSC)
-def mute(here: InReader) -> Said:
+def mute(card: InReader) -> Said:
     """Check that the card answers; it may be upside down, dirty, broken or not a smart card."""
-    if here.reader.slot is Slot.MUTE:
-        return fail(**here.evidence(atr=here.reader.atr.hex() or "-", name="SCARD_STATE_MUTE"))
-    if here.reader.slot is not Slot.CARD:
-        return skip("no_card", **here.evidence())
-    evidence = here.evidence(atr=here.reader.atr.hex() or "-")
-    return fail(**evidence, name=here.trouble) if here.trouble in _MUTE else ok(**evidence)
+    if card.reader.slot is Slot.MUTE:
+        return fail(**card.evidence(atr=card.reader.atr.hex() or "-", name="SCARD_STATE_MUTE"))
+    if card.reader.slot is not Slot.CARD:
+        return skip("no_card", **card.evidence())
+    evidence = card.evidence(atr=card.reader.atr.hex() or "-")
+    return fail(**evidence, name=card.trouble) if card.trouble in _MUTE else ok(**evidence)
 
 
 @probe("D31", "card.powered", _PCSC)
-def unpowered(here: InReader) -> Said:
+def unpowered(card: InReader) -> Said:
     """Check that the reader can power the card."""
-    if here.reader.slot is not Slot.CARD:
-        return skip("no_card", **here.evidence())
-    return fail(**here.failed()) if here.trouble == "SCARD_W_UNPOWERED_CARD" else ok(**here.evidence())
+    if card.reader.slot is not Slot.CARD:
+        return skip("no_card", **card.evidence())
+    return fail(**card.failed()) if card.trouble == "SCARD_W_UNPOWERED_CARD" else ok(**card.evidence())
 
 
 # --- exclusive use ----------------------------------------------------------------------------------------------------
 
 
 @probe("D32", "card.free", Rule(way=Way.PCSC, after=causes("D36")))
-def held(here: InReader) -> Said:
+def held(card: InReader) -> Said:
     """Check that no program has exclusive access to the card or a transaction that does not end."""
-    if here.reader.slot is not Slot.CARD:
-        return skip("no_card", **here.evidence())
-    if here.trouble not in _BUSY:
-        return ok(**here.evidence())
-    holders = users_of_pcsc(here.machine)
-    if here.trouble == _NO_ANSWER and holders.ourselves and not holders.programs and not holders.unexplained:
-        return unchecked("our_own_look", **here.failed())  # a slow card that the doctor's own workers are reading
-    return fail(**here.failed(**_held_by(holders)))
+    if card.reader.slot is not Slot.CARD:
+        return skip("no_card", **card.evidence())
+    if card.trouble not in _BUSY:
+        return ok(**card.evidence())
+    holders = users_of_pcsc(card.machine)
+    if card.trouble == _NO_ANSWER and holders.ourselves and not holders.programs and not holders.unexplained:
+        return unchecked("own_access", **card.failed())  # a slow card that the doctor's own workers are reading
+    return fail(**card.failed(**_held_by(holders)))
 
 
 def _held_by(holders: Holders) -> dict[str, Any]:
@@ -171,77 +171,77 @@ def usb_taken(machine: Machine) -> Said:
 
 
 @probe("D34", "card.left_alone", _PCSC)
-def reset_by_another(here: InReader) -> Said:
+def reset_by_another(card: InReader) -> Said:
     """Check whether another program resets the card, which ends logins and interrupts signatures."""
-    if here.reader.slot is not Slot.CARD:
-        return skip("no_card", **here.evidence())
-    if here.trouble != _RESET:
-        return ok(**here.evidence())
-    return warn(**here.failed(**_held_by(users_of_pcsc(here.machine))))
+    if card.reader.slot is not Slot.CARD:
+        return skip("no_card", **card.evidence())
+    if card.trouble != _RESET:
+        return ok(**card.evidence())
+    return warn(**card.failed(**_held_by(users_of_pcsc(card.machine))))
 
 
 @probe("D35", "card.stays", Rule(way=Way.PCSC, after=causes("A9")))
-def taken_out(here: InReader) -> Said:
+def taken_out(card: InReader) -> Said:
     """Check whether the card was removed or inserted during the check, by the user or a loose contact."""
-    if here.reader.slot is not Slot.CARD:
-        return skip("no_card", **here.evidence())
-    if here.trouble in _REMOVED:
-        return warn(**here.failed(times=1))
-    times = _changes(here)
-    return warn(**here.evidence(function="SCardGetStatusChange", name="-", number="-", times=times)) if times else ok()
+    if card.reader.slot is not Slot.CARD:
+        return skip("no_card", **card.evidence())
+    if card.trouble in _REMOVED:
+        return warn(**card.failed(times=1))
+    times = _changes(card)
+    return warn(**card.evidence(function="SCardGetStatusChange", name="-", number="-", times=times)) if times else ok()
 
 
-def _changes(here: InReader) -> int:
+def _changes(card: InReader) -> int:
     """Return how often PC/SC counted an insertion or removal in this reader since the diagnosis began."""
     try:
         now = {reader.name: reader.changes for reader in pcsc.readers(_ANSWER_S)}
     except UShieldError:
         return 0
-    return max(0, now.get(here.reader.name, here.reader.changes) - here.reader.changes)
+    return max(0, now.get(card.reader.name, card.reader.changes) - card.reader.changes)
 
 
 @probe("D36", "card.cryptotokenkit", _PCSC)
-def owned_by_macos(here: InReader) -> Said:
+def owned_by_macos(card: InReader) -> Said:
     """Check whether macOS's own token extension uses the card. Tested with recorded data only."""
-    if here.machine.system != "darwin":
+    if card.machine.system != "darwin":
         return skip("not_on_this_system")
-    switched_off = "pivtoken" in (here.machine.text(_CTK_SETTINGS) or "")
-    if here.trouble not in _BUSY or switched_off:
-        return ok(**here.evidence(disabled=switched_off))
-    return warn(**here.failed(disabled=switched_off))
+    switched_off = "pivtoken" in (card.machine.text(_CTK_SETTINGS) or "")
+    if card.trouble not in _BUSY or switched_off:
+        return ok(**card.evidence(disabled=switched_off))
+    return warn(**card.failed(disabled=switched_off))
 
 
 # --- family -----------------------------------------------------------------------------------------------------------
 
 
 @probe("D37", "card.known", Rule(warned=Priority.STRANGE, way=Way.PCSC))
-def unknown_card(here: InReader) -> Said:
+def unknown_card(card: InReader) -> Said:
     """Check that a descriptor has the card's ATR. A module may know the card nevertheless."""
-    if here.reader.slot is not Slot.CARD:
-        return skip("no_card", **here.evidence())
-    evidence = here.evidence(atr=here.reader.atr.hex())
-    if not here.families:
-        return ok(**evidence, shown=True) if here.shown else warn(**evidence)
-    return ok(**evidence, families=_ids(here.families), ambiguous=len(here.families) > 1)
+    if card.reader.slot is not Slot.CARD:
+        return skip("no_card", **card.evidence())
+    evidence = card.evidence(atr=card.reader.atr.hex())
+    if not card.families:
+        return ok(**evidence, shown=True) if card.shown else warn(**evidence)
+    return ok(**evidence, families=_ids(card.families), ambiguous=len(card.families) > 1)
 
 
 @probe("D38", "card.module", _PCSC)
-def wrong_module(here: InReader) -> Said:
+def wrong_module(card: InReader) -> Said:
     """Check that the requested module drives the card's family, or that a module for it is installed."""
-    if not here.families:
-        return skip("no_known_card", **here.evidence())
-    evidence = here.evidence(atr=here.reader.atr.hex(), families=_ids(here.families), ambiguous=len(here.families) > 1)
-    if (asked := _asked(here.machine)) is not None:
-        driver = here.machine.catalogue.for_module(asked)
-        right = driver is None or driver.module.general or driver.id in drivable_by(here.families)
+    if not card.families:
+        return skip("no_known_card", **card.evidence())
+    evidence = card.evidence(atr=card.reader.atr.hex(), families=_ids(card.families), ambiguous=len(card.families) > 1)
+    if (asked := _asked(card.machine)) is not None:
+        driver = card.machine.catalogue.for_module(asked)
+        right = driver is None or driver.module.general or driver.id in drivable_by(card.families)
         return ok(**evidence) if right else fail(**evidence, module=str(asked), searched=["-"])
-    return _installed(here, evidence)
+    return _installed(card, evidence)
 
 
-def _installed(here: InReader, evidence: dict[str, Any]) -> Said:
+def _installed(card: InReader, evidence: dict[str, Any]) -> Said:
     """Check for an installed module of the card's families; a general module may do."""
-    machine, known = here.machine, here.machine.catalogue.ids()
-    drivers = [machine.catalogue.get(name) for name in drivable_by(here.families) if name in known]
+    machine, known = card.machine, card.machine.catalogue.ids()
+    drivers = [machine.catalogue.get(name) for name in drivable_by(card.families) if name in known]
     searched = [path for driver in drivers for path in driver.module.paths]
     if not searched:
         return skip("no_module_known", **evidence)
@@ -273,21 +273,21 @@ def _ids(families: tuple[Driver, ...]) -> list[str]:
 
 
 @probe("D39", "card.opensc_drivers", _PCSC)
-def driver_switched_off(here: InReader) -> Said:
+def driver_switched_off(card: InReader) -> Said:
     """Check whether OpenSC is configured with a list of card drivers that disables others.
 
     The descriptors do not record which of OpenSC's drivers a card needs, so any list without the built-in drivers is
     reported.
     """
-    if not any("opensc" in drivable_by((family,)) for family in here.families):
-        return skip("not_by_opensc", **here.evidence())
-    named = here.machine.environ.get("OPENSC_CONF")
+    if not any("opensc" in drivable_by((family,)) for family in card.families):
+        return skip("not_by_opensc", **card.evidence())
+    named = card.machine.environ.get("OPENSC_CONF")
     for file in (named,) if named else _OPENSC_CONF:
-        chosen = _CARD_DRIVERS.search(here.machine.text(file) or "")
+        chosen = _CARD_DRIVERS.search(card.machine.text(file) or "")
         drivers = [name.strip(" \"'") for name in chosen.group(1).split(",")] if chosen else []
         if drivers and not _EVERY_DRIVER.intersection(drivers):
-            return warn(**here.evidence(file=file, drivers=drivers, families=_ids(here.families)))
-    return ok(**here.evidence())
+            return warn(**card.evidence(file=file, drivers=drivers, families=_ids(card.families)))
+    return ok(**card.evidence())
 
 
 MACHINE_PROBES: Final = (usb_taken,)

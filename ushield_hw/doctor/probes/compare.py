@@ -32,29 +32,29 @@ class Expected:
         subject: the reader or the device.
         families: the matching families; empty for an unknown card.
         loaded: the modules of these families, or the general ones, that were loaded and listed their slots.
-        here: the card in its reader; None for a device that does not use PC/SC.
+        card: the card in its reader; None for a device that does not use PC/SC.
     """
 
     subject: str
     families: tuple[Driver, ...]
     loaded: Sequence[Loaded]
-    here: InReader | None = None
+    card: InReader | None = None
 
     @property
     def way(self) -> Way:
         """The access path of the token."""
-        return Way.DIRECT if self.here is None else Way.PCSC
+        return Way.DIRECT if self.card is None else Way.PCSC
 
     def slots(self) -> list[SlotInfo]:
         """Return the slots that can contain its token: those of its reader, or all slots of its modules."""
         found = [slot for one in self.loaded for slot in one.slots]
-        return found if self.here is None else [slot for slot in found if of_reader(slot, self.here.reader)]
+        return found if self.card is None else [slot for slot in found if of_reader(slot, self.card.reader)]
 
     def served(self) -> list[str]:
         """Return the readers that its modules have slots for; this reader may be missing if all slots are used."""
-        if self.here is None:
+        if self.card is None:
             return []
-        readers = self.here.machine.scene.readers
+        readers = self.card.machine.reader_list.readers
         return [
             reader.name for reader in readers if any(of_reader(slot, reader) for of in self.loaded for slot in of.slots)
         ]
@@ -81,18 +81,18 @@ def expected(machine: Machine, readers: Sequence[InReader], loaded: Sequence[Loa
         loaded: the modules that were loaded.
     """
     general = [one for one in loaded if one.error is None and one.file.driver.module.general]
-    for here in readers:
-        if here.reader.slot is Slot.CARD:
-            modules = _driving(loaded, here.families) if here.families else general
-            yield Expected(here.reader.name, here.families, modules, here)
+    for card in readers:
+        if card.reader.slot is Slot.CARD:
+            modules = _driving(loaded, card.families) if card.families else general
+            yield Expected(card.reader.name, card.families, modules, card)
     for one in plugged(machine):
         if one.past_pcsc:
             yield Expected(one.label, one.drivers, _driving(loaded, one.drivers))
 
 
-def shows_a_token(here: InReader, loaded: Sequence[Loaded]) -> bool:
+def shows_a_token(card: InReader, loaded: Sequence[Loaded]) -> bool:
     """Return whether a module shows a token in a reader."""
-    return any(slot.token is not None and of_reader(slot, here.reader) for one in loaded for slot in one.slots)
+    return any(slot.token is not None and of_reader(slot, card.reader) for one in loaded for slot in one.slots)
 
 
 def _driving(loaded: Sequence[Loaded], families: tuple[Driver, ...]) -> list[Loaded]:

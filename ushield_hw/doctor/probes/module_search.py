@@ -53,7 +53,7 @@ def named_modules(machine: Machine, paths: Sequence[Path] | None = None, *, aske
 
 
 def _installed(machine: Machine) -> Iterator[ModuleFile]:
-    if machine.here:
+    if machine.is_local:
         yield from (
             ModuleFile(machine, entry.path, entry.driver) for entry in installed(machine.catalogue, machine.settings)
         )

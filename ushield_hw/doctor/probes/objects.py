@@ -71,13 +71,13 @@ def visible(seen: TokenSeen) -> Said:
 def ids(seen: TokenSeen) -> Said:
     """Check that a certificate and its key have the same CKA_ID and belong together."""
     own = [(pair, _own_ids(seen, pair)) for pair in _people(seen)]
-    apart = [(pair, found[0]) for pair, found in own if found and pair.certificate.key_id not in found]
+    elsewhere = [(pair, found[0]) for pair, found in own if found and pair.certificate.key_id not in found]
     wrong = [pair for pair, _ in own if _is_of_another_key(seen, pair)]
     if wrong:
         return _judged(seen, kind="another", owners=_owners(wrong), ids=_ids(wrong))
-    if apart:
-        pairs = [f"{pair.certificate.key_id.hex() or '-'} / {key_id.hex() or '-'}" for pair, key_id in apart]
-        return warn(kind="apart", ids=pairs, owners=_owners(pair for pair, _ in apart))
+    if elsewhere:
+        pairs = [f"{pair.certificate.key_id.hex() or '-'} / {key_id.hex() or '-'}" for pair, key_id in elsewhere]
+        return warn(kind="elsewhere", ids=pairs, owners=_owners(pair for pair, _ in elsewhere))
     return ok(certificates=len(seen.pairs)) if seen.pairs else skip("no_certificate")
 
 

@@ -56,12 +56,12 @@ def no_driver(machine: Machine) -> Said:
     if machine.system != "linux":
         return skip("not_on_this_system")
     found, devices = drivers(machine), [device.id for device in ccid_devices(machine)]
-    shown = bool(devices and machine.scene.readers) and not unshown(machine).devices
+    shown = bool(devices and machine.reader_list.readers) and not unshown(machine).devices
     logged = [] if shown else [line.strip() for line in machine.logs.splitlines() if _NO_FOLDER in line]
     if found and not (logged and devices):
         return ok(drivers=found)
     if shown:  # installed in a folder that only this pcscd searches
-        return ok(drivers=found, readers=[reader.name for reader in machine.scene.readers])
+        return ok(drivers=found, readers=[reader.name for reader in machine.reader_list.readers])
     if not found and not program(machine) and not logged:
         return skip("no_pcscd")
     evidence: dict[str, Any] = {"searched": list(DRIVER_FOLDERS), "devices": devices or ["-"]}
@@ -77,10 +77,10 @@ def no_driver(machine: Machine) -> Said:
 )
 def no_reader(machine: Machine) -> Said:
     """Check that PC/SC shows a reader for every CCID device."""
-    scene, missing = machine.scene, unshown(machine)
-    if scene.failure is not None:
+    reader_list, missing = machine.reader_list, unshown(machine)
+    if reader_list.failure is not None:
         return unchecked(NO_SERVICE)
-    readers, devices = [reader.name for reader in scene.readers], _called(missing.devices)
+    readers, devices = [reader.name for reader in reader_list.readers], _called(missing.devices)
     busy = [line.strip() for line in machine.logs.splitlines() if _NOT_CLAIMED in line]
     if readers and not devices:
         return ok(readers=readers)
@@ -102,19 +102,19 @@ def _called(devices: Iterable[UsbDevice]) -> list[str]:
 def too_many(machine: Machine) -> Said:
     """Check whether PC/SC has reached its maximum number of readers, so that others may be missing."""
     most = _MOST.get(machine.system)
-    if most is None or machine.scene.failure is not None:
+    if most is None or machine.reader_list.failure is not None:
         return unchecked(NO_SERVICE) if most else skip("not_on_this_system")
-    count = len(machine.scene.readers)
+    count = len(machine.reader_list.readers)
     return warn(count=count, most=most) if count >= most else ok(count=count, most=most)
 
 
 @probe("C28", "reader.stale", Rule(way=Way.PCSC))
 def stale(machine: Machine) -> Said:
     """Check for readers that PC/SC still shows although they were removed."""
-    if machine.scene.failure is not None:
+    if machine.reader_list.failure is not None:
         return unchecked(NO_SERVICE)
     # Except on Linux, PC/SC cannot query a reader whose name is not ASCII; its state is then meaningless.
-    asked = [one for one in machine.scene.readers if machine.system == "linux" or one.name.isascii()]
+    asked = [one for one in machine.reader_list.readers if machine.system == "linux" or one.name.isascii()]
     gone = [one.name for one in asked if one.slot is Slot.UNAVAILABLE]
     if gone:
         return fail(readers=gone)
@@ -129,7 +129,7 @@ def _doubled(machine: Machine) -> list[str]:
     devices.
     """
     found: dict[str, dict[str, list[str]]] = {}
-    for reader in machine.scene.readers:
+    for reader in machine.reader_list.readers:
         if name := NUMBERED.match(reader.name):
             found.setdefault(name["base"], {}).setdefault(name["reader"], []).append(reader.name)
     doubled = (readers for base, readers in found.items() if 0 < _on_the_bus(machine, base) < len(readers))

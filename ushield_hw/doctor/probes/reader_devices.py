@@ -38,12 +38,12 @@ class Unshown:
 def readers_of(machine: Machine, device: UsbDevice) -> tuple[Reader, ...]:
     """Return the readers that have a device's name."""
     names = _names(machine, device)
-    return tuple(reader for reader in machine.scene.readers if _bears(reader.name, names))
+    return tuple(reader for reader in machine.reader_list.readers if _bears(reader.name, names))
 
 
 def unshown(machine: Machine) -> Unshown:
     """Return the CCID devices for which PC/SC shows no reader."""
-    free, without = _physical(machine.scene.readers), []
+    free, without = _physical(machine.reader_list.readers), []
     for device in ccid_devices(machine):
         names = _names(machine, device)
         own = [reader for reader in free if _bears(reader, names)][: _interfaces(device)]

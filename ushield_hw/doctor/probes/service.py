@@ -41,7 +41,7 @@ def _missing(machine: Machine, **evidence: Any) -> Said:
     return fail(**evidence, devices=devices) if devices else warn(**evidence, devices=["-"])
 
 
-def _apart(machine: Machine) -> str:
+def _isolation(machine: Machine) -> str:
     """Return what separates this program from the host's /run: ``container`` or ``chroot``; empty: nothing."""
     if machine.kind == "container":
         return "container"
@@ -54,9 +54,9 @@ def _apart(machine: Machine) -> str:
 
 def _out_of_reach(machine: Machine) -> bool:
     """Return whether only the host can provide the service."""
-    apart = _apart(machine)
+    kind = _isolation(machine)
     own = bool(pcsclite.program(machine)) and pcscd.dangling(machine.path(machine.pcscd_socket)) is None
-    return apart == "chroot" or (apart == "container" and not own)
+    return kind == "chroot" or (kind == "container" and not own)
 
 
 def _socket(machine: Machine) -> str:
@@ -71,7 +71,7 @@ def _socket(machine: Machine) -> str:
 @probe("B11", "service.running", Rule(warned=Priority.ABSENT, way=Way.PCSC))
 def not_running(machine: Machine) -> Said:
     """Check that pcscd is installed and was started."""
-    failure = machine.scene.failure
+    failure = machine.reader_list.failure
     if failure is None:
         return ok(socket=machine.pcscd_socket)
     if machine.system != "linux":
@@ -80,7 +80,7 @@ def not_running(machine: Machine) -> Said:
     if library and machine.hail != pcscd.ABSENT:
         return skip("somebody_is_there", **_said(failure))
     if machine.kind in _SANDBOXES or _out_of_reach(machine):
-        return skip("apart", **_said(failure))  # reported as B18 or B22
+        return skip("other_namespace", **_said(failure))  # reported as B18 or B22
     evidence = _said(failure, socket=_socket(machine), program=program or "-", library=library)
     evidence.update(_why_absent(machine, installed=bool(program), library=library))
     return _missing(machine, **evidence)
@@ -108,7 +108,7 @@ def _listens(machine: Machine, place: str) -> bool:
 @probe("B12", "service.answers", _PCSC)
 def no_answer(machine: Machine) -> Said:
     """Check that pcscd answers: it may have exited and left its socket, or hang."""
-    failure = machine.scene.failure
+    failure = machine.reader_list.failure
     if failure is None:
         return ok(socket=machine.pcscd_socket)
     hail = machine.hail
@@ -128,7 +128,7 @@ def windows_service_stopped(machine: Machine) -> Said:
     """Check the Windows service, which stops when the last reader is removed."""
     if machine.system != "win32":
         return skip("not_on_this_system")
-    failure = machine.scene.failure
+    failure = machine.reader_list.failure
     stopped = failure is not None and failure.name in {"SCARD_E_NO_SERVICE", "SCARD_E_SERVICE_STOPPED"}
     return warn(**_said(failure, service="SCardSvr")) if failure and stopped else ok(service="SCardSvr")
 
@@ -140,7 +140,7 @@ def remote_desktop(machine: Machine) -> Said:
         return skip("not_on_this_system")
     session = machine.environ.get("SESSIONNAME", "")
     remote = session.upper().startswith("RDP-")
-    return fail(session=session) if remote and not machine.scene.readers else ok(session=session)
+    return fail(session=session) if remote and not machine.reader_list.readers else ok(session=session)
 
 
 @probe("B15", "service.service_account", _PCSC)
@@ -148,7 +148,7 @@ def service_account(machine: Machine) -> Said:
     """Check for a Windows service account: session 0 has no readers of the user."""
     if machine.system != "win32":
         return skip("not_on_this_system")
-    account, failure = machine.environ.get("USERNAME", ""), machine.scene.failure
+    account, failure = machine.environ.get("USERNAME", ""), machine.reader_list.failure
     alone = "SESSIONNAME" not in machine.environ and (account.endswith("$") or account.upper() == "SYSTEM")
     if not alone or failure is None:
         return ok(account=account)
@@ -160,7 +160,7 @@ def service_account(machine: Machine) -> Said:
 
 def _turned_away(machine: Machine) -> bool:
     """Return whether pcscd or the permissions of its socket deny access to this user."""
-    failure = machine.scene.failure
+    failure = machine.reader_list.failure
     if failure is None:
         return False
     return failure.name in _REFUSED or machine.hail in {pcscd.BARRED, pcscd.CLOSED}
@@ -169,7 +169,7 @@ def _turned_away(machine: Machine) -> bool:
 @probe("B16", "service.authorized", Rule(way=Way.PCSC, after=causes("B17 B21")))
 def not_authorized(machine: Machine) -> Said:
     """Check that polkit, the socket's mode and security profiles allow this session to use PC/SC."""
-    failure = machine.scene.failure
+    failure = machine.reader_list.failure
     if failure is None:
         return ok()
     if machine.system != "linux" or not _turned_away(machine):
@@ -227,24 +227,24 @@ def hidden_processes(machine: Machine) -> Said:
 @probe("B18", "service.container", Rule(warned=Priority.ABSENT, way=Way.PCSC))
 def out_of_reach(machine: Machine) -> Said:
     """Check whether a container or a chroot lacks pcscd's socket."""
-    failure, apart = machine.scene.failure, _apart(machine)
-    if not apart:
+    failure, kind = machine.reader_list.failure, _isolation(machine)
+    if not kind:
         return skip("not_apart")
     if failure is None:
-        return ok(kind=apart)
+        return ok(kind=kind)
     if machine.hail != pcscd.ABSENT or not _out_of_reach(machine):
         return skip("other_cause", **_said(failure))
     link = pcscd.dangling(machine.path(machine.pcscd_socket))
     if link is not None:
-        evidence = {"kind": "link", "where": apart, "target": os.readlink(link)}
+        evidence = {"kind": "link", "where": kind, "target": os.readlink(link)}
         return _missing(machine, **_said(failure, socket=_socket(machine), **evidence))
-    return _missing(machine, **_said(failure, kind=apart, socket=_socket(machine)))
+    return _missing(machine, **_said(failure, kind=kind, socket=_socket(machine)))
 
 
 @probe("B19", "service.protocol", Rule(way=Way.PCSC, after=causes("B21")))
 def protocol_differs(machine: Machine) -> Said:
     """Check whether pcscd rejected this program's PC/SC library because of a different version."""
-    failure = machine.scene.failure
+    failure = machine.reader_list.failure
     if failure is None:
         return ok()
     hail = machine.hail
@@ -266,7 +266,7 @@ def two_libraries(machine: Machine) -> Said:
     evidence = {"libraries": [str(library) for library in found]}
     if len(found) < 2:  # noqa: PLR2004
         return ok(**evidence)
-    if machine.scene.failure:
+    if machine.reader_list.failure:
         return fail(**evidence)
     return warn(**evidence) if len({library.looks_in for library in found}) > 1 else ok(**evidence)
 
@@ -279,13 +279,13 @@ def denied_by_policy(machine: Machine) -> Said:
     if not lines:
         return ok(enforcing=enforcing)
     evidence = {"module": "AppArmor" if "apparmor" in lines[-1] else "SELinux", "denials": len(lines), "log": lines[-1]}
-    return fail(**evidence) if machine.scene.failure else warn(**evidence)
+    return fail(**evidence) if machine.reader_list.failure else warn(**evidence)
 
 
 @probe("B22", "service.sandbox", Rule(warned=Priority.ABSENT, way=Way.PCSC))
 def sandboxed(machine: Machine) -> Said:
     """Check whether a snap or a flatpak lacks access to pcscd's socket."""
-    failure = machine.scene.failure
+    failure = machine.reader_list.failure
     if machine.kind not in _SANDBOXES:
         return skip("not_sandboxed")
     if failure is None:

@@ -292,7 +292,7 @@ def _wanted(loaded: Loaded) -> bool:
         return _meant(loaded)
     drives = {file.driver.id, *(family.id for family in machine.catalogue.driven_by(file.driver))}
     there = [driver.id for one in plugged(machine) for driver in one.drivers]
-    atrs = [reader.atr for reader in machine.scene.readers if reader.atr]
+    atrs = [reader.atr for reader in machine.reader_list.readers if reader.atr]
     there += [driver.id for atr in atrs for driver in machine.catalogue.for_atr(atr)]
     return not drives.isdisjoint(there) or (file.driver.module.general and bool(atrs)) or _selected(loaded)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-PATIENCE_S: Final = 60.0
+TIMEOUT_S: Final = 60.0
 
 
 class Button(Enum):
@@ -42,11 +42,11 @@ class Panel:
     """Screen and buttons. Thread-safe: the card asks, another thread reads the screen and presses buttons.
 
     Args:
-        patience_s: timeout of a question in seconds.
+        timeout_s: timeout of a question in seconds.
     """
 
-    def __init__(self, patience_s: float = PATIENCE_S) -> None:
-        self.patience_s = patience_s
+    def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
+        self.timeout_s = timeout_s
         self._changed = threading.Condition()
         self._question: _Question | None = None
         self._asked = 0
@@ -113,7 +113,7 @@ class Panel:
         """Show pages and wait for the answer; called by the card."""
         with self._changed:
             start = time.monotonic()
-            question = _Question(tuple(tuple(page) for page in pages) or ((),), start + self.patience_s)
+            question = _Question(tuple(tuple(page) for page in pages) or ((),), start + self.timeout_s)
             self._question, self._asked = question, self._asked + 1
         self.tell()
         with self._changed:
