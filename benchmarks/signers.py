@@ -16,8 +16,8 @@ import ushield_hw as us
 from benchmarks.race import Work
 from benchmarks.stage import Stage, orders
 from ushield_hw.cms import Profile, Template
-from ushield_hw.cms.der import SEQUENCE, Reader, integer, tlv
 from ushield_hw.crypto.algorithms import SUITES
+from ushield_hw.crypto.der import SEQUENCE, Reader, integer, tlv
 from ushield_hw.verifier import trust as trusting
 
 CAS: Final = 10_000

@@ -24,8 +24,8 @@ from tests.unit.cms.people import P256
 from ushield_hw.bank.ca.requests import read_request
 from ushield_hw.certificates.renewal.est_client import certificate_in
 from ushield_hw.cms import CertificateFacts, names
-from ushield_hw.cms.der import DerError, oid, tlv
 from ushield_hw.crypto import pem
+from ushield_hw.crypto.der import DerError, oid, tlv
 from ushield_hw.crypto.parsing import Unreadable, reading
 from ushield_hw.errors import InputError, RequestRefused, Revoked, VerificationError
 from ushield_hw.verifier import Revocation, TrustStore, verify

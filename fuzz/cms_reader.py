@@ -15,8 +15,8 @@ from fuzz.forger import BANK, KEPT, WORDS, Forger, certificate, seeds
 from fuzz.target import Target, refused, seen
 from tests.unit.cms import pki
 from ushield_hw.cms import CertificateFacts, Template, parse
-from ushield_hw.cms.der import DerError
 from ushield_hw.crypto.algorithms import SUITES, KeyKind
+from ushield_hw.crypto.der import DerError
 from ushield_hw.crypto.parsing import Unreadable, reading
 from ushield_hw.errors import BadSignature, InputError, InvalidError, UntrustedSigner, VerificationError
 from ushield_hw.verifier import TrustStore, verify

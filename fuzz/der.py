@@ -1,6 +1,6 @@
 """DER as a tree that can be bent: elements doubled, dropped, swapped, stretched, renamed, their lengths falsified.
 
-Unlike :mod:`ushield_hw.cms.der` this reads anything and writes anything.
+Unlike :mod:`ushield_hw.crypto.der` this reads anything and writes anything.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ from tests.unit.cms import forge, pki
 from tests.unit.cms.people import BY_NAME, P256, P384, RSA, Bank
 from tests.unit.order.samples import login, payment
 from ushield_hw.cms import Confirmation, Profile
-from ushield_hw.cms.der import integer, oid, tlv
 from ushield_hw.crypto.algorithms import SUITES, Suite
+from ushield_hw.crypto.der import integer, oid, tlv
 
 KEPT: Final = Path("build/fuzz/rsa.pem")  # what was found has to be found again with the same key
 

@@ -30,7 +30,7 @@ from tests.unit.order.samples import as_json, live, make_payment, payment
 from tests.unit.order.strategies import documents
 from tests.unit.order.test_refused import ROWS
 from ushield_hw import messages
-from ushield_hw.cms.der import tlv
+from ushield_hw.crypto.der import tlv
 from ushield_hw.errors import InputError
 from ushield_hw.order import Order
 

@@ -10,8 +10,9 @@ import pytest
 
 from tests.contract.checks import call_of, self_signed, write
 from tests.contract.subjects import Can, Subject, needs
-from ushield_hw.backend.model import PublicKey, SignCall
+from ushield_hw.backend.model import SignCall
 from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.crypto.public_key import PublicKey
 from ushield_hw.errors import UShieldError
 
 pytestmark = pytest.mark.contract

@@ -14,8 +14,8 @@ import pytest
 from tests.suites import vectors
 from tests.unit.cms import forge, pki
 from tests.unit.cms.people import BY_NAME
-from ushield_hw.cms.der import Reader, tlv
 from ushield_hw.crypto.algorithms import Suite
+from ushield_hw.crypto.der import Reader, tlv
 from ushield_hw.errors import BadSignature
 from ushield_hw.verifier import check_signature
 

@@ -20,13 +20,13 @@ from ushield_hw.backend.model import (
     KeyRecord,
     ModuleInfo,
     ObjectClass,
-    PublicKey,
     SignCall,
     SlotInfo,
     TokenInfo,
     User,
 )
 from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.crypto.public_key import PublicKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -245,13 +245,3 @@ class SignCall:
     digest: str | None = None
     context: bool = False
     pin: str | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class PublicKey:
-    """The public key of a new pair. EC: ``point`` is the uncompressed point; RSA: modulus and exponent, big-endian."""
-
-    kind: KeyKind
-    point: bytes = b""
-    modulus: bytes = b""
-    exponent: bytes = b""

@@ -20,7 +20,6 @@ from ushield_hw.backend.model import (
     ModuleInfo,
     ModuleOptions,
     ObjectClass,
-    PublicKey,
     SignCall,
     SlotInfo,
     TokenInfo,
@@ -31,6 +30,7 @@ from ushield_hw.backend.sharing import HANGS_S, SHORT_S, Sharing, descriptions, 
 from ushield_hw.backend.signatures import SIGNATURES
 from ushield_hw.backend.transport import leave_workers
 from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.crypto.public_key import PublicKey
 from ushield_hw.system.log import LOG
 
 

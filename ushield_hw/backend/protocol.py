@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from ushield_hw.backend import model
 from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.crypto.public_key import PublicKey
 
 LONGEST_FRAME: Final = 64 << 20  # enough for thousands of certificates in base64
 NUMBER: Final = struct.Struct(">H")  # index of a new channel's flags
@@ -40,7 +41,7 @@ _CLASSES: Final[dict[str, Any]] = {
         model.ModuleInfo,
         model.ModuleOptions,
         model.ObjectProblem,
-        model.PublicKey,
+        PublicKey,
         model.SignCall,
         model.SlotInfo,
         model.TokenInfo,

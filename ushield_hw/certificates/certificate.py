@@ -9,12 +9,13 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from ushield_hw.backend.model import CertificateRecord, PublicKey
+from ushield_hw.backend.model import CertificateRecord
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.crypto import pem
 from ushield_hw.crypto.algorithms import KeyKind, KeySpec
 from ushield_hw.crypto.names import parse_subject
 from ushield_hw.crypto.parsing import Unreadable
+from ushield_hw.crypto.public_key import PublicKey, comparable, spki_of
 from ushield_hw.errors import (
     CertificateError,
     CertificateMultiple,
@@ -25,7 +26,6 @@ from ushield_hw.errors import (
     UShieldError,
 )
 from ushield_hw.system.log import LOG
-from ushield_hw.token.key_matching import public_half
 from ushield_hw.token.key_pairs import ANY, KeyChoice, Pair, private_key_of, session_pairs
 from ushield_hw.token.session import Session
 from ushield_hw.token.signature import plan, signature
@@ -128,7 +128,7 @@ def signed_request(session: Session, subject: x509.Name, public: PublicKey, key_
     from ushield_hw.certificates import csr
 
     how = plan(session, public.kind)
-    spki = csr.spki_of(public)
+    spki = spki_of(public)
     key = private_key_of(session, public.kind, spki, key_id)
     if key is None:
         raise TokenError("KEY_NOT_SHOWN", serial=session.serial, key_id=key_id.hex())
@@ -173,7 +173,7 @@ def remove_key(session: Session, facts: CertificateFacts, key_id: bytes) -> None
     Raises:
         CertificateMultiple: ``KEYS_AMBIGUOUS``; nothing was deleted.
     """
-    key, half = private_key_of(session, facts.key, facts.spki, key_id), public_half(facts.key, facts.spki)
+    key, half = private_key_of(session, facts.key, facts.spki, key_id), comparable(facts.spki, facts.key)
     public = [one for one in session.keys() if not one.private and one.public == half and one.key_id == key_id]
     session.destroy(([key] if key else []) + public)
 

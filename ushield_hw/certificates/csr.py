@@ -7,16 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from ushield_hw import messages
-from ushield_hw.backend.model import PublicKey
-from ushield_hw.crypto.algorithms import KeyKind, Suite
+from ushield_hw.crypto.algorithms import Suite
 from ushield_hw.crypto.parsing import Unreadable, reading
-from ushield_hw.errors import KeyMismatch
+from ushield_hw.crypto.public_key import PublicKey, key_of
 from ushield_hw.order.lines import Line
 
 if TYPE_CHECKING:
     from cryptography import x509
-
-    from ushield_hw.crypto.private_key import CertifiedKey
 
 _FINGERPRINT: Final = 16  # hex digits displayed to the user: 64 bits
 
@@ -57,62 +54,6 @@ def is_genuine(request: bytes, spki: bytes) -> bool:
             return said == spki and read.is_signature_valid
     except Unreadable:
         return False
-
-
-def key_of(public: PublicKey) -> CertifiedKey:
-    """Return a token's public key as a ``cryptography`` object.
-
-    Args:
-        public: The public key.
-
-    Raises:
-        KeyMismatch: ``KEY_UNREADABLE``: the token returned an invalid key.
-    """
-    from cryptography.hazmat.primitives.asymmetric import ec, rsa
-
-    try:
-        with reading():
-            if public.kind is KeyKind.RSA:
-                numbers = rsa.RSAPublicNumbers(int.from_bytes(public.exponent), int.from_bytes(public.modulus))
-                return numbers.public_key()
-            curve = ec.SECP256R1() if public.kind is KeyKind.EC_P256 else ec.SECP384R1()
-            return ec.EllipticCurvePublicKey.from_encoded_point(curve, public.point)
-    except Unreadable as error:
-        raise KeyMismatch("KEY_UNREADABLE", kind=public.kind.value) from error
-
-
-def spki_of(public: PublicKey) -> bytes:
-    """Return a public key as SubjectPublicKeyInfo, DER."""
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    return key_of(public).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-def public_of(spki: bytes) -> PublicKey:
-    """Return the public key in a SubjectPublicKeyInfo.
-
-    Args:
-        spki: The SubjectPublicKeyInfo, DER.
-
-    Raises:
-        ValueError: It is not a key that can sign orders.
-    """
-    from cryptography.hazmat.primitives.asymmetric import ec, rsa
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
-
-    try:
-        with reading():
-            key = load_der_public_key(spki)
-    except Unreadable as error:
-        raise ValueError("no key") from error
-    if isinstance(key, rsa.RSAPublicKey):
-        numbers = key.public_numbers()
-        octets = [value.to_bytes((value.bit_length() + 7) // 8) for value in (numbers.n, numbers.e)]
-        return PublicKey(KeyKind.RSA, modulus=octets[0], exponent=octets[1])
-    kinds = {"secp256r1": KeyKind.EC_P256, "secp384r1": KeyKind.EC_P384}
-    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in kinds:
-        raise ValueError("another kind of key")
-    return PublicKey(kinds[key.curve.name], point=key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
 
 
 def request_lines(subject: str, lang: messages.Language) -> tuple[Line, ...]:

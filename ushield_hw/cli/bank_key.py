@@ -17,11 +17,11 @@ from ushield_hw.backend.model import KeyRecord
 from ushield_hw.bank.ca.authority import Signer, root
 from ushield_hw.bank.folder import BankFolder, BankSettings
 from ushield_hw.certificates.certificate import make_key, new_key_id, remove_quietly
-from ushield_hw.certificates.csr import key_of, public_of
 from ushield_hw.cli import options
 from ushield_hw.crypto.algorithms import KeySpec, Suite
 from ushield_hw.crypto.names import parse_subject
 from ushield_hw.crypto.private_key import CertifiedKey
+from ushield_hw.crypto.public_key import key_of, public_of
 from ushield_hw.errors import KeyMismatch, OutcomeUnknown, PinError, TokenError, UShieldError
 from ushield_hw.interaction import PinKind
 from ushield_hw.testing.softhsm import CONF_VARIABLE, provision

@@ -15,7 +15,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
-from ushield_hw.cms.der import (
+from ushield_hw.crypto.der import (
     GENERALIZED_TIME,
     OCTET_STRING,
     OID,

@@ -17,10 +17,10 @@ from ushield_hw.cms.attributes import (
     signed_attributes,
 )
 from ushield_hw.cms.certificate import CertificateFacts
-from ushield_hw.cms.der import OCTET_STRING, SEQUENCE, SET, DerError, head, heads, integer, oid, set_of, tlv
 from ushield_hw.cms.signature import to_wire
 from ushield_hw.cms.signer import check_key, in_order, read_kept
 from ushield_hw.crypto.algorithms import Suite
+from ushield_hw.crypto.der import OCTET_STRING, SEQUENCE, SET, DerError, head, heads, integer, oid, set_of, tlv
 from ushield_hw.errors import BadSignature, CertificateError, InputError
 
 ID_SIGNED_DATA: Final = oid("1.2.840.113549.1.7.2")

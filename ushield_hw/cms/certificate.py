@@ -9,7 +9,8 @@ from functools import lru_cache
 from typing import Final
 
 from ushield_hw.cms import names
-from ushield_hw.cms.der import (
+from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.crypto.der import (
     BIT_STRING,
     GENERALIZED_TIME,
     INTEGER,
@@ -23,7 +24,7 @@ from ushield_hw.cms.der import (
     oid,
     tlv,
 )
-from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.crypto.public_key import kind_and_bits
 from ushield_hw.errors import InputError
 
 _MALFORMED: Final = "malformed"
@@ -49,13 +50,6 @@ _USES: Final = (
     "encipherOnly",
     "decipherOnly",
 )
-
-_EC_PUBLIC_KEY: Final = oid("1.2.840.10045.2.1")
-_P256: Final = tlv(SEQUENCE, _EC_PUBLIC_KEY, oid("1.2.840.10045.3.1.7"))
-_P384: Final = tlv(SEQUENCE, _EC_PUBLIC_KEY, oid("1.3.132.0.34"))
-_RSA: Final = tlv(SEQUENCE, oid("1.2.840.113549.1.1.1"), b"\x05\x00")
-_UNCOMPRESSED: Final = b"\x00\x04"  # no unused bits, an uncompressed point
-_POINT: Final[dict[bytes, tuple[KeyKind, int]]] = {_P256: (KeyKind.EC_P256, 256), _P384: (KeyKind.EC_P384, 384)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +157,7 @@ def _read_fields(der: bytes, tbs: Reader, signed_with: bytes) -> CertificateFact
     not_before, not_after = _validity(tbs.enter(SEQUENCE, _MALFORMED))
     subject = tbs.element(SEQUENCE, _MALFORMED)
     spki = tbs.element(SEQUENCE, _MALFORMED)
-    key, key_bits = _key(spki)
+    key, key_bits = kind_and_bits(spki)
     extensions = _extensions(tbs, version)
     return CertificateFacts(
         der=der,
@@ -218,28 +212,6 @@ def read_time(times: Reader) -> datetime:
         return datetime(int(digits[:4]), month, day, hour, minute, second, tzinfo=UTC)
     except ValueError as broken:
         raise DerError(_MALFORMED) from broken
-
-
-def _key(spki: bytes) -> tuple[KeyKind | None, int]:
-    info = Reader(spki).enter(SEQUENCE, _MALFORMED)
-    algorithm = info.element(SEQUENCE, _MALFORMED)
-    bits = info.content(BIT_STRING, _MALFORMED)
-    info.close(_MALFORMED)
-    if algorithm == _RSA:
-        return KeyKind.RSA, _modulus_bits(_octets(bits))
-    kind, size = _POINT.get(algorithm, (None, 0))
-    whole = bits.startswith(_UNCOMPRESSED) and len(bits) == len(_UNCOMPRESSED) + 2 * size // 8
-    return (kind, size) if whole else (None, 0)
-
-
-def _modulus_bits(key: bytes) -> int:
-    outer = Reader(key)
-    numbers = outer.enter(SEQUENCE, _MALFORMED)
-    outer.close(_MALFORMED)
-    modulus = numbers.integer(_MALFORMED)
-    numbers.integer(_MALFORMED)
-    numbers.close(_MALFORMED)
-    return modulus.bit_length()
 
 
 def _octets(bits: bytes) -> bytes:

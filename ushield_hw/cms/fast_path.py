@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 from ushield_hw.cms.attributes import ID_DATA, Confirmation, stated_time
 from ushield_hw.cms.build import EXPLICIT_0, MOST_CONTENT, Draft, Profile, Template
 from ushield_hw.cms.certificate import CertificateFacts
-from ushield_hw.cms.der import DerError, set_of
 from ushield_hw.cms.signature import check_wire
 from ushield_hw.crypto.algorithms import Suite
+from ushield_hw.crypto.der import DerError, set_of
 
 _MOST: Final = 4096
 _BEGINNING: Final = 80  # encapContentInfo begins before this offset

@@ -11,7 +11,7 @@ import unicodedata
 from functools import lru_cache
 from typing import Final
 
-from ushield_hw.cms.der import OID, SEQUENCE, SET, UTF8_STRING, DerError, Reader, tlv
+from ushield_hw.crypto.der import OID, SEQUENCE, SET, UTF8_STRING, DerError, Reader, tlv
 
 Value = tuple[int, bytes]
 """The value of an attribute: tag and content."""

@@ -15,11 +15,11 @@ from typing import Final
 from ushield_hw.cms.attributes import ID_DATA, Confirmation, read_attributes
 from ushield_hw.cms.build import EXPLICIT_0, ID_SIGNED_DATA, MOST_OCTETS, VERSION, Profile, Template
 from ushield_hw.cms.certificate import CertificateFacts
-from ushield_hw.cms.der import OCTET_STRING, SEQUENCE, SET, DerError, Reader, tlv
 from ushield_hw.cms.fast_path import Found, Known, recognised, remember
 from ushield_hw.cms.signature import check_wire
 from ushield_hw.cms.signer import MOST_INTERMEDIATES, check_key, in_order, read_kept
 from ushield_hw.crypto.algorithms import SUITES, KeyKind, Suite
+from ushield_hw.crypto.der import OCTET_STRING, SEQUENCE, SET, DerError, Reader, tlv
 from ushield_hw.errors import BadSignature, InputError
 
 _DIGESTS: Final = {suite.digest_algorithm: suite.digest for suite in SUITES}

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from ushield_hw.cms.certificate import CertificateFacts
-from ushield_hw.cms.der import SEQUENCE, DerError, Reader, head, integer
-from ushield_hw.crypto.algorithms import CURVE_ORDER, KeyKind
-
-_P256: Final = CURVE_ORDER[KeyKind.EC_P256]
-_P384: Final = CURVE_ORDER[KeyKind.EC_P384]
+from ushield_hw.crypto.algorithms import CURVES, KeyKind
+from ushield_hw.crypto.der import SEQUENCE, DerError, Reader, head, integer
 
 
 def to_wire(raw: bytes, signer: CertificateFacts) -> bytes:
@@ -60,6 +55,6 @@ def _check_rsa(value: bytes, signer: CertificateFacts) -> None:
 
 
 def _check_range(r: int, s: int, signer: CertificateFacts) -> None:
-    order = _P256 if signer.key is KeyKind.EC_P256 else _P384 if signer.key is KeyKind.EC_P384 else 0
+    order = CURVES[signer.key].order if signer.key in CURVES else 0
     if not (0 < r < order and 0 < s < order):
         raise DerError("signature_form")

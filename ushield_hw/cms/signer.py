@@ -7,9 +7,9 @@ from functools import lru_cache
 from typing import Final
 
 from ushield_hw.cms.certificate import CertificateFacts
-from ushield_hw.cms.der import DerError
 from ushield_hw.cms.names import same
-from ushield_hw.crypto.algorithms import RSA_LEAST_BITS, KeyKind, Suite
+from ushield_hw.crypto.algorithms import Suite, too_short
+from ushield_hw.crypto.der import DerError
 
 MOST_INTERMEDIATES: Final = 4
 
@@ -29,7 +29,7 @@ def check_key(signer: CertificateFacts, suite: Suite) -> None:
     """
     if signer.key is not suite.key:
         raise DerError("key_kind")
-    if signer.key is KeyKind.RSA and signer.key_bits < RSA_LEAST_BITS:
+    if too_short(signer.key, signer.key_bits):
         raise DerError("key_too_short")
 
 

@@ -190,42 +190,51 @@ DIGEST_INFO_PREFIX: Final[dict[str, bytes]] = {
 
 RSA_LEAST_BITS: Final = 2048
 
-# The order of each curve's base point, exclusive upper bound of r and s in a signature.
-CURVE_ORDER: Final[dict[KeyKind, int]] = {
-    KeyKind.EC_P256: 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551,
-    KeyKind.EC_P384: int(
-        "ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973", 16
-    ),
-}
 
-POINT_OCTETS: Final[dict[KeyKind, int]] = {KeyKind.EC_P256: 65, KeyKind.EC_P384: 97}
-"""Length of an uncompressed point of a curve: 04, then both coordinates (SEC 1 section 2.3.3)."""
-
-_CURVE_NAME: Final = {KeyKind.EC_P256: "SECP256R1", KeyKind.EC_P384: "SECP384R1"}
-
-
-def ec_point(encoded: bytes, kind: KeyKind) -> bytes | None:
-    """Return an elliptic curve point in uncompressed form, in which points are compared.
+def too_short(kind: KeyKind, bits: int) -> bool:
+    """Return whether a key is too short for signed orders.
 
     Args:
-        encoded: uncompressed, compressed or hybrid form of SEC 1 section 2.3.3 and ANSI X9.62 section 4.3.6.
-        kind: the curve.
-
-    Returns:
-        The uncompressed point; None if it is not a valid encoding.
+        kind: the key type.
+        bits: length of the modulus or of the curve's field.
     """
-    whole, half = POINT_OCTETS[kind], (POINT_OCTETS[kind] + 1) // 2
-    form = encoded[:1]
-    if len(encoded) == whole and form in (b"\x04", b"\x06", b"\x07"):
-        return b"\x04" + encoded[1:]
-    if len(encoded) != half or form not in (b"\x02", b"\x03"):
-        return None
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+    return kind is KeyKind.RSA and bits < RSA_LEAST_BITS
 
-    curve: ec.EllipticCurve = getattr(ec, _CURVE_NAME[kind])()
-    try:
-        key = ec.EllipticCurvePublicKey.from_encoded_point(curve, encoded)
-    except ValueError:
-        return None
-    return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """An elliptic curve (SEC 2).
+
+    Attributes:
+        name: its SEC 2 name, as ``cryptography`` calls it.
+        bits: length of its field.
+        oid: its object identifier, DER.
+        order: the order of its base point, exclusive upper bound of r and s in a signature.
+    """
+
+    name: str
+    bits: int
+    oid: bytes
+    order: int
+
+    @property
+    def point_octets(self) -> int:
+        """Length of an uncompressed point: 04, then both coordinates (SEC 1 section 2.3.3)."""
+        return 1 + 2 * (self.bits // 8)
+
+
+CURVES: Final[dict[KeyKind, Curve]] = {
+    KeyKind.EC_P256: Curve(
+        "secp256r1",
+        256,
+        bytes.fromhex("06082a8648ce3d030107"),
+        0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551,
+    ),
+    KeyKind.EC_P384: Curve(
+        "secp384r1",
+        384,
+        bytes.fromhex("06052b81040022"),
+        int("ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973", 16),
+    ),
+}
+"""The curve of each elliptic key type."""

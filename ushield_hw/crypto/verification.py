@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from ushield_hw.crypto.algorithms import POINT_OCTETS, SUITES, Padding, Suite
+from ushield_hw.crypto.algorithms import CURVES, SUITES, Padding, Suite
 from ushield_hw.crypto.parsing import Unreadable, reading
 
 Check = Callable[[bytes, bytes], bool]
@@ -53,7 +53,7 @@ def matches(spki: bytes, suite: Suite, message: bytes, raw: bytes) -> bool:
     if suite.padding is Padding.ECDSA:
         from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-        half = POINT_OCTETS[suite.key] // 2  # as long as one coordinate
+        half = CURVES[suite.key].bits // 8  # as long as one coordinate
         if len(raw) != 2 * half:
             return False
         signature = encode_dss_signature(int.from_bytes(raw[:half]), int.from_bytes(raw[half:]))

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 
 from ushield_hw.backend.model import KeyRecord
 from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.crypto.public_key import comparable
 from ushield_hw.errors import CertificateError, CertificateMultiple, CertificateNotFound, TokenError
-from ushield_hw.token.key_matching import KeyRing, public_half, trimmed
+from ushield_hw.token.key_matching import KeyRing, trimmed
 from ushield_hw.token.key_pairs import KeyChoice, Pair, keys_ambiguous, pairs
 from ushield_hw.token.session import Session
 
@@ -172,7 +173,7 @@ class _Certified:
             if pair.key is not None:
                 self._by_key.setdefault(pair.key.handle, []).append(pair)
             else:
-                self._by_half.setdefault(public_half(pair.facts.key, pair.facts.spki), []).append(pair)
+                self._by_half.setdefault(comparable(pair.facts.spki, pair.facts.key), []).append(pair)
             for rival in pair.rivals:
                 self._by_rival.setdefault(rival.handle, []).append(pair)
 

@@ -14,8 +14,8 @@ from enum import Enum
 from typing import Final, TypeVar
 
 from ushield_hw.backend.model import KeyRecord
-from ushield_hw.cms.der import BIT_STRING, SEQUENCE, DerError, Reader
-from ushield_hw.crypto.algorithms import POINT_OCTETS, KeyKind
+from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.crypto.public_key import comparable
 
 T = TypeVar("T")
 
@@ -48,27 +48,6 @@ class Match:
     of_another: bool = False
 
 
-def public_half(kind: KeyKind | None, spki: bytes) -> bytes | None:
-    """Return a public key in the form of ``KeyRecord.public``, or None for a kind not allowed in signed orders.
-
-    Args:
-        kind: The kind of key.
-        spki: The SubjectPublicKeyInfo, DER.
-    """
-    if kind is None:
-        return None
-    if kind is not KeyKind.RSA:
-        return spki[-POINT_OCTETS[kind] :]
-    try:
-        info = Reader(spki).enter(SEQUENCE, _FORM)
-        info.element(SEQUENCE, _FORM)
-        numbers = Reader(info.content(BIT_STRING, _FORM)[1:]).enter(SEQUENCE, _FORM)
-        modulus = numbers.integer(_FORM)
-    except DerError:
-        return None
-    return modulus.to_bytes((modulus.bit_length() + 7) // 8)
-
-
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """The public key whose private key is searched for.
@@ -91,7 +70,7 @@ class Wanted:
             kind: The kind of key.
             spki: The SubjectPublicKeyInfo, DER.
         """
-        return cls(kind, spki, public_half(kind, spki))
+        return cls(kind, spki, comparable(spki, kind))
 
 
 def with_id(records: Sequence[KeyRecord], key_id: bytes) -> list[KeyRecord]:

@@ -16,7 +16,7 @@ from typing import Final
 from ushield_hw.backend.model import CertificateRecord, KeyRecord
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.cms.names import Canonical, comparable
-from ushield_hw.crypto.algorithms import RSA_LEAST_BITS, KeyKind
+from ushield_hw.crypto.algorithms import KeyKind, too_short
 from ushield_hw.errors import CertificateMultiple, InputError
 from ushield_hw.order import KeyUse
 from ushield_hw.order.times import time_text
@@ -135,7 +135,7 @@ class Pair:
         facts = self.facts
         if facts.key is None:
             return Why.KIND
-        if facts.key is KeyKind.RSA and facts.key_bits < RSA_LEAST_BITS:
+        if too_short(facts.key, facts.key_bits):
             return Why.WEAK
         if facts.version == 1:
             return Why.VERSION_1

@@ -16,11 +16,12 @@ from ushield_hw.backend.model import CertificateRecord, KeyRecord, ObjectProblem
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.config import Settings
 from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.crypto.public_key import comparable
 from ushield_hw.drivers.family import Driver
 from ushield_hw.errors import CertificateNotFound, InputError, TokenError, UShieldError
 from ushield_hw.interaction import PinState
 from ushield_hw.order import KeyUse
-from ushield_hw.token.key_matching import KeyRing, public_half, trimmed
+from ushield_hw.token.key_matching import KeyRing, trimmed
 from ushield_hw.token.key_pairs import ANY, KeyChoice, Pair, Why, pairs
 from ushield_hw.token.pin_guard import refusal
 from ushield_hw.token.selection import LeftOut, Selection, select, unread_text
@@ -202,7 +203,7 @@ def _behind_certificates(certificates: Sequence[CertificateRecord], keys: Sequen
     """Return a private key for each certificate whose CKA_ID no key has and whose public key is not visible."""
     ring, halves, found = KeyRing(keys), {key.public for key in keys if not key.private}, []
     for number, (record, facts) in enumerate(_facts(certificates), start=len(keys) + 1):
-        half = public_half(facts.key, facts.spki)
+        half = comparable(facts.spki, facts.key)
         alike = any(key.kind is facts.key for key in ring.bearers(record.key_id))
         if not facts.is_ca and not alike and half not in halves:
             found.append(_private(-number, record.key_id, record.label, facts.key, half))
@@ -233,7 +234,7 @@ def certificates_may_hide(driver: Driver, certificates: Sequence[CertificateReco
     if driver.capabilities.public_certificates:
         return False
     read = _facts(certificates)
-    halves = {public_half(facts.key, facts.spki) for _, facts in read}
+    halves = {comparable(facts.spki, facts.key) for _, facts in read}
     ids = {trimmed(record.key_id) for record, _ in read if record.key_id}
     alone = any(
         key.public not in halves if key.public is not None else trimmed(key.key_id) not in ids

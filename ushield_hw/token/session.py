@@ -20,13 +20,13 @@ from ushield_hw.backend.model import (
     Identity,
     KeyRecord,
     ObjectProblem,
-    PublicKey,
     SignCall,
     TokenInfo,
 )
-from ushield_hw.cms.der import integer
 from ushield_hw.config import Settings
 from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.crypto.der import integer
+from ushield_hw.crypto.public_key import PublicKey
 from ushield_hw.drivers.family import ConfirmText, Driver
 from ushield_hw.interaction import Interaction, PinState
 from ushield_hw.system.hardening import forgetting

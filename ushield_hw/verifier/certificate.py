@@ -7,8 +7,8 @@ from functools import cached_property, lru_cache
 from typing import Any, Final
 
 from ushield_hw.cms import CertificateFacts, names
-from ushield_hw.cms.der import BIT_STRING, OCTET_STRING, OID, SEQUENCE, DerError, Reader
 from ushield_hw.cms.names import Canonical
+from ushield_hw.crypto.der import BIT_STRING, OCTET_STRING, OID, SEQUENCE, DerError, Reader
 from ushield_hw.errors import InputError
 from ushield_hw.verifier import extensions as ext
 from ushield_hw.verifier.signatures import is_right

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from ushield_hw.cms import names
-from ushield_hw.cms.der import OID, SEQUENCE, SET, DerError, Reader, oid
+from ushield_hw.crypto.der import OID, SEQUENCE, SET, DerError, Reader, oid
 from ushield_hw.verifier import extensions as ext
 from ushield_hw.verifier.budget import Budget
 from ushield_hw.verifier.certificate import Certificate

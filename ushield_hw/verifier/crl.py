@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 
 from ushield_hw.cms import names
 from ushield_hw.cms.certificate import read_time
-from ushield_hw.cms.der import BIT_STRING, INTEGER, OCTET_STRING, OID, SEQUENCE, DerError, Reader
 from ushield_hw.cms.names import Canonical
+from ushield_hw.crypto.der import BIT_STRING, INTEGER, OCTET_STRING, OID, SEQUENCE, DerError, Reader
 from ushield_hw.verifier import extensions as ext
 from ushield_hw.verifier.extensions import ALL_REASONS, GeneralName, of
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ushield_hw.cms.der import BIT_STRING, INTEGER, OCTET_STRING, OID, SEQUENCE, DerError, Reader, oid
+from ushield_hw.crypto.der import BIT_STRING, INTEGER, OCTET_STRING, OID, SEQUENCE, DerError, Reader, oid
 
 _MALFORMED: Final = "malformed"
 _BOOLEAN, _NULL = 0x01, 0x05

@@ -12,7 +12,7 @@ from typing import Final
 
 from ushield_hw import messages
 from ushield_hw.cms import CertificateFacts, names
-from ushield_hw.cms.der import DerError
+from ushield_hw.crypto.der import DerError
 from ushield_hw.errors import InputError, UntrustedSigner
 from ushield_hw.verifier import constraints, policies
 from ushield_hw.verifier import extensions as ext

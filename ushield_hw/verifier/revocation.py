@@ -22,8 +22,8 @@ from itertools import pairwise
 from typing import Final
 
 from ushield_hw.cms import names
-from ushield_hw.cms.der import SEQUENCE, SET, DerError, Reader, tlv
 from ushield_hw.cms.names import Canonical
+from ushield_hw.crypto.der import SEQUENCE, SET, DerError, Reader, tlv
 from ushield_hw.errors import InputError
 from ushield_hw.verifier import extensions as ext
 from ushield_hw.verifier.certificate import Certificate

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-from ushield_hw.cms.der import BIT_STRING, OID, SEQUENCE, DerError, Reader, oid
 from ushield_hw.crypto.algorithms import RSA_LEAST_BITS
+from ushield_hw.crypto.der import BIT_STRING, OID, SEQUENCE, DerError, Reader, oid
 from ushield_hw.crypto.parsing import Unreadable, reading
 
 _MALFORMED: Final = "malformed"

@@ -27,8 +27,8 @@ from ushield_hw.backend.interface import Isolation
 from ushield_hw.backend.model import ObjectClass, TokenFlag, User
 from ushield_hw.backend.module import Module, close_modules
 from ushield_hw.cms.certificate import CertificateFacts
-from ushield_hw.cms.der import integer
 from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.crypto.der import integer
 from ushield_hw.doctor.finding import Status, ask_all
 from ushield_hw.doctor.probes import objects
 from ushield_hw.doctor.subjects import TokenSeen

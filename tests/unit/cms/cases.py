@@ -14,8 +14,8 @@ from tests.unit.cms import forge, pki
 from tests.unit.cms.forge import Forgery, attribute
 from tests.unit.cms.people import CONTENT, P256, P384, RSA, Bank, Customer
 from ushield_hw.cms import CertificateFacts
-from ushield_hw.cms.der import GENERALIZED_TIME, OCTET_STRING, SEQUENCE, UTC_TIME, UTF8_STRING, integer, oid, tlv
-from ushield_hw.crypto.algorithms import CURVE_ORDER, KeyKind
+from ushield_hw.crypto.algorithms import CURVES, KeyKind
+from ushield_hw.crypto.der import GENERALIZED_TIME, OCTET_STRING, SEQUENCE, UTC_TIME, UTF8_STRING, integer, oid, tlv
 
 
 @dataclass(frozen=True)
@@ -393,7 +393,7 @@ CASES: list[tuple[str, Callable[[Scenario], Forgery], str, bool, bool]] = [
     ),
     (
         "r is the curve's order",
-        lambda s: s.plain.but(signature=tlv(SEQUENCE, integer(CURVE_ORDER[KeyKind.EC_P256]), integer(1))),
+        lambda s: s.plain.but(signature=tlv(SEQUENCE, integer(CURVES[KeyKind.EC_P256].order), integer(1))),
         "signature_form",
         False,
         False,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from tests.unit.cms import pki
 from ushield_hw.cms import CONFIRMATION_OID, CertificateFacts
-from ushield_hw.cms.der import OCTET_STRING, SEQUENCE, SET, UTC_TIME, UTF8_STRING, integer, oid, tlv
 from ushield_hw.crypto.algorithms import Suite
+from ushield_hw.crypto.der import OCTET_STRING, SEQUENCE, SET, UTC_TIME, UTF8_STRING, integer, oid, tlv
 
 ID_DATA = oid("1.2.840.113549.1.7.1")
 ID_SIGNED_DATA = oid("1.2.840.113549.1.7.2")

@@ -20,8 +20,8 @@ from tests.unit.cms.conftest import Openssl
 from tests.unit.cms.people import CONTENT, P256, P384, RSA, Bank, chain
 from ushield_hw import messages
 from ushield_hw.cms import CONFIRMATION_OID, MOST_OCTETS, CertificateFacts, Confirmation, Profile, Template, parse
-from ushield_hw.cms.der import tlv
-from ushield_hw.crypto.algorithms import CURVE_ORDER, KeyKind, Suite
+from ushield_hw.crypto.algorithms import CURVES, KeyKind, Suite
+from ushield_hw.crypto.der import tlv
 from ushield_hw.errors import BadSignature, CertificateError, InputError
 
 
@@ -124,7 +124,7 @@ def test_asn1crypto_reads_the_same_attributes(bank: Bank, suite: Suite) -> None:
 
 @pytest.mark.parametrize(("kind", "curve"), [(KeyKind.EC_P256, ec.SECP256R1()), (KeyKind.EC_P384, ec.SECP384R1())])
 def test_the_curves_orders_are_right(kind: KeyKind, curve: ec.EllipticCurve) -> None:
-    order = CURVE_ORDER[kind]
+    order = CURVES[kind].order
 
     assert ec.derive_private_key(order - 1, curve)
     with pytest.raises(ValueError):
@@ -133,7 +133,7 @@ def test_the_curves_orders_are_right(kind: KeyKind, curve: ec.EllipticCurve) -> 
 
 @pytest.mark.parametrize("suite", [P256, P384], ids=["p256", "p384"])
 def test_ecdsa_numbers_out_of_range_are_refused(bank: Bank, suite: Suite) -> None:
-    order, half = CURVE_ORDER[suite.key], int(suite.name[7:10]) // 8
+    order, half = CURVES[suite.key].order, int(suite.name[7:10]) // 8
     template = Template(bank.customer(suite.key).certificate, suite, Profile.PLAIN, None)
 
     def assemble(r: int, s: int) -> bytes:

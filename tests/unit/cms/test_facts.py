@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from tests.unit.cms import pki
 from tests.unit.cms.people import Bank
 from ushield_hw.cms import CertificateFacts
-from ushield_hw.cms.der import SEQUENCE, integer, oid, tlv
 from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.crypto.der import SEQUENCE, integer, oid, tlv
 from ushield_hw.errors import InputError
 
 ROOT = pki.authority()

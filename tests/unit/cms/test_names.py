@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ushield_hw.cms import names
-from ushield_hw.cms.der import OID, SEQUENCE, SET, DerError, tlv
+from ushield_hw.crypto.der import OID, SEQUENCE, SET, DerError, tlv
 
 CN, ORG = b"\x55\x04\x03", b"\x55\x04\x0a"
 UTF8, PRINTABLE, T61, IA5, BMP, BITS = 0x0C, 0x13, 0x14, 0x16, 0x1E, 0x03

@@ -14,7 +14,7 @@ from tests.unit.cms.forge import Forgery
 from tests.unit.cms.people import CONTENT, P256, Bank, chain
 from ushield_hw import messages
 from ushield_hw.cms import MOST_OCTETS, parse
-from ushield_hw.cms.der import SEQUENCE, integer, oid, tlv
+from ushield_hw.crypto.der import SEQUENCE, integer, oid, tlv
 from ushield_hw.errors import BadSignature, InputError, UShieldError
 
 

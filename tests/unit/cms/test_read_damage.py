@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tests.unit.cms import forge, pki
 from tests.unit.cms.people import CONTENT, P256, RSA, make_bank
 from ushield_hw.cms import Confirmation, Profile, SignedOrderParts, Template, parse
-from ushield_hw.cms.der import integer, tlv
 from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.crypto.der import integer, tlv
 from ushield_hw.errors import BadSignature, InputError
 
 BANK = make_bank()

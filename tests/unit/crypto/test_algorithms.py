@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ushield_hw.backend.pkcs11.ckr import NUMBERS
 from ushield_hw.crypto.algorithms import (
-    CURVE_ORDER,
+    CURVES,
     DIGEST_INFO_PREFIX,
     SUITES,
     Feed,
@@ -85,9 +85,9 @@ def test_digest_info(digest: str) -> None:
     ("kind", "curve"), [(KeyKind.EC_P256, ec.SECP256R1()), (KeyKind.EC_P384, ec.SECP384R1())], ids=["p256", "p384"]
 )
 def test_the_order_of_a_curve(kind: KeyKind, curve: ec.EllipticCurve) -> None:
-    ec.derive_private_key(CURVE_ORDER[kind] - 1, curve)
+    ec.derive_private_key(CURVES[kind].order - 1, curve)
     with pytest.raises(ValueError, match=r"(?i)private|invalid|range"):
-        ec.derive_private_key(CURVE_ORDER[kind], curve)
+        ec.derive_private_key(CURVES[kind].order, curve)
 
 
 # --- ways -------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.unit.cms import pki
 from tests.unit.drivers.shelf import Shelf, public, record
 from ushield_hw.backend.pkcs11.objects import _point
-from ushield_hw.crypto.algorithms import KeyKind, ec_point
+from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.crypto.public_key import ec_point
 from ushield_hw.errors import CertificateMultiple
 from ushield_hw.token.key_matching import Proof
 from ushield_hw.token.key_pairs import KeyChoice, Pair

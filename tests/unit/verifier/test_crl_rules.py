@@ -15,7 +15,7 @@ from tests.unit.cms.people import P256
 from tests.unit.verifier.conftest import DAY, NOW, Scenario
 from tests.unit.verifier.test_path import ids
 from tests.unit.verifier.test_revocation import good, revoked, scope, serial_of, unknown
-from ushield_hw.cms.der import SEQUENCE, tlv
+from ushield_hw.crypto.der import SEQUENCE, tlv
 from ushield_hw.errors import Revoked, VerificationError
 from ushield_hw.verifier import Revocation, TrustStore, verify
 
@@ -315,7 +315,7 @@ def test_the_index_finds_what_cryptography_finds(scenario: Scenario, tmp_path: P
 )
 def test_an_entry_that_is_damaged_damages_the_list(entry: bytes) -> None:
     from ushield_hw.cms import names
-    from ushield_hw.cms.der import DerError
+    from ushield_hw.crypto.der import DerError
     from ushield_hw.verifier.crl import _indexed
 
     right = tlv(SEQUENCE, b"\x02\x02\x00\x87", b"\x17\x0d261124020000Z")
@@ -328,7 +328,7 @@ def test_an_entry_that_is_damaged_damages_the_list(entry: bytes) -> None:
 @pytest.mark.parametrize("cut", [1, 2, 3, 5, 9, 19])
 def test_a_list_that_ends_within_an_entry_is_none(scenario: Scenario, cut: int) -> None:
     from ushield_hw.cms import names
-    from ushield_hw.cms.der import DerError
+    from ushield_hw.crypto.der import DerError
     from ushield_hw.verifier.crl import _indexed
 
     entry = tlv(SEQUENCE, b"\x02\x01\x07", b"\x17\x0d261124020000Z")

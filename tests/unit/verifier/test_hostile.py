@@ -14,7 +14,7 @@ from tests.unit.cms.people import P256
 from tests.unit.verifier.conftest import DAY, NOW, Scenario
 from tests.unit.verifier.test_path import ids, untrusted
 from tests.unit.verifier.test_verify import told
-from ushield_hw.cms.der import INTEGER, SEQUENCE, tlv
+from ushield_hw.crypto.der import INTEGER, SEQUENCE, tlv
 from ushield_hw.errors import UShieldError, VerificationError
 from ushield_hw.verifier import TrustStore, budget, search, signatures, verify
 
@@ -127,7 +127,7 @@ def test_policies_that_double_with_each_ca(scenario: Scenario) -> None:
 
 
 def oid_of(name: x509.ObjectIdentifier) -> bytes:
-    from ushield_hw.cms.der import oid
+    from ushield_hw.crypto.der import oid
 
     return oid(name.dotted_string)
 

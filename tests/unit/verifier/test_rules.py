@@ -17,8 +17,8 @@ from tests.unit.cms.people import P256
 from tests.unit.verifier.conftest import NOW, Scenario
 from tests.unit.verifier.test_path import untrusted
 from ushield_hw.cms import parse
-from ushield_hw.cms.der import OID, SEQUENCE, SET, oid, tlv
 from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.crypto.der import OID, SEQUENCE, SET, oid, tlv
 from ushield_hw.errors import InputError, UntrustedSigner
 from ushield_hw.verifier import TrustStore, signatures, verify
 from ushield_hw.verifier.signatures import Algorithm

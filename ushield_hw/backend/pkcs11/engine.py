@@ -24,7 +24,6 @@ from ushield_hw.backend.model import (
     ModuleInfo,
     ModuleOptions,
     ObjectClass,
-    PublicKey,
     SignCall,
     SlotInfo,
     TokenInfo,
@@ -35,6 +34,7 @@ from ushield_hw.backend.pkcs11.ckr import GONE, NUMBERS, CkrError, LoadFailed, S
 from ushield_hw.backend.pkcs11.object_reader import Reader
 from ushield_hw.backend.pkcs11.reinit_lock import ReinitLock
 from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.crypto.public_key import PublicKey
 
 _CONTEXT_SPECIFIC: Final = 2
 _LOGGED_IN: Final = ("USER_ALREADY_LOGGED_IN", "USER_ANOTHER_ALREADY_LOGGED_IN")

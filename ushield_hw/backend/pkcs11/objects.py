@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final, TypeVar
 
-from ushield_hw.backend.model import CertificateRecord, Contents, KeyRecord, ObjectClass, PublicKey
+from ushield_hw.backend.model import CertificateRecord, Contents, KeyRecord, ObjectClass
 from ushield_hw.backend.pkcs11 import function_list, numbers, text
 from ushield_hw.backend.pkcs11.ckr import NUMBERS, CkrError
 from ushield_hw.backend.pkcs11.numbers import Attribute
 from ushield_hw.backend.pkcs11.object_reader import Reader, Unusable
-from ushield_hw.cms import der
-from ushield_hw.crypto.algorithms import POINT_OCTETS, KeyKind, ec_point
+from ushield_hw.crypto.algorithms import CURVES, KeyKind
+from ushield_hw.crypto.public_key import PublicKey, comparable, ec_point
 
 T = TypeVar("T")
 
@@ -32,17 +32,12 @@ _OF_TYPE: Final[dict[int, tuple[Attribute, ...]]] = {
     numbers.RSA: (Attribute.MODULUS,),
     numbers.EC: (Attribute.EC_PARAMS, Attribute.EC_POINT),
 }
-_CURVES: Final = {
-    bytes.fromhex("06082a8648ce3d030107"): KeyKind.EC_P256,
-    bytes.fromhex("06052b81040022"): KeyKind.EC_P384,
-}
+_CURVES: Final = {curve.oid: kind for kind, curve in CURVES.items()}
 # SHA-256 of the explicit parameters of the same curves as OpenSSL encodes them; ykcs11 2.2 returns them.
 _SPELT_OUT: Final = {
     "40c3c405abfc62e096cb6491f85f967d6d75ede716604629654910c475d4b846": KeyKind.EC_P256,
     "19a03321b63c6490867791325fc61a4df548ffaf40b94e499793a6267e5a72dd": KeyKind.EC_P384,
 }
-_PARAMETERS: Final = {kind: parameters for parameters, kind in _CURVES.items()}
-_INFO: Final = "malformed"
 # digest -> (CKM_SHA*, CKG_MGF1_SHA*, salt length in bytes), PKCS#11 v2.40 mechanisms, section 2.1
 _PSS: Final = {"sha256": (0x250, 2, 32), "sha384": (0x260, 3, 48), "sha512": (0x270, 4, 64)}
 
@@ -177,7 +172,7 @@ def _wanted(kind: KeyKind, bits: int) -> tuple[function_list.Mechanism, dict[int
         size: dict[int, bytes] = {Attribute.MODULUS_BITS: _number(bits), Attribute.PUBLIC_EXPONENT: b"\x01\x00\x01"}
         return function_list.Mechanism(numbers.MECHANISMS["RSA_PKCS_KEY_PAIR_GEN"], None, 0), size
     return function_list.Mechanism(numbers.MECHANISMS["EC_KEY_PAIR_GEN"], None, 0), {
-        Attribute.EC_PARAMS: _PARAMETERS[kind]
+        Attribute.EC_PARAMS: CURVES[kind].oid
     }
 
 
@@ -266,7 +261,7 @@ def _key(reader: Reader, of: ObjectClass, handle: int) -> KeyRecord:
     kind, public = _shown_half(said, key_type)
     if private and public is None and kind is not None:
         said |= reader.read_if_shown(of, handle, (Attribute.PUBLIC_KEY_INFO,))
-        public = _of_info(said.get(Attribute.PUBLIC_KEY_INFO, b""), kind)
+        public = comparable(said.get(Attribute.PUBLIC_KEY_INFO, b""), kind)
     return KeyRecord(
         handle,
         private,
@@ -286,23 +281,6 @@ def _shown_half(said: Mapping[int, bytes], key_type: int | None) -> tuple[KeyKin
         return KeyKind.RSA, said.get(Attribute.MODULUS, b"").lstrip(b"\0") or None
     kind = _curve(said.get(Attribute.EC_PARAMS, b"")) if key_type == numbers.EC else None
     return kind, _point(said.get(Attribute.EC_POINT, b""), kind) if kind else None
-
-
-def _of_info(info: bytes, kind: KeyKind) -> bytes | None:
-    """Return the public key in a DER SubjectPublicKeyInfo; None if it is not a key of this type."""
-    outer = der.Reader(info)
-    try:
-        whole = outer.enter(der.SEQUENCE, _INFO)
-        outer.close(_INFO)
-        whole.element(der.SEQUENCE, _INFO)
-        bits = whole.content(der.BIT_STRING, _INFO)
-        whole.close(_INFO)
-        if kind is not KeyKind.RSA:
-            return ec_point(bits[1:], kind)
-        modulus = der.Reader(bits[1:]).enter(der.SEQUENCE, _INFO).integer(_INFO)
-    except der.DerError:
-        return None
-    return modulus.to_bytes((modulus.bit_length() + 7) // 8) if modulus > 0 else None
 
 
 def _flag(value: bytes | None) -> bool | None:
@@ -329,5 +307,5 @@ def _point(value: bytes, kind: KeyKind) -> bytes | None:
     longer structure, where an uncompressed point is read from the end.
     """
     wrapped = value[:1] == b"\x04" and value[1:2] == bytes((len(value) - 2 & 0xFF,))
-    forms = (value, value[2:] if wrapped else b"", value[-POINT_OCTETS[kind] :])
+    forms = (value, value[2:] if wrapped else b"", value[-CURVES[kind].point_octets :])
     return next((point for form in forms if (point := ec_point(form, kind)) is not None), None)

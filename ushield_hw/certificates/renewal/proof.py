@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 
 from ushield_hw import messages
 from ushield_hw.certificates.certificate import signed_request
-from ushield_hw.certificates.csr import is_genuine, public_of, renewal_lines, request_lines
+from ushield_hw.certificates.csr import is_genuine, renewal_lines, request_lines
 from ushield_hw.certificates.renewal.record import Record
 from ushield_hw.cms import CertificateFacts, Profile, Template
 from ushield_hw.cms.attributes import Confirmation
 from ushield_hw.crypto.parsing import Unreadable, reading
+from ushield_hw.crypto.public_key import public_of
 from ushield_hw.drivers.family import ConfirmText
 from ushield_hw.errors import CertificateError, KeyMismatch, OutcomeUnknown, TokenError
 from ushield_hw.interaction import ConfirmRequest

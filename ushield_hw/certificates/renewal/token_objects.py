@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from ushield_hw.backend.model import CertificateRecord
 from ushield_hw.certificates.certificate import make_key, objects_of, remove, remove_key, write
-from ushield_hw.certificates.csr import spki_of
 from ushield_hw.certificates.renewal.record import Record
 from ushield_hw.cms import CertificateFacts
 from ushield_hw.cms.names import same
+from ushield_hw.crypto.public_key import spki_of
 from ushield_hw.errors import CertificateError, KeyMismatch, TokenBusy, TokenError, TokenRemoved, Trait
 from ushield_hw.token.key_pairs import PENDING, REPLACED, Pair, session_pairs
 from ushield_hw.token.session import Session

@@ -7,7 +7,7 @@ from asn1crypto import core
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ushield_hw.cms.der import INTEGER, OCTET_STRING, SEQUENCE, DerError, Reader, integer, oid, set_of, tlv
+from ushield_hw.crypto.der import INTEGER, OCTET_STRING, SEQUENCE, DerError, Reader, integer, oid, set_of, tlv
 
 
 def octets(data: bytes) -> bytes:

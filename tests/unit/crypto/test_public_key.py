@@ -1,4 +1,4 @@
-"""The public half that a token's CKA_PUBLIC_KEY_INFO shows of a private key."""
+"""Public keys in SubjectPublicKeyInfo, as a token's CKA_PUBLIC_KEY_INFO shows them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ushield_hw.backend.pkcs11.objects import _of_info
 from ushield_hw.crypto.algorithms import KeyKind
+from ushield_hw.crypto.public_key import comparable
 
 pytestmark = pytest.mark.unit
 
@@ -18,8 +18,8 @@ POINT = EC.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
 
 def test_it_is_the_point_or_the_modulus() -> None:
-    assert _of_info(EC_INFO, KeyKind.EC_P256) == POINT
-    assert _of_info(RSA_INFO, KeyKind.RSA) == b"\x80" + bytes(254) + b"\1"
+    assert comparable(EC_INFO, KeyKind.EC_P256) == POINT
+    assert comparable(RSA_INFO, KeyKind.RSA) == b"\x80" + bytes(254) + b"\1"
 
 
 def test_another_form_of_the_point_is_the_same() -> None:
@@ -27,7 +27,7 @@ def test_another_form_of_the_point_is_the_same() -> None:
     short = EC_INFO[: -len(POINT)] + half
     lengths = {1: len(short) - 2, len(short) - len(half) - 2: len(half) + 1}  # of the whole, and of the BIT STRING
     changed = bytes(lengths.get(at, octet) for at, octet in enumerate(short))
-    assert _of_info(changed, KeyKind.EC_P256) == POINT
+    assert comparable(changed, KeyKind.EC_P256) == POINT
 
 
 @pytest.mark.parametrize(
@@ -45,4 +45,4 @@ def test_another_form_of_the_point_is_the_same() -> None:
     ],
 )
 def test_anything_else_is_none(info: bytes, kind: KeyKind) -> None:
-    assert _of_info(info, kind) is None
+    assert comparable(info, kind) is None
