@@ -32,10 +32,8 @@ def serve(control: socket.socket) -> None:
     Args:
         control: the fork server's end of the socket.
     """
-    from ushield_hw.backend import (
-        protocol,
-        worker,  # noqa: F401 - imported once here instead of in each worker
-    )
+    from ushield_hw.backend import protocol, worker  # noqa: F401 - imported once here instead of in each worker
+    from ushield_hw.backend.pkcs11 import engine  # noqa: F401
 
     talk = protocol.Channel(control)
     with suppress(OSError, protocol.Closed):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -215,7 +214,7 @@ def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
         InputError: ``OUTPUT_EXISTS``: it was created meanwhile.
         StorageError: ``OUTPUT_NOT_WRITTEN``.
     """
-    draft = path.absolute().with_name(f".ushield-{secrets.token_hex(8)}")
+    draft = path.absolute().with_name(f".ushield-{os.urandom(8).hex()}")
     try:
         try:
             _write_whole(draft, data, mode)

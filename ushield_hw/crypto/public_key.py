@@ -1,7 +1,7 @@
 """Public keys: as a token returns them, as SubjectPublicKeyInfo (RFC 5280, 4.1.2.7), and as cryptography objects.
 
 The key type decides the form everywhere in the project, so a new key type is added here and in
-:mod:`ushield_hw.crypto.algorithms`.
+:mod:`ushield_hw.crypto.algorithms`. A worker process imports this module, so it imports little at the top.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 from ushield_hw.crypto.algorithms import CURVES, Curve, KeyKind
 from ushield_hw.crypto.der import BIT_STRING, SEQUENCE, DerError, Reader, oid, tlv
-from ushield_hw.crypto.parsing import Unreadable, reading
-from ushield_hw.errors import KeyMismatch
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -117,6 +115,9 @@ def key_of(public: PublicKey) -> CertifiedKey:
     """
     from cryptography.hazmat.primitives.asymmetric import rsa
 
+    from ushield_hw.crypto.parsing import Unreadable, reading
+    from ushield_hw.errors import KeyMismatch
+
     try:
         with reading():
             if public.kind is KeyKind.RSA:
@@ -152,6 +153,8 @@ def public_of(spki: bytes) -> PublicKey:
     """
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
     from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+    from ushield_hw.crypto.parsing import Unreadable, reading
 
     try:
         with reading():

@@ -26,12 +26,11 @@ from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.doctor.probes import bus, card, compare, module_file, objects, pin, reader, service, slots
 from ushield_hw.doctor.ranking import Case, first, weighed
 from ushield_hw.doctor.report import Report, UsableToken
-from ushield_hw.doctor.subjects import LOAD_DEADLINE_S, Loaded, ModuleFile, TokenSeen, load
+from ushield_hw.doctor.subjects import LOAD_DEADLINE_S, Loaded, ModuleFile, TokenSeen, each, load
 from ushield_hw.drivers.family import Discover
 from ushield_hw.errors import InputError, TokenNotInitialized, UShieldError
 from ushield_hw.messages import shown
 from ushield_hw.token.choice import names
-from ushield_hw.token.discovery import alike, certificates_on
 from ushield_hw.uri import TokenUri
 
 # A failing dependency check does not prevent loading the module: the system's loader decides.
@@ -258,7 +257,7 @@ def _concluded(
 ) -> Report:
     loaded = tuple(one.loaded for one in seen if one.loaded is not None)
     every = [token for one in seen for token in one.tokens]
-    case = _case(machine, seen, module, _each(every))
+    case = _case(machine, seen, module, each(every))
     asked = [
         *outer,
         *_compared(machine, there, loaded),
@@ -304,12 +303,6 @@ def _is_meant(seen: TokenSeen, selector: str | None) -> bool:
         return selector is None or names(selector, seen.token)
     except InputError:  # the selector is invalid, which F55 and F57 report
         return False
-
-
-def _each(tokens: Sequence[TokenSeen]) -> list[TokenSeen]:
-    """Return every token once, through the module of its own family if there is one."""
-    by_token = {id(seen.token): seen for seen in tokens}
-    return [by_token[id(group[0])] for group in alike([seen.token for seen in tokens], certificates_on)]
 
 
 def _can_sign(seen: TokenSeen) -> bool:

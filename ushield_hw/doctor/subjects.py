@@ -33,6 +33,7 @@ from ushield_hw.interaction import PinState
 from ushield_hw.order import KeyUse
 from ushield_hw.system.lazy import cached_property
 from ushield_hw.system.pcsc import Reader
+from ushield_hw.token.discovery import alike, end_entities
 from ushield_hw.token.key_pairs import KeyChoice, Pair, pairs
 from ushield_hw.token.readiness import Decision, Seen, Verdict, asks_for_login, decide
 from ushield_hw.token.token import Token
@@ -294,6 +295,14 @@ class TokenSeen:
         return self.token.certificates() if refused else found
 
     @cached_property
+    def end_entities(self) -> frozenset[bytes]:
+        """The certificates that identify the token, DER; empty if they cannot be read."""
+        try:
+            return end_entities(self.certificates)
+        except UShieldError:
+            return frozenset()
+
+    @cached_property
     def pairs(self) -> tuple[Pair, ...]:
         """The certificates visible without a login."""
         return pairs(self.certificates, self.keys, logged_in=False)
@@ -313,3 +322,14 @@ class TokenSeen:
     def mechanisms(self) -> tuple[str, ...]:
         """Its mechanisms."""
         return self.token.mechanisms()
+
+
+def each(tokens: Sequence[TokenSeen]) -> list[TokenSeen]:
+    """Return every token once, through the module of its own family if there is one.
+
+    Args:
+        tokens: the tokens; twice if a token shows through two modules.
+    """
+    by_token = {id(seen.token): seen for seen in tokens}
+    groups = alike([seen.token for seen in tokens], lambda token: by_token[id(token)].end_entities)
+    return [by_token[id(group[0])] for group in groups]

@@ -32,6 +32,7 @@ from ushield_hw.system import trust
 from ushield_hw.system.lazy import cached_property
 
 _LARGEST: Final = 1 << 20
+_WILDCARDS: Final = frozenset("*?[")
 
 GENERIC: Final = Driver("generic", "", "", Path())
 """The driver of a module without a descriptor: runs in a worker process, without assumptions."""
@@ -297,4 +298,8 @@ def _places(entry: _Entry) -> Iterator[str]:
 
 
 def _names(patterns: Sequence[str], name: str) -> bool:
-    return any(fnmatchcase(name.lower(), pattern.lower()) for pattern in patterns)
+    name = name.lower()
+    return any(
+        fnmatchcase(name, pattern) if _WILDCARDS.intersection(pattern) else name == pattern
+        for pattern in map(str.lower, patterns)
+    )

@@ -12,6 +12,7 @@ from ushield_hw import messages
 from ushield_hw.backend.model import (
     BUSY,
     LEFT_OUT,
+    CertificateRecord,
     SlotInfo,
     TokenFlag,
     TokenInfo,
@@ -180,11 +181,19 @@ def alike(tokens: Iterable[Token], certificates: Callable[[Token], frozenset[byt
 
     Args:
         tokens: The tokens that the modules show.
-        certificates: Returns the certificates on a token. Called only when the reported identities differ.
+        certificates: Returns the certificates on a token. Called only when the reported identities differ, once for
+            each token.
     """
+    read: dict[int, frozenset[bytes]] = {}
+
+    def once(token: Token) -> frozenset[bytes]:
+        if id(token) not in read:
+            read[id(token)] = certificates(token)
+        return read[id(token)]
+
     groups: list[list[Token]] = []
     for token in sorted(tokens, key=lambda token: token.driver.module.general):
-        group = next((group for group in groups if _belongs(group, token, certificates)), None)
+        group = next((group for group in groups if _belongs(group, token, once)), None)
         if group is None:
             groups.append([token])
         else:
@@ -203,15 +212,20 @@ def _belongs(group: Sequence[Token], token: Token, certificates: Callable[[Token
 
 
 def certificates_on(token: Token) -> frozenset[bytes]:
-    """Return the end-entity certificates visible without a login; an empty set if they cannot be read.
-
-    CA certificates are left out: the same CA certificate is on many tokens and identifies none of them.
-    """
+    """Return the end-entity certificates visible without a login; an empty set if they cannot be read."""
     try:
-        found = token.certificates()
+        return end_entities(token.certificates())
     except UShieldError:
         return frozenset()
-    return frozenset(record.der for record in found if not _is_authority(record.der))
+
+
+def end_entities(records: Iterable[CertificateRecord]) -> frozenset[bytes]:
+    """Return the certificates, DER, without CA certificates: these are on many tokens and identify none of them.
+
+    Args:
+        records: The certificate objects of a token.
+    """
+    return frozenset(record.der for record in records if not _is_authority(record.der))
 
 
 def _is_authority(der: bytes) -> bool:

@@ -20,7 +20,7 @@ from ushield_hw.doctor.finding import Priority, Probe, Rule, Said, causes, fail,
 from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.doctor.probes.bus import plugged
 from ushield_hw.doctor.soft_store import CONFIGURATIONS, FILES
-from ushield_hw.doctor.subjects import Loaded, TokenSeen, load
+from ushield_hw.doctor.subjects import Loaded, TokenSeen, each, load
 from ushield_hw.drivers.catalogue import GENERIC
 from ushield_hw.drivers.family import Kind
 from ushield_hw.drivers.installed import Installed
@@ -28,7 +28,7 @@ from ushield_hw.errors import DriverLoadError, InputError, LoadOutcome
 from ushield_hw.system.lazy import cached_property
 from ushield_hw.system.processes import named
 from ushield_hw.token.choice import names
-from ushield_hw.token.discovery import alike, certificates_on, tokens_in
+from ushield_hw.token.discovery import tokens_in
 from ushield_hw.token.token import Token
 from ushield_hw.uri import TokenUri
 
@@ -62,7 +62,7 @@ class Choice:
     @cached_property
     def each(self) -> tuple[Token, ...]:
         """Every token once."""
-        return tuple(group[0] for group in alike([seen.token for seen in self.tokens], certificates_on))
+        return tuple(seen.token for seen in each(self.tokens))
 
 
 def tokens_of(loaded: Loaded) -> tuple[TokenSeen, ...]:
