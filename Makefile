@@ -26,7 +26,7 @@ bench: setup ## compare speed with the peers (in .venv-bench); WRITE=1 also writ
 side-by-side: setup ## show what tools say of ten broken set-ups (in .venv-bench); WRITE=1 also writes docs/side-by-side.md
 	@tools/side_venv.sh bench benchmarks --side-by-side $(if $(WRITE),--write)
 
-fuzz: setup ## fuzz everything that reads strangers' bytes (in .venv-fuzz); SECONDS=600, TARGETS="cms verify"
+fuzz: setup ## fuzz everything that parses untrusted input (in .venv-fuzz); SECONDS=600, TARGETS="cms verify"
 	@tools/fuzz.sh --seconds $(or $(SECONDS),60) $(TARGETS)
 
 table: setup ## write the table of docs/tokens.md: what each kind of token can do

@@ -1,4 +1,4 @@
-"""Requests as strangers send them: what is refused and how, whatever the bytes."""
+"""Requests as untrusted clients send them: what is refused and how, for any bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a library raises over strangers' bytes."""
+"""What libraries raise for untrusted input becomes one exception."""
 
 from __future__ import annotations
 
