@@ -67,7 +67,7 @@ def readers(deadline_s: float = DEADLINE_S) -> tuple[Reader, ...]:
         deadline_s: timeout in seconds.
 
     Raises:
-        DriverError: ``PCSC_NO_SERVICE``, ``PCSC_REFUSED``, ``PCSCNO_ANSWER``, ``PCSC_NO_LIBRARY``, ``PCSC_FAILED``.
+        DriverError: ``PCSC_NO_SERVICE``, ``PCSC_REFUSED``, ``PCSC_NO_ANSWER``, ``PCSC_NO_LIBRARY``, ``PCSC_FAILED``.
             The details contain the function and PC/SC's return code.
     """
 
@@ -113,7 +113,7 @@ def answers() -> None:
     Returns if the service responds or is not running. The result is cached for a short time, for all threads.
 
     Raises:
-        DriverError: ``PCSCNO_ANSWER``.
+        DriverError: ``PCSC_NO_ANSWER``.
     """
     with _service_lock:
         if not _service or time.monotonic() - _service[-1][0] > (_SERVICE_S if _service[-1][1] else _ANSWERED_S):
@@ -128,7 +128,7 @@ def _no_answer() -> UShieldError | None:
     try:
         readers(_SERVICE_S)
     except UShieldError as error:
-        return error if error.code == "PCSCNO_ANSWER" else None
+        return error if error.code == "PCSC_NO_ANSWER" else None
     return None
 
 

@@ -34,7 +34,7 @@ _CHECK_S: Final = 0.1  # pause between two checks of a card to which a connectio
 # PC/SC return code -> error class and code; all others are PCSC_FAILED.
 _ERRORS: Final[dict[str, tuple[type[UShieldError], str]]] = {
     _NO_LIBRARY: (DriverError, "PCSC_NO_LIBRARY"),
-    NO_ANSWER: (DriverError, "PCSCNO_ANSWER"),
+    NO_ANSWER: (DriverError, "PCSC_NO_ANSWER"),
     "SCARD_E_NO_SERVICE": (DriverError, "PCSC_NO_SERVICE"),
     "SCARD_E_SERVICE_STOPPED": (DriverError, "PCSC_NO_SERVICE"),
     "SCARD_F_COMM_ERROR": (DriverError, "PCSC_NO_SERVICE"),
