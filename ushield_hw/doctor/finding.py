@@ -19,6 +19,7 @@ S = TypeVar("S")
 
 # Reasons for a skipped probe that are used in several modules.
 NO_SERVICE: Final = "no_service"  # PC/SC is not available
+NO_PYSCARD: Final = "no_pyscard"  # the Python package for PC/SC is not installed
 SOFT: Final = "soft_token"  # a soft token can sign, so no device is needed
 PAST_PCSC: Final = "past_pcsc"  # the connected device does not use PC/SC
 

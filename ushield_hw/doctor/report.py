@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ushield_hw.doctor.finding import NO_SERVICE, PAST_PCSC, SOFT, Finding, Outcome
+from ushield_hw.doctor.finding import NO_PYSCARD, NO_SERVICE, PAST_PCSC, SOFT, Finding, Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Report:
         """Return whether findings concern an access path that the present token does not use."""
         if not any(_is_unneeded(one) for one in self.findings):
             return False
-        return any(_is_unneeded(one) or one.evidence.get("reason") == NO_SERVICE for one in findings)
+        return any(_is_unneeded(one) or one.evidence.get("reason") in {NO_PYSCARD, NO_SERVICE} for one in findings)
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON document of ``ushield doctor --json``."""

@@ -21,12 +21,12 @@ from ushield_hw import __version__
 from ushield_hw.backend.module import Module
 from ushield_hw.doctor.codes import unexplained
 from ushield_hw.doctor.descriptor_draft import skeleton
-from ushield_hw.doctor.finding import NO_SERVICE, Finding, Status, ask_all, fail, ok, skip, unchecked
+from ushield_hw.doctor.finding import NO_PYSCARD, Finding, Status, ask_all, fail, ok, skip, unchecked
 from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.doctor.probes import bus, card, compare, module_file, objects, pin, reader, service, slots
 from ushield_hw.doctor.ranking import Case, first, weighed
 from ushield_hw.doctor.report import Report, UsableToken
-from ushield_hw.doctor.subjects import LOAD_DEADLINE_S, Loaded, ModuleFile, TokenSeen, each, load
+from ushield_hw.doctor.subjects import LOAD_DEADLINE_S, Loaded, ModuleFile, TokenSeen, each, load, pcsc_unavailable
 from ushield_hw.drivers.family import Discover
 from ushield_hw.errors import InputError, TokenNotInitialized, UShieldError
 from ushield_hw.messages import shown
@@ -108,7 +108,10 @@ def _usb(machine: Machine) -> list[Finding]:
 
 
 def _service(machine: Machine) -> list[Finding]:
-    return ask_all(service.PROBES, machine)
+    if pcsc_unavailable(machine) != NO_PYSCARD:
+        return ask_all(service.PROBES, machine)
+    others = (ask for ask in service.PROBES if ask is not service.not_running)
+    return [service.not_running(machine), *(ask.found(unchecked(NO_PYSCARD)) for ask in others)]
 
 
 def _readers(machine: Machine) -> list[Finding]:
@@ -125,8 +128,8 @@ def _cards(machine: Machine, there: Sequence[card.InReader]) -> list[Finding]:
 
 def _compared(machine: Machine, there: Sequence[card.InReader], loaded: Sequence[Loaded]) -> Iterator[Finding]:
     """Run the probes that need the results of the modules."""
-    if machine.reader_list.failure is not None:
-        yield from (ask.found(unchecked(NO_SERVICE)) for ask in card.PROBES)
+    if reason := pcsc_unavailable(machine):
+        yield from (ask.found(unchecked(reason)) for ask in card.PROBES)
     for here in there:
         here.shown = compare.shows_a_token(here, loaded)
         yield from ask_all(card.FAMILY_PROBES, here, here.reader.name)

@@ -20,7 +20,7 @@ from ushield_hw.backend.model import (
 )
 from ushield_hw.backend.module import Module
 from ushield_hw.backend.sharing import descriptions
-from ushield_hw.doctor.finding import Way
+from ushield_hw.doctor.finding import NO_PYSCARD, NO_SERVICE, Way
 from ushield_hw.doctor.inspect.image import glance, processor, read_image
 from ushield_hw.doctor.inspect.image_model import Image
 from ushield_hw.doctor.inspect.machine import Machine
@@ -31,6 +31,7 @@ from ushield_hw.drivers.installed import module_environment
 from ushield_hw.errors import UShieldError
 from ushield_hw.interaction import PinState
 from ushield_hw.order import KeyUse
+from ushield_hw.system import pcsc
 from ushield_hw.system.lazy import cached_property
 from ushield_hw.system.pcsc import Reader
 from ushield_hw.token.discovery import alike, end_entities
@@ -333,3 +334,15 @@ def each(tokens: Sequence[TokenSeen]) -> list[TokenSeen]:
     by_token = {id(seen.token): seen for seen in tokens}
     groups = alike([seen.token for seen in tokens], lambda token: by_token[id(token)].end_entities)
     return [by_token[id(group[0])] for group in groups]
+
+
+def pcsc_unavailable(machine: Machine) -> str:
+    """Return why readers and cards cannot be examined, as a reason of a finding; empty if they can.
+
+    Args:
+        machine: the machine.
+    """
+    failure = machine.reader_list.failure
+    if failure is None:
+        return ""
+    return NO_PYSCARD if failure.name == pcsc.NO_PYSCARD else NO_SERVICE

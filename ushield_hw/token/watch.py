@@ -20,7 +20,7 @@ from ushield_hw.config import Settings, load_settings
 from ushield_hw.drivers.catalogue import Catalogue
 from ushield_hw.drivers.family import Kind
 from ushield_hw.drivers.installed import Installed, discoverable, installed
-from ushield_hw.system.pcsc import Monitor, ReaderList
+from ushield_hw.system.pcsc import Monitor, ReaderList, is_installed
 from ushield_hw.token.discovery import alike
 from ushield_hw.token.module_watcher import Insertion, ModuleWatcher, Seen, reads_cards
 from ushield_hw.token.token import Token
@@ -97,7 +97,7 @@ class TokenWatch(Iterator[TokenEvent]):
         self._events: deque[TokenEvent] = deque()
         self._there: list[_Known] = []
         self._due: float | None = None
-        self._monitor = Monitor() if any(reads_cards(entry.driver) for entry in entries) else None
+        self._monitor = Monitor() if is_installed() and any(reads_cards(entry.driver) for entry in entries) else None
         several = sum(entry.driver.kind is not Kind.SOFTWARE for entry in entries) > 1
         self._watchers = [
             ModuleWatcher(entry, catalogue, settings, self._monitor, several=several) for entry in entries

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from ushield_hw.doctor.finding import (
-    NO_SERVICE,
     Priority,
     Rule,
     Said,
@@ -23,6 +22,7 @@ from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.doctor.inspect.pcsclite import DRIVER_FOLDERS, bundles, drivers, program
 from ushield_hw.doctor.probes.bus import ccid_devices
 from ushield_hw.doctor.probes.reader_devices import NUMBERED, unshown
+from ushield_hw.doctor.subjects import pcsc_unavailable
 from ushield_hw.system.pcsc import Slot
 from ushield_hw.system.usb import CCID, UsbDevice
 
@@ -79,7 +79,7 @@ def no_reader(machine: Machine) -> Said:
     """Check that PC/SC shows a reader for every CCID device."""
     reader_list, missing = machine.reader_list, unshown(machine)
     if reader_list.failure is not None:
-        return unchecked(NO_SERVICE)
+        return unchecked(pcsc_unavailable(machine))
     readers, devices = [reader.name for reader in reader_list.readers], _called(missing.devices)
     busy = [line.strip() for line in machine.logs.splitlines() if _NOT_CLAIMED in line]
     if readers and not devices:
@@ -103,7 +103,7 @@ def too_many(machine: Machine) -> Said:
     """Check whether PC/SC has reached its maximum number of readers, so that others may be missing."""
     most = _MOST.get(machine.system)
     if most is None or machine.reader_list.failure is not None:
-        return unchecked(NO_SERVICE) if most else skip("not_on_this_system")
+        return unchecked(pcsc_unavailable(machine)) if most else skip("not_on_this_system")
     count = len(machine.reader_list.readers)
     return warn(count=count, most=most) if count >= most else ok(count=count, most=most)
 
@@ -112,7 +112,7 @@ def too_many(machine: Machine) -> Said:
 def stale(machine: Machine) -> Said:
     """Check for readers that PC/SC still shows although they were removed."""
     if machine.reader_list.failure is not None:
-        return unchecked(NO_SERVICE)
+        return unchecked(pcsc_unavailable(machine))
     # Except on Linux, PC/SC cannot query a reader whose name is not ASCII; its state is then meaningless.
     asked = [one for one in machine.reader_list.readers if machine.system == "linux" or one.name.isascii()]
     gone = [one.name for one in asked if one.slot is Slot.UNAVAILABLE]

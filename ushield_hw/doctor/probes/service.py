@@ -14,7 +14,8 @@ from ushield_hw.doctor.finding import Priority, Rule, Said, Way, causes, fail, o
 from ushield_hw.doctor.inspect import pcscd, pcsclite
 from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.doctor.probes.bus import ccid_devices, permission_of
-from ushield_hw.system.pcsc import Failure
+from ushield_hw.system import installation
+from ushield_hw.system.pcsc import EXTRA, NO_PYSCARD, Failure
 from ushield_hw.system.processes import named
 
 _PCSC: Final = Rule(way=Way.PCSC)
@@ -76,6 +77,9 @@ def not_running(machine: Machine) -> Said:
         return ok(socket=machine.pcscd_socket)
     if machine.system != "linux":
         return skip("not_on_this_system")
+    if failure.name == NO_PYSCARD:
+        evidence = {"kind": "package", "install": installation.command_for(EXTRA)}
+        return _missing(machine, program=pcsclite.program(machine) or "-", **evidence)
     program, library = pcsclite.program(machine), failure.name != _NO_LIBRARY
     if library and machine.hail != pcscd.ABSENT:
         return skip("somebody_is_there", **_said(failure))

@@ -18,10 +18,12 @@ from ushield_hw.errors import UShieldError
 from ushield_hw.system.limits import limit_reached
 from ushield_hw.system.log import LOG
 from ushield_hw.system.pcsc import winscard
-from ushield_hw.system.pcsc.winscard import NO_ANSWER, Contact, Failure, Reader, Slot
+from ushield_hw.system.pcsc.winscard import EXTRA, NO_ANSWER, NO_PYSCARD, Contact, Failure, Reader, Slot, is_installed
 
 __all__ = [
     "DEADLINE_S",
+    "EXTRA",
+    "NO_PYSCARD",
     "Contact",
     "Failure",
     "Monitor",
@@ -31,6 +33,7 @@ __all__ = [
     "answers",
     "contact",
     "held",
+    "is_installed",
     "readers",
 ]
 
@@ -67,7 +70,8 @@ def readers(deadline_s: float = DEADLINE_S) -> tuple[Reader, ...]:
         deadline_s: timeout in seconds.
 
     Raises:
-        DriverError: ``PCSC_NO_SERVICE``, ``PCSC_REFUSED``, ``PCSC_NO_ANSWER``, ``PCSC_NO_LIBRARY``, ``PCSC_FAILED``.
+        DriverError: ``PCSC_NO_SERVICE``, ``PCSC_REFUSED``, ``PCSC_NO_ANSWER``, ``PCSC_NO_LIBRARY``,
+            ``PCSC_NO_PYSCARD``, ``PCSC_FAILED``.
             The details contain the function and PC/SC's return code.
     """
 

@@ -17,12 +17,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, ClassVar, Final
 
 from ushield_hw.errors import DriverError, TokenBusy, TokenError, TokenRemoved, UShieldError
+from ushield_hw.system import installation
+
+EXTRA: Final = "pcsc"
+"""The extra of the project that installs pyscard."""
 
 NO_ANSWER: Final = "NO_ANSWER"
+NO_PYSCARD: Final = "NO_PYSCARD"
 _NO_LIBRARY: Final = "NO_LIBRARY"
 _LIBRARY: Final = "libpcsclite.so.1"  # the name under which pyscard loads it
 _NEW_READER: Final = "\\\\?PnP?\\Notification"
@@ -33,6 +39,7 @@ _CHECK_S: Final = 0.1  # pause between two checks of a card to which a connectio
 
 # PC/SC return code -> error class and code; all others are PCSC_FAILED.
 _ERRORS: Final[dict[str, tuple[type[UShieldError], str]]] = {
+    NO_PYSCARD: (DriverError, "PCSC_NO_PYSCARD"),
     _NO_LIBRARY: (DriverError, "PCSC_NO_LIBRARY"),
     NO_ANSWER: (DriverError, "PCSC_NO_ANSWER"),
     "SCARD_E_NO_SERVICE": (DriverError, "PCSC_NO_SERVICE"),
@@ -57,7 +64,8 @@ class Failure:
 
     Attributes:
         function: the function.
-        name: name of the return code; ``NO_LIBRARY`` if no call could be made, ``NO_ANSWER`` if it did not return.
+        name: name of the return code; ``NO_PYSCARD`` or ``NO_LIBRARY`` if no call could be made, ``NO_ANSWER`` if it
+            did not return.
         number: the return code, unsigned; 0 if there is none.
     """
 
@@ -72,6 +80,8 @@ class Failure:
             **details: further details.
         """
         kind, code = _ERRORS.get(self.name, (DriverError, "PCSC_FAILED"))
+        if self.name == NO_PYSCARD:
+            details["install"] = installation.command_for(EXTRA)
         return kind(code, function=self.function, name=self.name, number=f"0x{self.number:08X}", **details)
 
 
@@ -111,6 +121,12 @@ class Contact:
 
     atr: bytes
     protocol: str
+
+
+@cache
+def is_installed() -> bool:
+    """Return whether pyscard is installed, without importing it. It is an extra where it has no wheel."""
+    return find_spec("smartcard") is not None
 
 
 class CallFailed(Exception):
@@ -299,6 +315,8 @@ def _scard() -> ModuleType:
 
     The PC/SC library is loaded first, because without it pyscard prints to stdout and then reports a missing service.
     """
+    if not is_installed():
+        raise CallFailed(Failure("import", NO_PYSCARD))
     try:
         if sys.platform == "linux":
             ctypes.CDLL(_LIBRARY)
