@@ -1,1 +1,1 @@
-"""Tests over whole stacks of real parts: modules, SoftHSM2, pcscd, virtual cards."""
+"""Integration tests with real components: PKCS#11 modules, SoftHSM2, pcscd, virtual cards."""

@@ -1,4 +1,4 @@
-"""What the tests of the PKCS#11 room do with a token, and what they read from the record of its calls."""
+"""Helpers for the PKCS#11 tests: a token behind the faulty module, and queries on the recorded calls."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from ushield_hw.token.session import Session, open_session
 
 DIGEST: Final = hashlib.sha256(b"CNY 128.50").digest()
 USER, CONTEXT = 1, 2  # CK_USER_TYPE
-POLICY_TRIES = 6  # what SoftHSM2's driver allows
+POLICY_TRIES = 6  # as in SoftHSM2's driver descriptor
 LAST_TRY: Final = "use the last try?"
 
 Job = Callable[[Link, Scripted], object]
 
 
 def opening(link: Link, person: Scripted) -> Session:
-    """Open a session to sign."""
+    """Open a session for signing."""
     return open_session(link, person, "sign")
 
 
-# The three ways to use a user PIN.
+# The three operations that use the user PIN.
 EACH_JOB: Final = pytest.mark.parametrize("job", [opening, verify_pin, change_pin])
 
 
 @dataclass
 class Bench:
-    """A soft token, the faulty module in front of it, and the library's way to it."""
+    """A soft token, the faulty module that wraps SoftHSM2, and the library's module object for it."""
 
     soft: Soft
     faulty: FaultyModule
@@ -52,37 +52,37 @@ class Bench:
 
     @cached_property
     def link(self) -> Link:
-        """The token, with SoftHSM2's driver: six tries, counted on this host."""
+        """The token with SoftHSM2's driver: six attempts, counted on this host."""
         return self.soft.link(self.module)
 
     @cached_property
     def slot(self) -> int:
-        """The token's slot."""
+        """The token's slot id."""
         return self.link.slot_id
 
     def login(self, pin: str | None = None, user: User = User.USER) -> int:
-        """Log in; by default with the right PIN."""
+        """Log in, by default with the correct PIN."""
         return self.module.login(self.slot, user, pin or (self.soft.pin if user is User.USER else self.soft.so_pin))
 
     def call(self, label: str = "pay", **how: Any) -> SignCall:
-        """Return a signature to make with a key; needs a login."""
+        """Return a signing call with the key of the given label; requires a login."""
         return SignCall(key(self.module, self.slot, label).handle, "ECDSA", DIGEST, **how)
 
     def sign(self, login: int, patience: SignOptions = DEFAULT_OPTIONS, **how: Any) -> bytes:
-        """Sign a digest with the key of a label."""
+        """Sign the digest with the key of the given label."""
         return self.module.sign(login, self.call(**how), patience)
 
     def plan(self, function: str, call: int | None, action: Action) -> None:
-        """From here on nothing is recorded yet, calls count from 1, and this one goes wrong."""
+        """Clear the record, restart the call count at 1 and inject one fault."""
         self.faulty.clear()
         self.faulty.plan([Fault(function, call, action)])
 
     def names(self, *functions: str) -> list[str]:
-        """Return the names of the recorded calls, in order; only these functions if any are given."""
+        """Return the names of the recorded calls in order, restricted to the given functions if any."""
         return [call.function for call in self.faulty.calls if not functions or call.function in functions]
 
     def count(self, function: str) -> int:
-        """Return how often a function was called."""
+        """Return how many times a function was called."""
         return self.faulty.count(function)
 
     def pins_sent(self) -> list[str]:
@@ -90,7 +90,7 @@ class Bench:
         return self.names("C_Login", "C_SetPIN", "C_InitPIN")
 
     def fail(self, tries: int) -> None:
-        """Spend so many of the six tries with a wrong PIN; nothing is recorded afterwards."""
+        """Use the given number of the six attempts with a wrong PIN, then clear the record."""
         for number in range(1, tries + 1):
             with suppress(PinIncorrect, PinLocked):
                 verify_pin(self.link, Scripted(WRONG_PIN, consents=[True] if number == POLICY_TRIES else []))
@@ -98,17 +98,17 @@ class Bench:
         self.faulty.clear()
 
     def counter(self) -> Path:
-        """Return the file that counts this token's failed tries."""
+        """Return the file that counts this token's failed attempts."""
         (file,) = (self.soft.state / "pin").glob("*.json")
         return file
 
     def worker(self) -> int:
-        """Return the process id of the worker that was last called."""
+        """Return the process id of the worker that made the last call."""
         return self.faulty.calls[-1].pid
 
 
 def open_sessions(calls: Iterable[Call]) -> set[int | None]:
-    """Return the handles of the sessions that were opened and not closed. Slots are not told apart."""
+    """Return the handles of sessions opened and not closed. Slots are not distinguished."""
     found: set[int | None] = set()
     for call in calls:
         if call.function == "C_OpenSession" and call.rv == 0:
@@ -121,7 +121,7 @@ def open_sessions(calls: Iterable[Call]) -> set[int | None]:
 
 
 def overlapping(calls: Iterable[Call]) -> bool:
-    """Tell whether a call was entered before the one before it had come back."""
+    """Tell whether a call started before the previous one had returned."""
     latest = 0.0
     for call in calls:
         if call.t_ms < latest - 0.01:  # took_ms is rounded
@@ -132,7 +132,7 @@ def overlapping(calls: Iterable[Call]) -> bool:
 
 @contextmanager
 def ends(pid: int, within_s: float = 10) -> Iterator[None]:
-    """Assert that a process, which need not be our child, ends soon after the block if it had not before."""
+    """Assert that a process, not necessarily a child, exits during the block or shortly after it."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:

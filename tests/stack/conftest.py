@@ -1,4 +1,4 @@
-"""A soft token behind the faulty module, reached as a session reaches it."""
+"""Fixtures: a soft token behind the faulty module, opened through the library."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["provisioned", "soft"]
 
 @pytest.fixture(autouse=True)
 def _umask() -> Iterator[None]:
-    """A module in a folder that a group can write is not loaded, and that is what a umask of 002 makes."""
+    """Set umask 022: a module in a group-writable folder, as umask 002 creates it, is not loaded."""
     before = os.umask(0o022)
     yield
     os.umask(before)
@@ -25,6 +25,6 @@ def _umask() -> Iterator[None]:
 
 @pytest.fixture
 def bench(soft: Soft, tmp_path: Path) -> Bench:
-    """The token behind a faulty module without a plan, in a worker; nothing is recorded yet."""
+    """The token behind a faulty module without faults, in a worker process; the record is empty."""
     faulty = faulty_module(tmp_path / "faulty", SOFTHSM)
     return Bench(soft, faulty, soft.module(path=faulty.path))

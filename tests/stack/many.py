@@ -1,6 +1,6 @@
-"""Set up many tokens of SoftHSM2 in a process of its own: ``python -m tests.stack.many N``.
+"""Initialises many SoftHSM2 tokens in a separate process: ``python -m tests.stack.many N``.
 
-The library's own calls look at all slots each time, which for hundreds of tokens takes a minute.
+The library's own calls enumerate all slots each time, which for hundreds of tokens takes a minute.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ SO_PIN = b"87654321"
 
 
 def main(count: str) -> None:
-    """Set up tokens named t0000 and so on."""
+    """Initialise tokens labelled t0000 and so on."""
     functions = function_list.Functions(str(SOFTHSM))
     functions.call("C_Initialize", None)
     for number in range(int(count)):

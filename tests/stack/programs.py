@@ -1,4 +1,4 @@
-"""Programs that use a token in a process of their own, for tests of forks, kills and two processes at once.
+"""Programs that use a token in a separate process, for tests of forks, kills and concurrent processes.
 
 ``python -m tests.stack.programs NAME MODULE SERIAL PIN …``
 """
@@ -25,7 +25,7 @@ from ushield_hw.token.pin_operations import verify_pin
 
 
 def outcome(work: Callable[[], object]) -> str:
-    """Do something and return the code of the error that came of it, if any."""
+    """Call a function; return the code of its error, if any."""
     try:
         work()
     except UShieldError as error:
@@ -34,7 +34,7 @@ def outcome(work: Callable[[], object]) -> str:
 
 
 def opened(path: str, serial: str, pin: str, isolation: Isolation = Isolation.PROCESS) -> tuple[Module, int, SignCall]:
-    """Log in; return the module, the login and a signature to make."""
+    """Log in; return the module, the login and a signing call."""
     module = open_module(Path(path), isolation, OPTIONS)
     slot_id = next(slot.slot_id for slot in module.slots() if slot.token and slot.token.serial == serial)
     login = module.login(slot_id, User.USER, pin)
@@ -42,7 +42,7 @@ def opened(path: str, serial: str, pin: str, isolation: Isolation = Isolation.PR
 
 
 def fork(path: str, serial: str, pin: str, isolation: str) -> None:
-    """Use one module on both sides of a fork."""
+    """Use one module in the parent and the child of a fork."""
     module, login, call = opened(path, serial, pin, Isolation(isolation))
     child = os.fork()
     if not child:
@@ -55,7 +55,7 @@ def fork(path: str, serial: str, pin: str, isolation: str) -> None:
 
 
 def own(path: str, serial: str, pin: str) -> None:
-    """Hold a login until killed, with a forked child that does nothing; print the child's process id."""
+    """Keep a login until killed, with an idle forked child; print the child's process id."""
     opened(path, serial, pin)
     child = os.fork()
     if child:
@@ -75,7 +75,7 @@ def load(path: str) -> None:
 
 
 def guess(path: str, serial: str, state: str, *pins: str) -> None:
-    """Verify PINs when told by a line, each consented to if it is the last try; print what came of each."""
+    """Verify one PIN per input line, with consent for the last attempt; print the result of each."""
     module = Module(Path(path), Isolation.PROCESS, OPTIONS, 30)
     slot_id = next(slot.slot_id for slot in module.slots() if slot.token and slot.token.serial == serial)
     link = Link(module, slot_id, serial, DRIVER, replace(SETTINGS, state_dir=Path(state)))

@@ -1,4 +1,4 @@
-"""What was achieved stays, whatever fails afterwards: logout, closing, the count of tries, the lock of the journal."""
+"""A result is kept when a later step fails: logout, closing, the attempt counter, the journal's lock."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_pin_that_was_checked_changed_or_unblocked_stays_so(bench: Bench) -> N
 
 
 def never_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on the disk is full whenever a try is given back."""
+    """From here on, resetting the attempt counter fails with a full disk."""
     write = storage.write_atomically
 
     def full(file: Path, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Tokens that say the same of themselves, in front of SoftHSM2: each URI that is printed selects its token alone."""
+"""Tokens with identical token information: each printed URI selects exactly one token."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_each_token_is_listed_and_selected_by_its_uri(
     settings = Settings(drivers=(faulty.drivers,), state_dir=tmp_path / "state")
     faulty.plan([Fault("C_GetTokenInfo", None, claims)])
     seen = survey(settings)
-    ours = [token for token in seen.tokens if token.module == faulty.path]  # p11-kit may name SoftHSM2 itself too
+    ours = [token for token in seen.tokens if token.module == faulty.path]  # p11-kit may also list SoftHSM2 itself
     assert len(ours) == 2
     assert not [problem for problem in seen.problems if problem.module == faulty.path]
     for token in ours:

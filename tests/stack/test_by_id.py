@@ -1,4 +1,4 @@
-"""Where a CKA_ID is known the token is searched by it: few calls on a full token, and nothing is lost on an odd one."""
+"""Objects are searched by CKA_ID where it is known: few calls on a full token, with a fallback for unusual tokens."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def stranger(bank: Authority) -> CertificateFacts:
 
 
 def fill(bench: Bench, bank: Authority, count: int) -> None:
-    """Put certificates of others on the token, each another one."""
+    """Write distinct certificates of other keys to the token."""
     with open_session(bench.link, Scripted(bench.soft.pin), "install") as session:
         write(session, stranger(bank), b"\xaa" * 20, "stranger")
     (file,) = (file for file in bench.soft.folder.rglob("*.object") if MARK in file.read_bytes())
@@ -105,7 +105,7 @@ def test_what_was_written_under_another_id_is_found_too(desk: OpenToken) -> None
         assert objects_of(session, second.der, first.key_id) == [second]
 
 
-# --- modules that answer a search by id wrongly -----------------------------------------------------------------------
+# --- modules that answer a search by id incorrectly -------------------------------------------------------------------
 
 Call = Callable[..., None]
 
@@ -115,7 +115,7 @@ def asks_for_an_id(arguments: tuple[Any, ...]) -> bool:
 
 
 def ignores_it(real: Call, *arguments: Any) -> None:
-    """Finds all of the class: CKA_ID is left out of account."""
+    """Ignores CKA_ID and finds all objects of the class."""
     real(*arguments[:2], arguments[2], 1 if asks_for_an_id(arguments[1:]) else arguments[3])
 
 
@@ -134,7 +134,7 @@ def finds_nothing(real: Call, *arguments: Any) -> None:
 
 
 def fails_in_it(real: Call, *arguments: Any) -> None:
-    """The search has begun when it fails."""
+    """Fails after the search has started."""
     real(*arguments)
     if asks_for_an_id(arguments[1:]):
         raise CkrError("C_FindObjects", NUMBERS["FUNCTION_FAILED"])
@@ -142,7 +142,7 @@ def fails_in_it(real: Call, *arguments: Any) -> None:
 
 @pytest.fixture(params=[ignores_it, refuses_it, fails_in_it, finds_nothing], ids=lambda one: one.__name__)
 def odd(request: pytest.FixtureRequest, desk: OpenToken, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """From here on the module of the desk runs in this process and answers searches by id so; what it was asked."""
+    """Run the module in this process with the incorrect search by id; return the log of those searches."""
     soft, asked = desk.bench.soft, list[str]()
     faulty = faulty_module(soft.folder / "here", SOFTHSM, copy_target=True)
     desk.bench.module.close()
@@ -185,7 +185,7 @@ def test_what_was_written_is_found_all_the_same(desk: OpenToken, odd: list[str],
     assert "by id" in odd
 
 
-# --- what a search by id alone cannot tell ----------------------------------------------------------------------------
+# --- cases that a search by id alone cannot decide --------------------------------------------------------------------
 
 
 def test_a_certificate_with_another_id_than_its_key_is_found_by_either(desk: OpenToken, bank: Authority) -> None:
@@ -207,7 +207,7 @@ def test_two_certificates_of_one_id_are_told_apart_as_ever(desk: OpenToken, bank
 
 
 def test_one_of_two_that_a_third_has_replaced_is_not_taken(desk: OpenToken, bank: Authority) -> None:
-    """Only a look at all of them shows that the newer one of the id has been replaced, and the older one has not."""
+    """Only the list of all certificates shows that the newer one with the id was replaced and the older one was not."""
     both = ["digitalSignature", "nonRepudiation"]
     with desk.opened(person(desk)) as session:
         first, other = (next(one for one in session.certificates() if one.label == label) for label in ("pay", "rsa"))
@@ -223,7 +223,7 @@ def test_one_of_two_that_a_third_has_replaced_is_not_taken(desk: OpenToken, bank
 
 
 def test_an_id_that_certificates_bear_means_these(desk: OpenToken, bank: Authority) -> None:
-    """Whichever way was taken, by id or through a list: the label makes no other choice."""
+    """A search by id and a full list give the same result: the label does not select another certificate."""
     with desk.opened(person(desk)) as session:
         first = next(one for one in session.certificates() if one.label == "pay")
         newer = bank.issue("CN=李四", _public(CertificateFacts.read(first.der)), serial=77)

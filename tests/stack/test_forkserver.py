@@ -1,4 +1,4 @@
-"""The process that workers are forked from: what they get of it, and what becomes of whom when one of them goes."""
+"""The process that workers are forked from: what workers inherit, and what happens when one of the processes exits."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def worker(module: Module) -> int:
 
 
 def kill(module: Module) -> None:
-    """Kill a module's worker, and wait until that is known: a call before would be the first to notice."""
+    """Kill a module's worker and wait until that is detected: otherwise the next call would detect it."""
     os.kill(worker(module), signal.SIGKILL)
     deadline = time.monotonic() + 5
     while module.loaded and time.monotonic() < deadline:
@@ -143,5 +143,5 @@ def test_a_child_of_the_program_does_not_end_its_workers(modules: list[Module]) 
     os.waitpid(child, 0)
     try:
         assert modules[0].slots()
-    except TokenError as error:  # pragma: no cover - the failure it is about
+    except TokenError as error:  # pragma: no cover - the failure under test
         pytest.fail(error.code)

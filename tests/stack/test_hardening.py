@@ -1,4 +1,4 @@
-"""What holds a PIN is closed to other programs of the same user, leaves no core file, and lets the PIN go."""
+"""Processes that hold a PIN exclude the user's other programs, write no core file, and clear the PIN after use."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.stack
 USHIELD = str(Path(sys.executable).parent / "ushield")
 SOMEBODY = 65534
 SECRET = "73519284605173"
-# Root may look into every process: who is to be kept out is another program of a user without rights. (The interpreter
-# may be in a folder of root's, which is why the right to search folders stays.)
+# Root can access every process, so the attack runs as an unprivileged user. (The interpreter may be in a folder of
+# root's, which is why the right to search folders is kept.)
 RIGHTS = ("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search", "--securebits", "+no_setuid_fixup")
 AS_USER = (
     ("setpriv", "--reuid", str(SOMEBODY), "--regid", str(SOMEBODY), "--clear-groups", *RIGHTS)
@@ -54,14 +54,14 @@ print(*found)
 
 
 def attack(pid: int) -> list[str]:
-    """Return how another program of the same user gets into a process."""
+    """Return how another program of the same user can access a process."""
     words = [*AS_USER, sys.executable, "-c", ATTACK, str(pid)]
     return subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout.split()
 
 
 @contextmanager
 def running(words: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run a program as that user; it is gone after the block."""
+    """Run a program as that user; it is ended after the block."""
     process = subprocess.Popen([*AS_USER, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
     try:
         yield process
@@ -72,7 +72,7 @@ def running(words: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder of that user's."""
+    """A folder owned by that user."""
     made = tmp_path / "user"
     made.mkdir()
     give(made)
@@ -86,7 +86,7 @@ def give(folder: Path) -> None:
 
 
 def descendants(pid: int) -> set[int]:
-    """Return the processes that a process has started, and theirs."""
+    """Return all descendants of a process."""
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -107,7 +107,7 @@ def core_limit(pid: int) -> str:
 
 
 def test_an_ordinary_process_of_the_same_user_is_open(folder: Path) -> None:
-    """What the tests below could not see otherwise: the attack works."""
+    """Control test: the attack succeeds on an ordinary process."""
     with running([sys.executable, "-c", "print(flush=True); input()"], cwd=folder) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -123,7 +123,7 @@ def test_the_command_is_closed_while_it_holds_a_pin(folder: Path) -> None:
     with running(words, cwd=folder, env=environment) as process:
         writer = os.open(folder / "old", os.O_WRONLY)
         os.write(writer, f"{SECRET}\n".encode())
-        time.sleep(1)  # it waits for the new PIN now
+        time.sleep(1)  # it is waiting for the new PIN
         assert attack(process.pid) == []
         assert core_limit(process.pid) == "0"
         os.close(writer)
@@ -150,7 +150,7 @@ def test_a_worker_is_closed_though_its_owner_is_not(folder: Path, soft: Soft) ->
         (worker,) = (pid for pid in descendants(owner.pid) if SOFTHSM.name in Path(f"/proc/{pid}/maps").read_text())
         assert attack(worker) == []
         assert core_limit(worker) == "0"
-        assert attack(owner.pid) == ["mem", "ptrace"]  # the library leaves its user's process as it is
+        assert attack(owner.pid) == ["mem", "ptrace"]  # the library does not change the calling process
 
 
 def test_importing_the_library_changes_nothing() -> None:
@@ -164,7 +164,7 @@ def test_importing_the_library_changes_nothing() -> None:
 
 
 def in_frames(error: BaseException, secret: str) -> list[str]:
-    """Return the functions in whose frames, kept by an error, a string with this content is."""
+    """Return the functions whose frames, kept alive by an error's traceback, hold a string with this content."""
     found, left = [], [error]
     while left:
         one = left.pop()
@@ -195,7 +195,7 @@ def test_an_error_keeps_no_pin(soft: Soft, job: str) -> None:
 
 
 def test_what_an_error_would_keep_otherwise() -> None:
-    """The same walk does find a PIN where nothing clears the frames."""
+    """Control test: the search finds a PIN where no code clears the frames."""
 
     def fails(pin: str) -> None:
         raise PinIncorrect

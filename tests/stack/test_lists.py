@@ -1,4 +1,4 @@
-"""Lists that grow while they are read, lists that are long, and objects that cannot be read."""
+"""Lists that grow while they are read, long lists, and objects that cannot be read."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def make_tokens(soft: Soft, count: int) -> None:
 
 
 def multiply(soft: Soft, count: int) -> None:
-    """Copy the last object that was written: SoftHSM2 keeps each in a file, and writes thousands only slowly."""
+    """Copy the file of the last object: SoftHSM2 stores one file per object and is slow to write thousands."""
     (file,) = (file for file in soft.folder.rglob("*.object") if DER in file.read_bytes())
     for number in range(count):
         copy = file.with_name(f"00000000-0000-0000-0000-{number:012}.object")
@@ -49,7 +49,7 @@ def multiply(soft: Soft, count: int) -> None:
 
 
 def write(bench: Bench, count: int) -> None:
-    """Put certificate objects on the token, ids from 1, labels c1 and so on."""
+    """Write certificate objects with ids from 1 and labels c1 and so on."""
     login = bench.login()
     for number in range(1, count + 1):
         bench.module.write_certificate(login, DER, key_id=bytes([number]), label=f"c{number}", **NAMES)
@@ -97,7 +97,7 @@ def test_an_object_that_never_stops_growing_is_left_out(bench: Bench) -> None:
     assert [problem.handle for problem in found.problems] == [everything.certificates[0].handle]
 
 
-# --- many -------------------------------------------------------------------------------------------------------------
+# --- long lists -------------------------------------------------------------------------------------------------------
 
 
 def test_257_slots_are_listed_and_the_last_token_signs(soft: Soft, tmp_path: Path) -> None:
@@ -148,13 +148,13 @@ def test_one_bad_object_never_hides_the_others(bench: Bench, code: str) -> None:
     tries = range(3, 4 if "HANDLE" in code else 10 if code in {"CKR_GENERAL_ERROR", "CKR_DEVICE_ERROR"} else 7)
     bench.faulty.plan([Fault("C_GetAttributeValue", call, returns(number(code))) for call in tries])
     found = bench.module.contents(bench.slot, ObjectClass.CERTIFICATE)
-    if code == "CKR_OBJECT_HANDLE_INVALID":  # the object is there after all
+    if code == "CKR_OBJECT_HANDLE_INVALID":  # the object exists after all
         assert set(found.certificates) == set(everything)
         return
     assert found.certificates == (everything[0], everything[2])
     assert [(problem.handle, problem.left_out) for problem in found.problems] == [(everything[1].handle, True)]
     assert found.problems[0].code
-    assert bench.module.certificates(bench.slot) == everything  # and the next look sees it
+    assert bench.module.certificates(bench.slot) == everything  # the next read sees it
 
 
 def test_an_object_whose_handle_stays_stale_is_named(bench: Bench) -> None:
@@ -196,7 +196,7 @@ def test_a_device_that_fails_for_good_is_an_error_although_something_was_read(be
 
 def test_one_attribute_that_cannot_be_read_leaves_the_rest(bench: Bench) -> None:
     write(bench, 1)
-    bench.faulty.clear()  # together, then the id alone; the other two can be read
+    bench.faulty.clear()  # all together, then the id alone; the other two can be read
     bench.faulty.plan([Fault("C_GetAttributeValue", call, returns("CKR_ARGUMENTS_BAD")) for call in (1, 2)])
     found = bench.module.contents(bench.slot, ObjectClass.CERTIFICATE)
     assert [(one.key_id, one.label, one.der) for one in found.certificates] == [(b"", "c1", DER)]
@@ -204,9 +204,9 @@ def test_one_attribute_that_cannot_be_read_leaves_the_rest(bench: Bench) -> None
 
 
 def test_reading_beside_a_program_that_adds_and_removes_certificates(soft: Soft) -> None:
-    """Nothing fails, and the certificate that stays is always there.
+    """No call fails, and the certificate that is not removed is always listed.
 
-    On a busy machine SoftHSM2 may leave half an object behind when a write fails: that it is bad is rightly said.
+    On a busy machine SoftHSM2 may leave a partial object when a write fails; reporting it as unreadable is correct.
     """
     reader, writer = (
         Module(SOFTHSM, Isolation.PROCESS, OPTIONS, 30, {CONF_VARIABLE: str(soft.conf)}) for _ in range(2)
@@ -218,7 +218,7 @@ def test_reading_beside_a_program_that_adds_and_removes_certificates(soft: Soft)
 
     def change() -> None:
         while not stop.is_set():
-            with suppress(TokenError):  # SoftHSM2's own: it is the reader that is tested
+            with suppress(TokenError):  # SoftHSM2's own error: only the reader is under test
                 made = [writer.write_certificate(login, DER, key_id=b"\2", label="goes", **NAMES) for _ in range(3)]
                 for handle in made:
                     writer.destroy(login, handle)

@@ -1,4 +1,4 @@
-"""Files that are no module, and modules that do not load: an error that says which, in time, and never a crash here."""
+"""Files that are not modules, and modules that do not load: a specific error in bounded time, never a crash."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LIST = "unsigned long C_GetFunctionList(void **list) {{ {} }}\n"
 
 @pytest.fixture
 def compiled(tmp_path: Path) -> Compile:
-    """Make a shared object of a C source."""
+    """Compile a shared object from C source."""
 
     def make(source: str) -> Path:
         file, built = tmp_path / "module.c", tmp_path / "module.so"
@@ -44,7 +44,7 @@ def compiled(tmp_path: Path) -> Compile:
 
 
 def refused(path: Path, deadline_s: float = 20, isolation: Isolation = Isolation.PROCESS) -> DriverLoadError:
-    """Load a file in a worker; return what is said about it."""
+    """Load a file in a worker; return the error."""
     module = Module(path, isolation, ModuleOptions(), deadline_s)
     began = time.monotonic()
     try:
@@ -73,7 +73,7 @@ def test_half_a_library_does_not_end_this_process(tmp_path: Path) -> None:
 def test_a_library_for_another_machine_is_refused_by_the_loaders_words(tmp_path: Path) -> None:
     file = tmp_path / "module.so"
     raw = bytearray(SOFTHSM.read_bytes())
-    raw[4] ^= 3  # EI_CLASS: 64-bit to 32-bit or back
+    raw[4] ^= 3  # EI_CLASS: 64-bit to 32-bit or the reverse
     file.write_bytes(raw)
     error = refused(file)
     assert error.problem == "load_refused"
@@ -159,7 +159,7 @@ def test_a_worker_that_hangs_while_it_loads_goes_when_its_owner_is_killed(
     bench: Bench, compiled: Compile, tmp_path: Path, where: str
 ) -> None:
     said = tmp_path / "pid"
-    # Renamed when it is whole, so that nobody reads half of it.
+    # Renamed when complete, so that no process reads a partial file.
     tell = f'FILE *f = fopen("{said}.new", "w"); fprintf(f, "%d", getpid()); fclose(f); rename("{said}.new", "{said}");'
     hanging = compiled("#include <stdio.h>\n" + CONSTRUCTOR.format(tell + " for (;;) pause();"))
     bench.faulty.plan([Fault("C_Initialize", None, hangs())])

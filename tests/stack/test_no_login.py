@@ -1,4 +1,4 @@
-"""Tokens that say that they need no login: what shows signs without one, what hides is logged in for."""
+"""Tokens without CKF_LOGIN_REQUIRED: visible keys sign without a login, hidden keys require one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.stack
 NOT_REQUIRED = Fault("C_GetTokenInfo", None, token_info(clear_flags=TokenFlag.LOGIN_REQUIRED))
 REFUSED = Fault("C_Login", None, returns("CKR_USER_TYPE_INVALID"))
 
-# A pair whose private half is no private object: it shows and signs without a login.
+# A pair whose private key is not a private object: visible, and usable without a login.
 OPEN_PAIR = """
 import sys, pkcs11
 from pkcs11 import Attribute
@@ -45,7 +45,7 @@ def bank() -> Authority:
 
 
 def enrol(bench: Bench, bank: Authority, label: str) -> None:
-    """Put a certificate beside a key."""
+    """Write a certificate for a key."""
     with open_session(bench.link, Scripted(bench.soft.pin), "install") as session:
         record = next(key for key in session.keys() if not key.private and key.label == label)
         public = public_key(record.kind, record.public or b"")
@@ -62,7 +62,7 @@ def person(bench: Bench, *pins: str) -> Scripted:
 
 @pytest.fixture
 def opened(bench: Bench, bank: Authority) -> Bench:
-    """A token with an open pair and a hidden one, both certified."""
+    """A token with a visible and a hidden pair, both with certificates."""
     subprocess.run([sys.executable, "-c", OPEN_PAIR, SOFTHSM, bench.soft.label, bench.soft.pin], check=True, timeout=60)
     for label in ("open", "pay"):
         enrol(bench, bank, label)
@@ -84,7 +84,7 @@ def test_a_key_that_hides_is_logged_in_for(opened: Bench, bank: Authority) -> No
     somebody = person(opened, opened.soft.pin)
     with open_session(opened.link, somebody, "sign") as session, open_session(opened.link, somebody, "sign") as other:
         order = signed(session, "pay")
-        assert other.login_id == session.login_id  # the other one goes on under the login
+        assert other.login_id == session.login_id  # the other session continues under the login
     assert verify(order, trust=TrustStore([bank.der]))
     assert somebody.prompts[0] == "user PIN to sign, 6 left"
     assert opened.names("C_Login", "C_Logout") == ["C_Login", "C_Logout"]

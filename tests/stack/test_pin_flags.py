@@ -1,4 +1,4 @@
-"""What a token says of its PIN by flags and codes, believed as far as its driver says."""
+"""The PIN state reported by token flags and return codes, trusted as far as the driver declares."""
 
 from __future__ import annotations
 

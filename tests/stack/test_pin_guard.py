@@ -1,4 +1,4 @@
-"""No PIN try is wasted, none is given away, and the person is asked exactly what is written here."""
+"""PIN attempts: none is used needlessly, none is uncounted, and the prompts are exactly those expected here."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NEW_PIN = "654321"
 
 @contextmanager
 def program(bench: Bench, *guesses: str) -> Iterator[subprocess.Popen[str]]:
-    """Start another process that verifies these PINs when it gets a line, and prints a code a line."""
+    """Start another process that verifies these PINs, one per input line, and prints a code for each."""
     command = [sys.executable, "-m", "tests.stack.programs", "guess", str(bench.faulty.path), bench.soft.serial]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([*command, str(bench.soft.state), *guesses], cwd=ROOT, text=True, **pipes) as process:
@@ -48,7 +48,7 @@ def guess(bench: Bench, *guesses: str) -> list[str]:
         return process.communicate("go\n", timeout=60)[0].split()[1:]
 
 
-# -- the count of this host ------------------------------------------------------------------------------------------
+# -- the counter of this host ----------------------------------------------------------------------------------------
 
 
 def test_a_right_pin_costs_nothing(bench: Bench) -> None:
@@ -112,7 +112,7 @@ def test_a_session_and_a_change_count_like_a_verification(bench: Bench) -> None:
     assert bench.link.pin.state().retries_left == 4
 
 
-# -- the last try ----------------------------------------------------------------------------------------------------
+# -- the last attempt ------------------------------------------------------------------------------------------------
 
 
 def test_the_last_try_needs_consent_and_is_not_sent_without(bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""What a PIN may look like, and how it is changed and unblocked."""
+"""PIN formats, changing and unblocking the PIN."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_a_wrong_so_pin_is_sent_once_and_leaves_the_lock(bench: Bench) -> None:
 
 def test_a_puk_goes_into_one_c_set_pin_without_a_login(bench: Bench) -> None:
     link = bench.soft.link(bench.module, pin_driver(unblock=Unblock.SET_PIN_UNLOGGED, policy_tries=None))
-    person = Scripted(bench.soft.pin, NEW_PIN)  # to SoftHSM2 it is the old PIN
+    person = Scripted(bench.soft.pin, NEW_PIN)  # SoftHSM2 treats it as the old PIN
     unblock_pin(link, person)
     assert person.prompts == ["puk PIN to unblock", "new PIN to change"]
     assert bench.names("C_Login", "C_SetPIN") == ["C_SetPIN"]

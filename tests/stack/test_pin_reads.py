@@ -1,4 +1,4 @@
-"""What a job with a PIN asks of the token: no PIN that it cannot have, and its state three times at most."""
+"""Token accesses of PIN operations: no PIN of an impossible form is sent, and the state is read at most three times."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ JOBS: dict[str, Callable[[Bench, Link], object]] = {
 
 @pytest.mark.parametrize("job", JOBS)
 def test_the_state_of_the_pin_is_read_three_times_at_most(bench: Bench, job: str) -> None:
-    """The token is found, then asked before the person is, and once afterwards."""
+    """When the token is found, before the user is prompted, and once afterwards."""
     link = bench.link
     bench.faulty.clear()
     found = bench.soft.info(bench.module)

@@ -1,4 +1,4 @@
-"""What python-pkcs11 lacks by itself, and what this library does instead; the record of the calls proves it."""
+"""Gaps of python-pkcs11 and how this library closes them, verified by the record of calls."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ pytestmark = pytest.mark.stack
 
 PINPAD = Fault("C_GetTokenInfo", None, token_info(set_flags=TokenFlag.PROTECTED_AUTHENTICATION_PATH))
 
-PIN_FORMS = ("PIN_LEN_RANGE", "PIN_INVALID", "PIN_TOO_WEAK")  # what a token says of a PIN's form
+PIN_FORMS = ("PIN_LEN_RANGE", "PIN_INVALID", "PIN_TOO_WEAK")  # codes about the format of a PIN
 
 
 def in_threads(work: Callable[[], object], count: int = 4) -> list[object]:
-    """Run the same thing in several threads that start together."""
+    """Run a function in several threads that start together."""
     together = threading.Barrier(count)
 
     def run(_: int) -> object:
@@ -77,7 +77,7 @@ def test_a_signature_that_outlives_its_login_leaves_no_dead_session_to_the_next(
     with ThreadPoolExecutor(1) as pool:
         signing = pool.submit(bench.module.sign, login, call)
         bench.faulty.wait_for("C_Sign")
-        bench.module.logout(login)  # closes the session under the other thread, which then gives it back
+        bench.module.logout(login)  # closes the session that another thread uses and then returns
         again = bench.login()
         signing.exception(10)
     assert len(bench.sign(again)) == 64
@@ -265,12 +265,12 @@ def test_after_a_refused_signature_the_next_one_starts_afresh(bench: Bench) -> N
     assert len(bench.sign(login)) == 64
 
 
-# -- the token's own PIN entry ---------------------------------------------------------------------------------------
+# -- PIN pad ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def pad(bench: Bench) -> Bench:
-    """The token has a PIN pad, takes no PIN from the host, and its owner types the right one."""
+    """The token has a PIN pad, accepts no PIN from the host, and the user enters the correct one."""
     typed = pinpad(bench.soft.pin, "654321", only=True)
     bench.faulty.plan([PINPAD, Fault("C_Login", None, typed), Fault("C_SetPIN", None, typed)])
     return bench
@@ -312,7 +312,7 @@ def test_a_pin_pad_has_the_time_the_driver_gives_a_person(pad: Bench, function: 
     (verify_pin if function == "C_Login" else change_pin)(link, Scripted())
 
 
-# -- what python-pkcs11 does not offer -------------------------------------------------------------------------------
+# -- functions that python-pkcs11 does not offer ---------------------------------------------------------------------
 
 
 def test_pin_lengths_come_from_the_token(bench: Bench) -> None:
@@ -355,7 +355,7 @@ def test_a_code_nobody_knows_keeps_its_number(bench: Bench, function: str, rv: i
 
 
 def assert_told(error: UShieldError, name: str) -> None:
-    """Assert that an error names the code, and that its sentences are whole."""
+    """Assert that the error names the code and that its texts have no unfilled placeholders."""
     assert error.details["ckr"] == f"CKR_{name}"
     assert "{" not in error.message + error.remedy
 
@@ -403,7 +403,7 @@ def test_a_new_pin_that_the_token_refuses_is_an_error_of_our_own(bench: Bench, f
     assert (caught.value.min, caught.value.max) == (4, 255)
 
 
-# -- a module that somebody else in this process uses ----------------------------------------------------------------
+# -- a module that other code in this process also uses --------------------------------------------------------------
 
 
 def test_a_module_that_somebody_else_initialised_is_used_and_left_alone(soft: Soft, bench: Bench) -> None:

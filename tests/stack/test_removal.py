@@ -1,4 +1,4 @@
-"""A token that is pulled out: one error for it, whatever call notices, and nothing left of it for the next one."""
+"""Token removal: one error whichever call detects it, and no state left for the next token."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ushield_hw.token.session import open_session
 pytestmark = pytest.mark.stack
 
 GONE = ("CKR_DEVICE_REMOVED", "CKR_TOKEN_NOT_PRESENT", "CKR_SESSION_HANDLE_INVALID")
-# What notices, and by which call. The handle of the key to sign with is there already.
+# The operations that detect the removal, and the call that fails. The signing key's handle is obtained beforehand.
 NOTICED_BY: dict[str, Callable[[Bench, int, Any], object]] = {
     "C_GetTokenInfo": lambda bench, login, call: bench.module.token(bench.slot),
     "C_OpenSession": lambda bench, login, call: bench.module.destroy(login, call.handle),  # needs a read-write one
@@ -149,7 +149,7 @@ def test_the_user_logs_in_after_the_token_was_removed_under_the_so(bench: Bench)
     bench.login()
 
 
-# -- a module that knows no more than that something went wrong --------------------------------------------------------
+# -- a module that reports only a general error ------------------------------------------------------------------------
 
 
 def test_a_token_that_cannot_be_read_for_a_moment_is_read_again(bench: Bench) -> None:
@@ -185,7 +185,7 @@ def test_a_token_that_stays_unreadable_is_an_error(bench: Bench) -> None:
 
 
 def unreadable_after(bench: Bench, reads: int) -> None:
-    """SoftHSM2 cannot read a token any more once it could not write its files, as after every login."""
+    """SoftHSM2 cannot read a token after it failed to write the token's files, as after every login."""
     bench.faulty.clear()
     calls = range(reads + 1, 400)
     bench.faulty.plan([Fault("C_GetTokenInfo", call, returns("CKR_GENERAL_ERROR")) for call in calls])

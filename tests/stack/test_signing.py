@@ -1,4 +1,4 @@
-"""What is shown is what is confirmed is what is signed, and each way in which that can end is an error of its own."""
+"""The order shown is the order confirmed and signed; each way in which signing can end has its own error."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def bank() -> Authority:
 
 @pytest.fixture
 def desk(bench: Bench, bank: Authority) -> Iterator[OpenToken]:
-    """A token with a certificate for each of its keys, and somebody at the host."""
+    """A token with a certificate for each of its keys, and a user at the host."""
     desk = OpenToken(bench, bank)
     desk.enrol()
     yield desk
 
 
 class OpenToken:
-    """Where an order is signed: the token behind the recorder, with a driver of the test's choice."""
+    """The token behind the faulty module, with a driver that the test chooses."""
 
     def __init__(self, bench: Bench, bank: Authority) -> None:
         self.bench = bench
@@ -92,7 +92,7 @@ class OpenToken:
             return sign(order or fresh(), session, key=KeyChoice(label=label), **how)
 
     def asking(self, text: ConfirmText = ConfirmText.HOST, **more: Any) -> None:
-        """From here on the token is one that asks its owner."""
+        """From here on the driver says that the token asks for confirmation."""
         kind = ConfirmKind.DISPLAY if text is ConfirmText.MESSAGE else ConfirmKind.BUTTON
         confirm = ConfirmSpec(kind, text, 5, dict(CODES))
         self.driver = replace(self.driver, kind=Kind.TOKEN, confirm=confirm, **more)
@@ -115,7 +115,7 @@ def person(desk: OpenToken, *confirms: bool) -> Scripted:
     return Scripted(desk.bench.soft.pin, confirms=confirms)
 
 
-# -- the same bytes all the way ----------------------------------------------------------------------------------------
+# -- the same bytes throughout -----------------------------------------------------------------------------------------
 
 
 def test_cades_what_was_shown_is_in_the_digest_that_reached_c_sign(desk: OpenToken) -> None:
@@ -177,7 +177,7 @@ def test_a_button_on_the_token_is_said_in_the_signature(desk: OpenToken) -> None
     assert desk.sign(person(desk, True)).confirmation is Confirmation.BUTTON
 
 
-# -- the conversation --------------------------------------------------------------------------------------------------
+# -- the dialogue ------------------------------------------------------------------------------------------------------
 
 
 def test_the_person_is_asked_for_the_pin_and_then_once_about_the_order(desk: OpenToken) -> None:
@@ -220,7 +220,7 @@ def test_an_order_that_expires_while_the_person_reads_is_not_signed(desk: OpenTo
 
 
 def test_an_order_that_expires_at_the_last_pin_prompt_is_not_signed(desk: OpenToken) -> None:
-    """The key wants its PIN for each signature: that prompt comes after the confirmation."""
+    """The key requires its PIN for each signature: that prompt comes after the confirmation."""
     order = fresh(expires=(datetime.now(UTC) + timedelta(seconds=3)).strftime("%Y-%m-%dT%H:%M:%SZ"))
 
     class Slow(Scripted):
@@ -284,7 +284,7 @@ def test_cancelling_while_the_token_works_leaves_the_outcome_unknown(desk: OpenT
     assert caught.value.tx_id == order.tx_id
 
 
-# -- how it can end ----------------------------------------------------------------------------------------------------
+# -- outcomes ----------------------------------------------------------------------------------------------------------
 
 ENDS: Final = [
     ("CKR_FUNCTION_FAILED", ConfirmationRejected, "CONFIRMATION_REJECTED"),
@@ -322,7 +322,7 @@ def test_what_was_surely_not_signed_may_be_asked_again(desk: OpenToken, answer: 
 
 
 def lost(desk: OpenToken) -> Order:
-    """Have an order signed by a token whose answer is lost."""
+    """Sign an order with a token whose answer is lost."""
     order = fresh()
     desk.bench.plan("C_Sign", None, crashes(after=True))
     with pytest.raises(OutcomeUnknown) as caught:
@@ -352,7 +352,7 @@ def test_an_unknown_outcome_does_not_stop_another_persons_certificate(desk: Open
 
 @pytest.mark.parametrize("hardware", [True, False])
 def test_a_signature_that_does_not_verify_goes_nowhere(desk: OpenToken, hardware: bool) -> None:
-    """And the order may be signed again: nothing valid was made."""
+    """The order may be signed again: no valid signature was made."""
     if hardware:
         desk.asking()
     order = fresh()
@@ -360,7 +360,7 @@ def test_a_signature_that_does_not_verify_goes_nowhere(desk: OpenToken, hardware
     with pytest.raises(ModuleMisbehaves):
         desk.sign(person(desk, True), order)
     desk.bench.faulty.plan([])
-    again = desk.sign(person(desk, True), order)  # an outcome that was unknown would forbid it
+    again = desk.sign(person(desk, True), order)  # an unknown outcome would forbid it
     assert verify(again, trust=desk.trust, expected=order)
 
 

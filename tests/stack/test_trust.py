@@ -1,4 +1,4 @@
-"""Which module files may be loaded: those that nobody but root and we could have changed."""
+"""Which module files may be loaded: only those that no one except root and the current user can change."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def give_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make somebody else the owner; who is not root becomes somebody else instead."""
+    """Make another user the owner; when not running as root, act as another user instead."""
     if os.geteuid() == 0:
         os.lchown(path, SOMEBODY, -1)
     else:
@@ -43,7 +43,7 @@ def give_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refusal(path: Path) -> tuple[object, object]:
-    """Return why a file is refused, and which place on the way to it is at fault."""
+    """Return why a file is refused and which path component is at fault."""
     with pytest.raises(DriverUntrusted) as caught:
         trusted_module(path)
     assert str(caught.value)
@@ -153,7 +153,7 @@ def test_a_sticky_file_that_others_can_write_is_refused(file: Path) -> None:
 
 @pytest.fixture
 def groups(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Say who the members of this user's group are."""
+    """Set the members of this user's group."""
 
     def known(
         name: str = "me", members: Sequence[str] = (), others: Sequence[int] = (), *, known_group: bool = True
@@ -192,7 +192,7 @@ def test_group_write_is_refused_for_any_other_group(
 
 
 def grant(file: Path, who: str, permission: int) -> None:
-    """Give a permission by an access control list; the mode shows its mask as the group's."""
+    """Add an ACL entry; the mode shows the ACL mask as the group's permissions."""
     tag, number = {"user": 0x02, "group": 0x08}[who.split(":", maxsplit=1)[0]], int(who.split(":")[1])
     entries = [(0x01, 6, -1), (tag, permission, number), (0x04, 4, -1), (0x10, permission | 4, -1), (0x20, 4, -1)]
     packed = b"".join(struct.pack("<HHi", *entry) for entry in sorted(entries))
@@ -206,7 +206,7 @@ def grant(file: Path, who: str, permission: int) -> None:
 def test_an_access_control_list_is_read(
     file: Path, groups: Callable[..., None], who: str, permission: int, safe: bool
 ) -> None:
-    groups()  # the owner's group is its private one: it is the list that matters
+    groups()  # the owning group is private: only the ACL matters
     try:
         grant(file, who, permission)
     except OSError:
@@ -217,7 +217,7 @@ def test_an_access_control_list_is_read(
         assert refusal(file) == ("writable", str(file))
 
 
-# --- what is no file --------------------------------------------------------------------------------------------------
+# --- not a regular file -----------------------------------------------------------------------------------------------
 
 
 def test_a_folder_is_no_module(file: Path) -> None:

@@ -1,4 +1,4 @@
-"""A module that crashes or hangs takes its worker with it, not the program, and never the truth about a signature."""
+"""A module that crashes or hangs ends its worker, not the program, and the outcome of a signature stays correct."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_the_login_of_a_lost_worker_is_not_taken_for_one_of_the_new(bench: Bench
     call = bench.call()
     os.kill(bench.worker(), signal.SIGKILL)
     with pytest.raises(TokenError) as caught:
-        while True:  # until the worker is seen to be gone
+        while True:  # until the loss of the worker is detected
             bench.module.sign(login, call)
     assert caught.value.code in {"MODULE_CRASHED", "LOGIN_ENDED"}
     with pytest.raises(TokenError) as caught:
@@ -186,7 +186,7 @@ def test_the_codes_of_a_descriptor_say_what_c_sign_means(bench: Bench) -> None:
         bench.module.sign(login, call, SignOptions({"CKR_GENERAL_ERROR": "unknown"}))
 
 
-# -- giving up -------------------------------------------------------------------------------------------------------
+# -- cancelling ------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -198,7 +198,7 @@ def in_a_thread(work: Callable[[], object]) -> Iterator[Callable[[], BaseExcepti
 
 @dataclass
 class Cancelling:
-    """A signature that is watched, and how it ends when its wait is cancelled."""
+    """Options for a signature whose wait can be cancelled, with the events that tell when."""
 
     begun: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -293,7 +293,7 @@ def test_many_calls_that_were_given_up_leave_no_channel_behind(bench: Bench) -> 
 
 
 def test_a_call_waits_for_its_own_answer_only(bench: Bench) -> None:
-    """One thread's slow call does not hold up another's."""
+    """A slow call in one thread does not block another thread."""
     login = bench.login()
     call, slot = bench.call(), bench.slot
     bench.plan("C_Sign", 1, late(1))
@@ -301,16 +301,16 @@ def test_a_call_waits_for_its_own_answer_only(bench: Bench) -> None:
         bench.faulty.wait_for("C_Sign")
         bench.module.token(slot)
         (signing,) = [call for call in bench.faulty.calls if call.function == "C_Sign"]
-        assert signing.rv is None  # still under way
+        assert signing.rv is None  # still running
         assert outcome() is None
 
 
-# -- the owner -------------------------------------------------------------------------------------------------------
+# -- the parent process ----------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def owner(bench: Bench, name: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Start a program that owns a worker of its own."""
+    """Start a program that has its own worker."""
     command = [sys.executable, "-m", "tests.stack.programs", name, str(bench.faulty.path)]
     process = subprocess.Popen(
         [*command, bench.soft.serial, bench.soft.pin, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True

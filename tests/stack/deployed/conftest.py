@@ -1,4 +1,4 @@
-"""A soft token that can sign orders, and programs of an integrator's that use it in processes of their own."""
+"""Fixtures: a soft token that can sign orders, and integrator programs that use it in separate processes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def outcome(work):
 
 @pytest.fixture
 def certified(soft: Soft, monkeypatch: pytest.MonkeyPatch) -> Soft:
-    """The token with a key and a certificate; what programs need to know of it is in the environment."""
+    """The token with a key and a certificate; the environment variables that the programs read are set."""
     module = soft.module(Isolation.PROCESS)
     with open_session(soft.link(module), Scripted(soft.pin), "sign") as session:
         install(session, Authority().certify(request(session, KeySpec.EC_P256, "CN=张三,O=Demo Bank").pem))
@@ -70,7 +70,7 @@ def certified(soft: Soft, monkeypatch: pytest.MonkeyPatch) -> Soft:
 
 @pytest.fixture
 def run(certified: Soft, tmp_path: Path) -> Run:
-    """Run a program as a user would, with warnings as errors; return the lines it printed. It may say nothing else."""
+    """Run a program with warnings as errors; return its stdout lines. Any other output fails the test."""
 
     def ran(text: str, *flags: str, **environment: str) -> list[str]:
         program = tmp_path / "program.py"
@@ -84,7 +84,7 @@ def run(certified: Soft, tmp_path: Path) -> Run:
             timeout=100,
             check=False,
         )
-        quiet = [line for line in done.stderr.splitlines() if not line.startswith("module ")]  # others found here
+        quiet = [line for line in done.stderr.splitlines() if not line.startswith("module ")]  # other modules here
         assert (done.returncode, quiet) == (0, []), done.stderr
         return done.stdout.splitlines()
 

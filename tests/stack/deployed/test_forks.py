@@ -1,4 +1,4 @@
-"""Programs that fork: before a look, after one, with a session open, in threads; pools and servers that preload."""
+"""Programs that fork: before and after enumeration, with an open session, in threads; pools and preloading servers."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ for thread in threads:
 print(ends)
 """,
         "-W",
-        "ignore",  # Python's own warning about forks beside threads
+        "ignore",  # Python's own warning about fork in a multi-threaded process
     )
     assert said == [str([0] * 8)]
 

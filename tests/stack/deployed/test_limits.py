@@ -1,4 +1,4 @@
-"""What the system refuses is named as what it is, and where there is another way it is taken."""
+"""System limits are reported as such, and a fallback is used where there is one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def look(module):
 
 
 def shim(folder: Path, code: str) -> dict[str, str]:
-    """Return the variable that puts functions of ours before the C library's."""
+    """Return the LD_PRELOAD variable for a library that replaces C library functions."""
     source, library = folder / "shim.c", folder / "shim.so"
     source.write_text("#define _GNU_SOURCE\n#include <errno.h>\n#include <stdarg.h>\n#include <unistd.h>\n" + code)
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True, timeout=60)
@@ -206,9 +206,9 @@ def test_an_error_of_one_of_several_is_raised() -> None:
         side_by_side(lambda number: 1 // number, [1, 0, 2])
 
 
-# --- the end of a program ---------------------------------------------------------------------------------------------
+# --- program exit -----------------------------------------------------------------------------------------------------
 
-# Like the first process of a container that reaps nobody: whoever outlives its parent becomes its child, and stays.
+# Acts as PID 1 of a container without an init: orphaned processes become its children and are never reaped.
 FIRST = """
 import ctypes, os, subprocess, sys, time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A session that is kept open, while other processes renew its certificate, remove its key or change a PIN."""
+"""A long-lived session while other processes renew its certificate, remove its key or change a PIN."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def found(serial: str) -> us.Token:
 
 @contextmanager
 def another_process(soft: Soft) -> Iterator[Session]:
-    """A session of the token in a process of its own."""
+    """A session with the token in another process."""
     module = soft.module(Isolation.PROCESS)
     with open_session(soft.link(module), Scripted(soft.pin), "sign") as session:
         yield session
@@ -50,7 +50,7 @@ def another_process(soft: Soft) -> Iterator[Session]:
 
 
 def renew(session: Session, *, removing: bytes | None = None) -> bytes:
-    """Make a newer pair for the same subject; return its certificate. ``removing``: the CKA_ID of the old one."""
+    """Create a newer pair for the same subject; return its certificate. ``removing``: CKA_ID of the pair to delete."""
     made = request(session, KeySpec.EC_P256, "CN=张三,O=Demo Bank")
     pair = install(session, Authority().certify(made.pem, days=200))
     if removing is not None:
@@ -77,7 +77,7 @@ def test_a_key_that_another_process_has_removed_is_looked_up_once_more(certified
         key_id = next(record.key_id for record in session.certificates() if record.der == old)
         with another_process(certified) as elsewhere:
             new = renew(elsewhere, removing=key_id)
-        session._seen_at = time.monotonic()  # it has just looked
+        session._seen_at = time.monotonic()  # as if it had just refreshed its view of the token
         assert sign(session).certificate == new != old
 
 
@@ -121,7 +121,7 @@ def test_a_module_is_another_one_with_other_arguments(soft: Soft) -> None:
 
 
 def test_variables_of_its_own_are_never_dropped_in_silence(soft: Soft, tmp_path: os.PathLike[str]) -> None:
-    """They cannot be set for this process alone, so it runs in a worker that has them."""
+    """They cannot be set for this process only, so the module runs in a worker with these variables."""
     empty = soft.folder / "empty"
     empty.mkdir()
     conf = soft.folder / "other.conf"

@@ -1,4 +1,4 @@
-"""Real servers with several processes: gunicorn, preloading too, uvicorn with workers; asyncio with a pool."""
+"""Real multi-process servers: gunicorn with and without preload, uvicorn with workers, asyncio with a thread pool."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def free_port() -> int:
 
 @contextmanager
 def serving(folder: Path, application: str, *command: str) -> Iterator[str]:
-    """Run a server; yield its address."""
+    """Run a server; yield its URL."""
     (folder / "teller.py").write_text(application)
     port = free_port()
     arguments = [word.replace("PORT", str(port)) for word in command]

@@ -1,7 +1,7 @@
-"""Asks the doctor in a process of its own: PC/SC's library looks only once a process where its service is.
+"""Runs the doctor's probes in a separate process: the PC/SC library reads the socket path once per process.
 
-``python -m tests.stack.doctor.asking`` reads a request, prints ``seen`` when it has looked at the readers, waits for
-another line, asks the layer's probes, and prints the findings, in both languages.
+``python -m tests.stack.doctor.asking`` reads a request, prints ``seen`` once it has listed the readers, waits for
+another line, runs the layer's probes and prints the findings in both languages.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HOME: Final = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if n
 
 @dataclass(frozen=True)
 class Told:
-    """A finding as it came back."""
+    """A finding as returned by the other process."""
 
     id: str
     probe: str
@@ -40,7 +40,7 @@ class Told:
     texts: dict[str, tuple[str, str]]
 
     def says(self, status: Status, *words: str, **evidence: Any) -> None:
-        """Assert what it says; the words must be in the texts of each language."""
+        """Assert status and evidence; the words must occur in the texts of each language."""
         assert self.status is status, self.evidence
         assert {name: self.evidence.get(name) for name in evidence} == evidence
         readable(self.texts, self.id, *words)
@@ -48,23 +48,23 @@ class Told:
 
 @dataclass
 class Answer:
-    """Everything that was found."""
+    """All findings of one run."""
 
     findings: list[Told]
 
     def of(self, probe: Probe[Any], subject: str | None = None) -> Told:
-        """Return one finding."""
+        """Return the finding of a probe, optionally for one subject."""
         (found,) = (one for one in self.findings if one.id == probe.id and subject in {None, one.subject})
         return found
 
     @property
     def alarms(self) -> list[str]:
-        """The ids of what a person should read."""
+        """The ids of warnings and failures."""
         return [one.id for one in self.findings if one.status in {Status.WARN, Status.FAIL}]
 
 
 class Asking:
-    """A process that looks at a machine. ``tree``: its files; None: this machine's own."""
+    """A process that examines a machine. ``tree``: its recorded files; None: this machine."""
 
     def __init__(
         self,
@@ -92,13 +92,13 @@ class Asking:
         assert self._process.stdout.readline() == "seen\n"
 
     def go(self) -> None:
-        """Have it ask."""
+        """Start the probes."""
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
 
     def answer(self) -> Answer:
-        """Return what it found."""
+        """Return the findings."""
         said, _ = self._process.communicate(timeout=_WITHIN_S)
         assert self._process.returncode == 0
         assert "probe_failed" not in said
@@ -106,23 +106,23 @@ class Asking:
 
 
 def ask(layer: str, tree: Tree | None = None, env: Mapping[str, str] | None = None, **how: Any) -> Answer:
-    """Look at a machine and ask at once."""
+    """Examine a machine without a pause between listing the readers and running the probes."""
     asking = Asking(layer, tree, env, **how)
     asking.go()
     return asking.answer()
 
 
 def _show_socket(tree: Tree, place: str | None) -> None:
-    """Have the tree's programs find the desk's socket where the environment says that it is."""
+    """Link pcscd's socket into the tree at the path that the environment names."""
     if place is not None and os.path.lexists(place) and not (tree.root / place.lstrip("/")).is_symlink():
         tree.link(place, place)
 
 
 @contextmanager
 def another_program(env: Mapping[str, str], reader_name: str, does: str) -> Iterator[int]:
-    """A program that uses the card in a reader; yields its process id.
+    """Another program that uses the card in a reader; yields its process id.
 
-    ``does``: ``exclusive`` or ``transaction``: holds it; ``reset``: resets it again and again.
+    ``does``: ``exclusive`` or ``transaction``: keeps the card locked; ``reset``: resets it repeatedly.
     """
     command = [sys.executable, "-c", _PROGRAM, reader_name, does]
     with subprocess.Popen(command, env={**_HOME, **env}, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:

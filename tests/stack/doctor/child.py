@@ -1,6 +1,6 @@
-"""Asks the doctor about a module and its tokens in a process of its own, which may have fewer rights or another reader.
+"""Runs the doctor on a module and its tokens in a separate process, with fewer privileges or another reader.
 
-``python -m tests.stack.doctor.child`` reads what to look at and prints the findings.
+``python -m tests.stack.doctor.child`` reads a request and prints the findings.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ushield_hw.doctor.probes import objects, pin, slots
 from ushield_hw.doctor.subjects import ModuleFile, load
 from ushield_hw.drivers.family import Kind
 
-# As root: without root's right to read what nobody may read.
+# For root: drop the capabilities that bypass file permissions.
 POWERLESS: Final = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()
 HARDWARE: Final = Kind.TOKEN
 _WITHIN_S: Final = 60.0
@@ -37,7 +37,7 @@ def ask(
     deadline_s: float = 20.0,
     state: Path | None = None,
 ) -> list[Finding]:
-    """Load a module in another process and return what is found about it and its tokens."""
+    """Load a module in another process; return the findings on the module and its tokens."""
     asked = {"path": str(path), "driver": driver, "deadline_s": deadline_s, "drivers": [*map(str, drivers)]}
     done = subprocess.run(
         [*prefix, sys.executable, "-m", "tests.stack.doctor.child"],
@@ -54,7 +54,7 @@ def ask(
 
 
 def found(findings: Sequence[Finding], identity: str) -> Finding:
-    """Return the finding with an id; of several the first."""
+    """Return the first finding with an id."""
     return next(finding for finding in findings if finding.id == identity)
 
 

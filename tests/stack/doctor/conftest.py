@@ -1,4 +1,4 @@
-"""A soft token as the doctor sees it, behind SoftHSM2 itself or behind the faulty module."""
+"""Fixtures: a soft token as the doctor sees it, through SoftHSM2 itself or through the faulty module."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _DEADLINE_S: Final = 20.0
 
 @dataclass
 class Doctor:
-    """Looks at the soft token; what it loads is closed after the test."""
+    """Runs the doctor's steps on the soft token; the modules it loads are closed after the test."""
 
     soft: Soft
     folder: Path
     _closing: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def machine(self, **how: Any) -> Machine:
-        """Return this machine, with a state folder of the test's own."""
+        """Return this machine with a state folder for this test."""
         return Machine(replace(SETTINGS, state_dir=self.soft.state), **how)
 
     def loaded(
         self, *plan: Fault, driver: Driver = DRIVER, path: Path = SOFTHSM, asked: bool = False, **how: Any
     ) -> Loaded:
-        """Load a module; with a plan: the faulty one in front of it."""
+        """Load a module; with a plan, load it through the faulty module."""
         if plan:
             path = faulty_module(self.folder / "faulty", path, plan).path
         found = load(ModuleFile(self.machine(**how), path, driver, asked), _DEADLINE_S)
@@ -50,17 +50,17 @@ class Doctor:
         return found
 
     def seen(self, *plan: Fault, driver: Driver = DRIVER, **how: Any) -> TokenSeen:
-        """Return the soft token as it is seen through a module."""
+        """Return the soft token as seen through a module."""
         tokens = tokens_of(self.loaded(*plan, driver=driver, **how))
         return next((seen for seen in tokens if seen.token.serial == self.soft.serial), tokens[0])
 
     def choice(self, selector: str | None, **how: Any) -> Choice:
-        """Return what there is for somebody who asked for this."""
+        """Return the candidates for a selector."""
         loaded = self.loaded(selector=selector, **how)
         return Choice(loaded.file.machine, [loaded], tokens_of(loaded))
 
     def close(self) -> None:
-        """Let every module go."""
+        """Close every module."""
         self._closing.close()
 
 
@@ -73,7 +73,7 @@ def doctor(soft: Soft, tmp_path: Path) -> Iterator[Doctor]:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
-    """Return a machine with pcscd and one known token family, whose tokens are CCID devices."""
+    """Return a recorded machine with pcscd and one known token family of CCID devices."""
     tree = Tree(tmp_path)
     tree.family("epass", f"{TOKEN} ccid")
     tree.file("/usr/sbin/pcscd")
@@ -82,14 +82,14 @@ def tree(tmp_path: Path) -> Tree:
 
 @pytest.fixture(scope="module")
 def desk() -> Iterator[PcscHost]:
-    """Yield a real pcscd with a virtual reader."""
+    """Yield a real pcscd with one virtual reader."""
     with PcscHost() as desk:
         yield desk
 
 
 @pytest.fixture
 def softhsm_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Write another configuration, and have SOFTHSM2_CONF name it."""
+    """Write another SoftHSM2 configuration and set SOFTHSM2_CONF to it."""
 
     def write(folder: str) -> Path:
         conf = tmp_path / "another.conf"
@@ -101,10 +101,10 @@ def softhsm_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
 
 
 def without_variable(*names: str) -> dict[str, str]:
-    """Return the environment without these."""
+    """Return the environment without these variables."""
     return {name: value for name, value in os.environ.items() if name not in names}
 
 
 def ids(findings: Sequence[Any]) -> list[str]:
-    """Return the ids of what a person should read."""
+    """Return the ids of findings that report a problem."""
     return [finding.id for finding in findings if finding.is_problem]

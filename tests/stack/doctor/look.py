@@ -1,4 +1,4 @@
-"""Look at a module's file in a process of its own, which may have fewer rights than the test: prints the findings."""
+"""Runs the module file probes in a separate process with fewer privileges; prints the findings."""
 
 from __future__ import annotations
 

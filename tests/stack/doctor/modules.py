@@ -1,4 +1,4 @@
-"""Makes the modules of layer E's tests, and says what is found about them."""
+"""Builds modules for the tests of layer E and checks the findings about them."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ LIST: Final = "unsigned long C_GetFunctionList(void **list) { *list = 0; return 
 
 @pytest.fixture
 def machine() -> Machine:
-    """This machine, as the doctor sees it."""
+    """This machine, as the doctor examines it."""
     return Machine(SETTINGS)
 
 
 @pytest.fixture
 def built(tmp_path: Path) -> Compile:
-    """Make a shared object of a C source; returns its path."""
+    """Compile a shared object from C source; returns its path."""
 
     def make(source: str, *options: str, name: str = "module.so", shared: bool = True) -> Path:
         file, made = tmp_path / f"{name}.c", tmp_path / name
@@ -63,20 +63,20 @@ def loading(machine: Machine) -> Iterator[Load]:
 
 
 def look(machine: Machine, path: Path) -> list[Finding]:
-    """Put every question about a file that somebody named."""
+    """Run every file probe on a file that the user named."""
     (file,) = module_files(machine, path)
     return ask_all(FILE_PROBES, file, str(path))
 
 
 def only(findings: list[Finding], status: Status = Status.FAIL) -> Finding:
-    """Return the one finding that is not good."""
+    """Return the only problem; its status must match."""
     (found,) = (finding for finding in findings if finding.is_problem)
     assert found.status is status
     return found
 
 
 def told(finding: Finding, id: str, kind: str, en: str, zh: str) -> dict[str, Any]:
-    """Assert what a finding is and that its remedy has these words; return its evidence."""
+    """Assert a finding's id and kind, and that its remedy contains these words; return its evidence."""
     assert (finding.id, finding.evidence["kind"]) == (id, kind)
     json.dumps(finding.to_json())
     for language, words in (("en", en), ("zh", zh)):
@@ -92,13 +92,13 @@ def told(finding: Finding, id: str, kind: str, en: str, zh: str) -> dict[str, An
 
 
 def refusal(loaded: Loaded) -> str:
-    """Return the loader's words for not loading a module."""
+    """Return the loader's reason for rejecting a module."""
     assert loaded.error is not None
     return str(loaded.error.details["reason"])
 
 
 def elsewhere(*words: str) -> list[dict[str, Any]]:
-    """Return the findings of a process with fewer rights."""
+    """Return the findings of a process with fewer privileges."""
     done = subprocess.run([*words], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     return list(json.loads(done.stdout))
 

@@ -1,4 +1,4 @@
-"""Layer D: cards in a real pcscd's readers, and other real programs that hold, reset or block them."""
+"""Layer D: cards in readers of a real pcscd, and real programs that hold, reset or block them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def shared() -> Iterator[PcscHost]:
 
 @pytest.fixture
 def desk(shared: PcscHost) -> PcscHost:
-    """A desk without cards."""
+    """A pcscd with virtual readers and no card."""
     shared.restart()
     return shared
 
@@ -53,7 +53,7 @@ def tree(tmp_path: Path) -> Tree:
 
 
 def asked(tree: Tree, desk: PcscHost, until: str = SLOT, **how: Any) -> Answer:
-    """Ask once a program can see the card; a moment after pcscd has."""
+    """Run the probes once programs can connect to the card, which is shortly after pcscd detects it."""
     deadline = time.monotonic() + _WITHIN_S
     while True:
         found = ask("D", tree, desk.env, **how)
@@ -63,7 +63,7 @@ def asked(tree: Tree, desk: PcscHost, until: str = SLOT, **how: Any) -> Answer:
 
 
 class Speaks(Blank):
-    """A card with an ATR of its own."""
+    """A card with the given ATR."""
 
     def __init__(self, atr: str) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ def test_a_card_whose_answer_is_none(tree: Tree, desk: PcscHost) -> None:
 
 
 def seen(tree: Tree, error: UShieldError | Contact, atr: bytes = ATR, system: str = "linux") -> InReader:
-    """A reader whose card gave this when it was connected to."""
+    """A reader whose card gave this result when it was connected to."""
     reader = Reader(SLOT, Slot.CARD, atr)
     here = InReader(tree.machine(ReaderList((reader,)), system=system), reader)
     here.contact = error
@@ -216,7 +216,7 @@ def test_a_card_that_nobody_has_described(tree: Tree, desk: PcscHost) -> None:
     said = subprocess.run(
         ["opensc-tool", "-n"], env={**os.environ, **desk.env}, capture_output=True, text=True, check=False
     )
-    assert "Unsupported card" in said.stdout + said.stderr  # nor does OpenSC know it
+    assert "Unsupported card" in said.stdout + said.stderr  # nor is it known to OpenSC
 
 
 def test_an_atr_of_several_families_is_ambiguous(tree: Tree, desk: PcscHost) -> None:

@@ -1,4 +1,4 @@
-"""What the bus and PC/SC show, compared with what the modules make of it: real readers, cards and OpenSC."""
+"""Compares devices on the bus and PC/SC readers with the modules' slots: real readers, virtual cards and OpenSC."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def test_opensc_has_no_slot_left_for_the_fifth_reader(tmp_path: Path) -> None:
 
 
 def test_a_reader_whose_name_does_not_fit_into_a_slots_description(tmp_path: Path) -> None:
-    """OpenSC cuts it and puts three dots behind it: the token is in its reader all the same."""
+    """OpenSC truncates the name and appends three dots: the token is still matched to its reader."""
     with PcscHost(("A" * 90,)) as desk, VirtualShield(host=desk, serial="LONG1") as shield:
         found = walk(tmp_path, shield.host_env, cards=1)
     found.is_well("LONG1")
     assert [one["status"] for one in found.report["findings"] if one["id"] == "F77"] == ["ok"]
 
 
-# --- recorded: a device of the maker's own class needs the maker's module ---------------------------------------------
+# --- recorded: a vendor-specific device needs the vendor's module -----------------------------------------------------
 
 
 @pytest.fixture
 def key(tree: Tree) -> Machine:
-    """A machine with a key that PC/SC never shows, and the module for it."""
+    """A machine with a USB key that has no PC/SC reader, and the module for it."""
     tree.family("key", "1ea8:c001 hid", paths=[MODULE])
     tree.device("1ea8:c001", [HID], name="Bank Key")
     return tree.machine()
@@ -80,7 +80,7 @@ def test_a_module_that_does_not_show_the_key_that_is_plugged_in(key: Machine) ->
     assert asked(key, loaded(key, slot())).status is Status.FAIL
     assert asked(key, loaded(key, slot(token=True))).status is Status.OK
     assert asked(key, loaded(key, slot(problem="CKR_DEVICE_ERROR"))).status is Status.SKIP
-    assert asked(key).status is Status.SKIP  # no module: others say so
+    assert asked(key).status is Status.SKIP  # no module loaded: other causes report that
 
 
 def test_a_card_has_to_show_in_a_slot_of_its_own_reader(tree: Tree) -> None:

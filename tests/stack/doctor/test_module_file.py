@@ -1,4 +1,4 @@
-"""Layer E on real files: each cause is made, is the one thing that is found, and is told in both languages."""
+"""Layer E on real files: each cause is produced, is the only one reported, and has its texts in both languages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ushield_hw.drivers.installed import installed
 
 pytestmark = pytest.mark.stack
 
-# As root: without root's right to read what nobody may read.
+# For root: drop the capabilities that bypass file permissions.
 POWERLESS: Final = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()
 
 # --- nothing wrong ----------------------------------------------------------------------------------------------------
@@ -123,9 +123,9 @@ GENERAL = (
     [
         ("", "", "", True),
         (BY, "", "", True),
-        (BY, "/opt/general/libgeneral.so", "", False),  # another's module shows its tokens too
+        (BY, "/opt/general/libgeneral.so", "", False),  # another vendor's module also shows its tokens
         ("", "/opt/general/libgeneral.so", "", True),
-        ("", "", "reader = true\n", False),  # a reader that takes any card is no token
+        ("", "", "reader = true\n", False),  # a generic reader is not a token
     ],
 )
 def test_a_driver_is_missing_only_where_a_token_is_there_that_nothing_else_drives(
@@ -195,7 +195,7 @@ def test_a_module_of_another_user_is_told_with_the_owner(tmp_path: Path) -> None
     own: tuple[str, ...] = ()
     if os.geteuid() == 0:
         os.chown(path, 65534, 65534)
-    else:  # nobody can give a file away, but where we are root, root's own folders belong to nobody
+    else:  # only root can chown a file; inside a user namespace, files of the real root belong to nobody
         place, own = Path("/"), ("unshare", "--map-root-user")
     answer = elsewhere(*own, sys.executable, "-m", "tests.stack.doctor.look", str(path))
     words = f"sudo chown root:root {place}"
@@ -255,7 +255,7 @@ def test_an_empty_file_is_told(machine: Machine, tmp_path: Path) -> None:
 
 def test_a_library_of_nothing_but_its_header_is_damaged(machine: Machine, tmp_path: Path) -> None:
     path, whole = tmp_path / "module.so", SOFTHSM.read_bytes()
-    path.write_bytes(whole[:4096] + bytes(len(whole) - 4096))  # as a disk that was full, or a sparse copy, leaves it
+    path.write_bytes(whole[:4096] + bytes(len(whole) - 4096))  # as a full disk or a sparse copy leaves it
     told(only(look(machine, path)), "E43", "damaged", "fresh download", "重新下载")
 
 
@@ -294,7 +294,7 @@ def test_a_32_bit_library_is_told_from_one_of_another_processor(machine: Machine
 # --- files of other systems -------------------------------------------------------------------------------------------
 
 
-# Made-up headers: no Windows and no macOS has been tried.
+# Synthetic headers: not tested on Windows or macOS.
 @pytest.mark.parametrize(
     ("names", "architecture", "expected"),
     [
@@ -316,7 +316,7 @@ def test_a_windows_dll_is_judged_by_its_header_and_a_hint(
         assert [one for one in findings.values() if one.is_problem] == []
     else:
         told(findings[expected[0]], *expected)
-        assert findings["E46"].status is not Status.FAIL  # a hint is no proof
+        assert findings["E46"].status is not Status.FAIL  # a hint is not proof
 
 
 def test_a_macos_library_is_judged_by_its_header(machine: Machine, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a module needs and offers: the doctor says what the system's loader then says of the same file."""
+"""A module's dependencies and exports: the doctor's prediction matches what the dynamic loader reports."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ pytestmark = pytest.mark.stack
 
 CALLER: Final = "int C_GetFunctionList(void *); int use(void) { return C_GetFunctionList(0); }"
 
-# --- E45, E46: what it needs and offers -------------------------------------------------------------------------------
+# --- E45, E46: dependencies and exports -------------------------------------------------------------------------------
 
 
 def needing(built: Compile, soname: str, *options: str) -> Path:
-    """Build a module that needs a library of this name, which is not there any more."""
+    """Build a module that depends on a library of this name, which is then deleted."""
     library = built("int there;", f"-Wl,-soname,{soname}", name="libthere.so")
     module = built(LIST + "extern int there; int *use(void) { return &there; }", str(library), *options)
     library.unlink()
     return module
 
 
-# One that this machine does not have, with its package.
+# A library that is not installed here, with its package.
 ABSENT, PACKAGE = next(known for known in LIBRARIES.items() if not any(Path("/usr/lib").glob(f"*/{known[0]}")))
 
 

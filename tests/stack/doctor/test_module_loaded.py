@@ -1,4 +1,4 @@
-"""What becomes of a module that a worker process loads: it crashes, hangs, is too old, or shows a token twice."""
+"""Loading a module in a worker: it crashes, hangs, is too old, or shows a token twice."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.stack
 CONSTRUCTOR: Final = (
     "#include <signal.h>\n#include <unistd.h>\n__attribute__((constructor)) static void begin(void) { %s }\n"
 )
-# A module that has all functions of PKCS#11 2.x, of which only the first three do anything.
+# Exports all functions of PKCS#11 2.x, of which only the first three are implemented.
 STUB: Final = """
 #include <string.h>
 typedef unsigned long rv;
@@ -50,7 +50,7 @@ def test_a_module_that_loads_is_found_in_order(soft: Soft, loading: Load) -> Non
     assert once(()).status is Status.SKIP
 
 
-# --- E47 to E49: what becomes of it -----------------------------------------------------------------------------------
+# --- E47 to E49: results of loading -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_module_that_crashes_while_it_is_loaded_is_told_with_the_signal(
     machine: Machine, built: Compile, loading: Load, end: str, reason: str
 ) -> None:
     path = built(LIST + CONSTRUCTOR % end)
-    assert [one for one in look(machine, path) if one.is_problem] == []  # the file says nothing of it
+    assert [one for one in look(machine, path) if one.is_problem] == []  # not visible in the file
     found = only(ask_all(LOADED_PROBES, loading(path)))
     assert told(found, "E47", "crashed", "send this finding to the vendor", "发给厂商")["reason"] == reason
 
@@ -121,7 +121,7 @@ def test_a_module_that_lacks_functions_is_told_with_their_names(
     assert only(ask_all(LOADED_PROBES, loading(faulty.path, driver=DRIVER))).id == "E49"
 
 
-# --- E50: twice -------------------------------------------------------------------------------------------------------
+# --- E50: shown twice -------------------------------------------------------------------------------------------------
 
 
 def test_a_token_that_shows_through_two_modules_is_a_warning_with_both(

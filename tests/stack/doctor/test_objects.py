@@ -1,4 +1,4 @@
-"""Layer H: what is on a token, up to the pair that would sign, without a login; the same on a U-shield that waits."""
+"""Layer H: objects on a token, up to the pair that would sign, without a login; also while a U-shield waits."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ NOW: Final = datetime.now(UTC).replace(microsecond=0)
 DAY: Final = timedelta(days=1)
 SIGNING: Final = ("digital_signature", "content_commitment")
 ENCRYPTING: Final = ("key_encipherment", "data_encipherment")
-PAY, P384, RSA = b"\1", b"\2", b"\3"  # the ids of the keys on every copy
+PAY, P384, RSA = b"\1", b"\2", b"\3"  # ids of the keys on each copy
 ISSUER: Final = ec.generate_private_key(ec.SECP256R1())
 
 
 @dataclass
 class Writer:
-    """Puts objects onto the soft token, as the bank's own tools would."""
+    """Writes objects to the soft token, as a bank's own tools would."""
 
     doctor: Doctor
 
@@ -75,7 +75,7 @@ class Writer:
         ends: timedelta = 90 * DAY,
         ca: bool = False,
     ) -> None:
-        """Write a certificate for one of the token's keys, or for a key that is elsewhere."""
+        """Write a certificate for one of the token's keys, or for a key that is not on the token."""
         with Open(self.doctor) as (module, login, slot):
             public = self._public(module, slot, key) if isinstance(key, bytes) else key
             der = issued(public, usage=usage, name=name, begins=begins, ends=ends, ca=ca)
@@ -85,24 +85,24 @@ class Writer:
             module.write_certificate(login, der, key_id=stands, label=label, **names)
 
     def nonsense(self) -> None:
-        """Write a certificate object that holds none."""
+        """Write a certificate object with invalid content."""
         with Open(self.doctor) as (module, login, _):
             module.write_certificate(login, b"nonsense", key_id=PAY, label="", subject=b"", issuer=b"", serial=b"")
 
     def generate(self, kind: KeyKind, bits: int, key_id: bytes, label: str = "") -> None:
-        """Make a key pair on the token."""
+        """Generate a key pair on the token."""
         with Open(self.doctor) as (module, login, _):
             module.generate(login, kind, bits, key_id, label, always_authenticate=False)
 
     def remove_keys(self, private: bool | None = None) -> None:
-        """Remove every key, or every private or public one."""
+        """Delete all keys, or all private or public ones."""
         with Open(self.doctor) as (module, login, slot):
             for key in module.keys(slot):
                 if private in {None, key.private}:
                     module.destroy(login, key.handle)
 
     def hide(self, *kinds: ObjectClass) -> None:
-        """Have every object of these classes show only after a login."""
+        """Hide every object of these classes until login."""
         hide(self.doctor.soft.conf, self.doctor.soft.serial, self.doctor.soft.pin, *kinds)
 
     @staticmethod
@@ -116,7 +116,7 @@ class Writer:
 
 
 def hide(conf: Path, serial: str, pin: str, *kinds: ObjectClass) -> None:
-    """Have every object of these classes on a soft token show only after a login: a private copy takes its place."""
+    """Hide every object of these classes on a soft token until login: each is replaced by a private copy."""
     script = (
         "import sys, pkcs11; from pkcs11 import Attribute as A, ObjectClass as C;"
         "path, serial, *kinds = sys.argv[1:];"
@@ -132,7 +132,7 @@ def hide(conf: Path, serial: str, pin: str, *kinds: ObjectClass) -> None:
 
 
 class Open:
-    """The token, logged in, in a worker of its own."""
+    """A logged-in session with the token in its own worker."""
 
     def __init__(self, doctor: Doctor) -> None:
         self._soft = doctor.soft
@@ -149,7 +149,7 @@ class Open:
 def issued(
     public: Any, *, usage: tuple[str, ...] | None, name: str, begins: timedelta, ends: timedelta, ca: bool
 ) -> bytes:
-    """Return a certificate, DER."""
+    """Return a certificate (DER)."""
     builder = (
         x509.CertificateBuilder(person("Test CA"), person(name), public, x509.random_serial_number())
         .not_valid_before(NOW + begins)
@@ -168,7 +168,7 @@ def key_usage(*allowed: str) -> x509.KeyUsage:
 
 
 def elsewhere() -> Any:
-    """Return the public half of a key that is on no token."""
+    """Return the public key of a pair that is on no token."""
     return ec.generate_private_key(ec.SECP256R1()).public_key()
 
 
@@ -182,7 +182,7 @@ def seen(doctor: Doctor, *plan: Fault, **how: Any) -> TokenSeen:
 
 
 def asking(doctor: Doctor, what: str) -> TokenSeen:
-    """Return the token for somebody who asked for one of its objects."""
+    """Return the token, selected by one of its objects."""
     return doctor.seen(selector=f"pkcs11:{what}")
 
 
@@ -216,7 +216,7 @@ def test_a_certificate_of_an_authority_is_nobodys(doctor: Doctor, writer: Writer
     assert ids(ask_all(objects.TOKEN_PROBES, seen(doctor))) == []
 
 
-# --- H68 to H71: is it there, and do key and certificate find each other ----------------------------------------------
+# --- H68 to H71: presence, and matching of keys and certificates ------------------------------------------------------
 
 
 def test_keys_that_hide_until_login_are_no_fault(doctor: Doctor, writer: Writer) -> None:
@@ -301,7 +301,7 @@ def test_only_certificates_of_authorities(doctor: Doctor, writer: Writer) -> Non
     told(objects.present(seen(doctor)), objects.present, FAIL, "Root CA", kind="authority")
 
 
-# --- H72: time, purpose, clock ----------------------------------------------------------------------------------------
+# --- H72: validity, key usage, clock ----------------------------------------------------------------------------------
 
 
 def test_an_expired_certificate(doctor: Doctor, writer: Writer) -> None:
@@ -364,7 +364,7 @@ def test_only_the_certificate_for_encryption_is_there(doctor: Doctor, writer: Wr
     assert ids(ask_all(objects.TOKEN_PROBES, seen(doctor))) == [
         "H68",
         "H73",
-    ]  # keys without a certificate are there, too  # one cause, not two
+    ]  # there are also keys without a certificate; one cause is reported, not two
 
 
 def test_certificates_of_two_people(doctor: Doctor, writer: Writer) -> None:
@@ -375,7 +375,7 @@ def test_certificates_of_two_people(doctor: Doctor, writer: Writer) -> None:
 
 
 def test_a_key_that_may_not_sign(doctor: Doctor, writer: Writer) -> None:
-    """Private keys that show without a login: as the token would be once it is logged in."""
+    """Private keys visible without a login, as the token would look after one."""
     writer.certificate()
     look = seen(doctor)
     with Open(doctor) as (module, _, slot):
@@ -411,13 +411,13 @@ def test_a_certificate_with_a_key_that_no_signed_order_has(doctor: Doctor, write
     assert ids(ask_all(objects.TOKEN_PROBES, seen(doctor))) == ["H68", "H74"]  # as above
 
 
-# --- H75, H76: the PIN for each signature, the owner's yes ------------------------------------------------------------
+# --- H75, H76: PIN for each signature, confirmation on the token ------------------------------------------------------
 
 
 def test_keys_that_hide_do_not_say_whether_they_want_the_pin_each_time(doctor: Doctor) -> None:
     told(objects.each_signature(seen(doctor)), objects.each_signature, SKIP, reason="keys_hide_until_login")
     look = seen(doctor)
-    with Open(doctor) as (module, _, slot):  # what a token shows that does not hide them
+    with Open(doctor) as (module, _, slot):  # visible on a token that does not hide private keys
         look.__dict__["keys"] = module.keys(slot)
     told(objects.each_signature(look), objects.each_signature, OK, each_signature=True, keys=["04"])
     told(objects.confirmation(look), objects.confirmation, OK, asks="none")

@@ -1,4 +1,4 @@
-"""Layer G: what is known of a PIN without a try, and what the codes mean that only a try brings."""
+"""Layer G: PIN state known without an attempt, and the meaning of codes that only an attempt returns."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ BELIEVED = pin_driver(flags=PinFlags.TRUSTED, policy_tries=None)
 
 
 def shows(**info: object) -> Fault:
-    """A token that says so of itself."""
+    """A token that reports this state."""
     return Fault("C_GetTokenInfo", None, token_info(**info))  # type: ignore[arg-type]
 
 
 def calls(seen: TokenSeen) -> list[str]:
-    """Return the names of the calls that reached the module with a PIN."""
+    """Return the names of the calls that sent a PIN to the module."""
     made = FaultyModule(seen.token.module).calls
     return [call.function for call in made if call.function in {"C_Login", "C_SetPIN", "C_InitPIN"}]
 
 
 def wrong(doctor: Doctor, tries: int) -> None:
-    """Spend so many of the six tries that this host allows on a soft token."""
+    """Use the given number of the six attempts that this host allows on a soft token."""
     link = doctor.seen().token.link
     for number in range(1, tries + 1):
         with suppress(PinIncorrect, PinLocked):
             verify_pin(link, Scripted(WRONG_PIN, consents=[True] if number == 6 else []))
 
 
-# --- G62: tries -------------------------------------------------------------------------------------------------------
+# --- G62: attempts remaining ------------------------------------------------------------------------------------------
 
 
 def test_a_wrong_pin_that_this_host_has_counted(doctor: Doctor) -> None:
@@ -147,21 +147,21 @@ def test_a_u_shield_that_locks_itself(shield: VirtualShield) -> None:
     for consents in ([], [True], [True]):
         with suppress(PinIncorrect, PinLocked):
             verify_pin(link, Scripted("000000", consents=consents))
-    link.module.close()  # OpenSC with lock_login keeps the card to itself after a wrong PIN
+    link.module.close()  # OpenSC with lock_login keeps the card locked after a wrong PIN
     before = shield.card.memory.secrets["user"].left
     findings = child.ask(link.module.path, "opensc", shield.env)
     told(child.found(findings, "G64"), pin.locked, FAIL, shield.serial, kind="so-init-pin", source="flags")
-    assert ids(findings) == ["G64"]  # the certificate on it is well, and is said to be
+    assert ids(findings) == ["G64"]  # the certificate on it is valid and reported as such
     assert shield.card.memory.secrets["user"].left == before == 0
 
 
-# --- G65: set, to be changed ------------------------------------------------------------------------------------------
+# --- G65: PIN not set, or must be changed -----------------------------------------------------------------------------
 
 
 def test_a_token_without_a_user_pin(doctor: Doctor) -> None:
     module = doctor.soft.module()
     free = next(slot for slot in module.slots() if slot.token and not slot.token.serial)
-    module.init_token(free.slot_id, "87654321", "no-pin")  # as it comes from its maker: an SO PIN and no other
+    module.init_token(free.slot_id, "87654321", "no-pin")  # as delivered: with an SO PIN only
     module.close()
     seen = next(token for token in doctor.choice("no-pin").tokens if token.token.label == "no-pin")
     told(pin.is_set(seen), pin.is_set, FAIL, "ushield pin unblock", "no-pin", kind="never")
@@ -174,7 +174,7 @@ def test_a_pin_that_must_be_changed(doctor: Doctor) -> None:
     told(pin.is_set(seen), pin.is_set, FAIL, "ushield pin change", kind="change")
 
 
-# --- G66: where it is typed -------------------------------------------------------------------------------------------
+# --- G66: where the PIN is entered ------------------------------------------------------------------------------------
 
 PAD, NO_PAD = UsbId("1234", "0001", pinpad=True), UsbId("1234", "0002", pinpad=False)
 
@@ -204,7 +204,7 @@ def test_a_token_that_has_the_pin_typed_on_itself(doctor: Doctor) -> None:
     told(pin.entry(doctor.seen()), pin.entry, OK, typed_on="computer")
 
 
-# --- G67, and what only a code tells ----------------------------------------------------------------------------------
+# --- G67, and codes that only an attempt returns ----------------------------------------------------------------------
 
 
 def test_a_login_of_another_program_shows_in_no_state(doctor: Doctor) -> None:
@@ -231,7 +231,7 @@ def test_codes_that_a_soft_token_really_gives_lead_to_their_cause(bench: Bench) 
         bench.login()
     assert (ckr(caught.value), explain(ckr(caught.value))) == ("CKR_USER_ALREADY_LOGGED_IN", "G67")
     with pytest.raises(UShieldError) as caught:
-        bench.sign(login, label="each")  # a key that wants the PIN for each signature, without it
+        bench.sign(login, label="each")  # a key with CKA_ALWAYS_AUTHENTICATE, used without the PIN
     assert (ckr(caught.value), explain(ckr(caught.value))) == ("CKR_USER_NOT_LOGGED_IN", "H75")
 
 

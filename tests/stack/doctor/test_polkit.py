@@ -1,7 +1,7 @@
-"""Cause B16 with a real pcscd that asks a real polkitd, over a real D-Bus, in namespaces of their own.
+"""Cause B16 with a real pcscd, polkitd and D-Bus in separate namespaces.
 
-``tools/polkit_pcscd.sh`` has made the pcscd. polkitd has to be root, and root is always let in; so the doctor runs as
-somebody else.
+``tools/polkit_pcscd.sh`` builds the pcscd. polkitd must run as root, and root is always authorised; so the doctor runs
+as another user.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
 MADE: Final = ROOT / ".venv" / "polkit"
 NOBODY: Final = 65534
 AS_ROOT: Final = [] if os.geteuid() == 0 else ["sudo", "-n", "-E"]
-# Another user, who may read what root may: this interpreter lies in a home folder, perhaps.
+# Another user with root's read permission: the interpreter may be in a home folder.
 READS: Final = "+dac_override,+dac_read_search"
 AS_NOBODY: Final = (
     *AS_ROOT,
@@ -44,7 +44,7 @@ _BUS: Final = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Confi
   </policy>
 </busconfig>
 """
-# $1: the folder; $2: pcscd. Says "ready" when pcscd listens, and goes when its input ends.
+# $1: the folder; $2: pcscd. Prints "ready" when pcscd listens; exits at the end of its input.
 _SCRIPT: Final = """
 cd "$1"
 exec 2>said
@@ -77,10 +77,10 @@ read -r _ || true
 
 
 class Guarded:
-    """A pcscd that asks polkit.
+    """A pcscd that checks polkit.
 
     Attributes:
-        folder: where its socket, its log and polkit's rules are.
+        folder: holds its socket, its log and polkit's rules.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -88,7 +88,7 @@ class Guarded:
         for name in ("actions", "rules", "run", "readers"):
             (folder / name).mkdir()
         for place in (folder, *folder.iterdir()):
-            place.chmod(0o755)  # polkitd and the doctor are other users
+            place.chmod(0o755)  # polkitd and the doctor run as other users
         policy = "org.debian.pcsc-lite.policy"
         (folder / "actions" / policy).write_bytes((MADE / policy).read_bytes())
         (folder / "bus.conf").write_text(_BUS.format(bus=folder / "bus"))

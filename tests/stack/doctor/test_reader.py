@@ -1,4 +1,4 @@
-"""Layer C: readers, as a real pcscd shows them, and a bus that is recorded: this kernel may have none."""
+"""Layer C: readers of a real pcscd, with a recorded USB bus, as this kernel may have none."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ REAL_LIST: Final = Path("/usr/lib/pcsc/drivers/ifd-ccid.bundle/Contents/Info.pli
 
 @pytest.fixture(scope="module")
 def bare() -> Iterator[PcscHost]:
-    """A pcscd that has no reader."""
+    """A pcscd without a reader."""
     with PcscHost(()) as desk:
         yield desk
 
 
 def real_driver(tree: Tree) -> None:
-    """Install the list of readers that this machine's own driver has."""
+    """Install the device list of this machine's own reader driver."""
     tree.file(str(REAL_LIST), REAL_LIST.read_bytes())
 
 
@@ -53,7 +53,7 @@ def test_a_device_that_the_installed_driver_does_not_list(tree: Tree, bare: Pcsc
     tree.device("abcd:0001", name="New Token")
     found = ask("C", tree, bare.env).of(reader.unknown_to_the_driver)
     found.says(Status.FAIL, "abcd:0001 New Token", "libccid", "ifd-ccid.bundle", devices=["abcd:0001 New Token"])
-    ask("C", tree, desk.env).of(reader.unknown_to_the_driver).says(Status.WARN)  # it may be among those that are shown
+    ask("C", tree, desk.env).of(reader.unknown_to_the_driver).says(Status.WARN)  # it may be among those shown
 
 
 def test_pcscd_without_a_driver(tree: Tree, bare: PcscHost) -> None:
@@ -118,7 +118,7 @@ def test_windows_can_have_fewer(tree: Tree) -> None:
     assert reader.too_many(tree.machine(ten)).status is Status.OK
 
 
-# --- recorded: a virtual reader never goes while its service runs -----------------------------------------------------
+# --- recorded: a virtual reader is never removed while its service runs -----------------------------------------------
 
 
 def test_a_reader_that_cannot_be_asked_any_more(tree: Tree) -> None:
@@ -154,7 +154,7 @@ def test_every_cause_is_asked_once_and_in_order() -> None:
     assert [int(re.sub(r"\D", "", probe.id)) for probe in reader.PROBES] == list(range(24, 29))
 
 
-# --- devices and readers compared -------------------------------------------------------------------------------------
+# --- devices compared with readers ------------------------------------------------------------------------------------
 
 
 def with_names(tree: Tree) -> None:
@@ -166,7 +166,7 @@ def with_names(tree: Tree) -> None:
     ("readers", "kind"),
     [
         (["Alcor Micro AU9540 00 00"], "missing"),
-        (["Built-in 00 00"], "missing"),  # two devices, one reader of a strange name
+        (["Built-in 00 00"], "missing"),  # two devices, one reader with an unrelated name
         (["Alcor Micro AU9540 00 00", "Virtual PCD 01 00"], "missing"),
         (["Alcor Micro AU9540 00 00", "Feitian ePass2003 01 00"], None),
         (["Alcor Micro AU9540 00 00", "Driver's own name 01 00"], None),
@@ -180,7 +180,7 @@ def test_a_device_without_a_reader_beside_one_that_has_one(tree: Tree, readers: 
 
 
 def test_where_a_reader_is_shown_its_driver_is_there(tree: Tree) -> None:
-    """As on NixOS, where pcscd looks in a folder of its own."""
+    """As on NixOS, where pcscd reads its drivers from another folder."""
     tree.file("/usr/sbin/pcscd")
     tree.device("058f:9540", name="Alcor Micro AU9540")
     shown = ReaderList((Reader("Alcor Micro AU9540 00 00", Slot.EMPTY),))

@@ -1,4 +1,4 @@
-"""Layer B: a PC/SC service that is not there, does not answer, or does not let in. The client library is real."""
+"""Layer B: a PC/SC service that is absent, does not answer, or denies access. The client library is real."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.stack
 
 NOWHERE: Final = "/run/nobody/pcscd.comm"
 NO_SERVICE_CODE: Final = "0x8010001D"
-# Without root the kernel lets a user make namespaces in which it looks like root.
+# Unprivileged users can create user namespaces in which they appear as root.
 AS_WHOM: Final = [] if os.geteuid() == 0 else ["--map-root-user"]
 
 
@@ -39,7 +39,7 @@ def pcscd_of(desk: PcscHost) -> int:
     return int((desk.folder / "run" / "pcscd.pid").read_text().strip("\0\n"))
 
 
-# --- nobody answers ---------------------------------------------------------------------------------------------------
+# --- no service -------------------------------------------------------------------------------------------------------
 
 
 def test_a_service_that_answers_gives_no_alarm(tree: Tree, desk: PcscHost) -> None:
@@ -150,14 +150,14 @@ def test_somebody_at_whose_door_as_many_wait_as_may_is_silent_not_gone(tmp_path:
         assert pcscd.hail(place) == pcscd.SILENT
 
 
-# --- somebody answers, but not to us ----------------------------------------------------------------------------------
+# --- access denied ----------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def polkit_refuses(folder: Path, answer: bytes = b"") -> Iterator[dict[str, str]]:
-    """A socket where a client is treated as by a pcscd that polkit tells to refuse; Debian 12's has no polkit.
+    """A socket that behaves like a pcscd whose polkit denies access; Debian 12's pcscd has no polkit support.
 
-    Older ones close the connection, newer ones answer with SCARD_W_SECURITY_VIOLATION.
+    Older versions close the connection, newer ones answer with SCARD_W_SECURITY_VIOLATION.
     """
     place = folder / "pcscd.comm"
     with socket.socket(socket.AF_UNIX) as listener:
@@ -184,7 +184,7 @@ def polkit_refuses(folder: Path, answer: bytes = b"") -> Iterator[dict[str, str]
 
 @pytest.fixture
 def short() -> Iterator[Path]:
-    """A folder with a short name, for sockets."""
+    """A folder with a short path, for sockets."""
     with tempfile.TemporaryDirectory(prefix="doctor-", dir="/tmp") as folder:
         yield Path(folder)
 
@@ -198,7 +198,7 @@ VIOLATION: Final = struct.pack("=iiI", 4, 5, 0x8010006A)
 
 @pytest.mark.parametrize(
     ("answer", "name", "hail"),
-    # With no answer the client library makes up its own, and not always the same one.
+    # Without an answer the client library returns a code of its own, which varies.
     [
         (b"", "SCARD_(E_NO_SERVICE|F_COMM_ERROR|W_SECURITY_VIOLATION)", "closed"),
         (VIOLATION, "SCARD_W_SECURITY_VIOLATION", "4:5"),
@@ -246,9 +246,9 @@ def test_a_socket_whose_mode_allows_it_is_barred_by_a_profile(tree: Tree) -> Non
 
 
 def in_namespaces(script: str, *values: str) -> list[str]:
-    """Return the beginning of a command that runs in namespaces of its own, prepared by a script of a shell.
+    """Return the prefix of a command that runs in new namespaces, set up by a shell script.
 
-    The script's ``$1`` and so on are the values; it has to run the rest, ``"$@"``.
+    The values are the script's ``$1`` and so on; the script must run the remaining arguments, ``"$@"``.
     """
     return ["unshare", *AS_WHOM, "--mount", "--pid", "--fork", "sh", "-ec", script, "sh", *values]
 
@@ -303,10 +303,10 @@ def test_a_container_with_a_pcscd_of_its_own_has_to_start_it(tree: Tree, desk: P
 
 
 def library_of_another_version(folder: Path) -> Path:
-    """Make a copy of PC/SC's library that speaks protocol 4:5; return its folder."""
+    """Copy the PC/SC library with protocol version 4:5; return the folder."""
     (real,) = Path("/usr/lib").glob("*-linux-gnu/libpcsclite.so.1")
     content, spoken = bytearray(real.read_bytes()), struct.pack("=ii", 4, 4)
-    place = content.rfind(spoken)  # the first are ELF's own
+    place = content.rfind(spoken)  # the first ones belong to ELF
     assert content.count(spoken, 0x1000) == 1, "this build keeps its version elsewhere"
     content[place : place + 8] = struct.pack("=ii", 4, 5)
     folder.mkdir()
@@ -336,7 +336,7 @@ def install(tree: Tree, path: str, looks_in: bytes = b"/run/pcscd/pcscd") -> Non
 
 def test_two_installations_of_pcsc_lite(tree: Tree, desk: PcscHost) -> None:
     install(tree, "/usr/lib/x86_64-linux-gnu/libpcsclite.so.1")
-    install(tree, "/usr/lib64/libpcsclite.so.1")  # the same one, by another way
+    install(tree, "/usr/lib64/libpcsclite.so.1")  # the same file through another path
     assert ask("B", tree, desk.env).alarms == []
     install(tree, "/usr/local/lib/libpcsclite.so.1", looks_in=b"/opt/pcscd/pcscd")
     libraries = [

@@ -1,4 +1,4 @@
-"""Layer F: modules that do not start, slots that move or cannot be read, and names that fit no token or several."""
+"""Layer F: modules that fail to initialise, changing or unreadable slots, and selectors with no or several matches."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OPENSC: Final = Catalogue(SETTINGS.drivers).get("opensc")
 
 
 def make_token(label: str) -> None:
-    """Set up one more soft token where SOFTHSM2_CONF says."""
+    """Initialise one more soft token in the store of SOFTHSM2_CONF."""
     module = Module(SOFTHSM, Isolation.PROCESS, OPTIONS, 30)
     try:
         free = next(slot for slot in module.slots() if slot.token and not slot.token.serial)
@@ -99,7 +99,7 @@ def test_a_configuration_that_this_user_may_not_read(soft: Soft) -> None:
 def test_a_soft_token_module_that_nobody_uses_is_no_reason_to_fail(
     doctor: Doctor, softhsm_conf: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """As on a machine where the package came along: no variable, and the system's token folder is not for this user."""
+    """SoftHSM2 is installed but unused: SOFTHSM2_CONF is not set and the system's token folder is not readable."""
     softhsm_conf(str(tmp_path / "gone"))
     tree = Tree(tmp_path / "machine")
     tree.file("/etc/softhsm/softhsm2.conf", "directories.tokendir = /var/lib/softhsm/tokens/\n")
@@ -120,7 +120,7 @@ def test_a_soft_token_module_that_nobody_uses_is_no_reason_to_fail(
 
 
 def test_a_module_whose_service_does_not_run(doctor: Doctor, tmp_path: Path) -> None:
-    tree = Tree(tmp_path / "machine")  # other tests run the daemon, in namespaces of their own
+    tree = Tree(tmp_path / "machine")  # other tests run the daemon in separate namespaces
     path = opencryptoki.DRIVER.module_files()[0]
     loaded = doctor.loaded(driver=opencryptoki.DRIVER, path=path, root=tree.root, asked=True)
     facts = {"missing": ["pkcsslotd"], "running": [], "code": "CKR_FUNCTION_FAILED"}
@@ -152,9 +152,9 @@ def test_a_module_that_refuses_to_start_for_no_known_reason(doctor: Doctor) -> N
     assert slots.configuration(loaded).evidence == {"reason": "needs_no_configuration"}
 
 
-# --- F53, F54: started twice, locking ---------------------------------------------------------------------------------
+# --- F53, F54: initialised twice, locking -----------------------------------------------------------------------------
 
-# Loads SoftHSM2, forks, uses it in the child, and prints what the doctor says of the error that comes.
+# Loads SoftHSM2, forks, uses it in the child, and prints the doctor's finding for the resulting error.
 FORK: Final = """
 import json, os, sys
 from pathlib import Path
@@ -217,7 +217,7 @@ def test_a_slot_number_that_moved_when_a_token_was_made(softhsm_conf: Callable[[
     (doctor.folder / "tokens").mkdir()
     softhsm_conf(str(doctor.folder / "tokens"))
     before = doctor.choice("pkcs11:slot-id=0")
-    assert [slot.slot_id for slot in before.modules[0].slots] == [0]  # the number somebody wrote down
+    assert [slot.slot_id for slot in before.modules[0].slots] == [0]  # the slot number that the user noted
     make_token("first")
     choice = doctor.choice("pkcs11:slot-id=0")
     (uri,) = [token.uri for token in choice.each]
@@ -227,7 +227,7 @@ def test_a_slot_number_that_moved_when_a_token_was_made(softhsm_conf: Callable[[
     told(slots.slot_number(there), slots.slot_number, WARN, uri, kind="there")
 
 
-# --- F56: not set up --------------------------------------------------------------------------------------------------
+# --- F56: not initialised ---------------------------------------------------------------------------------------------
 
 
 def test_a_fresh_folder_of_soft_tokens(softhsm_conf: Callable[[str], Path], doctor: Doctor) -> None:
@@ -248,13 +248,13 @@ def test_a_card_that_was_never_set_up(doctor: Doctor) -> None:
 
 
 def test_a_blank_card_beside_one_that_is_set_up(doctor: Doctor) -> None:
-    """SoftHSM2's spare slot, taken for hardware."""
+    """SoftHSM2's uninitialised slot, treated as hardware."""
     loaded = doctor.loaded(driver=GENERIC)
     blank = [slot.slot_id for slot in loaded.slots if slot.token and not slot.token.serial]
     told(slots.initialised(loaded), slots.initialised, WARN, kind="card", slots=blank)
 
 
-# --- F57, F58: what was asked for -------------------------------------------------------------------------------------
+# --- F57, F58: the selector -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_a_name_that_is_nearly_a_tokens(doctor: Doctor, change: Callable[[str], 
 
 
 def test_a_name_with_another_suffix_than_the_tokens(doctor: Doctor) -> None:
-    """OpenSC names a slot for each of a card's PINs."""
+    """OpenSC shows one slot for each PIN of a card, named by a suffix."""
     shows = Fault("C_GetTokenInfo", None, token_info(label="Bank (SignPIN)"))
     loaded = doctor.loaded(shows, selector="Bank (UserPIN)")
     finding = slots.exists(slots.Choice(loaded.file.machine, [loaded], slots.tokens_of(loaded)[:1]))
@@ -313,7 +313,7 @@ def test_one_token_through_two_modules_is_one(doctor: Doctor) -> None:
 
 
 def test_a_token_that_was_made_after_the_module_was_loaded(doctor: Doctor) -> None:
-    loaded = doctor.loaded(driver=replace(DRIVER, module=replace(DRIVER.module, relist=False)))  # as SoftHSM2 itself is
+    loaded = doctor.loaded(driver=replace(DRIVER, module=replace(DRIVER.module, relist=False)))  # as SoftHSM2 does
     told(slots.fresh(loaded), slots.fresh, OK, appeared=[], gone=[])
     make_token("later")
     finding = slots.fresh(loaded)
@@ -349,7 +349,7 @@ def test_a_card_that_a_general_module_does_not_know(doctor: Doctor, asked: bool,
     told(slots.readable(loaded), slots.readable, status, *(["ushield driver match"] if asked else []))
 
 
-# --- F61: set up by its maker's own tools -----------------------------------------------------------------------------
+# --- F61: initialised by the vendor's own tools -----------------------------------------------------------------------
 
 VENDOR: Final = """\
 id = "maker"
@@ -403,12 +403,12 @@ def test_a_module_for_cards_without_cards_or_their_service_raises_no_alarm(tmp_p
 
 
 def test_a_software_module_without_tokens_raises_no_alarm(softhsm_conf: Callable[[str], Path], doctor: Doctor) -> None:
-    """As where the package came along and nobody uses it."""
+    """SoftHSM2 installed as a dependency and not used."""
     (doctor.folder / "tokens").mkdir()
     softhsm_conf(str(doctor.folder / "tokens"))
     loaded = doctor.loaded(environ=without_variable(CONF_VARIABLE), root=Tree(doctor.folder / "machine").root)
     assert slots.tokens_of(loaded) == ()
-    assert ids(ask_all(slots.LOADED_PROBES[1:], loaded)) == []  # F51 looks at files that this machine may not have
+    assert ids(ask_all(slots.LOADED_PROBES[1:], loaded)) == []  # F51 reads files that this machine may not have
 
 
 # --- SoftHSM2's configuration -----------------------------------------------------------------------------------------

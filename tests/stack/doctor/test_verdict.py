@@ -1,6 +1,6 @@
-"""The verdict of the doctor against what a signature does, over odd states of a soft token.
+"""The doctor's verdict compared with an actual signature, over unusual states of a soft token.
 
-Fails: it does not sign. Can, and nothing hides: it signs. A warning that only a login tells: either.
+A failure: the token does not sign. OK and nothing hidden: it signs. A warning that only a login resolves: either.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ pytestmark = pytest.mark.stack
 
 _CKM_ECDSA: Final = range(0x1040, 0x1048)
 CERTIFICATES, PUBLIC_KEYS = ObjectClass.CERTIFICATE, ObjectClass.PUBLIC_KEY
-ALL: Final = (CERTIFICATES, PUBLIC_KEYS)  # private keys hide anyhow
-# The same soft token as one of a family whose store cannot be looked into, and as one that hides no certificate.
+ALL: Final = (CERTIFICATES, PUBLIC_KEYS)  # private keys are hidden in any case
+# The same soft token as one of a family whose store cannot be inspected, and as one that hides no certificates.
 STRANGE: Final = replace(DRIVER, module=replace(DRIVER.module, config_env=None))
 OPEN: Final = replace(STRANGE, capabilities=replace(DRIVER.capabilities, public_certificates=True))
 State = Callable[[Writer, Doctor], Sequence[Fault]]
@@ -142,7 +142,7 @@ HIDDEN: Final[dict[str, State]] = {
         *says(clear_flags=TokenFlag.LOGIN_REQUIRED),
     ],
 }
-NOT_BEFORE_A_LOGIN: Final = {"a login that is refused"}  # no look can know
+NOT_BEFORE_A_LOGIN: Final = {"a login that is refused"}  # not visible before a login
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -185,7 +185,7 @@ def test_a_family_that_hides_no_certificate_has_none_where_none_shows(doctor: Do
 
 
 def test_a_folder_that_may_be_anothers_says_nothing(doctor: Doctor) -> None:
-    """SoftHSM2 calls a token's folder by its serial number; two that fit, or one that is closed, tell nothing."""
+    """SoftHSM2 names a token's folder after its serial number; two matches, or an unreadable folder, prove nothing."""
     Writer(doctor).remove_keys()
     serial = doctor.soft.serial
     other = doctor.soft.folder / "tokens" / f"00000000-0000-0000-{serial[:4]}-{serial[4:]}"
@@ -197,7 +197,7 @@ def test_a_folder_that_may_be_anothers_says_nothing(doctor: Doctor) -> None:
 
 
 def test_a_public_key_left_behind_is_no_proof(doctor: Doctor) -> None:
-    """SoftHSM2's files are counted; where that cannot be done for keys that are files, only a login tells."""
+    """SoftHSM2's files are counted; where that is not possible for keys in files, only a login shows them."""
     writer = Writer(doctor)
     writer.certificate()
     assert (doctor.seen().able, doctor.seen().uncertain) == (True, False)
@@ -218,7 +218,7 @@ def test_private_keys_that_show_tell_what_public_ones_are_worth(doctor: Doctor) 
         private = next(key for key in module.keys(slot) if key.private and key.key_id == RSA)
     assert not seen.uncertain
     other = doctor.seen(driver=card)
-    other.__dict__["keys"] = (*seen.keys, private)  # it hides none, and the one that is wanted is not there
+    other.__dict__["keys"] = (*seen.keys, private)  # it hides none, and the selected one is absent
     assert other.uncertain
 
 
@@ -239,7 +239,7 @@ def test_a_bundle_masks_the_label_of_what_cannot_be_read(doctor: Doctor) -> None
     Writer(doctor).certificate(label="张三's")
     seen = doctor.seen(*(Fault("C_GetAttributeValue", call, returns("CKR_ARGUMENTS_BAD")) for call in (1, 2)))
     assert [one.label for one in seen.unread] == ["张三's"]
-    seen.__dict__["certificates"] = ()  # as where it is left out
+    seen.__dict__["certificates"] = ()  # as if it were omitted
     assert ("label", "张三's") in list(_private(seen.loaded.file.machine, [seen]))
 
 
@@ -250,7 +250,7 @@ def test_a_signature_names_what_it_could_not_read(doctor: Doctor) -> None:
     writer.hide(CERTIFICATES)
     (file,) = set(objects_of(doctor)) - before
     damage(file)
-    writer.certificate(elsewhere(), name="Root CA", usage=None, ca=True)  # something can be read
+    writer.certificate(elsewhere(), name="Root CA", usage=None, ca=True)  # partly readable
     seen = doctor.seen()
     with (
         seen.token.open(Scripted(doctor.soft.pin, consents=[True], confirms=[True])) as session,
@@ -268,10 +268,10 @@ def objects_of(doctor: Doctor) -> list[Path]:
 
 
 def damage(file: Path) -> None:
-    """Spoil the certificate in a private object's file, which is encrypted: it cannot be decrypted any more.
+    """Corrupt the encrypted certificate in a private object's file, so that it cannot be decrypted.
 
-    The file has a generation, then for each attribute its type, the kind of its value, and that: a truth in one byte, a
-    number in eight, or octets after their length.
+    The file holds a generation number, then for each attribute its type, the kind of its value, and the value: a
+    boolean in one byte, a number in eight, or bytes prefixed with their length.
     """
     whole, at, value = bytearray(file.read_bytes()), 8, 0
     while at < len(whole):
@@ -279,12 +279,12 @@ def damage(file: Path) -> None:
         size = {1: 1, 2: 8}.get(kind) or 8 + int.from_bytes(length, "big")
         at += 16 + size
         value = at if int.from_bytes(attribute, "big") == 0x11 else value  # CKA_VALUE
-    whole[value - 17] ^= 0xFF  # in the last block but one: the padding is wrong then
+    whole[value - 17] ^= 0xFF  # in the second to last block: makes the padding invalid
     file.write_bytes(whole)
 
 
 def agree(doctor: Doctor, seen: TokenSeen, state: str) -> None:
-    """Assert that the verdict is what a signature then does, and that a warning says where only a login tells."""
+    """Assert that the verdict matches an actual signature, and that a warning marks what only a login shows."""
     found = findings_of(seen)
     able, hidden = seen.able, seen.uncertain
     assert any(one.status is Status.FAIL for one in found) is not able, ids(found)
@@ -298,7 +298,7 @@ def agree(doctor: Doctor, seen: TokenSeen, state: str) -> None:
 
 
 def signs(seen: TokenSeen, doctor: Doctor) -> bool:
-    """Tell whether an order is signed on a token; the person enters the right PIN and agrees to everything."""
+    """Sign an order with the correct PIN and every confirmation given; return whether it succeeded."""
     order = payment(**live(datetime.now(UTC)))
     try:
         with seen.token.open(Scripted(doctor.soft.pin, consents=[True], confirms=[True])) as session:

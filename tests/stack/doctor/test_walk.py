@@ -1,4 +1,4 @@
-"""The walk from the plug to the key: what is named first, on real readers, cards, soft tokens and broken modules."""
+"""A whole diagnosis: which cause comes first, with real readers, virtual cards, soft tokens and broken modules."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SPENDS = {"C_Login", "C_SetPIN", "C_InitPIN", "C_InitToken"}
 
 
 class Speaks(Blank):
-    """A card with an ATR of its own."""
+    """A card with the given ATR."""
 
     def __init__(self, atr: str) -> None:
         super().__init__()
@@ -42,13 +42,13 @@ class Speaks(Blank):
 
 @pytest.fixture(scope="module")
 def soft(tmp_path_factory: pytest.TempPathFactory) -> SoftToken:
-    """A soft token that can sign, beside an empty one. Shared: only for what changes nothing."""
+    """A soft token that can sign, and an empty one. Shared: for tests that change nothing."""
     return soft_token(tmp_path_factory.mktemp("walk") / "soft")
 
 
 @pytest.fixture(scope="module")
 def shields() -> Iterator[tuple[VirtualShield, VirtualShield]]:
-    """Two U-shields in two readers. Each test leaves them plugged in and as they were."""
+    """Two U-shields in two readers. Each test leaves them inserted and unchanged."""
     with (
         PcscHost(("First", "Second")) as desk,
         VirtualShield(host=desk, serial="WALK1") as one,
@@ -59,7 +59,7 @@ def shields() -> Iterator[tuple[VirtualShield, VirtualShield]]:
 
 @pytest.fixture
 def one(shields: tuple[VirtualShield, VirtualShield]) -> Iterator[VirtualShield]:
-    """One of them alone."""
+    """The first U-shield; the second is removed."""
     one, two = shields
     two.eject()
     yield one
@@ -68,17 +68,17 @@ def one(shields: tuple[VirtualShield, VirtualShield]) -> Iterator[VirtualShield]
 
 @pytest.fixture
 def module(tmp_path: Path) -> Path:
-    """Where a module's file is made."""
+    """The path at which a test builds its module."""
     return tmp_path / "module.so"
 
 
 def faulty(folder: Path, *plan: Fault) -> FaultyModule:
-    """Put a faulty module in front of SoftHSM2."""
+    """Create a faulty module that wraps SoftHSM2."""
     return faulty_module(folder, SOFTHSM, plan)
 
 
 def tries(shield: VirtualShield) -> tuple[int, int]:
-    """Return how many tries the card itself has left for both its PINs."""
+    """Return the attempts remaining for both PINs, as stored on the card."""
     return shield.card.memory.secrets["user"].left, shield.card.memory.secrets["so"].left
 
 
@@ -124,7 +124,7 @@ def test_a_service_that_does_not_run_is_named_where_no_soft_token_can_sign(tmp_p
     found = walk(tmp_path)
     found.names("B11", 3, "sudo systemctl enable --now pcscd.socket", name="SCARD_E_NO_SERVICE")
     noise = [one["id"] for one in found.report["findings"] if one["status"] == "warn"]
-    assert noise == ["B11"]  # the modules of cards fail too, and say nothing new
+    assert noise == ["B11"]  # modules for cards fail too and add nothing
 
 
 def test_a_card_that_nobody_knows_comes_with_the_beginning_of_a_descriptor(tmp_path: Path, soft: SoftToken) -> None:
@@ -154,7 +154,7 @@ def test_a_locked_shield(tmp_path: Path, one: VirtualShield, soft: SoftToken) ->
     finally:
         pin.left = tries_left
     found.names("G64", 5, one.serial)
-    asked.names("G64", 5, one.serial)  # though another token can sign
+    asked.names("G64", 5, one.serial)  # although another token can sign
     assert (beside.named, [token["serial"] for token in beside.report["usable"]]) == (None, [soft.serial])
 
 
@@ -205,7 +205,7 @@ def test_a_name_that_no_token_bears_though_another_token_can_sign(tmp_path: Path
 
 @pytest.fixture
 def vendors(tmp_path: Path) -> dict[str, list[Path]]:
-    """The module of another vendor, known by its descriptor, that does not start; and one that nothing is known of."""
+    """A module known by its descriptor that fails to initialise, and an unknown one."""
     broken = faulty(tmp_path / "vendor", Fault("C_Initialize", None, returns("CKR_GENERAL_ERROR"))).path
     unknown = faulty(tmp_path / "unknown", Fault("C_Initialize", None, returns("CKR_DEVICE_ERROR"))).path
     folder = tmp_path / "vendors"
@@ -240,14 +240,14 @@ def test_of_a_named_token_its_own_cause_comes_first(
 
 
 def _told_of_others(found: Walked) -> set[tuple[str, str, bool]]:
-    """Return what is told of the modules that do not start: the cause, of which, and whether it is set aside."""
+    """Return the findings on modules that fail to initialise: cause, module, and whether it was set aside."""
     telling = [one for one in found.report["findings"] if one["status"] in {"warn", "fail"}]
     return {
         (one["id"], Path(one["subject"]).parent.name, one["unrelated"]) for one in telling if "faulty" in one["subject"]
     }
 
 
-# --- a module's file that somebody names ------------------------------------------------------------------------------
+# --- a module file named by the user ----------------------------------------------------------------------------------
 
 
 def truncated(file: Path, _: Compile) -> None:
@@ -290,7 +290,7 @@ def test_a_module_that_somebody_names_is_told_of_before_all_that_lies_before_it(
     found.names(identity, 3, str(module))
     asked = {one["id"]: one["status"] for one in found.report["findings"]}
     assert asked["B11"] == "warn"
-    assert ("E47" in asked) == (identity in {"E47", "E48"})  # what is seen to be broken is not loaded
+    assert ("E47" in asked) == (identity in {"E47", "E48"})  # a file found to be broken is not loaded
 
 
 def test_a_module_that_somebody_names_is_told_of_before_a_card_that_fails(tmp_path: Path, module: Path) -> None:
@@ -312,7 +312,7 @@ def test_a_named_module_with_which_nothing_is_wrong_leads_back_to_what_lies_befo
 def test_five_modules_that_hang_cost_one_deadline_together(tmp_path: Path) -> None:
     made = [faulty(tmp_path / str(number), Fault("C_Initialize", None, hangs())) for number in range(5)]
     found = walk(tmp_path, module_files=[one.path for one in made], deadline_s=4.0)
-    assert found.seconds < 4 * 4.0  # one after the other: 20 s
+    assert found.seconds < 4 * 4.0  # sequentially it would take 20 s
     assert found.failures == ["E48"] * 5
     found.names("E48", 3, str(made[0].path))
 
@@ -333,7 +333,7 @@ def test_a_module_that_fails_over_a_token(
     broken = faulty(tmp_path / "faulty", Fault(function, None, action))
     found = walk(tmp_path, soft.env, module=broken.path, deadline_s=3.0)
     found.names(identity, 3, word)
-    assert found.seconds < 2 * 3.0  # it is not asked again
+    assert found.seconds < 2 * 3.0  # it is not queried again
 
 
 def test_no_pin_is_tried_and_nothing_is_changed(tmp_path: Path, soft: SoftToken) -> None:
@@ -347,7 +347,7 @@ def test_no_pin_is_tried_and_nothing_is_changed(tmp_path: Path, soft: SoftToken)
 
 
 def _two_tokens(folder: Path, *labels: str) -> Path:
-    """Set up soft tokens of these labels, without keys; return what SOFTHSM2_CONF must name."""
+    """Initialise soft tokens with these labels and no keys; return the value for SOFTHSM2_CONF."""
     (folder / "tokens").mkdir(parents=True)
     conf = folder / "softhsm2.conf"
     conf.write_text(f"directories.tokendir = {folder / 'tokens'}\n")

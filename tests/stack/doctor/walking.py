@@ -1,6 +1,6 @@
-"""Walks from the plug to the key in a process of its own, and says how it went.
+"""Runs a whole diagnosis in a separate process and returns the result.
 
-``python -m tests.stack.doctor.walking`` reads what to look at and prints a :class:`Walked`.
+``python -m tests.stack.doctor.walking`` reads a request and prints a :class:`Walked`.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _HOME: Final = {name: os.environ[name] for name in ("PATH", "LANG") if name in o
 
 @dataclass(frozen=True)
 class Walked:
-    """What came of a walk.
+    """The result of a diagnosis.
 
     Attributes:
         report: the document of ``ushield doctor --json``.
-        outcome: the exit code it stands for.
-        first: what the first cause and its remedy say, by language.
-        seconds: how long it took.
-        left: the workers and other processes of its own that it has left behind.
+        outcome: the corresponding exit code.
+        first: the texts of the first cause and its remedy, by language.
+        seconds: the duration.
+        left: workers and other child processes that still run afterwards.
     """
 
     report: dict[str, Any]
@@ -49,17 +49,17 @@ class Walked:
 
     @property
     def named(self) -> str | None:
-        """The id of the cause that is named first."""
+        """The id of the first cause."""
         first = self.report["first"]
         return None if first is None else str(first["id"])
 
     @property
     def failures(self) -> list[str]:
-        """The ids of all that fails."""
+        """The ids of all failures."""
         return [finding["id"] for finding in self.report["findings"] if finding["status"] == "fail"]
 
     def names(self, identity: str, outcome: int, *words: str, **evidence: object) -> None:
-        """Assert what is named first, and that each language has these words."""
+        """Assert the first cause, and that these words occur in each language."""
         first = self.report["first"]
         assert first is not None, self.report["usable"]
         assert (first["id"], self.outcome) == (identity, outcome), (first, self.failures)
@@ -70,7 +70,7 @@ class Walked:
         assert self.left == []
 
     def is_well(self, *serials: str) -> None:
-        """Assert that exactly these tokens can sign and that nothing fails."""
+        """Assert that exactly these tokens can sign and that there are no failures."""
         assert [token["serial"] for token in self.report["usable"]] == [*serials], self.report["first"]
         assert (self.named, self.report["verdict"], self.outcome) == (None, "ok", 0)
         assert (self.failures, self.left) == ([], [])
@@ -83,15 +83,15 @@ def walk(
     module_files: Sequence[Path] = (),
     **how: Any,
 ) -> Walked:
-    """Walk on this machine, with a home of the test's own.
+    """Diagnose this machine with a separate home folder.
 
     Args:
         home: also holds the state.
-        places: what is in the environment besides: where tokens and readers are.
-        drivers: folders of descriptors that come first.
-        module_files: modules that the configuration names.
-        how: ``selector``, ``module``, ``deadline_s``, ``now``; ``cards``: look when programs can see so many, a moment
-            after pcscd has.
+        places: further environment variables: where tokens and readers are.
+        drivers: folders of descriptors that take precedence.
+        module_files: modules named in the configuration.
+        how: ``selector``, ``module``, ``deadline_s``, ``now``; ``cards``: wait until programs can see this many cards,
+            which is shortly after pcscd does.
     """
     env = {**_HOME, "HOME": str(home)}
     for place in ({"PCSCLITE_CSOCK_NAME": str(home / "no-pcscd")}, *places):
@@ -139,7 +139,7 @@ def _wait_for_cards(count: int) -> None:
 
 
 def _left(pid: int | str = "self") -> list[int]:
-    """Return every process below one, but for the one that workers are forked from, which stays as long as we do."""
+    """Return every descendant process except the fork server, which lives as long as this process."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     below = [int(child) for task in tasks for child in task.read_text().split()]
     stays = spawn.warm()._process.pid

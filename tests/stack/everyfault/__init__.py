@@ -1,1 +1,1 @@
-"""Every PKCS#11 call of the jobs, times every fault."""
+"""Fault injection: every PKCS#11 call of each job with every fault."""

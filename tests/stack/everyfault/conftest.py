@@ -1,4 +1,4 @@
-"""The ground on which every fault is tried."""
+"""The token on which faults are injected."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - see _memory
 
 @pytest.fixture(scope="session")
 def _memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder in memory where there is such a thing: the token is written some thousand times."""
+    """A folder in memory where available: the token is written several thousand times."""
     if not os.access(_MEMORY, os.W_OK):
         yield tmp_path_factory.mktemp("everyfault")
         return
@@ -36,15 +36,15 @@ def _memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def ground(isolation: Isolation, _memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
-    """A token of this test's own, in memory; the test is parametrised by ``isolation``."""
+    """A token for this test, in memory; the test is parametrised by ``isolation``."""
     (_memory / "original").mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=_memory)) / "token"
     ground = original(_memory / "original").copy(folder, isolation)
     monkeypatch.setenv(CONF_VARIABLE, str(ground.soft.conf))
-    monkeypatch.setattr(engine, "_FRESH_S", 0.0)  # else it would depend on the time which calls a job makes
-    monkeypatch.setattr(link, "_NOTICED_S", 0.01)  # this token is not one that needs half a second to be missed
+    monkeypatch.setattr(engine, "_FRESH_S", 0.0)  # otherwise the calls of a job would depend on timing
+    monkeypatch.setattr(link, "_NOTICED_S", 0.01)  # removal is detected without the half-second wait
     close_modules()
-    verify_pin(ground.link, ground.person())  # from here on there is a count of tries
+    verify_pin(ground.link, ground.person())  # creates the attempt counter's file
     yield ground
     ground.let_go()
     shutil.rmtree(folder.parent)

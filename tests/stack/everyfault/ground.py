@@ -1,4 +1,4 @@
-"""Where faults are tried: a soft token with one key behind the faulty module, in this process or in a worker."""
+"""Set-up for fault injection: a soft token with one key behind the faulty module, in this process or in a worker."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ _ONE_TOKEN: Final = '[[token]]\nlabel = "one"\npin_digits = 6\nso_pin_digits = 8
 
 @dataclass
 class Ground:
-    """A token, the faulty module in front of it, and the library's way to it.
+    """A token, the faulty module that wraps SoftHSM2, and the library's module object for it.
 
     Attributes:
-        soft: the token; on it, one key and its certificate.
-        pins: the PIN that it has now, and another.
-        certificate: the key's, DER.
-        bank: who issued it.
-        faulty: the module.
-        module: the same, as the library sees it.
+        soft: the token, with one key and its certificate.
+        pins: its current PIN, and another one.
+        certificate: the key's certificate (DER).
+        bank: the issuing CA.
+        faulty: the faulty module.
+        module: the library's object for it.
         original: the folder that the token was copied from.
     """
 
@@ -57,7 +57,7 @@ class Ground:
 
     @cached_property
     def link(self) -> Link:
-        """The token, as a session knows it."""
+        """The token as a session uses it."""
         return self.soft.link(self.module)
 
     @property
@@ -66,27 +66,27 @@ class Ground:
         return self.module.isolation is Isolation.IN_PROCESS
 
     def let_go(self) -> None:
-        """Close the module, and see to it that it is finalised even if it has refused that."""
+        """Close the module and finalise it even if an injected fault prevented that."""
         self.module.close()
         if self.in_process:
             with suppress(CkrError):
                 Functions(str(self.faulty.path)).call("C_Finalize", None)
 
     def person(self, *more: str, confirms: int = 0) -> Scripted:
-        """Return somebody who knows the PIN, perhaps a new one too, and says yes so often."""
+        """Return a user who enters the PIN and any further PINs, and confirms the given number of times."""
         return Scripted(self.pins[0], *more, confirms=[True] * confirms)
 
     def count_failures(self, failures: int) -> None:
-        """Have this host believe that so many tries of the PIN have failed."""
+        """Set the number of failed PIN attempts that this host has recorded."""
         self._counter.write_text(json.dumps({"version": 1, "failures": failures}))
 
     def failures(self) -> int:
-        """Return how many tries of the PIN this host believes to have failed."""
+        """Return the number of failed PIN attempts that this host has recorded."""
         failures: int = json.loads(self._counter.read_bytes())["failures"]
         return failures
 
     def restore(self) -> None:
-        """Make the token as it was at first."""
+        """Restore the token's initial state."""
         self.let_go()
         shutil.rmtree(self.soft.folder / "tokens")
         shutil.copytree(self.original / "tokens", self.soft.folder / "tokens")
@@ -108,9 +108,9 @@ class Original:
     bank: Authority
 
     def copy(self, folder: Path, isolation: Isolation) -> Ground:
-        """Return a copy behind a faulty module without a plan.
+        """Return a copy behind a faulty module without faults.
 
-        In this process the module is handled as SoftHSM2 is, in a worker as a vendor's module is.
+        In this process the module gets SoftHSM2's options, in a worker those of a vendor module.
         """
         source, (token,) = self.made.conf.parent, self.made.tokens
         shutil.copytree(source, folder)
@@ -127,7 +127,7 @@ class Original:
 
 @cache
 def original(folder: Path) -> Original:
-    """Make a token with one key and a certificate for it."""
+    """Create a token with one key and a certificate for it."""
     config, tokens = folder / "config", folder / "tokens"
     config.mkdir()
     shutil.copy(data_dir("softhsm-config") / "softhsm2.conf", config)

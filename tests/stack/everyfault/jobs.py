@@ -1,4 +1,4 @@
-"""The jobs that are tried, and what must be true of each after something went wrong in it."""
+"""The jobs under fault injection, and the guarantees that hold for each after a fault."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from ushield_hw.verifier import TrustStore, verify
 
 
 class Job:
-    """Something that is done with a token, over and over again on the same ground.
+    """An operation on a token that is run repeatedly with different faults.
 
     Attributes:
-        decisive: the functions whose failure can never end well.
-        leaves: how many sessions the module may keep open for the next time.
+        decisive: the functions whose failure always fails the job.
+        leaves: how many sessions the module may keep open for reuse.
     """
 
     decisive: frozenset[str] = frozenset()
@@ -39,40 +39,40 @@ class Job:
 
     @property
     def afresh(self) -> bool:
-        """Whether every try begins with a new worker, so that nothing of one can spoil the next."""
+        """Whether every attempt starts with a new worker, so that attempts are independent."""
         return False
 
     def __init__(self, ground: Ground) -> None:
         self.ground = ground
 
     def prepare(self) -> None:
-        """Make everything as it is before the job."""
+        """Restore the state that the job starts from."""
 
     def person(self) -> Scripted:
-        """Return who is asked."""
+        """Return the user who answers the prompts."""
         return self.ground.person()
 
     def run(self, person: Scripted) -> Any:
-        """Do it."""
+        """Run the job."""
         raise NotImplementedError
 
     def check(self, result: Any) -> None:
-        """Assert that what came out is right."""
+        """Assert that the result is correct."""
 
     def judge(self, attempt: Attempt) -> None:
-        """Assert what the job promises when something went wrong. Nothing does any more when this is called."""
+        """Assert the job's guarantees after a fault. No fault is active when this is called."""
 
     def again(self, attempt: Attempt) -> None:
-        """Assert that the next try works."""
+        """Assert that the next attempt succeeds."""
         self.finish(self.run(self.person()))
 
     def finish(self, result: Any) -> None:
-        """Assert that a try in which nothing went wrong is right, and note what it has changed."""
+        """Assert that an attempt without a fault is correct, and record what it changed."""
         self.check(result)
 
 
 class Load(Job):
-    """Load the module, look at the token, let the module go."""
+    """Load the module, read the token, close the module."""
 
     @property
     def afresh(self) -> bool:
@@ -93,7 +93,7 @@ class Load(Job):
 
 
 class Find(Job):
-    """Look for the token."""
+    """Find the token."""
 
     def run(self, person: Scripted) -> Any:
         serial, slots = self.ground.soft.serial, self.ground.module.slots()
@@ -116,7 +116,7 @@ class Sign(Job):
         self.order = self.fresh()
 
     def fresh(self) -> Order:
-        """Return an order that nobody has signed."""
+        """Return an order that has not been signed."""
         return payment(**{**live(datetime.now(UTC)), "tx_id": str(uuid.uuid4())})
 
     def person(self) -> Scripted:
@@ -140,7 +140,7 @@ class Sign(Job):
             assert isinstance(attempt.error, OutcomeUnknown)
             assert attempt.error.tx_id == self.order.tx_id
             assert self.journal() == "unknown"
-        else:  # the token has answered, and not with a signature
+        else:  # the token returned an error code
             assert not isinstance(attempt.error, OutcomeUnknown)
             assert self.journal() == "rejected"
 
@@ -160,17 +160,17 @@ class Sign(Job):
 
     @property
     def journals(self) -> Path:
-        """Where the journal is."""
+        """The journal's folder."""
         return self.ground.soft.state / "journal"
 
     def journal(self) -> str | None:
-        """Return the state of the order, None if there is no record."""
+        """Return the journal's state for the order, None if there is no record."""
         found = [one for one in Journal.of(self.ground.link.settings).entries() if one.tx_id == self.order.tx_id]
         return found[-1].state.value if found else None
 
     @cached_property
     def trust(self) -> TrustStore:
-        """Who may have issued the certificate."""
+        """The CA that issued the certificate."""
         return TrustStore([self.ground.bank.der])
 
 
@@ -178,7 +178,7 @@ class ChangePin(Job):
     """Change the PIN."""
 
     decisive = frozenset({"C_SetPIN"})
-    leaves = 1  # the one it was changed by
+    leaves = 1  # the session that changed it
 
     def person(self) -> Scripted:
         return self.ground.person(self.ground.pins[1])
@@ -205,7 +205,7 @@ class ChangePin(Job):
         verify_pin(self.ground.link, Scripted(self.ground.pins[0]))
 
     def changed(self) -> None:
-        """Note that the PIN is the other one now."""
+        """Record that the PIN was changed."""
         now, other = self.ground.pins
         self.ground.pins = other, now
 
@@ -214,7 +214,7 @@ class Install(Job):
     """Install a certificate."""
 
     decisive = frozenset({"C_Login", "C_CreateObject"})
-    clean = False  # surely no certificate on the token
+    clean = False  # whether the token is known to hold no certificate
 
     def prepare(self) -> None:
         if not self.clean:
@@ -238,10 +238,10 @@ class Install(Job):
         with open_session(self.ground.link, self.person(), "install") as session:
             self.check(install(session, self.ground.certificate))
             self.remove(session)
-        self.clean = True  # and nothing is kept of the module's tokens and sessions, as before the job
+        self.clean = True  # and no tokens or sessions are cached, as before the job
 
     def remove(self, session: Session) -> None:
-        """Take the certificate off the token."""
+        """Delete the certificate from the token."""
         (record,) = session.certificates()  # there is exactly one
         self.ground.module.destroy(session.login_id, record.handle)
 

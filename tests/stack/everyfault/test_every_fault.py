@@ -1,7 +1,7 @@
-"""Each PKCS#11 call that a job makes goes wrong once in each way: a typed error, nothing lost, and the next try works.
+"""Each PKCS#11 call of a job fails once in each way: a typed error, no lost state, and the next attempt succeeds.
 
-The calls are those that the faulty module has recorded while the job went well, not those of a list. In this process
-the module is handled as SoftHSM2 is, initialised anew before each login; in a worker, as a vendor's module is.
+The calls are those that the faulty module recorded in a run without faults, not a fixed list. In this process the
+module gets SoftHSM2's options and is re-initialised before each login; in a worker it gets those of a vendor module.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.stack.everyfault.jobs import JOBS
 from tests.stack.everyfault.trial import CRASH, CRASH_AFTER, HANG, Trouble, answers, each, recorded
 from ushield_hw.backend.interface import Isolation
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]  # some hundred tries each, and a machine may be busy
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]  # several hundred attempts each, possibly on a busy machine
 
 HERE, WORKER = Isolation.IN_PROCESS, Isolation.PROCESS
 EACH_JOB: Final = pytest.mark.parametrize("name", JOBS)

@@ -1,4 +1,4 @@
-"""What trying every fault has shown, and what no single fault shows."""
+"""Regressions found by fault injection, and cases that no single fault produces."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ NEW_PIN: Final = "654321"
 
 @pytest.fixture
 def always_stale(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this process a module is initialised anew whenever that may be, and not only after half a second."""
+    """In this process, re-initialise the module whenever that is allowed, not only after half a second."""
     monkeypatch.setattr(engine, "_FRESH_S", 0.0)
 
 
 @pytest.fixture
 def here(bench: Bench) -> FaultyModule:
-    """A faulty module of this process."""
+    """A faulty module in this process."""
     return faulty_module(bench.faulty.path.parent / "here", SOFTHSM)
 
 
@@ -52,10 +52,10 @@ def test_what_a_module_never_tells_is_left_empty(bench: Bench) -> None:
     bench.plan("C_GetAttributeValue", None, returns("CKR_ATTRIBUTE_SENSITIVE"))
     for key in bench.module.keys(bench.slot):
         assert (key.label, key.key_id, key.kind, key.public) == ("", b"", None, None)
-        assert key.can_sign is (None if key.private else False)  # what is not told is not taken for "no"
+        assert key.can_sign is (None if key.private else False)  # missing information is not treated as "no"
 
 
-# -- tries that were none ----------------------------------------------------------------------------------------------
+# -- attempts that were not made ---------------------------------------------------------------------------------------
 
 
 def test_a_token_that_goes_before_the_pin_is_sent_costs_no_try(bench: Bench) -> None:
@@ -76,7 +76,7 @@ def test_a_module_that_cannot_be_loaded_again_costs_no_try(bench: Bench) -> None
     class Closing(Scripted):
         def request_pin(self, ask: PinRequest) -> str | None:
             bench.module.close()
-            bench.faulty.path.chmod(0o777)  # from here on others could have changed it
+            bench.faulty.path.chmod(0o777)  # from here on another program could have changed it
             return bench.soft.pin
 
     with pytest.raises(UShieldError):
@@ -151,7 +151,7 @@ def test_a_worker_that_is_lost_in_the_logout_has_ended_the_login_and_that_is_all
     assert len(person.prompts) == 1
 
 
-# -- initialising anew -------------------------------------------------------------------------------------------------
+# -- re-initialisation -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("always_stale")

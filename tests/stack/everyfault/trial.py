@@ -1,4 +1,4 @@
-"""One fault in one call of a job: what comes of it, and what must be true whatever the job is."""
+"""Injects one fault into one call of a job, and checks the guarantees that hold for every job."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from ushield_hw.testing.faulty import Action, Call, Fault, ckr_number, crashes, 
 if TYPE_CHECKING:
     from tests.stack.everyfault.jobs import Job
 
-FAILED_BEFORE: Final = 2  # so that a try given back (2), all forgiven (0) and one more spent (3) can be told apart
-_QUICK_S: Final = 0.1  # for what is going to hang
-_MARGIN_S: Final = 10.0  # a new worker, and a module that is slow to go
+FAILED_BEFORE: Final = 2  # distinguishes an undone attempt (2), a reset (0) and one more failure (3)
+_QUICK_S: Final = 0.1  # for calls that will hang
+_MARGIN_S: Final = 10.0  # for a new worker and a slow exit of the module
 _REMOVED: Final = frozenset(f"CKR_{name}" for name in GONE)
 _NO_PIN_CHECKED: Final = {"CKR_USER_ALREADY_LOGGED_IN", "CKR_USER_ANOTHER_ALREADY_LOGGED_IN"}
 _LOST: Final = {"MODULE_HUNG", "MODULE_CRASHED", "PIN_CHANGE_UNKNOWN"}
@@ -45,7 +45,7 @@ CODES: Final[dict[int | str, type[UShieldError]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One call of a job: a function, and which call of it."""
+    """One call of a job: a function and the number of the call."""
 
     function: str
     number: int
@@ -56,12 +56,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What goes wrong at a step.
+    """The fault injected at a step.
 
     Attributes:
         name: for messages.
         action: what the module does.
-        kind: the error that the answer stands for; None if there is no answer, and the worker is lost.
+        kind: the expected error; None if the call does not return and the worker is lost.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Trouble:
 
 
 def answers(*, after: bool = False) -> list[Trouble]:
-    """Return the error codes; ``after``: the work is done, only the answer says otherwise."""
+    """Return a fault for each error code; ``after``: the call takes effect and returns the code all the same."""
     return [Trouble(name_of(ckr_number(code)), returns(code, after=after), kind) for code, kind in CODES.items()]
 
 
@@ -86,7 +86,7 @@ CRASH_AFTER: Final = Trouble("crash after the work", crashes(after=True))
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """How a job went in which one step went wrong: its result or its error, and the calls that were made."""
+    """A run of a job with one fault: its result or its error, and the calls made."""
 
     step: Step
     trouble: Trouble
@@ -100,17 +100,17 @@ class Attempt:
         return [call for call in self.calls if call.function in functions]
 
     def lost_in(self, operation: str) -> bool:
-        """Tell whether the worker was lost in an operation of the module; how far it came only the worker knew."""
+        """Tell whether the worker was lost during a module operation, so that its progress is unknown."""
         return self.trouble.deadly and self.error is not None and self.error.details.get("function") == operation
 
     @property
     def struck(self) -> bool:
-        """Whether the job came as far as the step."""
+        """Whether the job reached the step."""
         return any(call.call == self.step.number for call in self.of(self.step.function))
 
 
 def recorded(job: Job) -> list[Step]:
-    """Do a job without a fault and return its calls."""
+    """Run a job without a fault and return its calls."""
     job.prepare()
     job.ground.faulty.clear()
     result = job.run(job.person())
@@ -120,7 +120,7 @@ def recorded(job: Job) -> list[Step]:
 
 
 def each(job: Job, steps: Sequence[Step], troubles: Sequence[Trouble]) -> None:
-    """Try every trouble at every step, and assert that all went as it must; what did not is named."""
+    """Inject every fault at every step and assert the guarantees; report each violation."""
     wrong = []
     for step in steps:
         for trouble in troubles:
@@ -137,7 +137,7 @@ def each(job: Job, steps: Sequence[Step], troubles: Sequence[Trouble]) -> None:
 
 
 def _attempted(job: Job, step: Step, trouble: Trouble) -> Attempt:
-    """Do a job in which one step goes wrong. On a slow machine what is to hang may need more than the least time."""
+    """Run a job with one fault. On a slow machine the hanging call may not be reached before the first deadline."""
     limit_s = _QUICK_S if trouble is HANG else SLOW_S
     attempt = _attempted_within(limit_s, job, step, trouble)
     while not attempt.struck and limit_s < SLOW_S:
@@ -165,13 +165,13 @@ def _attempted_within(limit_s: float, job: Job, step: Step, trouble: Trouble) ->
 
 
 def _judge(job: Job, attempt: Attempt) -> None:
-    """Assert what is promised whatever the job."""
+    """Assert the guarantees that hold for every job."""
     assert attempt.struck, f"the job never came so far: {attempt.error!r}"
     tries = [call for call in attempt.of("C_Login", "C_SetPIN") if call.user_type != CONTEXT]
     assert len([call for call in tries if call.rv_name not in _NO_PIN_CHECKED]) <= 1
     assert len(attempt.of("C_Sign")) <= 1
     if not attempt.trouble.deadly:
-        # A module that says that the token was removed has closed its sessions (PKCS#11 v2.40, section 5.6).
+        # A module that reports the removal of the token has closed its sessions (PKCS#11 v2.40, section 5.6).
         removed = attempt.error is None and attempt.trouble.name in _REMOVED
         assert len(open_sessions(attempt.calls)) <= job.leaves + removed, "a session was left open"
     assert attempt.failures == _failures_due(attempt), f"{attempt.failures} failed tries after {attempt.error!r}"
@@ -183,7 +183,7 @@ def _judge(job: Job, attempt: Attempt) -> None:
 
 
 def _failures_due(attempt: Attempt) -> int:
-    """Return how many tries must count as failed: a PIN that was not sent costs nothing, a right one forgives all."""
+    """Return the expected number of failed attempts: an unsent PIN does not count, a correct one resets the count."""
     sent = [call for call in attempt.of("C_Login", "C_SetPIN") if call.rv_name not in _NO_PIN_CHECKED]
     if sent and sent[0].rv == 0:
         return 0
@@ -198,6 +198,6 @@ def _judge_error(trouble: Trouble, error: UShieldError) -> None:
     elif trouble.kind is None:
         assert isinstance(error, OutcomeUnknown) or error.code in _LOST, repr(error)
     else:
-        special = SoftTokenNotWritten if trouble.kind is TokenError else trouble.kind  # a soft token's own TokenError
+        special = SoftTokenNotWritten if trouble.kind is TokenError else trouble.kind  # a TokenError subclass
         assert type(error) in {trouble.kind, special}, repr(error)
         assert error.details["ckr"] == trouble.name

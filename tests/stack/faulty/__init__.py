@@ -1,1 +1,1 @@
-"""The faulty PKCS#11 module in front of SoftHSM2."""
+"""Tests of the faulty PKCS#11 module, which wraps SoftHSM2."""

@@ -1,4 +1,4 @@
-"""A token, and the faulty module in front of it."""
+"""Fixtures: a token, and the faulty module that wraps SoftHSM2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ushield_hw.testing.faulty import FaultyModule, faulty_module
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SoftHSM2 token with a PIN and a P-256 key pair, to be copied."""
+    """A SoftHSM2 token with a PIN and a P-256 key pair, as the template for copies."""
     folder = tmp_path_factory.mktemp("prepared")
     (folder / "tokens").mkdir()
     with pytest.MonkeyPatch.context() as patch:
@@ -26,12 +26,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def token(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """This test's own copy of the token; the folder is its name."""
+    """This test's copy of the token; its folder is named after it."""
     folder = tmp_path / "softhsm"
     shutil.copytree(prepared, folder)
     monkeypatch.setenv("SOFTHSM2_CONF", configure(folder))
     yield folder
-    RawModule(SOFTHSM).call("C_Finalize", NULL)  # whatever a test left open
+    RawModule(SOFTHSM).call("C_Finalize", NULL)  # sessions that a test left open
 
 
 @pytest.fixture

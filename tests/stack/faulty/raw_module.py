@@ -1,12 +1,12 @@
-"""A PKCS#11 module called as a C program would: every function by its place in CK_FUNCTION_LIST, every code seen.
+"""Calls a PKCS#11 module as a C program would: functions by their position in CK_FUNCTION_LIST, return codes unchanged.
 
-Also a program of its own, for what must happen in another process::
+Also a program, for tests that need another process::
 
     python -m tests.stack.faulty.raw_module MODULE login PIN
     python -m tests.stack.faulty.raw_module MODULE sign PIN HEX TIMES
     python -m tests.stack.faulty.raw_module MODULE sign-when-told PIN HEX TIMES
 
-It prints one code a line, as it comes. When told: after a line on its standard input.
+It prints one return code per line. ``sign-when-told`` waits for a line on stdin before it signs.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class _FunctionList(ctypes.Structure):
 
 
 class RawModule:
-    """The functions of one module. Numbers go in and codes come out, nothing is raised."""
+    """The functions of one module: integers in, return codes out, no exceptions."""
 
     def __init__(self, path: Path) -> None:
         get_list = ctypes.CDLL(str(path)).C_GetFunctionList

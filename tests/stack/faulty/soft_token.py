@@ -1,4 +1,4 @@
-"""A SoftHSM2 token to misbehave, and programs that use it."""
+"""A SoftHSM2 token for fault injection, and programs that use it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The faulty module's file: built once a user, put where it is wanted, needed by nobody."""
+"""Building the faulty module: compiled once per user, copied to the requested path, not required otherwise."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ushield_hw.testing.faulty import FaultyModule, faulty_module
 pytestmark = pytest.mark.stack
 
 
-# --- the file, and how it is built ------------------------------------------------------------------------------------
+# --- the file and its build -------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_overwritten(module: FaultyModule) -> None:

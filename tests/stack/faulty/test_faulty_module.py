@@ -1,4 +1,4 @@
-"""What the faulty module does wrong, and that it does nothing wrong by itself."""
+"""The faulty module injects the planned faults and is transparent without a plan."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ from ushield_hw.testing.faulty import (
 pytestmark = pytest.mark.stack
 
 
-# --- in front of the real module --------------------------------------------------------------------------------------
+# --- wrapping the real module -----------------------------------------------------------------------------------------
 
 
 def test_another_pkcs11_library_notices_nothing(module: FaultyModule) -> None:
     library = pkcs11.lib(str(module.path))
     with library.get_token(token_label="U-shield").open(user_pin=PIN) as session:
-        key: Any = session.get_key(object_class=pkcs11.ObjectClass.PRIVATE_KEY)  # the stubs know no sign()
+        key: Any = session.get_key(object_class=pkcs11.ObjectClass.PRIVATE_KEY)  # the type stubs lack sign()
         signature = key.sign(DIGEST, mechanism=pkcs11.Mechanism.ECDSA)
         public = cast(pkcs11.PublicKey, session.get_key(object_class=pkcs11.ObjectClass.PUBLIC_KEY))
         verify(encode_ec_public_key(public), signature)
@@ -110,7 +110,7 @@ def test_what_the_target_lacks_is_not_supported(tmp_path: Path) -> None:
     client = RawModule(module.path)
     assert client.list is not None
     assert tuple(client.list.version) == (2, 20)
-    # Zeros stand for every argument: NULL for pointers. No function has more than eight.
+    # Zeros for every argument: NULL for pointers. No function has more than eight parameters.
     wrapped = [name for name in functions() if name != "C_GetFunctionList"]
     assert {client.call(name, *[0] * 8) for name in wrapped} == {0x54}
     assert [call.function for call in module.calls] == ["C_GetFunctionList", *wrapped]
@@ -166,7 +166,7 @@ def test_one_in_front_of_another(module: FaultyModule, tmp_path: Path) -> None:
     assert (outer.count("C_Login"), module.count("C_Login")) == (3, 2)
 
 
-# --- what goes wrong --------------------------------------------------------------------------------------------------
+# --- faults -----------------------------------------------------------------------------------------------------------
 
 
 def test_returns_a_code_without_calling(module: FaultyModule) -> None:
@@ -248,7 +248,7 @@ def test_ends_the_process(module: FaultyModule, action: Action, status: int, tar
     assert run_client(module, "sign", PIN, DIGEST.hex(), "3") == (status, [0])
     last = module.calls[-1]
     assert (last.function, last.call, last.data, last.rv, last.target_rv) == ("C_Sign", 2, DIGEST, None, target_rv)
-    # The next process goes on counting: its first C_Sign is the third.
+    # The next process continues the count: its first C_Sign is the third.
     assert run_client(module, "sign", PIN, DIGEST.hex(), "1") == (0, [0])
     assert module.calls[-1].call == 3
 
@@ -259,11 +259,11 @@ def test_wait_for_gives_up(module: FaultyModule) -> None:
 
 
 def test_corrupts_a_signature(module: FaultyModule) -> None:
-    # python-pkcs11 asks for the length first: call 1 has no output to corrupt.
+    # python-pkcs11 queries the length first: call 1 has no output to corrupt.
     module.plan([Fault("C_Sign", 1, corrupts()), Fault("C_Sign", 2, corrupts()), Fault("C_Digest", 1, corrupts())])
     library = pkcs11.lib(str(module.path))
     with library.get_token(token_label="U-shield").open(user_pin=PIN) as session:
-        key: Any = session.get_key(object_class=pkcs11.ObjectClass.PRIVATE_KEY)  # the stubs know no sign()
+        key: Any = session.get_key(object_class=pkcs11.ObjectClass.PRIVATE_KEY)  # the type stubs lack sign()
         public = cast(pkcs11.PublicKey, session.get_key(object_class=pkcs11.ObjectClass.PUBLIC_KEY))
         first, second = (key.sign(DIGEST, mechanism=pkcs11.Mechanism.ECDSA) for _ in range(2))
         point = encode_ec_public_key(public)
@@ -287,7 +287,7 @@ def test_locking_is_refused(module: FaultyModule) -> None:
     assert [call.flags for call in module.calls if call.function == "C_Initialize"] == [2, 0, None]
 
 
-# --- what the token says of itself ------------------------------------------------------------------------------------
+# --- token information ------------------------------------------------------------------------------------------------
 
 
 def test_token_info(module: FaultyModule) -> None:
@@ -340,7 +340,7 @@ def test_mechanisms(module: FaultyModule) -> None:
     assert client.call("C_GetMechanismInfo", slot, sm2, info) == 0
     assert info[:] == [0, 0, 0x2800]
     assert client.call("C_GetMechanismInfo", slot, raw.SHA256, info) == 0
-    assert info[2] == 0x400  # what the real module says of one it has
+    assert info[2] == 0x400  # the real module's own flags
     assert client.call("C_GetMechanismInfo", slot, 0x9998, info) == 0x70
 
 

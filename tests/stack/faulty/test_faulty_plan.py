@@ -1,4 +1,4 @@
-"""Plans: how faults are chosen, replaced while a program runs, and refused when they cannot be."""
+"""Plans: selection of faults, replacement while a program runs, and rejection of plans that cannot be executed."""
 
 from __future__ import annotations
 

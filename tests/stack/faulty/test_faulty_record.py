@@ -1,4 +1,4 @@
-"""What the faulty module writes down, and how it counts over threads and processes."""
+"""The faulty module's record of calls, and its call counts across threads and processes."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_calls_overlap(module: FaultyModule) -> None:
 def test_processes_count_together(module: FaultyModule) -> None:
     module.plan([Fault("C_Sign", 270, returns("CKR_DEVICE_REMOVED", after=True))])
     processes = []
-    for n in range(1, 5):  # one by one: SoftHSM2 rewrites its token at every login, in place
+    for n in range(1, 5):  # sequentially: SoftHSM2 rewrites its token in place at every login
         processes.append(start_client(module, "sign-when-told", PIN, DIGEST.hex(), "100"))
         module.wait_for("C_FindObjectsFinal", n)
     for process in processes:
@@ -185,5 +185,5 @@ def test_forks_are_told_apart(module: FaultyModule) -> None:
     parent, child = (int(pid) for pid in done.stdout.split())
     infos = [call for call in module.calls if call.function == "C_GetInfo"]
     assert [(call.call, call.pid) for call in infos[:2]] == [(1, child), (2, parent)]
-    # While a thread of the parent keeps the module busy, no child finds its lock taken for ever.
+    # While a thread of the parent uses the module, no forked child inherits its lock in the locked state.
     assert len({call.pid for call in infos}) == 102

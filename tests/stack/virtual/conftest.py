@@ -1,4 +1,4 @@
-"""The desk that the tests of one process share."""
+"""Fixtures: a pcscd with virtual readers, shared by the tests of one process."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ushield_hw.testing.readers import PcscHost
 
 @pytest.fixture(scope="session")
 def only_desk() -> Iterator[PcscHost]:
-    """The desk, which is made once: each test only starts its daemon anew."""
+    """The virtual readers, created once; each test only restarts pcscd."""
     with PcscHost((READER, YUBIKEY)) as desk:
         yield desk
 
 
 @pytest.fixture
 def desk(only_desk: PcscHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[PcscHost]:
-    """The desk without cards; programs find it, and so does this process, by the place that tests/conftest.py named."""
+    """The readers without cards; this process and its children find pcscd at the path set by tests/conftest.py."""
     here = Path(os.environ["PCSCLITE_CSOCK_NAME"])
     for name, value in only_desk.env.items():
         monkeypatch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""What tests put on a desk, and what else may happen there."""
+"""Cards and programs for tests with virtual readers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ushield_hw.testing.readers import Card, Insertion, PcscHost
 
 READER: Final = "Virtual U-shield"
 SLOT: Final = f"{READER} 00 00"  # pcscd appends the numbers of the reader and of its slot
-YUBIKEY: Final = "Yubico YubiKey CCID"  # ykcs11 looks at no reader with another name
+YUBIKEY: Final = "Yubico YubiKey CCID"  # ykcs11 ignores readers with other names
 ATR: Final = bytes.fromhex("3B80800101")
-WITHIN_S: Final = 15.0  # ends a wait for what must come
-SOON_S: Final = 2.0  # the aim is 0.5 s; a machine that runs tests may be busy
+WITHIN_S: Final = 15.0  # upper limit for an event that must come
+SOON_S: Final = 2.0  # the target is 0.5 s; a machine that runs tests may be busy
 
 
 class Blank:
-    """A card that knows no command. ``resets`` counts how often it lost power or was reset."""
+    """A card that rejects every command. ``resets`` counts power losses and resets."""
 
     def __init__(self) -> None:
         self.atr = ATR
@@ -37,7 +37,7 @@ class Blank:
         return b"\x6d\x00"
 
     def pulled_out(self) -> None:
-        """Nothing waits."""
+        """Nothing to cancel."""
 
 
 def token(serial: str = "WATCH1") -> SmartCardHsm:
@@ -46,7 +46,7 @@ def token(serial: str = "WATCH1") -> SmartCardHsm:
 
 
 def inserted(desk: PcscHost, card: Card) -> Insertion:
-    """Put a card into the first reader; return once programs can connect to it, a moment after pcscd has seen it."""
+    """Insert a card into the first reader; return once programs can connect to it, shortly after pcscd detects it."""
     insertion, deadline = desk.insert(card), time.monotonic() + WITHIN_S
     with Monitor() as monitor:
         reader_list = monitor.wait(None, WITHIN_S)
@@ -69,7 +69,7 @@ def another_program(share: int = scard.SCARD_SHARE_SHARED) -> Iterator[None]:
 
 
 def succeeds(answer: list[Any]) -> list[Any]:
-    """Return what a call of PC/SC gave, if it did not fail."""
+    """Assert that a PC/SC call succeeded; return its results."""
     rv, *found = answer
     assert rv == scard.SCARD_S_SUCCESS, hex(rv & 0xFFFFFFFF)
     return found
@@ -77,7 +77,7 @@ def succeeds(answer: list[Any]) -> list[Any]:
 
 @contextmanager
 def hanging(desk: PcscHost) -> Iterator[None]:
-    """The desk's pcscd is there and does not answer."""
+    """Suspend pcscd: it exists and does not answer."""
     pid = int((desk.folder / "run" / "pcscd.pid").read_text().strip("\0\n"))
     os.kill(pid, signal.SIGSTOP)
     try:

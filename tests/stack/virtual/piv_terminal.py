@@ -1,4 +1,4 @@
-"""Whoever sends commands to a PIV card, and the card of the tests that need no reader."""
+"""A host that sends commands to a PIV card, and the card for tests without a reader."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def memory(**kept: bool) -> Memory:
 
 
 class Terminal:
-    """Whoever sends commands to a card."""
+    """Sends commands to a card."""
 
     def __init__(self, card: PivCard) -> None:
         self.card = card
@@ -50,7 +50,7 @@ class Terminal:
         assert self.send(0xA4, 0x0400, AID) == OK
 
     def send(self, ins: int, p1p2: int, data: bytes = b"") -> int:
-        """Send one command, in pieces if it is long; collect the whole answer and return the status word."""
+        """Send one command, chained if it is long; collect the whole response and return the status word."""
         pieces = [data[at : at + 255] for at in range(0, len(data), 255)] or [b""]
         for number, piece in enumerate(pieces, start=1):
             head = bytes((0x10 if number < len(pieces) else 0, ins)) + p1p2.to_bytes(2)
@@ -94,7 +94,7 @@ class Terminal:
         return self.send(0x47, slot, tlv(0xAC, tlv(0x80, bytes((algorithm,)))))
 
     def manage(self, management: bytes = MANAGEMENT) -> int:
-        """Prove both ways that the management key is known."""
+        """Authenticate mutually with the management key."""
         cipher = triple_des(management)
         assert self.send(0x87, 0x039B, tlv(0x7C, tlv(0x80))) == OK
         witness = cipher.decryptor().update(self.data[4:])

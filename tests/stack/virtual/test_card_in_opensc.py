@@ -1,4 +1,4 @@
-"""The virtual card as other programs use it: OpenSC's own pkcs11-tool and sc-hsm-tool, unmodified."""
+"""The virtual card with unmodified third-party programs: OpenSC's pkcs11-tool and sc-hsm-tool."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MESSAGE: Final = "收款人 128.50".encode()
 
 
 class Tool:
-    """pkcs11-tool with a card that asks nobody, which has an EC key (id 0a) and an RSA key (id 0b)."""
+    """pkcs11-tool with a card without confirmation, which has an EC key (id 0a) and an RSA key (id 0b)."""
 
     def __init__(self, shield: VirtualShield, folder: Path) -> None:
         self.shield = shield
@@ -34,7 +34,7 @@ class Tool:
         self("--keypairgen", "--key-type", "rsa:2048", "--id", "0b")
 
     def __call__(self, *arguments: str) -> str:
-        # This PIN is a test token's own; pkcs11-tool takes it no other way from a program.
+        # This PIN belongs to a test token; pkcs11-tool accepts it from a program in no other way.
         command = ["pkcs11-tool", "--module", str(self.shield._module), "--login", "--pin", self.shield.pin, *arguments]
         environment = {**os.environ, **self.shield.host_env}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
@@ -97,7 +97,7 @@ def test_ecdh(tool: Tool) -> None:
 
 
 def test_logging_out_locks_the_card(tool: Tool) -> None:
-    """pkcs11-tool ends with C_Logout: the next program finds nobody logged in."""
+    """pkcs11-tool ends with C_Logout: the next program has no login."""
     tool("--list-objects")
     answer = tool.shield.card.transmit(bytes.fromhex("00200081"))
     assert answer.hex().startswith("63c")

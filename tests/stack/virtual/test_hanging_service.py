@@ -1,4 +1,4 @@
-"""A smart card service that is there and does not answer: every look ends soon, and names it."""
+"""A PC/SC service that hangs: every enumeration ends soon and reports the service."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from ushield_hw.token.watch import EventKind, watch_tokens
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
 
-SOON_S: Final = 12.0  # a few seconds on a quiet machine; what it is about took 30
+SOON_S: Final = 12.0  # a few seconds on an idle machine; before the fix it took 30
 
 
 @pytest.fixture
 def generic(tmp_path: Path, desk: PcscHost) -> Iterator[Settings]:
-    """OpenSC where no descriptor looks for it: nothing is known of the module but its file."""
+    """OpenSC under a path that no descriptor names: an unknown module."""
     (tmp_path / "drivers").mkdir()
     module = tmp_path / "libsomething.so"
     shutil.copy(Catalogue(SETTINGS.drivers).get("opensc").module_files()[0], module)
@@ -48,13 +48,13 @@ def soon(within_s: float = SOON_S) -> Iterator[None]:
 
 
 def serials(settings: Settings) -> list[str]:
-    """Return the tokens that show through the module of which nothing is known."""
+    """Return the tokens found through the unknown module."""
     ours = settings.module_files
     return [token.serial for token in us.find_tokens(settings) if {token.module, *token.also_in} & {*ours}]
 
 
 def problems(settings: Settings) -> list[str]:
-    """Return what was wrong with the modules of which nothing is known: this machine has others, too."""
+    """Return the problems of the unknown module only: this machine has others, too."""
     seen = survey(settings)
     assert "WATCH1" not in [token.serial for token in seen.tokens]
     return [problem.error for problem in seen.problems if problem.module in settings.module_files]
@@ -78,7 +78,7 @@ def test_nor_does_one_that_was_loaded_before(desk: PcscHost, generic: Settings) 
     inserted(desk, token())
     assert serials(generic) == ["WATCH1"]
     with hanging(desk):
-        time.sleep(4)  # longer than an answer of the service is remembered
+        time.sleep(4)  # longer than the service state is cached
         with soon():
             assert problems(generic) == ["PCSC_NO_ANSWER"]
     until(lambda: serials(generic) == ["WATCH1"])
@@ -114,7 +114,7 @@ def test_a_watch_goes_on_when_it_answers_again(desk: PcscHost, tmp_path: Path, m
         assert event is not None
         assert (event.kind, event.token.serial) == (EventKind.INSERTED, "WATCH1")
         with hanging(desk):
-            assert watching.get(2.0) is None  # nothing is said to be gone that may be there
+            assert watching.get(2.0) is None  # a token that may be present is not reported as removed
             closing = threading.Thread(target=watching.close)
             closing.start()
             closing.join(SOON_S)

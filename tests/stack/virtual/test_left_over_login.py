@@ -1,4 +1,4 @@
-"""A login that the module has kept though the token was out: it is ended, and no try is spent on it."""
+"""A login that the module has kept although the token was removed: it is ended without using a PIN attempt."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def tries(shield: VirtualShield) -> int:
 
 
 def log_in_beside(module: str, pin: str, given: str) -> None:
-    """Log in where OpenSC holds a login that the engine knows nothing of, and sign; say what came of it."""
+    """Log in while OpenSC holds a login that the engine does not know, and sign; print the result."""
     engine = Engine(module, ModuleOptions(one_at_a_time=True), alone=True)
     slot_id = slot_with_a_token(engine)
     open_behind(engine, slot_id, pin)
@@ -75,7 +75,7 @@ def log_in_beside(module: str, pin: str, given: str) -> None:
 
 
 def test_a_login_that_nobody_holds_is_ended_and_no_try_is_spent_on_it(shield: VirtualShield) -> None:
-    """In a program of its own: a process finds pcscd once."""
+    """In a separate program: a process looks for pcscd only once."""
 
     def said(given: str) -> str:
         program = f"from {__name__} import log_in_beside; log_in_beside(*(input() for _ in range(3)))"
@@ -86,7 +86,7 @@ def test_a_login_that_nobody_holds_is_ended_and_no_try_is_spent_on_it(shield: Vi
         ).stdout.strip()
 
     assert said(WRONG) == "CKR_PIN_INCORRECT"
-    assert tries(shield) == TRIES - 1  # it was sent twice, and checked once
+    assert tries(shield) == TRIES - 1  # it was sent twice and checked once
     assert said(shield.pin) == "64"
     assert tries(shield) == TRIES
 
@@ -106,7 +106,7 @@ def test_a_login_of_another_part_of_this_program_is_left_alone(
         with pytest.raises(CkrError) as caught:
             engine.login(slot_id, User.USER, soft.pin)
         assert caught.value.name == "CKR_USER_ALREADY_LOGGED_IN"
-        engine._functions.call("C_Logout", theirs)  # it stood
+        engine._functions.call("C_Logout", theirs)  # the other login was kept
     finally:
         engine.close()
 
@@ -117,7 +117,7 @@ def test_a_login_of_another_part_of_this_program_is_left_alone(
 def test_after_a_quick_swap_nothing_is_signed_with_the_login_of_the_earlier_card(
     shield: VirtualShield, desk: PcscHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other card is in within a tenth of a second: OpenSC may not have looked meanwhile."""
+    """The other card is inserted within a tenth of a second, possibly before OpenSC polls the reader."""
     monkeypatch.setattr(reader, "_OUT_S", 0.0)
     shield.eject()
     with VirtualShield(model=Model.NONE, host=desk) as spare:
@@ -143,7 +143,7 @@ def test_after_a_quick_swap_nothing_is_signed_with_the_login_of_the_earlier_card
 
 
 def settled(shield: VirtualShield, within_s: float = 10) -> None:
-    """Wait until programs see the token again."""
+    """Wait until the library finds the token again."""
     until = time.monotonic() + within_s
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Readers and cards by PC/SC, with a service that is there, is not, dies and hangs."""
+"""Readers and cards through PC/SC, with a service that runs, is absent, crashes or hangs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def slots(reader_list: ReaderList) -> list[Slot]:
     return [reader.slot for reader in reader_list.readers]
 
 
-# --- what is there now ------------------------------------------------------------------------------------------------
+# --- current state ----------------------------------------------------------------------------------------------------
 
 
 def test_readers_with_what_is_in_them(desk: PcscHost) -> None:
@@ -124,7 +124,7 @@ def test_no_card(desk: PcscHost, reader: str, code: str) -> None:
     assert reader in caught.value.message
 
 
-# --- what changes -----------------------------------------------------------------------------------------------------
+# --- changes ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_monitor_sees_a_card_come_and_go(desk: PcscHost) -> None:
@@ -163,7 +163,7 @@ def test_a_program_that_uses_a_card_is_no_change(desk: PcscHost) -> None:
     with Monitor() as monitor:
         before = monitor.wait(None, WITHIN_S)
         with another_program():
-            assert monitor.wait(before, 1.5) == before  # PC/SC tells of it, at the latest, after half a second
+            assert monitor.wait(before, 1.5) == before  # PC/SC reports it after half a second at the latest
         with another_program(scard.SCARD_SHARE_EXCLUSIVE):
             assert monitor.wait(before, WITHIN_S) != before
 

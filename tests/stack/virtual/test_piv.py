@@ -1,4 +1,4 @@
-"""A PIV card in a real reader, through OpenSC and ykcs11 as they are, in a worker process."""
+"""A PIV card in a real reader, through unmodified OpenSC and ykcs11, in a worker process."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ KEY_IDS = {slot: bytes((number,)) for number, slot in enumerate(Slot, start=1)}
 
 @pytest.fixture(params=[OPENSC, YKCS11], ids=["opensc", "ykcs11"])
 def card(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Plugged]:
-    """A card in its reader, whose memory is a file."""
+    """A card in its reader, with its memory in a file."""
     way: Way = request.param
     memory = certified()
     memory.path = tmp_path / "card.json"
@@ -73,7 +73,7 @@ def card(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Plugged]:
 
 @pytest.fixture
 def module(card: Plugged) -> Module:
-    """The way to the card; it has been looked for."""
+    """The module for the card; the token has been enumerated."""
     module = card.module()
     card.info(module)
     card.forget()
@@ -107,12 +107,12 @@ def public(slot: Slot) -> bytes:
 
 
 def answers_to_sign(slot: Slot) -> list[int]:
-    """Return what the card says when it is asked once; an RSA block is longer than a command and so is the answer."""
+    """Return the expected status words of one signing command; an RSA block and its response exceed one command."""
     return [0x9000, 0x6108] if slot is Slot.CARD_AUTHENTICATION else [0x9000]
 
 
 def swapped(card: Plugged, module: Module) -> tuple[int, SignCall]:
-    """Log in, then put another card with another PIN into the reader without the module looking."""
+    """Log in, then replace the card with one that has another PIN, without a call to the module in between."""
     stands = login(card, module)
     signed = call_of(key(card, module, Slot.AUTHENTICATION))
     other = certified(pin=NEW_PIN)
@@ -126,7 +126,7 @@ def swapped(card: Plugged, module: Module) -> tuple[int, SignCall]:
     return stands, signed
 
 
-# -- what is on it ----------------------------------------------------------------------------------------------------
+# -- content ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_certificates_are_read_as_they_were_written_without_a_login(card: Plugged, module: Module) -> None:
@@ -196,7 +196,7 @@ def test_the_signature_key_takes_a_pin_for_each_signature_and_the_login_stands(c
 
 def test_the_signature_key_signs_nothing_without_its_pin_and_the_login_ends(card: Plugged, module: Module) -> None:
     stands = login(card, module)
-    module.sign(stands, call_of(key(card, module, Slot.AUTHENTICATION)))  # the PIN of the login is used up
+    module.sign(stands, call_of(key(card, module, Slot.AUTHENTICATION)))  # the login's PIN verification is used up
     private = key(card, module, Slot.SIGNATURE)
     card.forget()
     with pytest.raises(TokenError) as caught:
@@ -235,7 +235,7 @@ def test_wrong_pins_are_sent_once_each_and_the_flags_say_how_far_it_is(card: Plu
         with pytest.raises(expected):
             login(card, module, WRONG_PIN)
         seen.append(flags(card, module))
-    first = TokenFlag(0) if card.way is OPENSC else LOW  # OpenSC has no word for "one wrong of three"
+    first = TokenFlag(0) if card.way is OPENSC else LOW  # OpenSC has no flag for "one of three attempts used"
     second = FINAL if card.way is OPENSC else LOW | FINAL
     assert [seen[0], seen[1] & (second | LOW), seen[2] & LOCKED] == [first, seen[1], LOCKED]
     assert card.sent(VERIFY) == [0x63C2, 0x63C1, 0x6983]
@@ -264,7 +264,7 @@ def test_a_locked_card_is_locked_wherever_it_is_put_in_again(card: Plugged, modu
     card.put_back(module)
     with pytest.raises(PinLocked):
         login(card, module)
-    if card.way is OPENSC:  # it has no flag until somebody tried; ykcs11 asks for the count when it lists
+    if card.way is OPENSC:  # no flag is set until an attempt was made; ykcs11 reads the count at enumeration
         card.forget()
     with pytest.raises(PinLocked):
         verify_pin(link(card, module, tmp_path), Scripted())
@@ -302,7 +302,7 @@ def test_opensc_that_takes_the_puk_changes_the_pin_all_the_same(card: Plugged, t
     conf.write_text("app opensc-pkcs11 { pkcs11 { user_pin_unblock_style = set_pin_in_unlogged_session; } }\n")
     to = link(card, card.module(OPENSC_CONF=str(conf)), tmp_path, unblock=Unblock.SET_PIN_UNLOGGED)
     change_pin(to, Scripted(PIN, NEW_PIN))
-    assert card.sent(RESET_RETRY_COUNTER) == []  # the PIN was not taken for the PUK
+    assert card.sent(RESET_RETRY_COUNTER) == []  # the PIN was not used as the PUK
     assert isinstance(to.module, Module)
     login(card, to.module, NEW_PIN)
 
@@ -317,7 +317,7 @@ def test_ykcs11_does_not_unblock_and_no_try_is_spent_on_asking(card: Plugged, mo
     assert not card.card.history
 
 
-# -- what the manager does --------------------------------------------------------------------------------------------
+# -- management key ---------------------------------------------------------------------------------------------------
 
 
 @ONLY_YKCS11
@@ -366,7 +366,7 @@ def test_opensc_reads_and_signs_with_a_yubikey_too(card: Plugged) -> None:
         module.close()
 
 
-# -- pulled out, and taken by others ----------------------------------------------------------------------------------
+# -- removal, and use by other programs -------------------------------------------------------------------------------
 
 
 def test_a_card_that_is_pulled_out_is_seen_to_be_gone_and_back(card: Plugged, module: Module) -> None:
@@ -394,7 +394,7 @@ def test_a_login_that_the_module_dropped_after_another_programs_reset_is_made_ag
     stands = login(card, module)
     other = card.module()
     login(card, other)
-    other.close()  # resets the card; listing the slots then ends this one's login
+    other.close()  # resets the card; enumerating the slots then ends this process's login
     module.slots()
     assert not module.logged_in(stands)
     stands = login(card, module)
@@ -416,7 +416,7 @@ def test_a_key_that_was_changed_unnoticed_loses_one_try_to_ykcs11_and_no_more(ca
     for _ in range(3):
         with pytest.raises(TokenError):
             module.sign(stands, signed)
-    assert card.sent(VERIFY) == [0x63C2]  # the module remembers the PIN and tries it on whatever is there
+    assert card.sent(VERIFY) == [0x63C2]  # the module caches the PIN and sends it to the card that is now inserted
     assert 0x9000 not in card.sent(GENERAL_AUTHENTICATE)
 
 

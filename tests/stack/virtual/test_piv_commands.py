@@ -1,4 +1,4 @@
-"""A PIV card's answers, command by command: NIST SP 800-73-4 part 2 says which. No daemon, no module."""
+"""A PIV card's responses to single commands, as specified by NIST SP 800-73-4 part 2. No pcscd, no module."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def yubikey() -> Terminal:
     return Terminal(YubiKey(memory()))
 
 
-# -- which application ------------------------------------------------------------------------------------------------
+# -- application selection --------------------------------------------------------------------------------------------
 
 
 @EACH_CARD

@@ -1,4 +1,4 @@
-"""What a PIV card does with its keys, command by command, and what a YubiKey adds. No daemon, no module."""
+"""Key operations of a PIV card, command by command, and YubiKey extensions. No pcscd, no module."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_an_rsa_block_of_another_size_or_above_the_modulus_is_refused(terminal: 
 
 def test_the_signature_key_is_used_once_for_each_pin(terminal: Terminal) -> None:
     terminal.verify(PIN)
-    assert terminal.get(0x7E) == OK  # others may look in between
+    assert terminal.get(0x7E) == OK  # other commands may come in between
     assert terminal.sign(Slot.SIGNATURE) == OK
     check_ec(Slot.SIGNATURE, terminal.signature())
     assert terminal.sign(Slot.SIGNATURE) == 0x6982
@@ -158,7 +158,7 @@ def test_a_key_of_another_kind_cannot_be_held() -> None:
         hold(made, Slot.AUTHENTICATION, ec.generate_private_key(ec.SECP521R1()))
 
 
-# -- the manager ------------------------------------------------------------------------------------------------------
+# -- management key ---------------------------------------------------------------------------------------------------
 
 
 def test_another_management_key_lets_nobody_in(terminal: Terminal) -> None:
@@ -222,7 +222,7 @@ def test_what_this_card_cannot_make_it_refuses_to_make(terminal: Terminal, slot:
     assert terminal.generate(slot, algorithm) == sw
 
 
-# -- a YubiKey's own --------------------------------------------------------------------------------------------------
+# -- YubiKey extensions -----------------------------------------------------------------------------------------------
 
 
 def test_a_yubikey_tells_version_and_serial_number(yubikey: Terminal) -> None:
@@ -326,7 +326,7 @@ def test_a_yubikey_makes_a_key_that_wants_a_touch_when_asked_to(yubikey: Termina
     assert dict(tlvs(yubikey.data))[0x02] == bytes((2, 1))
 
 
-# -- what is told of it -----------------------------------------------------------------------------------------------
+# -- recorded history -------------------------------------------------------------------------------------------------
 
 
 def test_the_history_holds_no_pin(terminal: Terminal) -> None:

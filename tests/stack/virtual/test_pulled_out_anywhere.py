@@ -1,6 +1,6 @@
-"""The U-shield is pulled out at a command that its card gets, before it answers; put in again, the job works.
+"""The U-shield is removed at a command before its card responds; after it is inserted again, the job succeeds.
 
-At every command of a signature, and at every fourth one of a PIN change and of an installation.
+At every command of a signature, and at every fourth command of a PIN change and of a certificate installation.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OTHER_PIN = "135790"
 
 @dataclass
 class Hand:
-    """Pulls the token out when its card gets the command of a number, counted from 1; 0: never. Knows what it got."""
+    """Removes the token when its card gets the n-th command, counted from 1; 0: never. Records the commands."""
 
     shield: VirtualShield
     at: int = 0
@@ -50,13 +50,13 @@ class Hand:
         self.heard.append(command[1])
         if self.seen == self.at:
             self.shield.eject()
-            return b""  # nobody hears it
+            return b""  # the response is lost
         return self._real(command)
 
 
 @dataclass
 class Job:
-    """Something that is done with a token, and what must hold once it worked."""
+    """Operations on a token, with checks of their results."""
 
     shield: VirtualShield
     order: Order = field(default_factory=lambda: payment(**live(datetime.now(UTC)), tx_id=str(uuid.uuid4())))
@@ -92,7 +92,7 @@ def shield(virtual_shield: VirtualShield) -> Iterator[VirtualShield]:
 
 
 def commands(shield: VirtualShield, job: Callable[[], None]) -> int:
-    """Return how many commands the card gets while a job works, from the module's start on."""
+    """Return how many commands the card gets during a job, including the start of the module."""
     hand = Hand(shield)
     close_modules()
     job()
@@ -121,7 +121,7 @@ def test_pulled_out_at_any_command(shield: VirtualShield, which: str, every: int
         hand.at = 0
         shield.insert()
         if shield.card.memory.secrets["user"].length:
-            shield.card.memory.secrets["user"].set(shield.pin.encode())  # a change may have come through
+            shield.card.memory.secrets["user"].set(shield.pin.encode())  # the PIN may have been changed
         try:  # in the same process, without a new worker
             again(getattr(job, which))
         except UShieldError as error:
@@ -130,7 +130,7 @@ def test_pulled_out_at_any_command(shield: VirtualShield, which: str, every: int
 
 
 def again(job: Callable[[], None]) -> None:
-    """Do it, and once more if OpenSC had not noticed that the token was away: its first C_SetPIN fails then."""
+    """Run the job, and once more if OpenSC had not detected the removal: its first C_SetPIN then fails."""
     try:
         job()
     except TokenError as error:

@@ -1,4 +1,4 @@
-"""A certificate is renewed on the virtual U-shield: confirmed on its screen, pulled out at any step, full, refused."""
+"""Certificate renewal on the virtual U-shield: confirmed on its screen, removed at any step, token full, CA refuses."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 
 class Renewing:
-    """A shield whose certificate is to be renewed by a CA of the test's own."""
+    """A U-shield whose certificate is renewed by a test CA."""
 
     def __init__(self, shield: VirtualShield) -> None:
         self.shield = shield
         self.ca = Authority("Next CA")
         self.person = Scripted()
         self.issued: bytes | None = None
-        self._days = count(400)  # each ends later than the one before
+        self._days = count(400)  # each expires later than the one before
 
     @property
     def token(self) -> Token:
@@ -63,7 +63,7 @@ class Renewing:
         return found
 
     def whole(self, told: Callable[[Step], None] = lambda step: None, *, same_key: bool = False) -> renewal.Renewed:
-        """Do it all, or go on with it."""
+        """Run or resume the whole renewal."""
         self.person = Scripted(*[self.shield.pin] * 12)
         with self.token.open(self.person, purpose="renew") as session:
             request = renewal.request(session, same_key=same_key, on_step=told)
@@ -80,8 +80,8 @@ class Renewing:
         return self.ca.issue(asked.subject, public, days=next(self._days)).public_bytes(Encoding.DER)
 
     def signs(self) -> None:
-        """The pair in use signs an order, after its owner has seen it."""
-        close_modules()  # as another program: with a new certificate for an old key, OpenSC must be loaded again
+        """Sign an order with the pair in use, confirmed on the token."""
+        close_modules()  # as another program: OpenSC must be reloaded to see a new certificate for an existing key
         order = payment(**live(datetime.now(UTC)), tx_id=str(uuid.uuid4()))
         with self.token.open(Scripted(self.shield.pin, self.shield.pin)) as session:
             signed = sign(order, session)
@@ -90,10 +90,10 @@ class Renewing:
         assert verified.signer.certificate == self.in_use().facts.der
 
     def on_card(self) -> tuple[int, int]:
-        """Return how many keys and certificates the card itself has."""
+        """Return the number of keys and certificates stored on the card."""
         memory = self.shield.card.memory
         certificates = [file for name, file in memory.files.items() if name >> 8 == 0xCE and file[:1] == b"\x30"]
-        return len(memory.keys), len(certificates)  # for a new key, OpenSC leaves the card's own request there
+        return len(memory.keys), len(certificates)  # OpenSC leaves the card's own request there for a new key
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def renewing(virtual_shield: VirtualShield) -> Iterator[Renewing]:
     yield Renewing(virtual_shield)
 
 
-# --- the whole way ----------------------------------------------------------------------------------------------------
+# --- complete renewal -------------------------------------------------------------------------------------------------
 
 
 def test_its_owner_sees_what_is_signed_and_the_old_pair_goes(renewing: Renewing) -> None:
@@ -143,7 +143,7 @@ def test_a_request_that_its_key_has_not_signed_has_nothing_to_show(renewing: Ren
     assert list(_renewal_lines(bytes(content), "zh")) == []
 
 
-# --- pulled out -------------------------------------------------------------------------------------------------------
+# --- removal ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("step", [step for step in Step if step not in {Step.BEGUN, Step.DONE, Step.GIVEN_UP}])
@@ -170,9 +170,9 @@ def test_pulled_out_after_each_step(renewing: Renewing, step: Step, same_key: bo
 
 @pytest.mark.parametrize("turn", [1, 2], ids=["new key after the old", "new key before the old"])
 def test_pulled_out_at_any_command(virtual_shield: VirtualShield, turn: int) -> None:
-    """At every command that changes something on the card, and at every fifth other one; each time on the same card.
+    """At every command that changes the card and at every fifth other one; each time from the same card state.
 
-    OpenSC reads keys in the order of their numbers, and stops at half a certificate: so both orders are tried.
+    OpenSC reads keys in the order of their numbers and stops at a partial certificate: so both orders are tested.
     """
     virtual_shield.answer("ok")
     renewing, hand = Renewing(virtual_shield), Hand(virtual_shield)
@@ -196,7 +196,7 @@ def test_pulled_out_at_any_command(virtual_shield: VirtualShield, turn: int) -> 
         virtual_shield.insert()
         close_modules()
         if renewing.pairs() == ():
-            hidden.append(number)  # behind half a certificate
+            hidden.append(number)  # hidden by a partial certificate
             assert renewal.is_under_way(load_settings(), find_token(virtual_shield.uri).info.identity)
         else:
             assert renewing.in_use().has_key, number
@@ -207,11 +207,11 @@ def test_pulled_out_at_any_command(virtual_shield: VirtualShield, turn: int) -> 
     assert len(hidden) == turn - 1, "between the two commands that write a certificate"
 
 
-CHANGING = frozenset({0x46, 0x68, 0xD7, 0xE4})  # make a key, sign, write, delete
+CHANGING = frozenset({0x46, 0x68, 0xD7, 0xE4})  # generate key pair, sign, write, delete
 
 
 def begin_anew(renewing: Renewing) -> None:
-    """Have the next renewal begin, as in another program on another host."""
+    """Forget the previous renewal, as another program on another host would."""
     for file in Records(load_settings())._folder().glob("*.json"):
         file.unlink()
     renewing.issued = None
@@ -219,7 +219,7 @@ def begin_anew(renewing: Renewing) -> None:
 
 
 def until_done(renewing: Renewing) -> None:
-    """Run the same command again, as another program; where half a certificate is in the way, it begins anew."""
+    """Run the same command again, as another program; if a partial certificate blocks the renewal, restart it."""
     for _ in range(2):
         known = Records(load_settings()).of_token(find_token(renewing.shield.uri).info.identity)
         if known and known[0].step is Step.DONE:
@@ -233,7 +233,7 @@ def until_done(renewing: Renewing) -> None:
             close_modules()
 
 
-# --- full, refused, nobody there --------------------------------------------------------------------------------------
+# --- token full, refused, no user -------------------------------------------------------------------------------------
 
 
 def test_without_room_what_was_begun_is_removed_and_the_key_may_stay(renewing: Renewing) -> None:
@@ -246,7 +246,7 @@ def test_without_room_what_was_begun_is_removed_and_the_key_may_stay(renewing: R
     assert renewing.in_use().facts.der == old.facts.der
     assert renewing.on_card() == (1, 1)
     renewing.signs()
-    renewing.shield.card.memory.capacity = renewing.shield.card.memory.used + 100  # a new one may be a little longer
+    renewing.shield.card.memory.capacity = renewing.shield.card.memory.used + 100  # a new one may be slightly longer
     renewing.whole(same_key=True)
     assert renewing.on_card() == (1, 1) and renewing.in_use().key_id == old.key_id
     assert renewing.in_use().facts.der == renewing.issued
@@ -259,7 +259,7 @@ def test_without_room_for_the_certificate_the_new_key_goes_again(renewing: Renew
     def told(step: Step) -> None:
         if step is Step.RECEIVED:
             memory = renewing.shield.card.memory
-            memory.capacity = memory.used - 400  # less than the request of the card's own that it replaces leaves free
+            memory.capacity = memory.used - 400  # less than replacing the card's own request makes available
 
     with pytest.raises(TokenError) as caught:
         renewing.whole(told)

@@ -1,4 +1,4 @@
-"""The virtual U-shield renews with the reference bank: what its screen shows; pulled out, or cut off, at any step."""
+"""The virtual U-shield renews with the reference bank: screen content; removal or loss of connection at any step."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @dataclass
 class Customer:
-    """Somebody with a shield and a certificate by the bank on it."""
+    """A customer with a U-shield and a certificate issued by the bank."""
 
     shield: VirtualShield
     server: Server
@@ -62,7 +62,7 @@ class Customer:
             return renewal.renew(session, EstBank(url or self.server.url), self.key, on_step=told)
 
     def pairs(self) -> list[Pair]:
-        """Return the pairs of this bank's."""
+        """Return the pairs issued by this bank."""
         return [pair for pair in find_token(self.shield.uri).pairs() if "Demo Bank CA" in pair.facts.issuer_text()]
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""``kill -9`` of the command after every step of a renewal on the virtual U-shield; then the same command again."""
+"""``kill -9`` of the command after every step of a renewal on the virtual U-shield, followed by the same command."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WATCHED: Final = (
 
 
 class Command:
-    """``ushield cert renew`` for a shield, by file."""
+    """``ushield cert renew`` for a U-shield, with request and certificate files."""
 
     def __init__(self, renewing: Renewing, folder: Path, options: tuple[str, ...]) -> None:
         self.renewing = renewing
@@ -38,7 +38,7 @@ class Command:
         self._before = deepcopy((memory.files, memory.keys))
 
     def afresh(self) -> None:
-        """Have the card and this host be as they were."""
+        """Restore the initial state of the card and this host."""
         memory = self.renewing.shield.card.memory
         memory.files, memory.keys = deepcopy(self._before)
         for name in ("request", "new.pem"):
@@ -60,9 +60,9 @@ class Command:
         return (self.folder / "steps").read_text().splitlines()
 
     def check_middle(self, told: tuple[int, str]) -> None:
-        """Whatever was killed, one pair is in use, and its key is there.
+        """After any kill, exactly one pair is in use and its key is present.
 
-        But for one moment: where the key stays, OpenSC takes the new certificate only in the old one's place.
+        One exception: if the key is kept, OpenSC writes the new certificate only after the old one is deleted.
         """
         close_modules()
         if self.options and told[1] == "after destroy":
@@ -71,7 +71,7 @@ class Command:
         assert self.renewing.in_use().has_key, told
 
     def check_end(self, told: tuple[int, str]) -> None:
-        """The new pair is all there is."""
+        """Only the new pair is left."""
         close_modules()
         assert self.renewing.in_use().facts.der == self.renewing.issued, told
         assert self.renewing.on_card() == (1, 1), told
@@ -90,7 +90,7 @@ class Command:
 def command(virtual_shield: VirtualShield, tmp_path: Path, request: pytest.FixtureRequest) -> Command:
     virtual_shield.answer("ok")
     command = Command(Renewing(virtual_shield), tmp_path, request.param)
-    assert command.out() == 0  # the first command on a host keeps more
+    assert command.out() == 0  # the first command on a host writes more files
     command.afresh()
     return command
 

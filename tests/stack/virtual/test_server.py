@@ -1,4 +1,4 @@
-"""gunicorn with two workers in front of one token: a request is signed or told at once that the token is in use."""
+"""gunicorn with two workers and one token: a request is signed or immediately refused because the token is in use."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def application(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [f"{said} {os.getpid()} {time.monotonic() - started}".encode()]
 """
-TIMEOUT_S = 2.0  # the setting's default
-SOON_S = TIMEOUT_S + 8  # a machine that runs tests may be busy; it took 30 s
+TIMEOUT_S = 2.0  # the default setting
+SOON_S = TIMEOUT_S + 8  # a machine that runs tests may be busy; before the fix it took 30 s
 GUNICORN = ["gunicorn", "-w", "2", "--timeout", "100", "-b", "127.0.0.1:PORT", "teller:application"]
 
 
@@ -68,7 +68,7 @@ def test_a_session_that_one_worker_keeps_makes_the_other_say_so_at_once(shield: 
     assert said["signed"] == made > 0
     assert len({pid for said, pid, _ in answers if said == "signed"}) == 1
     assert all(float(seconds) < SOON_S for _, _, seconds in answers), answers
-    with us.find_token(shield.uri).open(Scripted(shield.pin)) as session:  # it is free when the server has ended
+    with us.find_token(shield.uri).open(Scripted(shield.pin)) as session:  # the token is released when the server exits
         assert session.certificates()
 
 

@@ -1,4 +1,4 @@
-"""A token that one process has open, and what other processes can do meanwhile: with it, and with tokens beside it."""
+"""While one process has a token open: what other processes can do with it and with other tokens."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from ushield_hw.testing.shield import VirtualShield
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
-TIMEOUT_S = 2  # the setting's default
-MOMENT_S = 0.5  # 0.3 s, and the time that a thread takes to be started
-SOON_S = TIMEOUT_S + 10  # a machine that runs tests may be busy; what it is about took 30 s a try
+TIMEOUT_S = 2  # the default setting
+MOMENT_S = 0.5  # 0.3 s, and the time to start a thread
+SOON_S = TIMEOUT_S + 10  # a machine that runs tests may be busy; before the fix each attempt took 30 s
 
 HOLDER = """
 import sys
@@ -83,7 +83,7 @@ except us.errors.TokenBusy as error:
 
 @contextmanager
 def another(script: str) -> Iterator[str]:
-    """Another program, at the first reader; yields what it is called."""
+    """Another program that uses the first reader; yields its name and process id."""
     command = [sys.executable, "-c", script, SLOT]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -93,7 +93,7 @@ def another(script: str) -> Iterator[str]:
 
 
 def asked_elsewhere(shield: VirtualShield, *words: str) -> dict[str, Any]:
-    """Return what a program is told that wants a token which another one keeps."""
+    """Return the error that a program gets for a token that another program has locked."""
     command = [sys.executable, "-c", ASKS, shield.uri, *words]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     return dict(json.loads(said.stdout))
@@ -101,7 +101,7 @@ def asked_elsewhere(shield: VirtualShield, *words: str) -> dict[str, Any]:
 
 @contextmanager
 def open_elsewhere(shield: VirtualShield) -> Iterator[Callable[[], object]]:
-    """Another process that keeps a session of a token open until it is let go."""
+    """Another process that keeps a session with a token open until it is released."""
     command = [sys.executable, "-c", HOLDER, shield.uri]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
@@ -189,7 +189,7 @@ def test_a_program_of_another_service_is_not_named(shields: Shields) -> None:
 
 def test_a_worker_of_our_own_that_is_slow_is_no_other_program(shields: Shields) -> None:
     machine = Machine(Settings(), log="")
-    with another(KEEPS) as name:  # started by this process, as a worker is
+    with another(KEEPS) as name:  # a child of this process, as a worker is
         (here,) = (one for one in card.readers(machine) if one.reader.name == SLOT)
         finding = card.held(here)
         command = [sys.executable, "-c", DIAGNOSES, SLOT]
@@ -197,7 +197,7 @@ def test_a_worker_of_our_own_that_is_slow_is_no_other_program(shields: Shields) 
     assert (finding.status, finding.evidence["reason"]) == (Status.SKIP, "own_access")
     assert finding.unchecked
     status, *holders = said.stdout.split("\n")
-    assert status == "fail"  # for everybody else it is one; this process waits for the card, too
+    assert status == "fail"  # to other processes it is one program; this process also waits for the card
     assert name in holders
 
 
@@ -259,7 +259,7 @@ def test_the_sessions_of_this_process_are_not_another_program(shields: Shields) 
 
 
 class Cancels(Scripted):
-    """A person who cancels as soon as the token is said to wait; says when C_Sign had begun."""
+    """A user who cancels as soon as the token waits for confirmation."""
 
     def waiting_for_token(self, action: TokenAction) -> None:
         super().waiting_for_token(action)
@@ -278,10 +278,10 @@ def test_cancelling_one_order_leaves_that_of_another_customer_alone(shields: Shi
         unknown = given_up.exception(30)
         assert isinstance(unknown, OutcomeUnknown)
         assert unknown.details["tx_id"] == orders[0].tx_id
-        mine.press("c")  # its owner, who still sees the question
+        mine.press("c")  # by its user, who still sees the prompt
         other.wait_for_screen()
         other.press("ok")
         assert theirs.result(60).tx_id == orders[1].tx_id
         with pytest.raises(OutcomeUnknown):
-            us.sign(orders[0], sessions[0])  # never a second question for it
+            us.sign(orders[0], sessions[0])  # never a second prompt for it
         assert sessions[0].certificates(), "the session is open still"

@@ -1,4 +1,4 @@
-"""The virtual U-shield behind real pcscd and real OpenSC: every outcome, the lock, the plug, and what its card saw."""
+"""The virtual U-shield with real pcscd and OpenSC: every outcome, PIN lock, removal, and its card's commands."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ WRONG = "0000000"
 
 @dataclass
 class Host:
-    """A program that has the token: it finds it by its URI and never starts anew."""
+    """A program that uses the token: it finds it by its URI and is never restarted."""
 
     shield: VirtualShield
 
@@ -66,7 +66,7 @@ class Host:
         return find_token(self.shield.uri)
 
     def person(self, *pins: str) -> Scripted:
-        """Somebody who types the PIN at login and once more for the signature."""
+        """A user who enters the PIN at login and again for the signature."""
         return Scripted(*(pins or (self.shield.pin, self.shield.pin)))
 
     def sign(self, order: Order, person: Scripted | None = None) -> SignedOrder:
@@ -93,7 +93,7 @@ InForce = Callable[[VirtualShield], None]
 
 @pytest.fixture
 def in_force() -> Iterator[InForce]:
-    """Let this process, and the modules it loads from now on, see a token that the test made itself."""
+    """Make a token that the test created visible to this process and to modules loaded from now on."""
     with pytest.MonkeyPatch.context() as patch:
 
         def use(shield: VirtualShield) -> None:
@@ -110,7 +110,7 @@ def fresh() -> Order:
 
 
 def when_asked(shield: VirtualShield, aside: ThreadPoolExecutor, do: Callable[[], object]) -> Future[list[str]]:
-    """Do something as soon as the token asks; what its screen showed comes back."""
+    """Call a function as soon as the token asks for confirmation; the future returns what its screen showed."""
 
     def watch() -> list[str]:
         screen = shield.wait_for_screen()
@@ -201,11 +201,11 @@ def test_pulled_out_while_it_asks(host: Host, aside: ThreadPoolExecutor) -> None
 
 
 class Impatient(Scripted):
-    """Somebody who cancels as soon as they are told that the token waits."""
+    """A user who cancels as soon as the token waits for confirmation."""
 
     def waiting_for_token(self, action: TokenAction) -> None:
         super().waiting_for_token(action)
-        assert not action.can_cancel  # it does not reach the token, and says so beforehand
+        assert not action.can_cancel  # cancelling does not reach the token, as the action says beforehand
         action.cancel()
 
 
@@ -214,8 +214,8 @@ def test_cancelled_on_the_host_while_the_token_asks_is_unknown_and_rightly_so(ho
     with pytest.raises(OutcomeUnknown) as unknown:
         host.sign(order, Impatient(shield.pin, shield.pin))
     assert unknown.value.details["tx_id"] == order.tx_id
-    shield.press("ok")  # the owner, who still sees the question
-    assert wait_until(lambda: shield.signatures == 1)  # the token has signed: nobody could have said "no"
+    shield.press("ok")  # by its user, who still sees the prompt
+    assert wait_until(lambda: shield.signatures == 1)  # the token has signed: the outcome was indeed unknown
     with pytest.raises(OutcomeUnknown):
         host.sign(order, host.person(shield.pin))
     assert shield.asked == 1
@@ -286,7 +286,7 @@ def test_a_key_is_made_certified_and_used(in_force: InForce) -> None:
             asked = request(session, KeySpec.EC_P256, "CN=阿依古丽·买买提,O=Demo Bank")
             pair = install(session, authority.certify(asked.pem))
         assert pair.has_key
-        assert shield.signatures == 1  # the request's own, which the screen showed
+        assert shield.signatures == 1  # the request itself, which the screen showed
         shield.ca_pem.write_bytes(authority.pem)
         order = fresh()
         host.verified(host.sign(order), order)
@@ -317,7 +317,7 @@ def test_a_full_token_says_so_and_keeps_what_it_has(host: Host) -> None:
 
 
 def lock(host: Host) -> None:
-    """Spend every try with a wrong PIN, the last with consent."""
+    """Use every attempt with a wrong PIN, the last one with consent."""
     for _ in range(2):
         with pytest.raises(PinIncorrect):
             verify_pin(host.token.link, Scripted(WRONG))
@@ -357,7 +357,7 @@ def test_locked_is_locked_until_the_so_unblocks(host: Host) -> None:
 
 
 def test_after_a_wrong_pin_other_programs_reach_the_token(host: Host) -> None:
-    """OpenSC with lock_login keeps the card to itself after a login that failed, until it is initialised anew."""
+    """OpenSC with lock_login keeps the card locked after a failed login until it is re-initialised."""
     with pytest.raises(PinIncorrect):
         verify_pin(host.token.link, Scripted(WRONG))
     other = ["pkcs11-tool", "--module", str(host.token.module), "-L"]
@@ -391,7 +391,7 @@ def test_a_wrong_pin_for_the_signature_signs_nothing(host: Host) -> None:
     host.verified(host.sign(order), order)
 
 
-# --- the plug ---------------------------------------------------------------------------------------------------------
+# --- removal and insertion --------------------------------------------------------------------------------------------
 
 
 def test_pulled_out_before_it_is_opened(host: Host) -> None:
@@ -417,7 +417,7 @@ def test_pulled_out_while_it_is_open(host: Host) -> None:
     assert isinstance(gone.value, TokenRemoved), gone.value.code
     assert host.shield.signatures == 0
     host.shield.insert()
-    with suppress(TokenRemoved):  # OpenSC looks for cards once a second, and may meet the removal at the next login
+    with suppress(TokenRemoved):  # OpenSC polls once a second and may detect the removal only at the next login
         host.verified(host.sign(order), order)
         return
     host.verified(host.sign(order), order)
@@ -459,7 +459,7 @@ def test_pcscd_ends_and_comes_back(in_force: InForce) -> None:
         assert shield.signatures == 1
 
 
-# --- several ----------------------------------------------------------------------------------------------------------
+# --- several tokens ---------------------------------------------------------------------------------------------------
 
 
 def test_maker_and_checker_sign_one_order_with_two_tokens(in_force: InForce) -> None:
@@ -511,11 +511,11 @@ def test_the_public_names_are_enough(virtual_shield: VirtualShield) -> None:
     assert us.verify(signed, trust=us.TrustStore([virtual_shield.ca_pem]), expected=order)
 
 
-# --- the desk ---------------------------------------------------------------------------------------------------------
+# --- the readers ------------------------------------------------------------------------------------------------------
 
 
 def test_without_root_too(monkeypatch: pytest.MonkeyPatch, in_force: InForce) -> None:
-    """As another user's id: the namespaces are a user namespace's own then."""
+    """As another user id: the namespaces then belong to a user namespace."""
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with VirtualShield() as shield:
         monkeypatch.undo()
@@ -569,7 +569,7 @@ def test_somebody_who_looks_meanwhile_does_not_end_a_signature_that_waits(
     assert isinstance(module, Module)
 
     def look() -> None:
-        module.deadline_s = 0.3  # as patient as a look is; the signature's own deadline is the person's
+        module.deadline_s = 0.3  # the deadline of an enumeration; a signature has the user's deadline
         with pytest.raises(TokenBusy):
             module.slots()
         host.shield.press("ok")
@@ -578,5 +578,5 @@ def test_somebody_who_looks_meanwhile_does_not_end_a_signature_that_waits(
     host.verified(host.sign(order), order)
     looked.result(10)
     module.deadline_s = 30
-    assert len(module.slots()) == 1  # the same worker, none the worse
+    assert len(module.slots()) == 1  # the same worker, unaffected
     assert host.shield.signatures == 1

@@ -1,4 +1,4 @@
-"""Tokens come and go: cards through pcscd and OpenSC, soft tokens in a folder, modules that fail."""
+"""Token events: cards through pcscd and OpenSC, soft tokens in a folder, modules that fail."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from ushield_hw.token.watch import EventKind, TokenEvent, TokenWatch, watch_toke
 pytestmark = pytest.mark.stack
 
 INSERTED, REMOVED = EventKind.INSERTED, EventKind.REMOVED
-QUIET_S = 0.7  # in which nothing may come
+QUIET_S = 0.7  # no event may come within this time
 
 
 @pytest.fixture
@@ -50,14 +50,14 @@ def no_soft_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def watch(desk: PcscHost, no_soft_tokens: None) -> Iterator[TokenWatch]:
-    """A watch over a desk with nothing on it."""
+    """A watch on virtual readers without cards."""
     with watch_tokens(SETTINGS) as watching:
         assert watching.get(QUIET_S) is None
         yield watching
 
 
 def expect(watching: TokenWatch, *expected: tuple[EventKind, str], within_s: float = WITHIN_S) -> list[TokenEvent]:
-    """Return the next events, which must be these."""
+    """Assert the next events and return them."""
     found = []
     for kind, serial in expected:
         event = watching.get(within_s)
@@ -80,7 +80,7 @@ def test_what_is_there_comes_first(desk: PcscHost, no_soft_tokens: None) -> None
 
 
 def test_a_token_is_plugged_in_and_pulled_out(desk: PcscHost, watch: TokenWatch) -> None:
-    for within_s in (WITHIN_S, SOON_S, SOON_S):  # the first time the modules may still be loading
+    for within_s in (WITHIN_S, SOON_S, SOON_S):  # at first the modules may still be loading
         insertion = desk.insert(token())
         (came,) = expect(watch, (INSERTED, "WATCH1"), within_s=within_s)
         insertion.eject()
@@ -94,7 +94,7 @@ def test_a_token_that_was_announced_can_be_opened_while_it_is_watched(desk: Pcsc
     (event,) = expect(watch, (INSERTED, "WATCH1"))
     with event.token.open(Scripted("123456")) as session:
         assert session.link.module.logged_in(session.login_id)
-        assert watch.get(QUIET_S) is None  # what we do with it ourselves is no event
+        assert watch.get(QUIET_S) is None  # our own use of the token is not an event
         assert session.link.module.logged_in(session.login_id)
 
 
@@ -118,7 +118,7 @@ def test_the_same_token_pulled_out_and_put_back_is_both(desk: PcscHost, watch: T
 
 
 def out_of_sight(desk: PcscHost) -> None:
-    """Wait until PC/SC sees no card any more: it would take the next one for the same."""
+    """Wait until PC/SC sees no card: it would take the next card for the same one."""
     deadline = time.monotonic() + WITHIN_S
     while any(reader.atr for reader in readers()):
         assert time.monotonic() < deadline
@@ -145,7 +145,7 @@ def test_two_modules_that_show_one_token_show_one(desk: PcscHost, watch: TokenWa
     ids=["Chinese", "French", "the second of one description", "the first of one description"],
 )
 def test_readers_of_any_name(names: list[str], reader: int, tmp_path: Path) -> None:
-    """In a program of its own: PC/SC's library looks for its service once a process."""
+    """In a separate program: the PC/SC library looks for its service once per process."""
     with PcscHost(names) as desk:
         env = {**os.environ, **desk.env, "SOFTHSM2_CONF": str(tmp_path / "none.conf"), "HOME": str(tmp_path)}
         command = [sys.executable, "-c", _WATCHES]
@@ -154,7 +154,7 @@ def test_readers_of_any_name(names: list[str], reader: int, tmp_path: Path) -> N
             assert watching.stdout.readline() == "nothing\n"
             insertion = desk.insert(token(), reader)
             assert watching.stdout.readline() == "inserted WATCH1\n"
-            assert watching.stdout.readline() == "nothing\n"  # once
+            assert watching.stdout.readline() == "nothing\n"  # exactly once
             insertion.eject()
             assert watching.stdout.readline() == "removed WATCH1\n"
             watching.terminate()
@@ -174,7 +174,7 @@ with watch_tokens() as watch:
 def test_a_reader_that_pcsc_lists_twice_is_one(
     desk: PcscHost, watch: TokenWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two readers of one name: PC/SC is asked by name, and the first of them answers for both."""
+    """Two readers with the same name: PC/SC is queried by name, and the first reader answers for both."""
     once = pcsc.winscard._names
     monkeypatch.setattr(pcsc.winscard, "_names", lambda context: [*once(context), *once(context)])
     assert [reader.name for reader in readers()] == [*dict.fromkeys(reader.name for reader in readers())]
@@ -252,7 +252,7 @@ def test_a_program_that_forgets_to_close_ends_all_the_same(desk: PcscHost, no_so
 
 
 def make_soft_token(label: str) -> None:
-    """Make one as another program would."""
+    """Create a token as another program would."""
     words = ["--init-token", "--free", "--label", label, "--so-pin", "12345678", "--pin", "123456"]
     subprocess.run(["softhsm2-util", *words], check=True, capture_output=True, timeout=30)
 
@@ -277,7 +277,7 @@ def test_soft_tokens_are_made_and_deleted(desk: PcscHost, soft: Soft) -> None:
 
 
 def folder_of(soft: Soft, serial: str) -> Path:
-    """SoftHSM2 names a token's folder by its serial number, among others."""
+    """SoftHSM2 uses the token's serial number in the name of its folder."""
     (found,) = (path for path in (soft.folder / "tokens").iterdir() if path.name.replace("-", "").endswith(serial))
     return found
 
@@ -342,7 +342,7 @@ deadline_s = 1
 
 
 def faulty_watch(faulty: FaultyModule, kind: str) -> TokenWatch:
-    """A watch over one module: of cards, or one that is asked twice a second."""
+    """A watch on one module: for cards, or polled twice a second."""
     folder = faulty.path.parent / "drivers"
     folder.mkdir()
     (folder / "bench.toml").write_text(DESCRIPTOR.format(kind=kind, path=faulty.path))
@@ -353,12 +353,12 @@ def faulty_watch(faulty: FaultyModule, kind: str) -> TokenWatch:
 
 @pytest.fixture
 def faulty(soft: Soft, tmp_path: Path) -> FaultyModule:
-    """A module in front of SoftHSM2, which shows two tokens."""
+    """A faulty module that wraps SoftHSM2 and shows two tokens."""
     return faulty_module(tmp_path / "faulty", SOFTHSM)
 
 
 def called(faulty: FaultyModule, function: str, times: int) -> None:
-    """Wait until a function was called so often from now on."""
+    """Wait until a function was called the given number of times from now on."""
     wanted, deadline = faulty.count(function) + times, time.monotonic() + WITHIN_S
     while faulty.count(function) < wanted:
         assert time.monotonic() < deadline, f"{function} is not called"
@@ -393,7 +393,7 @@ def test_a_module_that_is_slow_keeps_its_login(faulty: FaultyModule, soft: Soft)
     with faulty_watch(faulty, "software") as watching:
         found = {event.token.serial: event.token for event in (watching.get(WITHIN_S), watching.get(WITHIN_S)) if event}
         with found[soft.serial].open(Scripted(soft.pin)) as session:
-            faulty.plan([Fault("C_GetSlotList", None, late(1.5))])  # longer than a call may take otherwise
+            faulty.plan([Fault("C_GetSlotList", None, late(1.5))])  # longer than a call is normally allowed
             called(faulty, "C_GetSlotList", 2)
             faulty.plan([])
             assert session.link.module.logged_in(session.login_id)
@@ -410,7 +410,7 @@ def test_a_token_that_was_out_while_its_module_was_slow(desk: PcscHost, tmp_path
     with faulty_watch(faulty, "token") as watching:
         insertion = inserted(desk, token())
         expect(watching, (INSERTED, "WATCH1"))
-        faulty.plan([Fault("C_GetSlotList", None, late(3))])  # it looks when the token is back already
+        faulty.plan([Fault("C_GetSlotList", None, late(3))])  # the token is back before the next check
         insertion.eject()
         out_of_sight(desk)
         inserted(desk, token())
