@@ -1,4 +1,4 @@
-"""The reference bank as a person meets it: founded and served by the command; and a line to it that can be cut."""
+"""The reference bank, initialised and served by the command line, and a connection to it that can be cut."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _numbers: Final = itertools.count(1)
 
 @dataclass(frozen=True)
 class Server:
-    """A bank that is served.
+    """A bank with a running server.
 
     Attributes:
         home: the bank's own home.
-        url: where it is.
+        url: its address.
     """
 
     home: Home
@@ -32,7 +32,7 @@ class Server:
 
     @property
     def ca(self) -> Path:
-        """The CA's certificate, PEM."""
+        """The CA's certificate (PEM)."""
         return self.home.file("bank/ca.pem")
 
     def code(self, subject: str, profile: str = "payment") -> tuple[str, str]:
@@ -47,7 +47,7 @@ class Server:
         return {one["serial"]: one["state"] for one in found if one["customer"] == customer}
 
     def enroll(self, home: Home, token: Token, subject: str) -> str:
-        """Have a first certificate put on a token; return the customer's number."""
+        """Enrol a first certificate for a token; return the customer's number."""
         customer, code = self.code(subject)
         own = ("--token", token.uri, "--pin-source", token.pin_file)
         home.json("cert", "request", *own, "--subject", subject, "-o", f"{customer}.csr")
@@ -58,7 +58,7 @@ class Server:
 
 @contextmanager
 def served(folder: Path) -> Iterator[Server]:
-    """Found a bank and serve it."""
+    """Initialise a bank and serve it."""
     folder.mkdir(parents=True)
     home = Home(folder)
     home.json("bank", "init", "--dir", "bank")
@@ -76,13 +76,13 @@ def served(folder: Path) -> Iterator[Server]:
 
 @dataclass
 class Line:
-    """A line to a server that is cut at one call, counted from 1: before the server hears of it, or before it is heard.
+    """A proxy that cuts the n-th connection, counted from 1, before the request is forwarded or before the answer is.
 
     Attributes:
-        url: what stands for the server's address.
-        at: the call it is cut at; 0: never.
-        after: the server has answered, and nobody hears it.
-        calls: how many there were.
+        url: its address, used instead of the server's.
+        at: the connection to cut; 0: none.
+        after: cut after the server has answered.
+        calls: the number of connections so far.
     """
 
     url: str
@@ -94,7 +94,7 @@ class Line:
 
 @contextmanager
 def line_to(server: Server) -> Iterator[Line]:
-    """Put a line between a command and the server."""
+    """Run a proxy in front of the server."""
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_server(("127.0.0.1", 0)) as listening:
         line = Line(f"http://127.0.0.1:{listening.getsockname()[1]}")
@@ -116,7 +116,7 @@ def line_to(server: Server) -> Iterator[Line]:
                     if not cut:
                         pump(theirs, ours)
                     else:
-                        theirs.recv(1)  # it has answered
+                        theirs.recv(1)  # the server has answered
                         ours.shutdown(socket.SHUT_RDWR)
 
         threading.Thread(target=accept, daemon=True).start()

@@ -1,4 +1,4 @@
-"""A reference bank driven from outside: the installed command serves it, curl and openssl are its customers."""
+"""A reference bank tested from outside: served by the installed command, with curl and openssl as clients."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PKCS10, PKCS7 = "application/pkcs10", "application/pkcs7-mime"
 
 @dataclass(frozen=True)
 class Answer:
-    """What curl got."""
+    """The response that curl received."""
 
     status: int
     body: bytes
@@ -36,12 +36,12 @@ class Answer:
 
     @property
     def code(self) -> str:
-        """The code of an error; ``""`` for none."""
+        """The error code; ``""`` if there is none."""
         return str(self.document["error"]["code"]) if self.status >= 400 else ""
 
     @property
     def certificate(self) -> bytes:
-        """The one certificate of a certs-only CMS, as openssl finds it, PEM."""
+        """The certificate in a certs-only CMS, extracted by openssl (PEM)."""
         assert self.status == 200, self
         printed = openssl("pkcs7", "-inform", "DER", "-print_certs", stdin=base64.b64decode(self.body))
         (found,) = re.findall(rb"-----BEGIN.*?END CERTIFICATE-----\n", printed, re.DOTALL)
@@ -65,7 +65,7 @@ class Counter:
         self.url: str = told["url"]
 
     def ask(self, path: str, *options: str, body: bytes | None = None, kind: str = "") -> Answer:
-        """Have curl ask; status 0: there was no answer, or half of one."""
+        """Send a request with curl; status 0: no answer, or an incomplete one."""
         sent = ["--data-binary", "@-"] if body is not None else []
         words = ["--silent", "--max-time", "30", *self._options, "-w", "\n%{http_code}", *options, *sent]
         done = subprocess.run(
@@ -76,7 +76,7 @@ class Counter:
             check=False,
         )
         content, _, status = done.stdout.rpartition(b"\n")
-        whole = done.returncode == 0 or int(status) >= 400  # a refusal may come before everything was sent
+        whole = done.returncode == 0 or int(status) >= 400  # a refusal may come before the whole request was sent
         return Answer(int(status) if whole else 0, content)
 
     def enroll(self, request: bytes, code: str, customer: str = "C1") -> Answer:
@@ -138,7 +138,7 @@ class Branch:
         drivers: Path | None = None,
         log: Path | None = None,
     ) -> Iterator[Counter]:
-        """Serve; killed at the end, if it has not ended by then."""
+        """Serve the bank; the server is killed at the end if it is still running."""
         before = ["--drivers", str(drivers)] if drivers else []
         before += ["--log-file", str(log)] if log else []
         words = [USHIELD, *before, "bank", "serve", "--dir", self.folder, "--json", *map(str, options)]
@@ -169,14 +169,14 @@ class Branch:
 
 
 class Customer:
-    """Somebody with openssl and a folder of keys."""
+    """A customer with openssl and a folder of keys."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
 
     def request(self, name: str = "key", subject: str = "/O=Demo Bank/CN=张三", *, key: str = "ec") -> bytes:
-        """Make a key, and a request for it, DER; a key that is there already is kept."""
+        """Return a certificate request (DER) with a new key, or with the existing one."""
         file = self.folder / f"{name}.key"
         kind = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"] if key == "ec" else ["-algorithm", "RSA"]
         if not file.exists():
@@ -184,7 +184,7 @@ class Customer:
         return openssl("req", "-new", "-utf8", "-key", file, "-subj", subject, "-outform", "DER")
 
     def cms(self, name: str, certificate: bytes, content: bytes) -> bytes:
-        """Sign: CMS in DER, without signed attributes."""
+        """Sign: CMS (DER) without signed attributes."""
         signer = self.folder / f"{name}.pem"
         signer.write_bytes(certificate)
         form = ["-binary", "-nodetach", "-noattr", "-md", "sha256", "-outform", "DER"]
@@ -196,7 +196,7 @@ class Customer:
 
 
 def serial_of(certificate: bytes) -> str:
-    """Return a certificate's serial number as the bank writes it."""
+    """Return a certificate's serial number in the bank's format."""
     shown = openssl("x509", "-noout", "-serial", stdin=certificate).decode()
     return f"{int(shown.partition('=')[2], 16):x}"
 

@@ -1,4 +1,4 @@
-"""Homes to test in. What takes long is made once a process and copied."""
+"""Fixtures: homes with tokens. What is slow to create is created once per process and copied."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ CHECKER = "CN=李四,O=Demo Bank"
 
 @pytest.fixture(scope="session")
 def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
-    """The bank that certifies everybody here."""
+    """The bank that issues every certificate."""
     return Bank.opened(tmp_path_factory.mktemp("bank") / "ca")
 
 
 @pytest.fixture(scope="session")
 def blank(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """Two fresh soft tokens, without a key. Shared: only for what changes nothing."""
+    """Two fresh soft tokens without keys. Shared: for tests that change nothing."""
     return Home(tmp_path_factory.mktemp("blank")).softhsm_init()
 
 
 @pytest.fixture(scope="session")
 def shared(blank: Home, bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """The tokens with a payment key each: EC on the first, RSA on the second. Shared: only for what changes nothing."""
+    """The tokens with a payment key each: EC on the first, RSA on the second. Shared: for tests that change nothing."""
     home = blank.copy(tmp_path_factory.mktemp("shared"))
     home.enrol(bank, home.token, DEMO)
     home.enrol(bank, home.other_token, CHECKER, key="rsa-2048")
@@ -38,13 +38,13 @@ def shared(blank: Home, bank: Bank, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def home(shared: Home, tmp_path: Path) -> Home:
-    """A copy of ``shared`` of a test's own."""
+    """A copy of ``shared`` for one test."""
     return shared.copy(tmp_path / "home")
 
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Home:
-    """A home without any token."""
+    """A home without tokens."""
     folder = tmp_path / "bare"
     (folder / "softhsm" / "tokens").mkdir(parents=True)
     conf = f"directories.tokendir = {folder}/softhsm/tokens\n"
@@ -54,7 +54,7 @@ def bare(tmp_path: Path) -> Home:
 
 @pytest.fixture(scope="session")
 def worn(blank: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """The first token after five wrong PINs: one try is left. To be copied."""
+    """The first token after five wrong PINs: one attempt remaining. A template for copies."""
     home = blank.copy(tmp_path_factory.mktemp("worn"))
     for _ in range(5):
         home.ushield("pin", "verify", "--token", home.token.uri, "--pin-source", home.pin(), exits=4)
@@ -63,7 +63,7 @@ def worn(blank: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @dataclass(frozen=True)
 class Signed:
-    """A signed order: the files are in the home of ``shared``."""
+    """A signed order; the files are in the home of ``shared``."""
 
     home: Home
     order: str
@@ -84,7 +84,7 @@ def signed(shared: Home, bank: Bank, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def people() -> Iterator[list[Person]]:
-    """Everybody who sat down at a terminal in a test; they leave with it."""
+    """The users at terminals that a test has started; their commands are ended after the test."""
     seated: list[Person] = []
     yield seated
     for person in seated:

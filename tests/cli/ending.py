@@ -1,7 +1,7 @@
-"""Ends a command at every step that lasts: a program runs the real command and kills itself, or fills the disk, there.
+"""Ends a command at each persistent step: a wrapper runs the real command and kills itself or fakes a full disk there.
 
-What is watched is given as ``(owner, name)``: functions of ``os``, and methods by the path of their class. The token is
-behind the recording module, which counts what it was asked also by a process that is dead.
+The functions to watch are given as ``(owner, name)``: functions of ``os``, and methods by the path of their class. The
+token is behind the faulty module, whose record of calls survives the process.
 """
 
 from __future__ import annotations
@@ -81,14 +81,14 @@ via = "so-init-pin"
 
 @dataclass(frozen=True)
 class Counted:
-    """A home whose first token is driven through the recording module."""
+    """A home whose first token is used through the faulty module."""
 
     home: Home
     module: FaultyModule
     uri: str
 
     def run(self, *words: object) -> Done:
-        """Run a command as anybody would."""
+        """Run a command without ending it."""
         return self._forked(self._words(words))
 
     def ended_at(self, point: int, words: Sequence[object], watched: Sequence[str], end: str = "kill") -> Ended:
@@ -107,32 +107,32 @@ class Counted:
 
 
 def ending(point: int, log: Path, watched: Sequence[str], end: str = "kill") -> list[str]:
-    """Return the beginning of a command that runs ``ushield`` and ends it at a point; ``log`` has a line for each."""
+    """Return the prefix of a command that runs ``ushield`` and ends it at a point; the steps are logged to ``log``."""
     return [sys.executable, "-c", _PROGRAM, end, str(point), str(log), " ".join(watched)]
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended, and the steps it had made."""
+    """The result of a command, and the steps it performed."""
 
     done: Done
     steps: list[str]
 
     @property
     def code(self) -> int:
-        """Its exit code; -9: it was killed."""
+        """Its exit code; -9: killed."""
         return self.done.code
 
 
 def points(steps: list[str]) -> list[int]:
-    """Return the points after each thing that was done: before the next one, nothing has changed."""
+    """Return the points after each completed step: nothing changes between such a point and the next step."""
     return [number for number, step in enumerate(steps, start=1) if step.startswith("after")]
 
 
 def counted(shared: Home, folder: Path) -> Counted:
-    """Return a copy of a home, with its first token behind the recording module."""
+    """Return a copy of a home with its first token behind the faulty module."""
     home = shared.copy(folder)
-    for name in ("drivers", "recorder"):  # the home may be a counted one
+    for name in ("drivers", "recorder"):  # the home may itself be such a copy
         shutil.rmtree(folder / name, ignore_errors=True)
         (folder / name).mkdir()
     module = faulty_module(folder / "recorder", SOFTHSM)

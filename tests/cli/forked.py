@@ -1,8 +1,7 @@
-"""``ushield`` in a child of a process that has imported the library already: a run costs a fork, not an interpreter.
+"""Runs ``ushield`` in a fork of a process that has already imported the library: a run does not start an interpreter.
 
-For the tables that run hundreds of commands. The commands themselves, which settle on a language when they are
-imported, are imported in the child. That the installed command does the same from outside is what every other test of
-it shows.
+For tables that run hundreds of commands. The command modules, which select a language at import, are imported in the
+child. All other tests of a command run the installed command.
 """
 
 from __future__ import annotations
@@ -75,13 +74,13 @@ serve(socket.socket(fileno=int(sys.argv[1])))
 
 
 def run(words: Sequence[str], cwd: Path, env: Mapping[str, str], program: str | None = None) -> Done:
-    """Run ``ushield``, or another program of Python, in a session of its own without input.
+    """Run ``ushield``, or another Python program, in a new session without input.
 
     Args:
         words: the command's arguments.
-        cwd: where it runs.
-        env: its environment; the locale and what Python itself reads are those of the first run.
-        program: what runs instead of the command.
+        cwd: the working directory.
+        env: its environment; the locale and the interpreter's own variables are those of the first run.
+        program: the program to run instead of ``ushield``.
     """
     asked = {"argv": ["-c" if program else USHIELD, *words], "cwd": str(cwd), "env": dict(env), "program": program}
     mine, theirs = socket.socketpair()
@@ -111,7 +110,7 @@ def _code(reply: socket.socket) -> int:
 
 @cache
 def _server(path: str, lang: str) -> socket.socket:
-    """Start the process that forks, once for each process of tests and locale; return the way to it."""
+    """Start the fork server, once per test process and locale; return the connection to it."""
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         process = subprocess.Popen(

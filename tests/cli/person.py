@@ -1,4 +1,4 @@
-"""A person at a terminal of their own: a pty that is the command's controlling terminal."""
+"""A user at a terminal: a pty that is the command's controlling terminal."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _PATIENCE_S: Final = 30.0
 
 
 class Person:
-    """Runs a command at a terminal, sees what it shows there and types.
+    """Runs a command at a terminal, reads the terminal's output and types input.
 
-    Stdout of ``ushield`` is a file of its own; that of an interactive shell is the terminal.
+    Stdout of ``ushield`` is a separate file; stdout of an interactive shell is the terminal.
     """
 
     def __init__(self, home: Home, *words: object, command: Sequence[str] = (), **environment: str) -> None:
@@ -45,15 +45,15 @@ class Person:
 
     @property
     def screen(self) -> str:
-        """Everything that the terminal has shown."""
+        """All output on the terminal so far."""
         return self._shown.decode("utf-8", "replace")
 
     def sees(self, text: str, times: int = 1) -> None:
-        """Wait until the terminal has shown a text, so many times."""
+        """Wait until the terminal has shown a text the given number of times."""
         self.waits_for(lambda: self.screen.count(text) >= times)
 
     def waits_for(self, condition: Callable[[], bool]) -> None:
-        """Wait until something is so."""
+        """Wait until a condition holds."""
         deadline = time.monotonic() + _PATIENCE_S
         while not condition():
             assert time.monotonic() < deadline, f"the terminal shows:\n{self.screen}"
@@ -68,18 +68,18 @@ class Person:
         os.write(self._ours, key)
 
     def ends(self, exits: int) -> Done:
-        """Wait until the command has ended; what holds for every call holds here too."""
+        """Wait until the command has ended; check what holds for every command."""
         out, _ = self.child.communicate(timeout=TIMEOUT_S)
         self._look(0.1)
         return checked(Done(self.child.returncode, out.decode(), self.screen), self._words, exits)
 
     @property
     def echo(self) -> bool:
-        """Whether the terminal shows what is typed."""
+        """Whether the terminal echoes input."""
         return bool(termios.tcgetattr(self._theirs)[3] & termios.ECHO)
 
     def leaves(self) -> None:
-        """End the command if it is still there, and give the terminal back."""
+        """End the command if it still runs, and close the terminal."""
         if self.child.poll() is None:
             self.child.kill()
             self.child.wait()

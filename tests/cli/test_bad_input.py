@@ -1,8 +1,7 @@
-"""Bad input, thrown at the command from outside.
+"""Malformed input to the command line.
 
-Whatever it is: the right exit code, a message of its own that names the place, in both languages, nothing written
-anywhere, and no traceback. What is refused inside the library, rule by rule, is in ``tests/unit/order`` and
-``tests/unit/cms``.
+In every case: the right exit code, a specific message that names the location, in both languages, no file written, and
+no traceback. The rules enforced inside the library are tested in ``tests/unit/order`` and ``tests/unit/cms``.
 """
 
 from __future__ import annotations
@@ -38,24 +37,24 @@ HUGE = 100_000_000
 LANGUAGES = ("en", "zh")
 
 
-# --- how it is asked --------------------------------------------------------------------------------------------------
+# --- helpers ----------------------------------------------------------------------------------------------------------
 
 
 def everything(folder: Path) -> dict[str, bytes]:
-    """Return every file below a folder with its content; but not what a login leaves, nor what a module is run with."""
+    """Return every file below a folder with its content, except files written by a login and built modules."""
     files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     kept = {str(path): path.read_bytes() for path in files if not {"modules", "token.object"} & set(path.parts)}
     return {name: content for name, content in kept.items() if not _no_try_was_used(Path(name), content)}
 
 
 def _no_try_was_used(file: Path, content: bytes) -> bool:
-    """Tell whether this is the counter of a PIN that was right, or its lock."""
+    """Tell whether this is an attempt counter after a correct PIN, or its lock file."""
     return file.parent.name == "pin" and (not content or json.loads(content)["failures"] == 0)
 
 
 @contextmanager
 def nothing_written(home: Home) -> Iterator[None]:
-    """Whatever is done meanwhile leaves every file in the home as it is: outputs, journal, PIN counters, tokens."""
+    """Assert that no file in the home changes: outputs, journal, PIN counters, tokens."""
     before = everything(home.folder)
     yield
     after = everything(home.folder)
@@ -64,9 +63,9 @@ def nothing_written(home: Home) -> Iterator[None]:
 
 
 def refused(home: Home, exits: int, code: str, *words: object, place: str = "") -> dict[str, Any]:
-    """Run a command that must be refused: as a document in Chinese, then for a person; return the details.
+    """Run a command that must be refused, in Chinese with ``--json`` and as English text; return the error's details.
 
-    ``place`` is what must be named to the person.
+    ``place`` is the location that the message must name.
     """
     with nothing_written(home):
         error = home.json("--lang", "zh", *words, exits=exits)["error"]
@@ -81,7 +80,7 @@ def refused(home: Home, exits: int, code: str, *words: object, place: str = "") 
 
 
 def sign(home: Home, order: object, *words: object, out: str = "out.p7m") -> tuple[object, ...]:
-    """Return the words that would sign, if the order were right: with the token's own PIN."""
+    """Return the arguments that would sign if the order were valid, with the token's own PIN."""
     known = ("--token", home.token.serial, "--pin-source", home.token.pin_file)
     return ("sign", order, *known, "--unattended", "-o", out, *words)
 
@@ -93,7 +92,7 @@ def put(folder: Path, name: str, content: bytes) -> Path:
 
 
 def now(**changes: object) -> dict[str, Any]:
-    """Return an order that could be signed now, changed as asked."""
+    """Return an order that can be signed now, with changes."""
     return make_payment(**{**live(datetime.now(UTC)), **changes})
 
 
@@ -138,7 +137,7 @@ def test_order_files_that_are_none(
 
 @pytest.fixture
 def huge(tmp_path: Path) -> Path:
-    """A file of 100 MB that begins like an order and ends nowhere. Sparse: it takes no room."""
+    """A sparse 100 MB file that starts like an order and has no end."""
     path = put(tmp_path, "huge", b'{"type": "ushield.payment/1"')
     os.truncate(path, HUGE)
     return path
@@ -157,7 +156,7 @@ def test_a_hundred_megabytes(shared: Home, signed: Signed, bank: Bank, huge: Pat
     details = refused(shared, 2, "CA_FILE_INVALID", "verify", signed.path, "--ca", huge, place=str(huge))
     assert details["problem"] == "trust_too_large"
     details = refused(shared, 2, "CRL_FILE_INVALID", *verify, "--crl", huge, place=str(huge))
-    assert details["problem"] == "trust_no_crl"  # CRLs of 100 MB exist: it is read, and is none
+    assert details["problem"] == "trust_no_crl"  # CRLs of 100 MB exist: the file is read and then rejected
 
 
 def test_a_file_without_end(shared: Home, bank: Bank) -> None:
@@ -222,14 +221,14 @@ def test_the_command_says_of_any_order_what_the_library_says(
         assert checked(told, ("--json",), 0).document["canonical_sha256"] == order.canonical_sha256
 
 
-# --- names that must pass ---------------------------------------------------------------------------------------------
+# --- names that must be accepted --------------------------------------------------------------------------------------
 
 NAMES = [
     "阿依古丽·买买提",
     "ＡＢＣ（中国）有限公司",
     "张\u3000三",
-    "\U00031350\U000323af",  # ideographs of extension H, its first and its last
-    "\U0002ebf0\U0002ee5d",  # and of extension I
+    "\U00031350\U000323af",  # first and last ideograph of extension H
+    "\U0002ebf0\U0002ee5d",  # of extension I
 ]
 ACCOUNTS = ["DE89370400440532013000", "GB82WEST12345698765432", "6222-0202-A001", "NO9386011117947"]
 
@@ -264,7 +263,7 @@ def roots(scenario: Scenario, tmp_path: Path) -> Path:
 
 
 def wrong(home: Home, der: bytes, problem: str, roots: Path) -> None:
-    """The file is refused as a signed order, and why is said in a sentence of its own."""
+    """The file is refused as a signed order, with a specific reason."""
     file = put(roots.parent, "wrong.p7m", der)
     words = ("verify", file, "--ca", roots, "--at", AT)
     sentence = messages.text(f"problem.cms_{problem}", "en").partition("{")[0]
@@ -325,7 +324,7 @@ def test_signed_orders_nested_without_end(blank: Home, roots: Path) -> None:
 
 
 def test_a_genuine_signature_shown_again_as_plain(blank: Home, scenario: Scenario, roots: Path) -> None:
-    """The signed attributes become the content: the signature is genuine, and openssl takes it."""
+    """The signed attributes become the content: the signature is genuine, and openssl accepts it."""
     real = scenario.cades.but(content=payment().canonical)
     right = forge.cades(real.private, real.certificate, real.suite, real.content)
     attributes = tlv(0x31, *(right.attributes or ()))
@@ -340,7 +339,7 @@ def test_a_genuine_signature_shown_again_as_plain(blank: Home, scenario: Scenari
 
 
 def ca_files(bank: Bank, signed: Signed) -> dict[str, tuple[bytes, str, str | None]]:
-    """What somebody may give as a CA file: its content, the code, the problem."""
+    """Invalid CA files: content, code, problem."""
     pem = bank.ca.read_bytes()
     leaf = signed.home.ushield("cert", "export", "--token", signed.home.token.uri).out.encode()
     damaged = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
@@ -431,7 +430,7 @@ def test_pin_files_that_are_none(shared: Home, content: bytes, exits: int, code:
 
 @pytest.fixture
 def occupied(shared: Home, tmp_path: Path) -> Home:
-    """A home in which some names are taken."""
+    """A home in which some file names are taken."""
     home = shared.copy(tmp_path / "occupied")
     home.write("mine", "mine")
     home.file("a-folder").mkdir()
@@ -469,7 +468,7 @@ POWERLESS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid(
 
 
 def test_an_output_in_a_read_only_folder_signs_nothing(home: Home, bank: Bank) -> None:
-    """Root may write anywhere; so here it is a root without its powers."""
+    """Root bypasses file permissions, so when run by root the command runs without its capabilities."""
     order = home.order()
     home.file("read-only").mkdir(mode=0o555)
     words = sign(home, order, out="read-only/out.p7m")
@@ -562,7 +561,7 @@ def test_a_certificate_of_another_key(home: Home) -> None:
 def test_a_certificate_of_another_key_put_beside_ours_by_another_program(
     blank: Home, bank: Bank, tmp_path: Path
 ) -> None:
-    """With our key's id on it, it looks like our key's."""
+    """Its id is that of our key, so that it appears to belong to it."""
     home = blank.copy(tmp_path / "home")
     own = ("--token", home.token.uri, "--pin-source", home.token.pin_file)
     made = home.json("cert", "request", *own, "--subject", DEMO, "-o", "own.csr")

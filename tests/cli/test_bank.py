@@ -1,4 +1,4 @@
-"""``ushield bank init``, ``code``, ``revoke`` and ``certs``: the clerk's side, and what keeps a server from running."""
+"""``ushield bank init``, ``code``, ``revoke`` and ``certs``: the operator's commands; failures to start a server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
 
 @pytest.fixture(scope="module")
 def branch(tmp_path_factory: pytest.TempPathFactory) -> Branch:
-    """A bank; shared: each test has customers of its own."""
+    """A bank; shared: each test has its own customers."""
     return Branch.founded(Home(tmp_path_factory.mktemp("branch")))
 
 
@@ -72,7 +72,7 @@ def test_what_was_given_wrong_leaves_nothing_behind(tmp_path: Path, options: tup
 
 
 def test_a_token_of_its_own_choice(home: Home) -> None:
-    """The CA's key on a token that is there already, with a PIN file of the owner's."""
+    """The CA's key on an existing token, with a PIN file of the operator."""
     own = ("--token", home.other_token.uri, "--pin-source", home.other_token.pin_file)
     done = home.ushield("bank", "init", "--dir", "bank", *own, "--key", "rsa-2048", "--json")
     assert done.document["test_only"] is False and "TEST ONLY" not in done.err
@@ -186,7 +186,7 @@ def test_expiring_and_revoked(tmp_path: Path) -> None:
     home.fails(6, "CERTIFICATE_UNKNOWN", "bank", "revoke", "0102", *about)
 
 
-# --- what is not there ------------------------------------------------------------------------------------------------
+# --- missing parts ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("words", [("certs", "list"), ("revoke", "12"), ("serve",)], ids=" ".join)

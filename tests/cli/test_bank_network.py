@@ -1,4 +1,4 @@
-"""``ushield bank serve`` as a thing on a network: odd requests, slow ones, and far too many."""
+"""``ushield bank serve`` on the network: malformed requests, slow clients, and overload."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def connected(counter: Counter) -> socket.socket:
 
 
 def exchange(counter: Counter, sent: bytes) -> bytes:
-    """Send octets and return all that comes until the server closes, or has been silent for a while."""
+    """Send bytes; return everything received until the server closes the connection or is silent for a while."""
     with connected(counter) as client:
         client.sendall(sent)
         client.settimeout(5)
@@ -56,7 +56,7 @@ def exchange(counter: Counter, sent: bytes) -> bytes:
 
 
 def answers(got: bytes) -> list[tuple[int, dict[str, str], bytes]]:
-    """Return the answers in a stream: status, headers, body."""
+    """Parse the responses in a stream: status, headers, body."""
     found = []
     while got:
         head, _, got = got.partition(b"\r\n\r\n")
@@ -74,7 +74,7 @@ def error(body: bytes) -> dict[str, Any]:
     return found
 
 
-# --- what is a request ------------------------------------------------------------------------------------------------
+# --- malformed requests -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_nothing_sends_the_client_elsewhere(counter: Counter, path: str) -> None
     assert b"evil" not in body
 
 
-# --- far too many -----------------------------------------------------------------------------------------------------
+# --- overload ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET /crl HTTP/1.1\r\n", POST + b"Content-Length: 1000\r\n\r\nMII"])

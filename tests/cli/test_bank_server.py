@@ -1,4 +1,4 @@
-"""``ushield bank serve`` with clients that are not ours: curl and openssl. Killed at awkward moments, too."""
+"""``ushield bank serve`` with third-party clients: curl and openssl. Also killed while requests are processed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(180), pytest.mark.xdist_gro
 
 @pytest.fixture(scope="module")
 def branch(tmp_path_factory: pytest.TempPathFactory) -> Branch:
-    """A bank that is served; shared: each test has customers of its own."""
+    """A bank with a running server; shared: each test has its own customers."""
     return Branch.founded(Home(tmp_path_factory.mktemp("branch")), "--origin", "http://localhost:1")
 
 
@@ -55,7 +55,7 @@ def customer(tmp_path: Path) -> Customer:
 
 
 def enrolled(branch: Branch, counter: Counter, customer: Customer, name: str = "old", who: str = "C1") -> bytes:
-    """Return a first certificate, PEM."""
+    """Return a first certificate (PEM)."""
     return counter.enroll(customer.request(name), branch.code(who), who).certificate
 
 
@@ -109,7 +109,7 @@ def test_the_same_request_gets_the_same_certificate(branch: Branch, counter: Cou
     request, code = customer.request(), branch.code()
     first = counter.enroll(request, code)
     assert counter.enroll(request, code).certificate == first.certificate
-    assert counter.enroll(customer.request(), code).certificate == first.certificate  # signed anew by the same key
+    assert counter.enroll(customer.request(), code).certificate == first.certificate  # a new signature by the same key
     refused = counter.enroll(customer.request("another"), code)
     assert (refused.status, refused.code) == (409, "CODE_USED")
 
@@ -263,7 +263,7 @@ def test_revoked_while_the_server_runs(branch: Branch, counter: Counter, custome
         return int(found[1]), shown
 
     before, _ = crl()
-    assert crl()[0] == before  # kept
+    assert crl()[0] == before  # the cached CRL
     openssl(*check)
     branch.revoke(serial_of(old))
     after, shown = crl()
@@ -298,15 +298,15 @@ MOMENTS = (0.9, 1.4, 2.0, 3.0, 8.0)
 
 
 def killed_while(branch: Branch, moment: float, work: Callable[[Counter], Answer]) -> Answer:
-    """Kill the server while it answers; return what came of it.
+    """Kill the server while it processes a request; return the client's result.
 
     Args:
         branch: a bank.
-        moment: when, counted in the time that curl takes on this machine just now to ask for something simple.
-        work: asks.
+        moment: when, in units of the time that curl currently takes for a simple request.
+        work: sends the request.
     """
     with branch.serving() as counter, ThreadPoolExecutor(1) as pool:
-        counter.ask(f"{EST}/cacerts")  # everything is loaded
+        counter.ask(f"{EST}/cacerts")  # all modules are loaded
         begun = time.monotonic()
         counter.ask(f"{EST}/cacerts")
         usual_s = time.monotonic() - begun
@@ -316,7 +316,7 @@ def killed_while(branch: Branch, moment: float, work: Callable[[Counter], Answer
         return answer.result(60)
 
 
-@pytest.mark.timeout(900)  # some sixty servers are started, one after the other
+@pytest.mark.timeout(900)  # some sixty servers are started sequentially
 def test_killed_while_it_issues_and_activates_nothing_is_made_twice(tmp_path: Path) -> None:
     branch, customer = Branch.founded(Home(tmp_path)), Customer(tmp_path / "customer")
     answered = 0
@@ -349,14 +349,14 @@ def test_killed_while_it_issues_and_activates_nothing_is_made_twice(tmp_path: Pa
 
 
 def workers(pid: int) -> list[int]:
-    """Return a process's descendants."""
+    """Return the descendants of a process."""
     found = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return found + [below for child in found for below in workers(child)]
 
 
 @pytest.fixture
 def in_a_worker(tmp_path: Path) -> Path:
-    """A catalogue in which SoftHSM2 runs in a worker process."""
+    """Descriptors that run SoftHSM2 in a worker process."""
     text = (Path(__file__).parents[2] / "drivers/softhsm2.toml").read_text()
     changed, n = re.subn('isolation = "in-process"', 'isolation = "process"', text)
     assert n == 1
@@ -387,13 +387,13 @@ def test_a_pin_that_is_refused_is_tried_once(tmp_path: Path, in_a_worker: Path) 
         new = branch.home.pin("123456789012", "new.pin")
         own = ("--token", "ushield-bank-ca", "--pin-source", str(pin), "--new-pin-source", new)
         conf = str(branch.home.file("bank/softhsm/softhsm2.conf"))
-        branch.home.json("pin", "change", *own, SOFTHSM2_CONF=conf)  # the file has the old one from now on
+        branch.home.json("pin", "change", *own, SOFTHSM2_CONF=conf)  # from here on the file holds the old PIN
         for pid in workers(counter.process.pid):
             os.kill(pid, signal.SIGKILL)
         answers = [counter.enroll(request, code) for _ in range(4)]
         assert {(one.status, one.code) for one in answers} == {(503, "BANK_KEY_UNAVAILABLE")}
         status = branch.home.json("pin", "status", "--token", "ushield-bank-ca", SOFTHSM2_CONF=conf)["pin"]
-        assert status["retries_left"] == 5  # of six: one was spent
+        assert status["retries_left"] == 5  # one of six attempts was used
     assert pin.read_text() == right
 
 
@@ -431,7 +431,7 @@ def test_what_it_says_at_a_terminal(branch: Branch) -> None:
 
 
 def test_slow_clients_are_cut_off(counter: Counter) -> None:
-    """Neither the head nor the body of a request is waited for without end; others are served meanwhile."""
+    """Neither the head nor the body of a request is awaited indefinitely; other clients are served meanwhile."""
     heads = {
         "head": b"GET /crl HTTP/1.1\r\nHost: x\r\n",
         "nothing": b"",
@@ -467,7 +467,7 @@ def test_slow_clients_are_cut_off(counter: Counter) -> None:
 
 
 def test_answers_do_not_wait_for_acknowledgements(counter: Counter) -> None:
-    """Nagle's algorithm would hold the body of each answer back for the 40 ms of a delayed acknowledgement."""
+    """Nagle's algorithm would delay each response body by the 40 ms of a delayed acknowledgement."""
     place = urlsplit(counter.url)
     client, took = http.client.HTTPConnection(place.hostname or "", place.port, timeout=30), []
     for _ in range(21):

@@ -1,4 +1,4 @@
-"""``ushield cert``: a key made on the token, a request for it, a certificate beside it."""
+"""``ushield cert``: generate a key on the token, create its request, install its certificate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SUBJECT = ("-noout", "-subject", "-nameopt", "RFC2253,-esc_msb")
 
 
 def own(home: Home, pin: str | None = None) -> tuple[str, ...]:
-    """Return the words for the first token and a PIN: its own, or that of a file."""
+    """Return the options for the first token and its PIN file, or another file."""
     return ("--token", home.token.uri, "--pin-source", pin or home.token.pin_file)
 
 
@@ -30,7 +30,7 @@ def certificates(home: Home) -> list[dict[str, object]]:
 
 
 def public_keys(home: Home) -> int:
-    """Return how many public keys another program sees on the tokens."""
+    """Return the number of public keys that another program finds on the tokens."""
     module = home.token.uri.partition("module-path=")[2]
     seen = subprocess.run(
         ["pkcs11-tool", "--module", module, "--token-label", home.token.label, "-O", "--type", "pubkey"],
@@ -106,7 +106,7 @@ def test_install(home: Home, bank: Bank) -> None:
 
 
 def certified(home: Home, bank: Bank, *words: str) -> bytes:
-    """Request a key and have it certified by bare openssl; return the certificate, PEM."""
+    """Request a key and have openssl certify it; return the certificate (PEM)."""
     home.ushield(*request(home))
     known = ("-CA", bank.ca, "-CAkey", bank.folder / "ca.key", "-days", "10")
     run_openssl("x509", "-req", "-in", "new.csr", *known, *words, "-out", "new.pem", folder=home.folder)
@@ -114,7 +114,7 @@ def certified(home: Home, bank: Bank, *words: str) -> bytes:
 
 
 def test_a_certificate_of_version_1_is_not_installed(home: Home, bank: Bank) -> None:
-    """It cannot state what its key is for: what bare `openssl x509 -req` makes."""
+    """Version 1 has no key usage extension; `openssl x509 -req` without options makes such certificates."""
     der = ssl.PEM_cert_to_DER_cert(certified(home, bank).decode())
     assert b"\xa0\x03\x02\x01" not in der[:20]
     with_no_try = home.pin()
@@ -125,7 +125,7 @@ def test_a_certificate_of_version_1_is_not_installed(home: Home, bank: Bank) -> 
 
 
 def test_a_certificate_that_spells_its_curve_out_is_not_installed(home: Home, bank: Bank) -> None:
-    """RFC 5480 section 2.1.1; the verifier accepts no such key either."""
+    """RFC 5480 section 2.1.1; the verifier rejects such keys too."""
     explicit = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -pkeyopt ec_param_enc:explicit -nodes".split()
     run_openssl("req", *explicit, "-keyout", "x.key", "-out", "x.csr", "-subj", "/CN=x", folder=home.folder)
     bank.certify(home.file("x.csr"), home.file("x.pem"))

@@ -1,4 +1,4 @@
-"""``ushield config show`` and what settings do."""
+"""``ushield config show`` and the effect of settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``ushield doctor``: one cause first, for people in both languages and for programs; the zip for a support desk."""
+"""``ushield doctor``: the first cause, as text in both languages and as JSON; the zip file for support."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LAYERS: Final = ["usb", "service", "reader", "card", "module", "token", "pin", "
 
 
 def doctor(home: Home, *words: object, exits: int = 0, lang: str = "en", **environment: str) -> Done:
-    """Run ``ushield doctor`` without a terminal and without PC/SC; a diagnosis goes to stdout whatever it comes to."""
+    """Run ``ushield doctor`` without a terminal and without PC/SC; the report goes to stdout with any exit code."""
     place = {"PCSCLITE_CSOCK_NAME": str(home.folder / "no-pcscd"), **environment}
     ended = subprocess.run(
         [USHIELD, "--lang", lang, "doctor", *map(str, words)],
@@ -43,7 +43,7 @@ def doctor(home: Home, *words: object, exits: int = 0, lang: str = "en", **envir
     done = Done(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
     assert done.code == exits, done.out + done.err
     assert "Traceback" not in done.out + done.err
-    assert "doctor." not in done.out + done.err  # the id of a text without a text
+    assert "doctor." not in done.out + done.err  # the id of an undefined text
     return done
 
 
@@ -57,12 +57,12 @@ def diagnosis(home: Home, *words: object, exits: int = 0, **environment: str) ->
 
 @pytest.fixture
 def broken(home: Home) -> Path:
-    """Half a module."""
+    """A truncated module."""
     home.write("half.so", Path("/usr/lib/softhsm/libsofthsm2.so").read_bytes()[:5000], 0o755)
     return home.file("half.so")
 
 
-# --- for programs -----------------------------------------------------------------------------------------------------
+# --- JSON output ------------------------------------------------------------------------------------------------------
 
 
 def test_the_document_of_a_machine_on_which_tokens_can_sign(shared: Home) -> None:
@@ -115,7 +115,7 @@ def test_a_module_that_somebody_names(home: Home, broken: Path) -> None:
     assert diagnosis(home, "--module", "nowhere.so", exits=3)["first"]["id"] == "E40"
 
 
-# --- what a code means ------------------------------------------------------------------------------------------------
+# --- explanation of a code --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_what_is_no_code_or_no_usage(bare: Home) -> None:
         assert doctor(bare, *words, exits=2).out == ""
 
 
-# --- for people -------------------------------------------------------------------------------------------------------
+# --- text output ------------------------------------------------------------------------------------------------------
 
 
 def test_people_read_one_cause_and_what_to_do_first(home: Home, broken: Path) -> None:
@@ -194,10 +194,10 @@ def test_lines_fit_a_terminal(home: Home, broken: Path, lang: str) -> None:
     unbroken = [line for line in lines if columns(line) > 80 and len(line.split()) > 2]
     assert unbroken == []
     remedy = next(number for number, line in enumerate(lines) if line.startswith("  → "))
-    assert lines[remedy + 1].startswith("    ")  # it goes on under the text
+    assert lines[remedy + 1].startswith("    ")  # continued under the text
     assert not any(line.strip().startswith(("，", "。", "；", "：", "）")) for line in lines)
     plain = doctor(home, "--module", broken, exits=3, lang=lang).out
-    assert "".join(text.split()).endswith("".join(plain.split()))  # folding loses nothing; progress may stand before
+    assert "".join(text.split()).endswith("".join(plain.split()))  # wrapping loses nothing; progress may come first
 
 
 def test_a_descriptor_to_begin_with_can_be_copied_from_a_terminal(bare: Home) -> None:
@@ -207,7 +207,7 @@ def test_a_descriptor_to_begin_with_can_be_copied_from_a_terminal(bare: Home) ->
         desk.insert(card)
         deadline = time.monotonic() + TIMEOUT_S
         while "[[match.atr]]" not in (text := on_screen(bare, "doctor", **desk.env)):
-            assert time.monotonic() < deadline, text  # programs see a card a moment after pcscd
+            assert time.monotonic() < deadline, text  # programs see a card shortly after pcscd
     descriptor = text.replace("\r", "").partition("# A beginning")[2].split("\n\nushield ")[0]
     name = re.findall(r'(?m)^id = "(.*)"$', descriptor)[0]
     bare.write(f"{name}.toml", re.sub(r"(?s)linux = \[.*?\]", 'linux = ["/usr/lib/libnew_p11.so"]', f"#{descriptor}"))
@@ -215,7 +215,7 @@ def test_a_descriptor_to_begin_with_can_be_copied_from_a_terminal(bare: Home) ->
 
 
 def on_screen(home: Home, *words: object, **environment: str) -> str:
-    """Return what the command shows at a terminal of 80 columns, stdout and all."""
+    """Return everything shown at a terminal of 80 columns, including stdout."""
     ours, theirs = os.openpty()
     env = home.environment | {"PCSCLITE_CSOCK_NAME": str(home.folder / "no-pcscd"), "COLUMNS": "80", "TERM": "xterm"}
     env |= environment
@@ -233,11 +233,11 @@ def on_screen(home: Home, *words: object, **environment: str) -> str:
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 4096)
-    except OSError:  # the last one has left it
+    except OSError:  # the other end was closed
         return b""
 
 
-# --- for a support desk -----------------------------------------------------------------------------------------------
+# --- zip file for support ---------------------------------------------------------------------------------------------
 
 
 def test_a_bundle_holds_nothing_that_names_a_person_or_a_token(
@@ -303,7 +303,7 @@ def test_a_bundle_never_replaces_a_file(bare: Home) -> None:
     error = doctor(bare, "--bundle", "there.zip", "--json", exits=2).document["error"]
     assert error["code"] == "OUTPUT_EXISTS"
     assert bare.content("there.zip") == b"mine"
-    assert not bare.file("state").exists()  # no module was loaded for it
+    assert not bare.file("state").exists()  # no module was loaded for this
     doctor(bare, exits=3)
     assert bare.file("state").exists()
 
@@ -331,14 +331,14 @@ def test_what_looks_like_a_secret_is_masked_and_what_does_not_is_kept(text: str,
 
 
 def until_seen(home: Home, shield: VirtualShield) -> None:
-    """Wait until programs see a shield, a moment after pcscd has."""
+    """Wait until programs see a U-shield, which is shortly after pcscd does."""
     deadline = time.monotonic() + TIMEOUT_S
     while shield.serial not in home.ushield("list", **shield.host_env).out:  # type: ignore[arg-type]
         assert time.monotonic() < deadline, "no program sees the shield"
 
 
 def contents(file: Path) -> dict[str, str]:
-    """Return what is in a zip."""
+    """Return the files in a zip archive."""
     with zipfile.ZipFile(file) as archive:
         assert archive.testzip() is None
         return {name: archive.read(name).decode() for name in archive.namelist()}

@@ -1,4 +1,4 @@
-"""``ushield driver`` and ``--drivers``: the catalogue, and descriptors that somebody wrote."""
+"""``ushield driver`` and ``--drivers``: the shipped catalogue and user-written descriptors."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ mask = "ffffffffffffffffffffffff00ff"
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Home:
-    """A home without tokens, and one descriptor of its own."""
+    """A home without tokens and with one user-written descriptor."""
     home = Home(tmp_path)
     home.write("drivers/own.toml", OWN.format(module="/opt/own/libown.so"))
     return home
@@ -68,7 +68,7 @@ def test_list_for_a_person(desk: Home, language: str) -> None:
 
 
 def group_of(desk: Home, driver_id: str) -> str:
-    """The heading that a family stands under."""
+    """The heading under which a family is listed."""
     heading = ""
     for line in desk.ushield("driver", "list").out.splitlines():
         heading = line if line and line[0] != " " else heading
@@ -236,7 +236,7 @@ def test_match_by_something_ill_formed(desk: Home, option: str, value: str) -> N
     assert desk.fails(2, "USAGE", "driver", "match", option, value)["argument"] == option
 
 
-# --- one's own --------------------------------------------------------------------------------------------------------
+# --- user-written descriptors -----------------------------------------------------------------------------------------
 
 
 def test_ones_own_wins(blank: Home, tmp_path: Path) -> None:

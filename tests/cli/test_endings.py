@@ -1,4 +1,4 @@
-"""Every way to end: one exit code, one document with ``--json``, and never a traceback."""
+"""Every way in which a command ends: one exit code, one document with ``--json``, never a traceback."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_interrupted(waiting: subprocess.Popen[bytes]) -> None:
 
 
 def unread(pipe: int) -> bool:
-    """Tell whether a pipe still holds what was written to it."""
+    """Tell whether a pipe still holds unread data."""
     return ioctl(pipe, FIONREAD, bytes(4)) != bytes(4)
 
 

@@ -1,4 +1,4 @@
-"""The scripts in ``examples/``: each runs, is typed to the end, and a misspelt name is found."""
+"""The scripts in ``examples/``: each runs and is fully typed, and a misspelt name is detected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py"))
 
 
 def run(home: Home, script: str, *words: object, exits: int = 0, stdin: str = "") -> str:
-    """Run an example as its user would; return what it printed."""
+    """Run an example as a user would; return what it printed."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-W", "ignore:Can not control echo", EXAMPLES / script, *map(str, words)],
         cwd=home.folder,

@@ -1,4 +1,4 @@
-"""Warnings before a certificate ends; the first PIN is changed before the first signature; how old a PIN is."""
+"""Warnings before a certificate expires; the initial PIN is changed before the first signature; the age of a PIN."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_once_renewed_nobody_is_warned_of_the_old_one(home: Home, bank: Bank) ->
     assert "replaced by a newer one" in home.ushield("cert", "list", "--token", home.token.uri).out
 
 
-# --- the first PIN ----------------------------------------------------------------------------------------------------
+# --- the initial PIN --------------------------------------------------------------------------------------------------
 
 
 def test_the_bank_may_want_the_first_pin_changed_before_the_first_signature(home: Home) -> None:

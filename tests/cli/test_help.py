@@ -1,4 +1,4 @@
-"""Help pages, completion and the version: everything is there, in both languages."""
+"""Help pages, completion and version: complete, in both languages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 HEADINGS = {"en": ("Usage:", "Options", "Commands"), "zh": ("用法：", "选项", "命令")}
 Pages = dict[str, str]
 
-pytestmark = pytest.mark.xdist_group("help")  # one process walks the pages
+pytestmark = pytest.mark.xdist_group("help")  # the help pages are collected in one process
 
 
 @pytest.fixture(scope="session")
@@ -32,12 +32,12 @@ def lang(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def pages(desk: Home, lang: str) -> Pages:
-    """Every help page by its command, found by walking from the first one."""
+    """Every help page by its command, collected recursively from the top level."""
     return dict(walk(desk, lang))
 
 
 def shown(home: Home, *command: str) -> str:
-    """Return a command's help page: there are a hundred, and each by a fork."""
+    """Return a command's help page, run in a fork: there are a hundred."""
     words = (*command, "--help")
     return checked(forked.run(words, home.folder, home.environment), words, 0).out
 
@@ -50,10 +50,10 @@ def walk(home: Home, lang: str, *command: str) -> Iterator[tuple[str, str]]:
 
 
 def rows(page: str, heading: str) -> list[tuple[str, str]]:
-    """Return the rows under a heading: what stands left, and the text right of it."""
+    """Return the rows under a heading: the left column and the text to its right."""
     _, found, section = page.partition(f"\n{heading}:\n")
     table = re.split(r"\n\n", section)[0] if found else ""
-    joined = re.sub(r"\n {10,}", "  ", table)  # a row that is too long goes on in the next line
+    joined = re.sub(r"\n {10,}", "  ", table)  # a row that is too long continues on the next line
     return [
         (left, right) for left, _, right in (re.sub(r"^ +", "", row).partition("  ") for row in joined.splitlines())
     ]
@@ -129,7 +129,7 @@ def test_version(desk: Home) -> None:
 
 
 def commands_in_texts() -> set[str]:
-    """Return every command that a text tells a person to run, up to its first argument or option."""
+    """Return every command that a text tells the user to run, up to its first argument or option."""
     texts = "".join(path.read_text() for path in (ROOT / "ushield_hw/messages").glob("*/*.po"))
     return {re.sub(r" (FILE\b|DIR\b|ID\b|--).*", "", found) for found in re.findall(r"`ushield ([^`]+)`", texts)}
 

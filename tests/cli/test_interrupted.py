@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, SIGHUP and SIGQUIT around a signature: the command ends with what is true of it."""
+"""Ctrl-C, SIGTERM, SIGHUP and SIGQUIT during a signature: the command reports the true outcome."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ushield_hw.testing.faulty import Action, Fault, late
 
 pytestmark = pytest.mark.stack
 
-SOON: Final = late(1.0)  # within the two seconds that a token is given to answer
+SOON: Final = late(1.0)  # within the two seconds that a token has to answer
 NEVER: Final = late(120)
 OTHERS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class Asked:
-    """A command that signs, whose token takes its time for one call."""
+    """A signing command whose token delays one call."""
 
     def __init__(self, made: Counted, function: str, action: Action, start: tuple[str, ...] = AT_A_TERMINAL) -> None:
         self.home = made.home
@@ -45,7 +45,7 @@ class Asked:
         )
 
     def waits_after(self, function: str) -> None:
-        """Wait until the token has answered a call: the next one is under way."""
+        """Wait until the token has answered a call, so that the next one has started."""
         deadline = time.monotonic() + TIMEOUT_S
         while not any(call.function == function for call in self.module.calls):
             assert time.monotonic() < deadline and self.child.poll() is None
@@ -60,7 +60,7 @@ class Asked:
         return checked(Done(self.child.returncode, out.decode(), err.decode()), tuple(self.words), exits)
 
     def again(self) -> Done:
-        """Run the same command once more, with a token that answers at once."""
+        """Run the same command again, without the delay."""
         self.module.plan([])
         done = subprocess.run(
             [USHIELD, *self.words],
@@ -76,7 +76,7 @@ class Asked:
 
     @property
     def left(self) -> list[str]:
-        """The files in the folder of the output that were not there before."""
+        """The new files in the output folder."""
         return sorted({file.name for file in self.home.folder.iterdir()} - self._known - {"state"})
 
 
@@ -106,7 +106,7 @@ def running() -> Iterator[list[Asked]]:
 
 
 def signing(running: list[Asked], made: Counted, action: Action, start: tuple[str, ...] = AT_A_TERMINAL) -> Asked:
-    """Return a command whose token is being asked to sign."""
+    """Return a command that is waiting for the token's signature."""
     running.append(Asked(made, "C_Sign", action, start))
     running[-1].waits_after("C_SignInit")
     return running[-1]
@@ -148,7 +148,7 @@ def test_any_other_signal_does_not_wait(made: Counted, running: list[Asked], num
 
 
 def unknown(asked: Asked) -> None:
-    """The command says that it is not known, and how to find out; the journal knows too, and nothing is left behind."""
+    """The command and the journal report an unknown outcome and how to resolve it; no file is left behind."""
     error = asked.ends(9).document["error"]
     tx_id = asked.home.document(asked.order)["tx_id"]
     assert (error["code"], error["details"]["tx_id"]) == ("OUTCOME_UNKNOWN", tx_id)
@@ -178,7 +178,7 @@ def test_before_the_token_is_asked_nothing_was_signed(
 
 @pytest.mark.parametrize("name", ["INT", "HUP"])
 def test_a_signal_that_was_ignored_stays_ignored(in_process: Counted, running: list[Asked], name: str) -> None:
-    """As nohup starts a program, and a script its background jobs."""
+    """As with nohup, and background jobs of a script."""
     asked = signing(running, in_process, SOON, ("env", f"--ignore-signal={name}"))
     for _ in range(2):
         asked.gets(signal.Signals[f"SIG{name}"])

@@ -1,4 +1,4 @@
-"""``ushield journal``, and one signature of an order by a person, from outside."""
+"""``ushield journal``, and one signature per user and order, through the command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.stack
 
 
 def left_open(home: Home) -> str:
-    """Leave an order as a process leaves it that ends while the token signs; return its number."""
+    """Leave an order as a process leaves it that ends while the token signs; return its transaction id."""
     order = home.order("left.json")
     home.sign(order, "left.p7m")
     file = home.file("state/ushield/journal/journal.log")
@@ -32,7 +32,7 @@ def words(home: Home, order: str, out: str, *more: object) -> tuple[object, ...]
     return ("sign", order, *known, "--unattended", "-o", out, *more)
 
 
-# --- one signature of a person ----------------------------------------------------------------------------------------
+# --- one signature per user -------------------------------------------------------------------------------------------
 
 
 def test_a_renewed_certificate_signs_nothing_again(home: Home, bank: Bank) -> None:
@@ -151,7 +151,7 @@ def test_at_a_terminal_it_is_asked(home: Home, people: list[Person], answer: str
     assert home.json("journal", "list")["entries"][0]["state"] == state
 
 
-# --- what it must not do ----------------------------------------------------------------------------------------------
+# --- forbidden operations ---------------------------------------------------------------------------------------------
 
 
 def test_records_of_another_format_are_named(home: Home) -> None:

@@ -1,4 +1,4 @@
-"""Which key signs: the newest activated one that fits the job, or the one that is named."""
+"""Key selection: the newest activated key that fits the job, or the one that is named."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OTHER = "CN=王五,O=Demo Bank"
 
 @pytest.fixture(scope="session")
 def crowd(shared: Home, bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A second person's key is on the first token. To be copied."""
+    """The first token also has a second user's key. A template for copies."""
     home = shared.copy(tmp_path_factory.mktemp("crowd"))
     home.enrol(bank, home.token, OTHER)
     return home
@@ -28,7 +28,7 @@ def crowded(crowd: Home, tmp_path: Path) -> Home:
 
 @pytest.fixture
 def fresh(blank: Home, tmp_path: Path) -> Home:
-    """Two tokens without keys, of a test's own."""
+    """Two tokens without keys, for one test."""
     return blank.copy(tmp_path / "fresh")
 
 
@@ -43,7 +43,7 @@ def keys(home: Home) -> dict[str, Any]:
     return {one["subject"]: one["key_id"] for one in found}
 
 
-# --- several people ---------------------------------------------------------------------------------------------------
+# --- several users ----------------------------------------------------------------------------------------------------
 
 
 def test_two_people_on_one_token(crowded: Home) -> None:
@@ -83,7 +83,7 @@ def test_a_key_id_that_is_no_hex(blank: Home, key_id: str) -> None:
     assert blank.fails(2, "KEY_ID_INVALID", *sign(blank, "--key-id", key_id)) == {"key_id": key_id}
 
 
-# --- one person -------------------------------------------------------------------------------------------------------
+# --- one user ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_newest_of_one_person(home: Home, bank: Bank) -> None:

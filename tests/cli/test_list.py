@@ -1,4 +1,4 @@
-"""``ushield list`` and ``ushield info``: what is plugged in."""
+"""``ushield list`` and ``ushield info``: the tokens found."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.cli.world import Home
 
 ROOT = Path(__file__).parents[2]
 
-# What SoftHSM2's tokens say of themselves: nothing wasted, counted on this host.
+# The PIN state of SoftHSM2's tokens: no failed attempts, counted on this host.
 FRESH_PIN = {
     "retries_left": 6,
     "source": "policy",
@@ -88,7 +88,7 @@ def test_info_for_a_person(shared: Home) -> None:
 
 
 def test_a_token_that_is_not_set_up_does_not_hide_the_others(home: Home) -> None:
-    """SoftHSM2 always shows one more slot; for any other family that is a token fresh from its maker."""
+    """SoftHSM2 always shows an uninitialised slot; with other families that is an uninitialised token."""
     shipped = (ROOT / "drivers/softhsm2.toml").read_text()
     home.write("drivers/softhsm2.toml", shipped.replace('kind = "software"', 'kind = "token"'))
     tokens = home.json("--drivers", "drivers", "list")["tokens"]

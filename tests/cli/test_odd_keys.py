@@ -1,4 +1,4 @@
-"""Tokens that do not say which key is whose: the right key signs or none does, and no other one is deleted."""
+"""Tokens with ambiguous CKA_IDs: either the right key signs or none does, and no other key is deleted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RSA = ("rsa", "-pkeyopt", "rsa_keygen_bits:2048")
 
 
 class Odd:
-    """A soft token that is filled object by object, by other programs."""
+    """A soft token whose objects are written one by one by other programs."""
 
     def __init__(self, home: Home, bank: Bank) -> None:
         self.home = home
@@ -27,7 +27,7 @@ class Odd:
         self._pin = home.content(home.token.pin_file).decode().strip()
 
     def key(self, kind: tuple[str, ...] = EC) -> str:
-        """Make a key in a file."""
+        """Generate a key in a file."""
         name = f"key{next(self._number)}"
         self._openssl("genpkey", "-algorithm", *kind, "-out", f"{name}.pem")
         self._openssl("pkey", "-in", f"{name}.pem", "-pubout", "-outform", "DER", "-out", f"{name}.pub")
@@ -37,19 +37,19 @@ class Odd:
         return name
 
     def pair(self, name: str, key_id: str = "12", label: str = "pay", *, public: bool = True) -> None:
-        """Put a key onto the token, with its public object or without."""
+        """Write a private key to the token, with or without its public key object."""
         more = () if public else ("--no-public-key",)
         words = ("--import", f"{name}.pem", "--token", self.home.token.label, "--label", label, "--id", key_id)
         self._run("softhsm2-util", *words, "--pin", self._pin, "--force", *more)
 
     def put(self, name: str, kind: str, key_id: str = "12", label: str = "pay") -> None:
-        """Put a key's certificate (``cert``) or public object (``pubkey``) there."""
+        """Write a key's certificate (``cert``) or public key object (``pubkey``)."""
         file = f"{name}.{'der' if kind == 'cert' else 'pub'}"
         words = ("--module", SOFTHSM, "--token-label", self.home.token.label, "--login", "--pin", self._pin)
         self._run("pkcs11-tool", *words, "-w", file, "-y", kind, "--id", key_id, "-a", label)
 
     def sign(self, *words: str, exits: int = 0, uri: str = "", order: str = "") -> Any:
-        """Sign; what is signed must be what openssl accepts, and what is not signed leaves no file."""
+        """Sign; openssl must accept the result, and a failure leaves no file."""
         out = self.home.file(f"signed{next(self._number)}.p7m")
         own = ("--token", uri or self.home.token.uri, "--pin-source", self.home.token.pin_file)
         order = order or self.home.order()
@@ -98,7 +98,7 @@ def test_two_ec_pairs_with_one_id(odd: Odd) -> None:
     wrong = odd.sign(exits=3, uri=odd.labelled("first"), order=order)["error"]
     assert wrong["code"] == "MODULE_MISBEHAVES"
     assert "security" not in wrong["message"] + wrong["remedy"]
-    odd.sign(uri=odd.labelled("second"), order=order)  # nothing was signed before: the outcome is no unknown one
+    odd.sign(uri=odd.labelled("second"), order=order)  # nothing was signed before: the outcome is not unknown
     odd.delete("--yes", "--key-id", "12", exits=6)
     odd.delete("--yes", uri=odd.labelled("first"))
     assert odd.keys() == [("12", "second", "ec-p256", True)]

@@ -1,4 +1,4 @@
-"""``ushield pin``: a try is never wasted, and the last one is never used without consent."""
+"""``ushield pin``: no attempt is used needlessly, and the last one only with consent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GOOD_NEW = "24681357"
 
 
 def own(home: Home, pin: str | None = None) -> tuple[str, ...]:
-    """Return the words for the first token and a PIN: its own, or that of a file."""
+    """Return the options for the first token and its PIN file, or another file."""
     return ("--token", home.token.uri, "--pin-source", pin or home.token.pin_file)
 
 
@@ -22,13 +22,13 @@ def state_files(home: Home) -> list[Path]:
 
 @pytest.fixture
 def fresh(blank: Home, tmp_path: Path) -> Home:
-    """Two tokens, no keys, no tries used, of a test's own."""
+    """Two tokens without keys or failed attempts, for one test."""
     return blank.copy(tmp_path / "fresh")
 
 
 @pytest.fixture
 def one_left(worn: Home, tmp_path: Path) -> Home:
-    """One try is left on the first token."""
+    """One attempt remaining on the first token."""
     return worn.copy(tmp_path / "worn")
 
 
@@ -90,7 +90,7 @@ def test_nobody_there_to_ask(fresh: Home) -> None:
     assert fresh.tries_left() == 6
 
 
-# --- the last try -----------------------------------------------------------------------------------------------------
+# --- the last attempt -------------------------------------------------------------------------------------------------
 
 
 def test_one_try_is_left(worn: Home) -> None:

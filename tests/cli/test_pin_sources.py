@@ -1,4 +1,4 @@
-"""Where a PIN comes from, and where it never goes."""
+"""Sources of a PIN, and places where it must never appear."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NEW = "24681357"
 
 @pytest.fixture
 def fresh(blank: Home, tmp_path: Path) -> Home:
-    """Two tokens, no keys, no tries used, of a test's own."""
+    """Two tokens without keys or failed attempts, for one test."""
     return blank.copy(tmp_path / "fresh")
 
 
@@ -96,7 +96,7 @@ SERVICE = 4711
 
 @pytest.fixture
 def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Write a PIN file of an owner's, to be read by a service user; where this user is not root, it is that user."""
+    """Write a user's PIN file for a service user to read; when not running as root, both are the same user."""
     if os.geteuid() == 0:
         monkeypatch.setattr(os, "geteuid", lambda: SERVICE)
 
@@ -122,7 +122,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
     ("owner", "mode"), [("service", 0o600), ("service", 0o400), ("root", 0o400), ("root", 0o440), ("root", 0o640)]
 )
 def test_files_that_a_service_may_be_given(service: Callable[..., Path], owner: str, mode: int) -> None:
-    """Group read is for mounted secrets: they belong to root."""
+    """Group read permission is for mounted secrets: they belong to root."""
     assert read_secret(str(service(owner, mode)), PIN_FILE) == "135790"
 
 
@@ -139,7 +139,7 @@ def test_files_that_others_can_read(service: Callable[..., Path], owner: str, mo
 
 @pytest.mark.parametrize("owner", ["root", "service"])
 def test_a_credential_of_systemd(service: Callable[..., Path], owner: str) -> None:
-    """LoadCredential= gives mode 0400 and an access control list for the service's user: stat shows 0440."""
+    """LoadCredential= sets mode 0400 and an ACL entry for the service's user: stat shows 0440."""
     file = service(owner, 0o400, reader=os.geteuid())
     assert os.stat(file).st_mode & 0o777 == 0o440
     assert read_secret(str(file), PIN_FILE) == "135790"
@@ -210,7 +210,7 @@ def test_stdin_with_too_few_lines(blank: Home, typed: str) -> None:
     assert blank.fails(2, "PIN_MISSING", *change, stdin=typed)["n"] == 2
 
 
-# --- nowhere else -----------------------------------------------------------------------------------------------------
+# --- never elsewhere --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("option", ["--pin", "--new-pin", "--so-pin", "--puk", "-p"])
@@ -226,7 +226,7 @@ def test_there_is_no_variable_for_a_pin(blank: Home, name: str) -> None:
     blank.fails(7, "PIN_CANCELLED", "pin", "verify", "--token", blank.token.uri, **{name: value})
 
 
-# PINs that would be seen wherever they went; the last one is too long to be sent.
+# PINs that are easy to find in any output; the last one is too long to be sent.
 CANARIES = {"wrong": "70717273747", "first": "80818283848", "second": "90919293949", "long": "60616263646" * 30}
 
 
@@ -253,7 +253,7 @@ def test_a_pin_is_in_no_file_and_no_output(home: Home) -> None:
         assert pin not in "".join(said)
 
 
-# Counts the PINs that the command holds when it comes to a function; what the test's own frames hold is none.
+# Counts the Pin objects that the command holds when it reaches a function, except in the test's own frames.
 _LOOK = """
 import gc, sys
 from importlib import import_module
@@ -278,7 +278,7 @@ sys.exit(run(words))
 
 
 def pins_held(home: Home, place: str, *words: str) -> list[str]:
-    """Run a command with its PIN from stdin; return how many it holds when it comes to a function."""
+    """Run a command with its PIN from stdin; return how many Pin objects it holds when it reaches a function."""
     ended = subprocess.run(
         [sys.executable, "-c", _LOOK, *place.split(":"), *words, "--pin-source", "-"],
         cwd=home.folder,
@@ -294,7 +294,7 @@ def pins_held(home: Home, place: str, *words: str) -> list[str]:
 def test_a_pin_from_a_pipe_is_dropped_after_the_last_login(home: Home) -> None:
     own = ("--token", home.token.uri)
     sign = ("sign", home.order(), *own, "--unattended", "-o")
-    assert pins_held(home, "ushield_hw.cli.orders:sign", *sign, "one.p7m") == ["PINs: 1"]  # it may be needed once more
+    assert pins_held(home, "ushield_hw.cli.orders:sign", *sign, "one.p7m") == ["PINs: 1"]  # it may be needed again
     home.order()
     assert pins_held(home, "ushield_hw.cli.orders:_write", *sign, "two.p7m") == ["PINs: 0"]
     assert pins_held(home, "ushield_hw.certificates.renewal:request", "cert", "renew", *own, "--out", "r.p7m") == [
@@ -305,7 +305,7 @@ def test_a_pin_from_a_pipe_is_dropped_after_the_last_login(home: Home) -> None:
 
 
 def test_a_pipe_gives_a_pin_once(tmp_path: Path) -> None:
-    """The token of a bank's CA that was pulled out is not opened again with what stdin gives next."""
+    """If the token of a bank's CA was removed, it is not opened again with the next line of stdin."""
     ask = PinRequest(PinKind.USER, "0", "x", PinState(), "ca")
     os.mkfifo(tmp_path / "pin", 0o600)
     (tmp_path / "kept").write_text("123456")

@@ -1,4 +1,4 @@
-"""Soft tokens in a folder that cannot be written: they sign, and whatever would change them says why it does not."""
+"""Soft tokens in a read-only folder: signing works, and operations that change the token report why they fail."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEW_PIN: Final = "73915846"
 
 
 def without_the_right(tokens: Path) -> tuple[str, ...]:
-    """The user may read the files only; root may write anywhere, so here it is a root without its powers."""
+    """Make the files read-only for the user; root bypasses file permissions, so its capabilities are dropped."""
     for path in (tokens, *tokens.rglob("*")):
         path.chmod(0o500 if path.is_dir() else 0o400)
     return POWERLESS
@@ -32,7 +32,7 @@ def on_a_read_only_disk(tokens: Path) -> tuple[str, ...]:
 
 @pytest.fixture(params=[without_the_right, on_a_read_only_disk], ids=lambda one: one.__name__)
 def fixed(home: Home, request: pytest.FixtureRequest) -> Home:
-    """A home whose tokens cannot be written."""
+    """A home whose tokens are read-only."""
     home.prefix = request.param(home.file("softhsm/tokens"))
     return home
 
@@ -51,7 +51,7 @@ def test_it_signs_and_says_what_is_on_it(fixed: Home, bank: Bank) -> None:
 
 
 def test_a_key_that_wants_the_pin_for_each_signature(home: Home, bank: Bank) -> None:
-    """SoftHSM2 takes no second login once it could not write the first one down."""
+    """SoftHSM2 rejects a second login after it failed to record the first one."""
     words = ("--subject", "CN=王五", "--pin-per-signature", "-o", "a.csr")
     key_id = home.json("cert", "request", *own(home), *words)["key_id"]
     bank.certify(home.file("a.csr"), home.file("a.pem"))
@@ -77,7 +77,7 @@ def test_a_pin_that_was_not_changed_is_not_said_to_be_unknown(fixed: Home) -> No
         3, "SOFT_TOKEN_NOT_WRITTEN", "pin", "change", *own(fixed), "--new-pin-source", fixed.pin(NEW_PIN, "new.pin")
     )
     assert details["function"] == "C_SetPIN"
-    assert fixed.tries_left() == 6  # the old PIN was right
+    assert fixed.tries_left() == 6  # the old PIN was correct
     fixed.json("pin", "verify", *own(fixed))
     wrong = ("--token", fixed.token.uri, "--pin-source", fixed.pin(WRONG_PIN))
     fixed.fails(4, "PIN_INCORRECT", "pin", "change", *wrong, "--new-pin-source", "new.pin")

@@ -1,4 +1,4 @@
-"""``ushield cert renew`` by file: a request out, a certificate in, and what goes wrong in between."""
+"""``ushield cert renew`` with files: request out, certificate in, and the failures in between."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def request(home: Home, name: str = "request", **options: Any) -> Path:
 
 
 def pkcs10(home: Home, bank: Bank, name: str = "request") -> Path:
-    """Return the request by the new key, out of the one that the old key has signed."""
+    """Return the new key's request, extracted from the request signed by the old key."""
     chain = ("-purpose", "any", "-CAfile", bank.ca)
     run_openssl(
         "cms", "-verify", "-binary", "-inform", "DER", *chain, "-in", name, "-out", "p10.der", folder=home.folder
@@ -52,7 +52,7 @@ def active(home: Home, token: Token | None = None) -> dict[str, Any]:
     return found
 
 
-# --- the whole way ----------------------------------------------------------------------------------------------------
+# --- complete renewal -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("second", [False, True], ids=["ec", "rsa"])
@@ -89,7 +89,7 @@ def test_until_the_certificate_is_there_the_old_one_signs_and_the_new_key_is_out
 def test_asked_again_the_request_is_the_same_bytes(home: Home) -> None:
     first = request(home).read_bytes()
     assert request(home, "elsewhere").read_bytes() == first
-    home.json(*renewal(home, "--out", "request"))  # it lies there already
+    home.json(*renewal(home, "--out", "request"))  # it exists already
     home.write("request", b"something else")
     home.fails(2, "OUTPUT_EXISTS", *renewal(home, "--out", "request"))
     assert home.content("request") == b"something else"
@@ -136,7 +136,7 @@ def test_the_steps_are_told_in_both_languages(home: Home, bank: Bank) -> None:
     assert done.err.splitlines()[-1] == "更新完成。" and DEMO in done.out
 
 
-# --- which pair -------------------------------------------------------------------------------------------------------
+# --- selection of the pair --------------------------------------------------------------------------------------------
 
 
 def test_of_two_kinds_somebody_must_choose_and_each_is_renewed_by_itself(home: Home, bank: Bank) -> None:
@@ -203,12 +203,12 @@ def test_a_certificate_for_another_key_or_by_another_ca_is_refused(home: Home, b
     other.certify(pkcs10(home, bank), home.file("foreign.pem"), days=(-1, 730))
     details = home.fails(6, "RENEWAL_CERTIFICATE_WRONG", *renewal(home, "--in", "foreign.pem"))
     assert details["problem"] == "renewal_issuer"
-    home.json(*renewal(home, "--in", "foreign.pem", "--ca", other.ca))  # the bank has another CA now
+    home.json(*renewal(home, "--in", "foreign.pem", "--ca", other.ca))  # the bank now has another CA
 
 
 def test_with_a_ca_given_its_name_alone_is_not_enough(home: Home, bank: Bank, tmp_path: Path) -> None:
     request(home)
-    impostor = Bank.opened(tmp_path / "impostor")  # of the same name
+    impostor = Bank.opened(tmp_path / "impostor")  # with the same name
     impostor.certify(pkcs10(home, bank), home.file("forged.pem"), days=(-1, 730))
     details = home.fails(6, "RENEWAL_CERTIFICATE_WRONG", *renewal(home, "--in", "forged.pem", "--ca", bank.ca))
     assert details["problem"] == "renewal_issuer"
@@ -231,7 +231,7 @@ def test_a_certificate_comes_where_nothing_was_begun(home: Home, bank: Bank) -> 
     home.fails(6, "RENEWAL_NOT_BEGUN", *renewal(home, "--in", home.write("other.pem", other)))
 
 
-# --- given up, and what is lost ---------------------------------------------------------------------------------------
+# --- abandoned renewals and lost objects ------------------------------------------------------------------------------
 
 
 def test_given_up_nothing_is_left(home: Home) -> None:
@@ -260,11 +260,11 @@ def test_while_half_a_certificate_hides_the_old_one_who_signs_hears_what_to_do(h
     request(home)
     told = home.ushield("cert", "list", "--token", home.token.uri)
     assert f"ushield cert renew --token '{home.token.uri}'" in told.err
-    remove(home, "o[A.CLASS] == pkcs11.ObjectClass.CERTIFICATE")  # as OpenSC shows a token that was pulled out then
+    remove(home, "o[A.CLASS] == pkcs11.ObjectClass.CERTIFICATE")  # as OpenSC shows a token removed at this point
     sign = ("sign", home.order(), "--token", home.token.uri, "--pin-source", home.token.pin_file, "--unattended")
     home.fails(6, "CERTIFICATE_BEING_RENEWED", *sign, "-o", "signed.p7m")
     for record in (home.file("state") / "ushield" / "renewals").glob("*.json"):
-        record.write_bytes(b"?")  # nobody can tell
+        record.write_bytes(b"?")  # the state is unreadable
     home.fails(6, "CERTIFICATE_NOT_FOUND", *sign, "-o", "signed.p7m")
 
 
@@ -307,7 +307,7 @@ def test_what_is_no_address_of_a_bank(home: Home, url: str) -> None:
     home.fails(2, "BANK_URL", *renewal(home, "--bank", url))
 
 
-# --- the key stays ----------------------------------------------------------------------------------------------------
+# --- same key ---------------------------------------------------------------------------------------------------------
 
 
 def test_with_the_same_key_only_the_certificate_is_new(home: Home, bank: Bank) -> None:

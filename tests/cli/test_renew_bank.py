@@ -1,4 +1,4 @@
-"""``cert enroll`` and ``cert renew --bank`` against the reference bank: done, cut off, refused, killed at any step."""
+"""``cert enroll`` and ``cert renew --bank`` with the reference bank: success, lost connections, refusals, kills."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def customer(blank: Home, server: Server, tmp_path: Path) -> tuple[Home, str]:
-    """A home with a first certificate by the bank, and the customer's number."""
+    """A home with a first certificate issued by the bank, and the customer's number."""
     home = blank.copy(tmp_path / "home")
     return home, server.enroll(home, home.token, DEMO)
 
@@ -38,7 +38,7 @@ def renewed(home: Home, url: str, **options: Any) -> Any:
 
 
 def check(home: Home, server: Server, number: str) -> str:
-    """One pair, which signs; and the bank has one in use and one that was replaced. Returns its serial number."""
+    """Assert that one pair signs and the bank has one active, one superseded certificate; return its serial number."""
     (left,) = certificates(home)
     assert left["activated"] and len(objects(home)) == 3
     assert sorted(server.certificates(number).values()) == ["active", "superseded"]
@@ -49,7 +49,7 @@ def check(home: Home, server: Server, number: str) -> str:
     return str(left["serial"])
 
 
-# --- the whole way ----------------------------------------------------------------------------------------------------
+# --- complete renewal -------------------------------------------------------------------------------------------------
 
 
 def test_enrolled_and_renewed(customer: tuple[Home, str], server: Server) -> None:
@@ -92,7 +92,7 @@ def test_a_wrong_code_is_told_and_nothing_is_written(blank: Home, server: Server
     assert certificates(home) == []
 
 
-# --- cut off ----------------------------------------------------------------------------------------------------------
+# --- lost connections -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before it is heard", "after it was done"])

@@ -1,6 +1,6 @@
-"""``kill -9`` and a full disk after every step of a renewal that lasts; then the same command again.
+"""``kill -9`` and a full disk after every persistent step of a renewal, followed by the same command.
 
-Whatever was killed: one pair is in use and signs, never two; no orphan is left at the end; the bank gets one request.
+In every case: exactly one pair is in use and signs; no orphaned object is left at the end; the bank gets one request.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SAME_KEY: Final = ("--same-key",)
 
 @dataclass(frozen=True)
 class Case:
-    """A renewal on a counted token of a home of its own."""
+    """A renewal in its own home, with the token behind the faulty module."""
 
     counted: Counted
     options: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class Case:
         return found.document["certificates"]  # type: ignore[no-any-return]
 
     def in_use(self, told: object) -> dict[str, Any]:
-        """Return the one pair in use."""
+        """Return the only pair in use."""
         (found,) = [one for one in self.certificates() if one["activated"] and one["has_key"]]
         assert found, told
         return found
@@ -82,12 +82,12 @@ def steps_of(case: Case, words: tuple[object, ...]) -> list[str]:
 
 
 def check_middle(case: Case, bank: Bank, told: object) -> None:
-    """Whatever was killed, exactly one pair is in use, and it works."""
+    """After any kill, exactly one pair is in use, and it signs."""
     assert case.sign(bank, told) == case.in_use(told)["serial"], told
 
 
 def check_end(case: Case, bank: Bank, told: object) -> None:
-    """The new pair is all there is, and it signs."""
+    """Only the new pair is left, and it signs."""
     (left,) = case.certificates()
     assert left["activated"], told
     assert case.sign(bank, told) == left["serial"], told

@@ -1,4 +1,4 @@
-"""What was achieved stands, whatever becomes of stdout, stderr, the log and the end of the session."""
+"""A result is kept when stdout, stderr, the log or the end of the session fails."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ pytestmark = pytest.mark.stack
 
 FULL: Final = ">/dev/full"
 CLOSED: Final = ">&-"
-NOBODY_READS: Final = "| true"  # with pipefail the command's own exit code is the pipeline's
+NOBODY_READS: Final = "| true"  # with pipefail the pipeline's exit code is the command's
 
 
 def run(home: Home, redirection: str, *words: object) -> Done:
-    """Run the command with its streams led elsewhere by a shell."""
+    """Run the command with its streams redirected by a shell."""
     command = f"{shlex.join([USHIELD, *map(str, words)])} {redirection}"
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {command}"],
@@ -49,7 +49,7 @@ def sign(home: Home, *more: str) -> tuple[str, ...]:
     return ("sign", home.order(), *known, "-o", "signed.p7m", *more)
 
 
-# --- jobs that are done -----------------------------------------------------------------------------------------------
+# --- completed operations ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["", "json"])
@@ -79,7 +79,7 @@ def test_other_jobs(home: Home) -> None:
     home.ushield("pin", "verify", "--token", home.token.uri, "--pin-source", "new.pin")
 
 
-# --- data that was asked for ------------------------------------------------------------------------------------------
+# --- requested data ---------------------------------------------------------------------------------------------------
 
 
 def questions(home: Home, signed: Signed, bank: Bank) -> list[tuple[object, ...]]:
@@ -123,14 +123,14 @@ def test_what_goes_to_stderr_changes_nothing(signed: Signed, bank: Bank, redirec
 
 
 def test_a_file_of_ours_never_becomes_stdout(home: Home, bank: Bank) -> None:
-    """Started with all three closed, the first files that are opened would be stdin, stdout and stderr."""
+    """Started with all three closed, the first files opened would become stdin, stdout and stderr."""
     done = run(home, "<&- >&- 2>&-", *sign(home))
     assert done.code == 0
     assert bank.accepts(home.file("signed.p7m"))
     assert home.json("journal", "list")["entries"]
 
 
-# --- what comes last --------------------------------------------------------------------------------------------------
+# --- the last steps ---------------------------------------------------------------------------------------------------
 
 
 def test_a_log_that_cannot_be_written_changes_nothing(home: Home) -> None:

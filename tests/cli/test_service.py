@@ -1,4 +1,4 @@
-"""A service account: no home, no terminal, the PIN as a systemd credential, state where systemd says."""
+"""A service account: no home, no terminal, the PIN as a systemd credential, state in systemd's state directory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.stack
 
 @pytest.fixture
 def service(home: Home) -> Home:
-    """The home's tokens, for somebody who has no home; the PIN is a credential that only the service can read."""
+    """The home's tokens for a user without a home; the PIN is a credential readable by the service only."""
     for name in ("HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME"):
         del home.environment[name]
     home.write("credentials/pin", home.content(home.token.pin_file), 0o400)

@@ -1,4 +1,4 @@
-"""``ushield show``: what will be signed, as a screen shows it. No token is needed."""
+"""``ushield show``: the order as a token's screen would show it. No token is required."""
 
 from __future__ import annotations
 

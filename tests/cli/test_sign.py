@@ -1,4 +1,4 @@
-"""``ushield sign``: compare, confirm, sign; and never twice."""
+"""``ushield sign``: display, confirm, sign; never twice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.unit.order.samples import live, make_login
 
 
 def sign(home: Home, order: str, out: str = "signed.p7m", pin: str | None = None) -> tuple[str, ...]:
-    """Return the words that sign with the first token; ``pin`` names another file than its own."""
+    """Return the arguments that sign with the first token; ``pin`` names another PIN file."""
     known = ("--token", home.token.uri, "--pin-source", pin or home.token.pin_file)
     return ("sign", order, *known, "--unattended", "-o", out)
 
@@ -27,7 +27,7 @@ def attended(words: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(word for word in words if word != "--unattended")
 
 
-# --- what comes out ---------------------------------------------------------------------------------------------------
+# --- output -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("nth", [0, 1], ids=["ec-p256", "rsa-2048"])
@@ -71,7 +71,7 @@ def test_the_order_may_come_from_stdin(home: Home) -> None:
     home.ushield(*sign(home, "-"), stdin=home.content(home.order()))
 
 
-# --- what is refused before a PIN is used -----------------------------------------------------------------------------
+# --- refused before a PIN is used -------------------------------------------------------------------------------------
 
 
 def test_nobody_to_confirm(home: Home) -> None:
@@ -121,7 +121,7 @@ def test_what_must_be_said(home: Home, missing: str) -> None:
     assert home.fails(2, "USAGE_MISSING", *words)["argument"] == missing.replace("-o", "--out")
 
 
-# --- what a wrong PIN does --------------------------------------------------------------------------------------------
+# --- wrong PIN --------------------------------------------------------------------------------------------------------
 
 
 def test_a_wrong_pin(home: Home) -> None:
@@ -207,7 +207,7 @@ def test_maker_and_checker_sign_the_same_order(home: Home) -> None:
 
 
 def at_once(home: Home, commands: Sequence[Sequence[str]]) -> list[Any]:
-    """Run commands side by side; return their documents."""
+    """Run commands concurrently; return their documents."""
     running = [
         subprocess.Popen(
             [USHIELD, *words, "--json"],
@@ -230,7 +230,7 @@ def test_two_at_once_sign_once(home: Home) -> None:
     assert len({home.content(f"{n}.p7m") for n in range(3)}) == 1
 
 
-# --- when something is in the way -------------------------------------------------------------------------------------
+# --- obstacles --------------------------------------------------------------------------------------------------------
 
 
 def journal(home: Home) -> Path:

@@ -1,6 +1,6 @@
-"""``kill -9`` and a full disk at every step of ``sign``: then the journal knows whether the token may have signed.
+"""``kill -9`` and a full disk at every step of ``sign``: the journal then shows whether the token may have signed.
 
-Before or after the n-th thing that lasts: a write, a sync, a rename, a link, a login, a signature.
+Before or after the n-th persistent step: a write, a sync, a rename, a link, a login, a signature.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WATCHED: Final = (
 
 @dataclass(frozen=True)
 class Case:
-    """An order to be signed with a counted token."""
+    """An order to be signed with a token behind the faulty module."""
 
     counted: Counted
 
@@ -49,11 +49,11 @@ class Case:
         return self.counted.module
 
     def run(self, out: str) -> Done:
-        """Run ``sign`` as anybody would."""
+        """Run ``sign`` without ending it."""
         return self.counted.run(*self.words(out))
 
     def ended_at(self, point: int, end: str = "kill") -> tuple[int, list[str]]:
-        """Run ``sign`` and end it at a point; return its exit code and the steps it made."""
+        """Run ``sign`` and end it at a point; return its exit code and the steps it performed."""
         ended = self.counted.ended_at(point, self.words("signed.p7m"), WATCHED, end)
         return ended.code, ended.steps
 
@@ -74,7 +74,7 @@ def fresh(shared: Home, folder: Path) -> Case:
 
 
 def signatures(module: FaultyModule) -> int:
-    """Count the signatures the token has made."""
+    """Return how many signatures the token has made."""
     return sum(1 for call in module.calls if call.function == "C_Sign" and call.rv == 0 and not call.out_null)
 
 
@@ -93,7 +93,7 @@ def test_whatever_is_killed_nothing_is_signed_twice_and_nothing_signed_is_lost(
 
 
 def after_a_kill(case: Case, bank: Bank, steps: list[str]) -> None:
-    """Run the same command again after a kill, without any: what it says must be what is true."""
+    """Run the same command again after a kill; its result must match what happened."""
     told = f"killed at {len(steps)}: {steps[-3:]}"
     written = steps.count("after write")
     before, made = signatures(case.module), (case.home.folder / "signed.p7m").exists()
@@ -126,10 +126,10 @@ def test_wherever_the_disk_is_full_it_is_said_and_nothing_is_signed_twice(
 
 
 def after_a_full_disk(case: Case, bank: Bank, told: object) -> None:
-    """Run the same command again with room on the disk."""
+    """Run the same command again with free disk space."""
     out = case.home.folder / "signed.p7m"
     made, signed = out.exists(), signatures(case.module)
-    if made:  # the journal could not be written, the output could
+    if made:  # the journal could not be written, the output file could
         assert bank.accepts(out), told
         return
     again = case.run("signed.p7m")
@@ -167,7 +167,7 @@ def test_a_token_that_does_not_end_well_has_signed_all_the_same(case: Case, bank
 
 
 def test_the_only_copy_is_never_lost(case: Case, shared: Home, bank: Bank, tmp_path: Path) -> None:
-    """Neither the journal nor the file can be written once the token has signed."""
+    """Neither the journal nor the output file can be written after the token has signed."""
     _, whole = fresh(shared, tmp_path / "probe").ended_at(0)
     point = whole.index("after finish") + 2
     ended = case.counted.ended_at(point, case.words("signed.p7m"), WATCHED, "full for ever")

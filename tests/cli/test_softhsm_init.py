@@ -1,4 +1,4 @@
-"""``ushield softhsm init``: soft tokens for tests, made once and found again."""
+"""``ushield softhsm init``: soft tokens for tests, created once and found again."""
 
 from __future__ import annotations
 

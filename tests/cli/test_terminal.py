@@ -1,4 +1,4 @@
-"""At a terminal: the PIN is typed and not shown, the order is shown and confirmed, and nobody waits for ever."""
+"""At a terminal: the PIN is typed without echo, the order is shown and confirmed, and no prompt waits for ever."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SitsDown = Callable[..., Person]
 
 @pytest.fixture
 def sits_down(people: list[Person]) -> SitsDown:
-    """Have somebody run a command at a terminal."""
+    """Start a user who runs a command at a terminal."""
 
     def start(home: Home, *words: object, **environment: str) -> Person:
         people.append(Person(home, *words, **environment))
@@ -111,7 +111,7 @@ def test_a_stop_from_outside_gives_the_echo_back(home: Home, sits_down: SitsDown
 
 
 def test_ctrl_z_gives_the_echo_back_and_the_question_is_asked_again(home: Home, people: list[Person]) -> None:
-    """In a shell with job control, as a person has it; one that does not repair the terminal itself."""
+    """In a shell with job control, and in one that does not restore the terminal settings itself."""
     person = Person(home, command=["sh", "-i"], PS1="$ ")
     people.append(person)
     person.types(" ".join([USHIELD, *map(shlex.quote, verify(home))]) + "; echo ended $?")
@@ -179,12 +179,12 @@ def test_the_security_officer_types(home: Home, sits_down: SitsDown) -> None:
     assert person.ends(0).out.startswith("The PIN was unblocked.")
 
 
-# --- the last try -----------------------------------------------------------------------------------------------------
+# --- the last attempt -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def one_left(worn: Home, tmp_path: Path) -> Home:
-    """One try is left on the first token."""
+    """One attempt remaining on the first token."""
     return worn.copy(tmp_path / "worn")
 
 
@@ -233,7 +233,7 @@ def test_anything_but_a_yes_does_not_sign(home: Home, sits_down: SitsDown, answe
     person.types(answer)
     assert person.ends(7).document["error"]["code"] == "CONFIRMATION_REJECTED_ON_HOST"
     assert not home.file("signed.p7m").exists()
-    assert home.sign(order, "signed.p7m")["replayed"] is False  # the person may still change their mind
+    assert home.sign(order, "signed.p7m")["replayed"] is False  # the user may still change their mind
 
 
 @pytest.mark.parametrize("answer", ["是", "确认", "Y"])
@@ -278,18 +278,18 @@ def test_what_was_signed_is_handed_out_without_a_question(home: Home, sits_down:
     assert "PIN of" not in person.screen
 
 
-# --- what was typed before the question -------------------------------------------------------------------------------
+# --- input typed before the prompt ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("typed", ["y\n", "y", "y\ny\ny\n", "\n\ny\n"])
 def test_a_yes_typed_before_the_question_is_no_answer(home: Home, sits_down: SitsDown, typed: str) -> None:
     order = home.order()
     person = sits_down(home, *sign(home, order, "--pin-source", home.token.pin_file, "--json"))
-    person.presses(typed.encode())  # when the process starts
+    person.presses(typed.encode())  # at process start
     person.sees("Sign it? [y/N]")
     time.sleep(0.5)
     assert person.child.poll() is None, "it waits for an answer to the question"
-    person.types("")  # with a "y" that was left from before, this would be a yes
+    person.types("")  # a "y" left in the buffer would make this a yes
     assert person.ends(7).document["error"]["code"] == "CONFIRMATION_REJECTED_ON_HOST"
     assert not home.file("signed.p7m").exists()
 
@@ -305,7 +305,7 @@ def test_a_yes_typed_after_the_pin_is_no_answer_to_what_comes_next(one_left: Hom
 
 
 def test_a_yes_on_stdin_is_no_answer(home: Home, people: list[Person]) -> None:
-    """The question is asked at the terminal and answered there."""
+    """The question is asked and answered at the terminal only."""
     words = [USHIELD, *sign(home, home.order(), "--pin-source", home.token.pin_file, "--json")]
     person = Person(home, command=["sh", "-c", f"yes | {shlex.join(words)}"])
     people.append(person)
@@ -335,7 +335,7 @@ def test_the_end_of_input_is_a_no(home: Home, sits_down: SitsDown) -> None:
 
 
 def family(pid: int) -> list[int]:
-    """Return a process and all below it."""
+    """Return a process and all its descendants."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *(one for child in children for one in family(int(child)))]
 

@@ -1,4 +1,4 @@
-"""``--token``: exactly one token must match, and a URI may choose but never widen or tell."""
+"""``--token``: exactly one token must match; a URI may select a module, but not add one or disclose a PIN."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_two_tokens_with_one_label(bare: Home) -> None:
 
 
 def tokens_in(findings: list[str]) -> list[str]:
-    """Return the tokens among what was found; the rest are modules that have nothing to talk to here."""
+    """Return the tokens among the findings; the others are modules without a device on this machine."""
     return sorted(finding for finding in findings if finding.startswith("pkcs11:"))
 
 

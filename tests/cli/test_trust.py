@@ -1,4 +1,4 @@
-"""What decides about modules, confirmation and state is refused where other users could change it."""
+"""Files that control modules, confirmation and state are refused where other users could change them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REPORTING = (("list",), ("config", "show"))
 
 
 def descriptor(home: Home, *, adds: str = "") -> Path:
-    """Write a descriptor of SoftHSM2 into a folder of the home; return the file."""
+    """Write a SoftHSM2 descriptor into a folder of the home; return the file."""
     shipped = (ROOT / "drivers/softhsm2.toml").read_text()
     return home.file(home.write("drivers/softhsm2.toml", shipped + adds))
 
@@ -158,7 +158,7 @@ def test_config_show_reports_a_state_folder_that_others_could_change(home: Home)
 
 @pytest.mark.parametrize("umask", ["0", "0777"])
 def test_whatever_the_umask_is_the_state_is_for_its_owner_alone(home: Home, umask: str) -> None:
-    """What the command keeps between runs; an output file follows the umask, as any program's does."""
+    """The command's state is private; an output file follows the umask, as any program's does."""
     own = ["--token", home.token.uri, "--pin-source", home.token.pin_file]
     words = [USHIELD, "--log-file", "log.txt", "sign", home.order(), *own, "--unattended", "-o", "signed.p7m"]
     environment = home.environment | {"XDG_STATE_HOME": str(home.file("a/b"))}

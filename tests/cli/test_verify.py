@@ -1,4 +1,4 @@
-"""``ushield verify``: checked and right, checked and wrong (10), or could not be checked (11)."""
+"""``ushield verify``: valid (0), invalid (10), or could not be checked (11)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.unit.order.samples import payment
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Home:
-    """The bank's desk: no token, no configuration of SoftHSM2."""
+    """The verifying bank: no token, no SoftHSM2 configuration."""
     return Home(tmp_path)
 
 
@@ -63,7 +63,7 @@ def test_the_first_line_says_whether_revocation_was_checked(desk: Home, signed: 
 
 
 def test_a_signer_whose_certificate_does_not_state_its_purpose(desk: Home) -> None:
-    """Version 1 cannot: refused. Version 3 without a key usage: a warning."""
+    """Version 1 has no key usage: refused. Version 3 without a key usage: a warning."""
     root, private = pki.authority(), pki.key()
     issued = pki.der(root.issue("CN=A", private.public_key(), key_usage=None))
     assert issued.count(b"\xa0\x03\x02\x01\x02") == 1
@@ -83,7 +83,7 @@ def test_stdin(desk: Home, signed: Signed, bank: Bank) -> None:
 
 
 def test_what_libraries_say_to_each_other_is_not_for_a_person(desk: Home) -> None:
-    """A certificate with the serial number zero is read, and one library warns the other of it."""
+    """A certificate with serial number zero is read, and the library's warning about it is not shown."""
     root, private = pki.authority(), pki.key()
     certificate = pki.der(root.issue("CN=A", private.public_key(), serial=77))
     old, new = b"\xa0\x03\x02\x01\x02\x02\x01\x4d", b"\xa0\x03\x02\x01\x02\x02\x01\x00"
@@ -118,7 +118,7 @@ def test_what_is_no_signed_order(desk: Home, bank: Bank, content: str) -> None:
     desk.fails(2, "SIGNED_ORDER_MALFORMED", "verify", desk.write("wrong.p7m", content), "--ca", bank.ca)
 
 
-# --- the order that it must be ----------------------------------------------------------------------------------------
+# --- the expected order -----------------------------------------------------------------------------------------------
 
 
 def expected(signed: Signed, desk: Home, **changes: Any) -> str:
@@ -144,7 +144,7 @@ def test_a_wrong_expected_order(desk: Home, signed: Signed, bank: Bank) -> None:
     assert desk.json("verify", signed.path, "--ca", bank.ca, "--order", wrong, exits=2)["error"]["details"]["place"]
 
 
-# --- whom to trust ----------------------------------------------------------------------------------------------------
+# --- trusted CAs ------------------------------------------------------------------------------------------------------
 
 
 def test_an_unknown_ca(desk: Home, signed: Signed, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_no_ca(desk: Home, signed: Signed) -> None:
 
 @pytest.fixture
 def own_bank(bank: Bank, tmp_path: Path) -> Bank:
-    """A copy of the bank that may revoke."""
+    """A copy of the bank that may revoke certificates."""
     return bank.copy(tmp_path / "bank")
 
 
@@ -209,7 +209,7 @@ def test_a_list_that_is_none(desk: Home, signed: Signed, bank: Bank) -> None:
     assert desk.fails(2, "CRL_FILE_INVALID", *crl(signed, bank, Path("nowhere.crl")))["file"] == "nowhere.crl"
 
 
-# --- the moment -------------------------------------------------------------------------------------------------------
+# --- the time of verification -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

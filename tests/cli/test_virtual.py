@@ -51,7 +51,7 @@ def started(home: Home, *words: str) -> Iterator[dict[str, Any]]:
 
 
 def signing(order: str) -> str:
-    """Return a shell command that signs an order with the token it is given."""
+    """Return a shell command that signs an order with the given token."""
     return f'{USHIELD} sign {order} --token "$USHIELD_VIRTUAL_URI" --pin-source "$USHIELD_VIRTUAL_PIN_FILE" -o s.p7m'
 
 
@@ -65,7 +65,7 @@ def test_a_command_runs_with_the_token_plugged_in(bare: Home) -> None:
 
 @pytest.mark.parametrize("asked", ["", " --profile plain"])
 def test_a_token_that_shows_what_it_signs_signs_the_message_itself(bare: Home, asked: str) -> None:
-    """No signed attributes, so nothing states how it was confirmed, and nothing says that it did."""
+    """Without signed attributes the kind of confirmation is not stated, and none is reported."""
     verify = f'{USHIELD} verify s.p7m --ca "$USHIELD_VIRTUAL_CA"'
     steps = (
         f"{signing(bare.order())} --json{asked} > made.json",
@@ -198,7 +198,7 @@ def test_the_page_shows_the_screen_and_its_buttons_work(bare: Home) -> None:
 
 
 def first_asking(url: str) -> Any:
-    """Read the page's events until the token asks."""
+    """Read the page's events until the token asks for confirmation."""
     with urllib.request.urlopen(url + "events", timeout=30) as events:  # noqa: S310 - on loopback
         for line in events:
             if line.startswith(b"data: ") and (state := json.loads(line[6:]))["asking"]:
@@ -217,7 +217,7 @@ def test_nobody_who_does_not_know_the_address_can_look_or_press(bare: Home) -> N
 
 
 def test_other_names_and_other_pages_are_refused(bare: Home) -> None:
-    """A page whose name an attacker's DNS points here, or one that sends the browser here, presses nothing."""
+    """Neither a DNS rebinding name nor another site's page can press a button."""
     with started(bare, "--page", "0") as told:
         url = told["page"]
         own = urlsplit(url).netloc
@@ -286,7 +286,7 @@ def test_ctrl_c_ends_it(bare: Home) -> None:
 
 
 def test_a_person_types_the_pin_once_and_looks_at_the_token(bare: Home) -> None:
-    """The key wants the PIN for each signature, and this command makes one."""
+    """The key requires the PIN for each signature, and this command makes one."""
     with started(bare, "--answer", "ok", "--after", "1") as told:
         words = ("sign", bare.order(), "--token", told["uri"], "-o", "s.p7m")
         person = Person(bare, *words, **told["env"])
@@ -298,7 +298,7 @@ def test_a_person_types_the_pin_once_and_looks_at_the_token(bare: Home) -> None:
 
 
 def test_a_key_made_by_the_command_wants_the_pin_each_time_and_signs(bare: Home, bank: Bank) -> None:
-    """Request, certificate, order: all by the command, on a token that shows what it signs."""
+    """Request, certificate, order: all through the command line, on a token with a display."""
     with started(bare, "--answer", "ok") as told:
         token = ("--token", told["uri"], "--pin-source", told["pin_file"])
         words = ("--key", "ec-p256", "--subject", "CN=李四,O=Demo Bank", "-o", "new.csr")
@@ -310,7 +310,7 @@ def test_a_key_made_by_the_command_wants_the_pin_each_time_and_signs(bare: Home,
         bare.ushield("verify", "new.p7m", "--ca", bank.ca, "--order", order)
 
 
-# --- Ctrl-C while the token waits for its owner -----------------------------------------------------------------------
+# --- Ctrl-C while the token waits for confirmation --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_a_key_made_by_the_command_wants_the_pin_each_time_and_signs(bare: Home,
 def test_a_signal_while_the_token_asks(
     bare: Home, number: signal.Signals, press: str | None, exits: int, code: str | None
 ) -> None:
-    """A question cannot be taken back from the token; it may still be answered within two seconds."""
+    """The prompt on the token cannot be withdrawn; it may still be answered within two seconds."""
     with started(bare, "--page", "0") as told:
         order = bare.order()
         words = ("sign", order, "--token", told["uri"], "--pin-source", told["pin_file"], "-o", "s.p7m", "--json")

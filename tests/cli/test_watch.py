@@ -1,4 +1,4 @@
-"""``ushield watch`` from outside: lines as they come, and every way to end it."""
+"""``ushield watch`` as a command: its output lines, and every way in which it ends."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def only_desk() -> Iterator[PcscHost]:
 
 @pytest.fixture
 def desk(only_desk: PcscHost) -> PcscHost:
-    """A desk without cards."""
+    """Virtual readers without cards."""
     only_desk.restart()
     return only_desk
 
@@ -79,7 +79,7 @@ def next_line(pipe: IO[bytes] | None) -> str:
 
 @pytest.fixture
 def started() -> Iterator[list[Watching]]:
-    """Every command that a test has started; they end with it."""
+    """Every command that a test has started; they are ended after the test."""
     running: list[Watching] = []
     yield running
     for watching in running:
@@ -89,7 +89,7 @@ def started() -> Iterator[list[Watching]]:
 
 @pytest.fixture
 def watching(bare: Home, desk: PcscHost, started: list[Watching]) -> Watching:
-    """``watch --json`` over a desk without cards; it has said so."""
+    """``watch --json`` with virtual readers without cards, after its first line."""
     started.append(Watching(bare, desk, "--json"))
     assert started[-1].hint() == "Waiting for tokens… Press Ctrl-C to stop.\n"
     return started[-1]
@@ -109,7 +109,7 @@ def test_an_object_a_line(watching: Watching, desk: PcscHost) -> None:
 
 
 def document(line: str, event: str, began: datetime) -> Any:
-    """Return the object on a line, which must be of this event."""
+    """Return the object on a line; its event must match."""
     found = json.loads(line)
     assert list(found) == ["event", "at", "token"]
     assert found["event"] == event
@@ -168,7 +168,7 @@ def test_sigterm(watching: Watching) -> None:
 
 def test_nobody_reads_any_more(watching: Watching) -> None:
     assert watching.child.stdout is not None
-    watching.child.stdout.close()  # no event is needed to notice
+    watching.child.stdout.close()  # detected without an event
     assert watching.child.wait(TIMEOUT_S) == 0
     assert watching.child.stderr is not None
     assert watching.child.stderr.read() == b""

@@ -1,7 +1,7 @@
-"""A person's machine, driven from outside: the installed command, SoftHSM2 in a folder, and openssl as the bank's CA.
+"""A user's machine, tested from outside: the installed command, SoftHSM2 in a folder, and openssl as the bank's CA.
 
-Whatever a test asks of the command, :meth:`Home.ushield` also checks what holds for every call: the exit code, no
-traceback, and with ``--json`` exactly one document on stdout; for an error it has code, message, remedy and details.
+:meth:`Home.ushield` also checks what holds for every command: the exit code, no traceback, and with ``--json`` exactly
+one document on stdout; an error document has code, message, remedy and details.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from tests.unit.order.samples import live, make_payment
 
 USHIELD: Final = str(Path(sys.executable).parent / "ushield")
 TIMEOUT_S: Final = 60
-# A shell starts its background jobs with Ctrl-C ignored, and tests that run in one inherit that. What a test sends a
-# signal to is started with the dispositions that a program has at a terminal.
+# A shell starts background jobs with SIGINT ignored, and tests started that way inherit it. Commands that get a signal
+# from a test are therefore started with the default dispositions.
 AT_A_TERMINAL: Final = ("env", "--default-signal=HUP,INT,QUIT,TERM,TSTP")
 ERROR_KEYS: Final = ["code", "message", "remedy", "details"]
 
 
 @dataclass(frozen=True)
 class Done:
-    """A command that has ended."""
+    """A completed command."""
 
     code: int
     out: str
@@ -45,7 +45,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Token:
-    """A soft token, as ``softhsm init`` tells of it; files are relative to the home."""
+    """A soft token, as reported by ``softhsm init``; paths are relative to the home."""
 
     label: str
     serial: str
@@ -55,12 +55,12 @@ class Token:
 
 
 class Home:
-    """One person's folders, configuration, state and soft tokens."""
+    """A user's folders, configuration, state and soft tokens."""
 
     def __init__(self, folder: Path, tokens: tuple[Token, ...] = ()) -> None:
         self.folder = folder
         self.tokens = tokens
-        self.prefix: tuple[str, ...] = ()  # what starts the command
+        self.prefix: tuple[str, ...] = ()  # prefix that starts the command
         self.environment = {
             "PATH": os.environ["PATH"],
             "LANG": "C.UTF-8",
@@ -87,16 +87,16 @@ class Home:
         return checked(Done(ended.returncode, ended.stdout.decode(), ended.stderr.decode()), words, exits)
 
     def json(self, *words: object, exits: int = 0, stdin: str | bytes = b"", **environment: str) -> Any:
-        """Run a command with ``--json`` and return its document."""
+        """Run a command with ``--json``; return its document."""
         return self.ushield(*words, "--json", exits=exits, stdin=stdin, **environment).document
 
     def fails(self, exits: int, code: str, *words: object, stdin: str | bytes = b"", **environment: str) -> Any:
-        """Run a command with ``--json`` that must fail in one way; return the error's details."""
+        """Run a command with ``--json`` that must fail with one error; return the error's details."""
         error = self.json(*words, exits=exits, stdin=stdin, **environment)["error"]
         assert error["code"] == code, error
         return error["details"]
 
-    # --- what lies around ---------------------------------------------------------------------------------------------
+    # --- files and tokens ---------------------------------------------------------------------------------------------
 
     @property
     def token(self) -> Token:
@@ -113,7 +113,7 @@ class Home:
         return self.folder / name
 
     def content(self, name: str) -> bytes:
-        """Return what a file in the home holds."""
+        """Return the content of a file in the home."""
         return self.file(name).read_bytes()
 
     def write(self, name: str, content: str | bytes, mode: int = 0o600) -> str:
@@ -125,7 +125,7 @@ class Home:
         return name
 
     def pin(self, content: str | bytes = "99999", name: str = "typed.pin", mode: int = 0o600) -> str:
-        """Write a PIN file; as it is, the PIN is wrong."""
+        """Write a PIN file, by default with a wrong PIN."""
         return self.write(name, content, mode)
 
     def order(self, name: str = "order.json", **changes: object) -> str:
@@ -134,11 +134,11 @@ class Home:
         return self.write(name, json.dumps(document, ensure_ascii=False, indent=2))
 
     def document(self, name: str) -> Any:
-        """Return what a JSON file in the home says."""
+        """Return the content of a JSON file in the home."""
         return json.loads(self.content(name))
 
     def tries_left(self, token: Token | None = None) -> int:
-        """Return how many PIN tries the command says are left."""
+        """Return the attempts remaining, as the command reports them."""
         left: int = self.json("pin", "status", "--token", (token or self.token).uri)["pin"]["retries_left"]
         return left
 
@@ -151,7 +151,7 @@ class Home:
         return Home(folder, self.tokens)
 
     def softhsm_init(self) -> Home:
-        """Return this home with the soft tokens of softhsm-config/ in it."""
+        """Return this home with the soft tokens of softhsm-config/."""
         made = self.json("softhsm", "init", "--dir", "softhsm")["tokens"]
         tokens = (Token(**{name: token[name] for name in Token.__dataclass_fields__}) for token in made)
         return Home(self.folder, tuple(self._relative(token) for token in tokens))
@@ -160,10 +160,10 @@ class Home:
         pin, so_pin = (Path(name).relative_to(self.folder) for name in (token.pin_file, token.so_pin_file))
         return replace(token, pin_file=str(pin), so_pin_file=str(so_pin))
 
-    # --- jobs that many tests need done -------------------------------------------------------------------------------
+    # --- common operations --------------------------------------------------------------------------------------------
 
     def enrol(self, bank: Bank, token: Token, subject: str, **options: Any) -> str:
-        """Have a key made on a token and its certificate installed; return the key's id."""
+        """Generate a key on a token and install its certificate; return the key's id."""
         name, kind = secrets.token_hex(4), options.pop("key", "ec-p256")
         own = ("--token", token.uri, "--pin-source", token.pin_file)
         made = self.json("cert", "request", *own, "--key", kind, "--subject", subject, "-o", f"{name}.csr")
@@ -200,7 +200,7 @@ class Bank:
         return made
 
     def copy(self, folder: Path) -> Bank:
-        """Return a copy that can revoke without anybody else noticing."""
+        """Return a copy in which certificates can be revoked without affecting other tests."""
         shutil.copytree(self.folder, folder)
         return Bank(folder)
 
@@ -221,7 +221,7 @@ class Bank:
         usage: str = "nonRepudiation",
         days: tuple[float, float] = (-1, 365),
     ) -> Path:
-        """Issue a certificate for a request, valid from so many days from now to so many."""
+        """Issue a certificate for a request; the validity is given in days from now."""
         extensions = f"basicConstraints=critical,CA:FALSE\nkeyUsage=critical,{usage}\n"
         (self.folder / "extensions.cnf").write_text(extensions)
         words = ["-notext", "-preserveDN", "-extfile", "extensions.cnf", "-in", csr, "-out", out]
@@ -229,17 +229,17 @@ class Bank:
         return out
 
     def revoke(self, certificate: Path) -> None:
-        """Take a certificate back."""
+        """Revoke a certificate."""
         self.openssl("ca", "-batch", "-config", "ca.cnf", "-revoke", certificate)
 
     def crl(self, out: Path, *, days: tuple[float, float] = (-1, 30)) -> Path:
-        """Issue a revocation list, valid from so many days from now to so many."""
+        """Issue a CRL; the validity is given in days from now."""
         dates = _dates("-crl_lastupdate", "-crl_nextupdate", days)
         self.openssl("ca", "-batch", "-config", "ca.cnf", "-gencrl", "-out", out, *dates)
         return out
 
     def accepts(self, signed: Path, *options: str) -> bool:
-        """Tell whether ``openssl cms -verify`` takes a signed order."""
+        """Tell whether ``openssl cms -verify`` accepts a signed order."""
         words = ["cms", "-verify", "-binary", "-inform", "DER", "-purpose", "any", *options]
         command = ["openssl", *words, "-CAfile", str(self.ca), "-in", str(signed), "-out", os.devnull]
         return subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False).returncode == 0
@@ -295,7 +295,7 @@ def run_openssl(*words: object, folder: Path, stdin: str = "") -> str:
 
 
 def checked(done: Done, words: tuple[object, ...], exits: int) -> Done:
-    """Return what a command did, if it did what holds for every call."""
+    """Check what holds for every command; return its result."""
     told = f"ushield {' '.join(map(str, words))}\nexit {done.code}\n--- stdout\n{done.out}\n--- stderr\n{done.err}"
     assert done.code == exits, told
     assert "Traceback" not in done.out + done.err, told
@@ -307,7 +307,7 @@ def checked(done: Done, words: tuple[object, ...], exits: int) -> Done:
 
 
 def assert_one_document(done: Done, told: str) -> None:
-    """A document for what was done, or one for what went wrong."""
+    """Assert that the document is that of a success or of an error."""
     document = json.loads(done.out)
     assert isinstance(document, dict), told
     if done.code not in (0, 6) or "error" in document:
@@ -319,5 +319,5 @@ def assert_one_document(done: Done, told: str) -> None:
 
 
 def nonce() -> str:
-    """Return a fresh nonce, as an order holds it."""
+    """Return a fresh nonce in the format of an order."""
     return urlsafe_b64encode(secrets.token_bytes(32)).decode().rstrip("=")
