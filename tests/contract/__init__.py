@@ -1,1 +1,1 @@
-"""The same assertions over every kind of token. A kind is a row of ``subjects.ROWS``."""
+"""The same assertions for every kind of token. A kind is a row of ``subjects.ROWS``."""

@@ -1,4 +1,4 @@
-"""What the contract tests do again and again: a certificate to write, and signatures checked by cryptography alone."""
+"""Helpers of the contract tests: a certificate to write, and signature verification with cryptography only."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def verify_ecdsa(key: ec.EllipticCurvePublicKey, raw: bytes, digest: bytes, name
 
 
 def call_of(private: KeyRecord, message: bytes = MESSAGE, digest: str = "sha256") -> SignCall:
-    """Return a signature to make with a key of any kind, over a digest that the host made."""
+    """Return a signing call for a key of any kind, over a digest computed on the host."""
     assert private.kind is not None
     prefix = DIGEST_INFO_PREFIX[digest] if private.kind is KeyKind.RSA else b""
     return SignCall(private.handle, MECHANISMS[private.kind], prefix + digest_of(message, digest))
 
 
 def verify(kind: KeyKind, public: bytes, raw: bytes, message: bytes = MESSAGE, digest: str = "sha256") -> None:
-    """Check what :func:`call_of` has signed by a public key as :class:`KeyRecord` holds it."""
+    """Verify a signature made by :func:`call_of` with a public key in :class:`KeyRecord` format."""
     if kind is KeyKind.RSA:
         public_rsa(public).verify(raw, message, padding.PKCS1v15(), HASHES[digest])
     else:

@@ -1,4 +1,4 @@
-"""Every test that asks for a ``subject`` is made once for each row that can do what the test needs."""
+"""Parametrises each test that uses ``subject`` with the rows that have the required abilities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kinds of token under the contract, and the rows that can be made on this machine."""
+"""The kinds of token under the contract, and the rows available on this machine."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ KINDS: Final[tuple[Kind, ...]] = (
     tpm2.KIND,
 )
 
-# By name, why a kind cannot be made here. The head of every test run says it, and CI fails if there is one.
+# By name, why a kind is not available here. The header of each test run shows it, and CI fails if there is one.
 ABSENT: Final = {kind.name: reason for kind in KINDS if (reason := kind.absent())}
 ROWS: Final = tuple(Row(kind, way) for kind in KINDS if kind.name not in ABSENT for way in kind.ways)

@@ -1,8 +1,8 @@
-"""What a token under the contract is, what it can do, and how a test says what it needs.
+"""Tokens under the contract, their abilities, and the abilities that a test requires.
 
 To add a kind: write a maker in ``tokens/`` that prepares a token with the keys of :func:`keys_of`, and a :class:`Kind`
-in ``rows.KINDS``. What the token cannot do is said there, each with its reason: a test that needs it is not made for
-that kind, so nothing is ever skipped, and ``test_declared`` fails once the token can do it after all.
+in ``rows.KINDS``. Declare there what the token cannot do, each with a reason: a test that requires it is not generated
+for that kind, so nothing is ever skipped, and ``test_declared`` fails if the token can do it after all.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 class Can(Enum):
-    """What not every token can do. The value is the ability's name in the table."""
+    """Abilities that not every token has. The value is the name in the table."""
 
     EC = "ECDSA with P-256"
     P384 = "ECDSA with P-384"
@@ -60,13 +60,13 @@ class Subject:
     """A token under the contract.
 
     Attributes:
-        module: the way to it that is tested.
+        module: the module under test.
         elsewhere: the same token as another process sees it.
         serial: its serial number.
-        pin: its user PIN. No failure shows it: it may be a person's.
+        pin: its user PIN. Not shown in failures: it may be a real one.
         so_pin: its SO PIN.
         keys: its private keys, by label.
-        label: its label, where the serial number does not tell it from another.
+        label: its label, where the serial number is not unique.
     """
 
     module: Module
@@ -84,11 +84,11 @@ class Subject:
 
     @property
     def slot(self) -> int:
-        """Its slot, as the way under test numbers it."""
+        """Its slot id in the module under test."""
         return self.info().slot_id
 
     def spare_slot(self, module: Module) -> int:
-        """Return a slot to set a token up in: one that never had one, else the token's own."""
+        """Return a slot for initialising a token: an uninitialised one if there is any, else the token's own."""
         tokens = (slot.token for slot in module.slots() if slot.token)
         empty = (token.slot_id for token in tokens if not token.has(TokenFlag.TOKEN_INITIALIZED))
         return next(empty, None) or self.info(module).slot_id
@@ -98,23 +98,23 @@ class Subject:
         return self.module.login(self.slot, User.USER, pin or self.pin)
 
     def key(self, kind: KeyKind, *, each: bool = False) -> KeyRecord:
-        """Return a private key of a kind, one that wants the PIN ``each`` time or not; needs a login."""
+        """Return a private key of a kind, with or without CKA_ALWAYS_AUTHENTICATE (``each``); requires a login."""
         found = (key for key in self.module.keys(self.slot) if key.private and key.can_sign)
         return next(key for key in found if (key.kind, key.always_authenticate) == (kind, each))
 
     def named(self, label: str) -> KeyRecord:
-        """Return the private key of a label; needs a login."""
+        """Return the private key with a label; requires a login."""
         return next(key for key in self.module.keys(self.slot) if key.private and key.label == label)
 
     @property
     def usual(self) -> KeyKind:
-        """The kind of key to sign with where any will do."""
+        """The kind of key for tests that work with any kind."""
         return next(kind for kind in (KeyKind.EC_P256, KeyKind.RSA, KeyKind.EC_P384) if kind in self.keys.values())
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a test's token is made. What it asks for is made when it is asked for."""
+    """Where a test's token is created. Each part is created when first used."""
 
     request: pytest.FixtureRequest
 
@@ -126,19 +126,19 @@ class Place:
 
     @property
     def folder(self) -> Path:
-        """This test's folder."""
+        """The test's folder."""
         made: Path = self.request.getfixturevalue("tmp_path")
         return made
 
     @property
     def kept(self) -> Path:
-        """This process's folder: what takes long is made there once and copied."""
+        """A folder per process for templates that are slow to create and copied for each test."""
         factory: pytest.TempPathFactory = self.request.getfixturevalue("tmp_path_factory")
         return factory.getbasetemp()
 
     @property
     def monkeypatch(self) -> pytest.MonkeyPatch:
-        """What is changed through it is as before after the test."""
+        """Patches that are undone after the test."""
         patch: pytest.MonkeyPatch = self.request.getfixturevalue("monkeypatch")
         return patch
 
@@ -152,13 +152,13 @@ class Kind:
     """One kind of token.
 
     Attributes:
-        name: what tests and the table call it.
-        title: what it is, with the version that the table holds for.
-        make: prepares one; it is gone, with all that it needed, when the context ends.
-        cannot: what it cannot do, and why.
-        ways: how its module is reached.
-        one_way: why it is not reached both ways.
-        absent: says why it cannot be made on this machine.
+        name: used in test ids and the table.
+        title: description with the version that the table holds for.
+        make: context manager that prepares one and removes it with all its processes.
+        cannot: the abilities it lacks, with reasons.
+        ways: the isolation modes of its module.
+        one_way: why only one mode is tested.
+        absent: returns why it is not available on this machine.
     """
 
     name: str
@@ -171,20 +171,20 @@ class Kind:
 
     @property
     def can(self) -> frozenset[Can]:
-        """What it can do."""
+        """Its abilities."""
         return frozenset(Can) - self.cannot.keys()
 
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of token, reached in one way."""
+    """One kind of token with one isolation mode."""
 
     kind: Kind
     isolation: Isolation
 
     @property
     def name(self) -> str:
-        """What the tests made for it are called by."""
+        """The name in test ids."""
         return f"{self.kind.name}-{self.isolation.value}"
 
     def make(self, place: Place) -> AbstractContextManager[Subject]:
@@ -193,7 +193,7 @@ class Row:
 
 
 def needs(*abilities: Can) -> Callable[[F], F]:
-    """Make a test for those rows only that can do this."""
+    """Generate a test only for rows with these abilities."""
 
     def mark(test: F) -> F:
         test.__dict__["needs"] = frozenset(abilities)

@@ -1,6 +1,6 @@
-"""The table of docs/tokens.md: what each kind of token can do, as the rows of the contract say and its tests confirm.
+"""The table of docs/tokens.md: the abilities of each kind of token, as declared by the rows and verified by the tests.
 
-``python -m tests.contract.table`` writes it between its two marks; ``make table`` runs that.
+``python -m tests.contract.table`` writes it between its two markers; ``make table`` runs that.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ushield_hw.backend.interface import Isolation
 PAGE: Final = ROOT / "docs" / "tokens.md"
 BEGIN: Final = "<!-- table: made by make table from tests/contract/rows.py -->"
 END: Final = "<!-- end of the table -->"
-SHOWN: Final = tuple(one for one in Can if one is not Can.WRONG_PIN)  # which is about a person's token only
+SHOWN: Final = tuple(one for one in Can if one is not Can.WRONG_PIN)  # only relevant for a physical token
 _REACHED: Final = {Isolation.PROCESS: "in a worker", Isolation.IN_PROCESS: "in-process"}
 
 
 class _Notes:
-    """Footnotes: the same words are one note."""
+    """Footnotes; identical texts share one note."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
@@ -50,10 +50,10 @@ def table(kinds: Sequence[Kind]) -> str:
 
 
 def page_with(text: str, made: str) -> str:
-    """Return the page with the table put between its marks.
+    """Return the page with the table between its markers.
 
     Raises:
-        ValueError: the page does not have both marks once.
+        ValueError: the page does not have each marker exactly once.
     """
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)

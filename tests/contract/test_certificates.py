@@ -1,4 +1,4 @@
-"""Certificate objects, whichever way the module is reached."""
+"""Certificate objects, in each isolation mode."""
 
 from __future__ import annotations
 

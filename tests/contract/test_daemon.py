@@ -1,4 +1,4 @@
-"""A daemon that a token needs ends with the test, however that ends."""
+"""A daemon that a token requires ends with the test, however the test ends."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the rows say that their tokens cannot do, tried: a reason that no longer holds has to go.
+"""Tries what the rows declare impossible: a reason that no longer holds must be removed.
 
-The other way round is what the contract itself shows: a test that needs an ability is made for every row that has it.
+The opposite is covered by the contract itself: a test that requires an ability is generated for every row that has it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ushield_hw.errors import PinIncorrect, PinLocked, UShieldError
 
 pytestmark = pytest.mark.contract
 
-# Each kind once, the quickest way.
+# Each kind once, in its fastest isolation mode.
 ONCE = [row for row in ROWS if row.isolation is row.kind.ways[-1]]
 
 
@@ -53,7 +53,7 @@ def cuts_a_digest(subject: Subject) -> bool:
 
 
 def is_shared(subject: Subject) -> bool:
-    """Tell whether a login stands when another program's has come and gone."""
+    """Tell whether a login survives a login and logout of another program."""
     login = subject.login()
     subject.elsewhere.login(subject.info(subject.elsewhere).slot_id, User.USER, subject.pin)
     subject.elsewhere.close()
@@ -62,7 +62,7 @@ def is_shared(subject: Subject) -> bool:
 
 
 def signs_by_a_pin_each_time(subject: Subject) -> bool:
-    """Tell whether a key that wants the PIN for each signature signs with it, and does not without."""
+    """Tell whether a key with CKA_ALWAYS_AUTHENTICATE signs with the PIN and does not sign without it."""
     login = subject.login()
     subject.module.generate(login, subject.usual, 2048, b"\x77", "each time", always_authenticate=True)
     call = call_of(subject.named("each time"))
@@ -75,7 +75,7 @@ def signs_by_a_pin_each_time(subject: Subject) -> bool:
 
 
 def warns(flag: TokenFlag, tries: int) -> Callable[[Subject], bool]:
-    """Tell whether a flag is set by as many wrong PINs."""
+    """Tell whether a flag is set after the given number of wrong PINs."""
 
     def tried(subject: Subject) -> bool:
         for _ in range(tries):
@@ -192,5 +192,5 @@ def test_each_trial_notices_a_token_that_can(subject: Subject, ability: Can) -> 
 
 
 def test_no_token_is_absent_where_ci_runs() -> None:
-    in_ci = bool(os.environ.get("CI"))  # by itself: a failure would show the whole environment
+    in_ci = bool(os.environ.get("CI"))  # alone: a failure would show the whole environment
     assert not (in_ci and ABSENT)

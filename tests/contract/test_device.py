@@ -1,4 +1,4 @@
-"""``pytest -m device``, tried on a SoftHSM2 token as if a person had plugged it in."""
+"""``pytest -m device``, tested with a SoftHSM2 token in place of a physical one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.soft import WRONG_PIN, Soft
 pytestmark = pytest.mark.contract
 
 
-# A plugin: the token refuses to log in during one of the tests, with the PIN among the arguments of what fails.
+# A plugin: in one of the tests the login fails with the PIN among the arguments of the failing call.
 REFUSING = """
 import os
 from ushield_hw.backend.pkcs11.ckr import CkrError

@@ -1,4 +1,4 @@
-"""What comes out of the PKCS#11 room: plain data and errors of this library."""
+"""The backend returns plain data and raises errors of this library only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program that ends with a token open ends without a word."""
+"""A program that exits with an open token exits without output."""
 
 from __future__ import annotations
 

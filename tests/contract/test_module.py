@@ -1,4 +1,4 @@
-"""What holds for every token, whichever way its module is reached."""
+"""Behaviour that holds for every token, in each isolation mode."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ def test_the_so_pin_is_checked(subject: Subject) -> None:
 
 
 def lock(subject: Subject) -> list[TokenFlag]:
-    """Send wrong PINs until the token says that it is locked; return the flags after each."""
+    """Send wrong PINs until the token reports a locked PIN; return the flags after each."""
     slot, seen = subject.slot, list[TokenFlag]()
     while len(seen) < 15 and TokenFlag.USER_PIN_LOCKED not in (seen or [TokenFlag(0)])[-1]:
         with pytest.raises((PinIncorrect, PinLocked)):
@@ -290,7 +290,7 @@ def test_the_so_unlocks_it(subject: Subject) -> None:
     assert not subject.module.token(subject.slot).flags & WARNINGS
 
 
-# -- what others change ----------------------------------------------------------------------------------------------
+# -- changes by other programs ---------------------------------------------------------------------------------------
 
 
 @needs(Can.SET_PIN)
@@ -298,7 +298,7 @@ def test_the_so_unlocks_it(subject: Subject) -> None:
 def test_a_pin_changed_by_another_process_is_in_force_here(subject: Subject, way: str) -> None:
     slot = subject.slot
     subject.elsewhere.set_pin(subject.info(subject.elsewhere).slot_id, subject.pin, "654321")
-    time.sleep(_FRESH_S)  # a module that was initialised this recently is not initialised again
+    time.sleep(_FRESH_S)  # a recently initialised module is not initialised again
     if way == "login":
         subject.module.login(slot, User.USER, "654321")
     else:

@@ -1,4 +1,4 @@
-"""What is special about a remote token: the way to it can break, and each program has a function list of its own."""
+"""Remote tokens: the connection can break, and each program has a separate function list."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def remote(request: pytest.FixtureRequest) -> Iterator[tuple[Subject, int]]:
 
 
 def break_connections(server: int) -> None:
-    """Kill what the server started for each of its clients."""
+    """Kill the processes that the server started for its clients."""
     for child in Path(f"/proc/{server}/task/{server}/children").read_text().split():
         with ends(int(child)):
             os.kill(int(child), signal.SIGKILL)
@@ -42,7 +42,7 @@ def test_a_connection_that_breaks_is_a_token_error_and_after_closing_all_is_well
     with pytest.raises(TokenError) as caught:
         subject.module.sign(login, call)
     assert caught.value.ckr == "CKR_DEVICE_ERROR"
-    with pytest.raises(TokenError):  # that the login has ended, once this is known
+    with pytest.raises(TokenError):  # the ended login is reported once it is detected
         subject.module.sign(login, call)
     subject.module.close()
     assert not subject.module.logged_in(login)

@@ -1,4 +1,4 @@
-"""What a token signs, checked by cryptography; and the PIN that some keys want for each signature."""
+"""Signatures verified with cryptography, and keys that require the PIN for each signature."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_four_threads_sign_with_one_login(subject: Subject) -> None:
         assert len(list(pool.map(sign, range(200)))) == 200
 
 
-# -- keys that want the PIN for each signature -----------------------------------------------------------------------
+# -- keys with CKA_ALWAYS_AUTHENTICATE -------------------------------------------------------------------------------
 
 
 @needs(Can.EC, Can.CONTEXT_LOGIN)

@@ -1,4 +1,4 @@
-"""The page that people read says what the contract says."""
+"""The published table matches the contract."""
 
 from __future__ import annotations
 

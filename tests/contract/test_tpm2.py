@@ -1,4 +1,4 @@
-"""What is special about tpm2-pkcs11: what C_SetPIN says without a login is not true."""
+"""tpm2-pkcs11: the return code of C_SetPIN without a login is wrong."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What another program sees of a key: plain python-pkcs11 in a process of its own, nothing of this library.
+"""A key as another program sees it: plain python-pkcs11 in a separate process, without this library.
 
 ``python -m tests.contract.witness MODULE SERIAL KEY_ID`` reads the PIN from stdin and prints the private key's
-attributes as JSON; those that the token does not show are left out.
+attributes as JSON; attributes that the token does not show are omitted.
 """
 
 from __future__ import annotations

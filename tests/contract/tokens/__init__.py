@@ -1,1 +1,1 @@
-"""How each kind of token is made: one file a kind, each with what its token cannot do."""
+"""Makers for each kind of token, one file per kind, each with the abilities it lacks."""

@@ -1,4 +1,4 @@
-"""A daemon that a token needs, for as long as a test lasts and not a moment longer."""
+"""A daemon that a token requires, running only during the test."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _LISTENING: Final = 0x10000  # __SO_ACCEPTCON in /proc/net/unix
 
 @contextmanager
 def running(command: Sequence[str], ready: str | Ready, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program, wait until it is ready, and end it when the block ends.
+    """Run a program, wait until it is ready, and end it at the end of the block.
 
-    Should this process be killed, the kernel ends the program (PR_SET_PDEATHSIG).
+    If this process is killed, the kernel ends the program (PR_SET_PDEATHSIG).
 
     Args:
-        command: the program, which stays in the foreground and becomes no other process.
-        ready: the file name of the socket that it listens on, or what tells whether it is ready.
-        log: what it says.
+        command: the program; it must stay in the foreground and must not fork into another process.
+        ready: the name of the socket it listens on, or a function that tells whether it is ready.
+        log: receives its output.
     """
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -56,7 +56,7 @@ def _await(process: subprocess.Popen[bytes], ready: str | Ready, log: Path) -> N
 
 
 def _listens(pid: int, named: str) -> bool:
-    """Tell whether a process listens on a socket, from what the kernel says: one that is only asked may take it ill."""
+    """Tell whether a process listens on a socket, according to /proc: a connection attempt could disturb the daemon."""
     with suppress(OSError):
         held = {os.readlink(descriptor) for descriptor in Path(f"/proc/{pid}/fd").iterdir()}
         sockets = (line.split() for line in Path(f"/proc/{pid}/net/unix").read_text().splitlines()[1:])

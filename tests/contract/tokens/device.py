@@ -1,7 +1,7 @@
-"""A token that a person has plugged in: ``pytest -m device --token-serial SERIAL``.
+"""A physical token: ``pytest -m device --token-serial SERIAL``.
 
-Only the one with that serial number is touched. Nothing is written to it and no SO PIN is sent. Before each test the
-state of the PIN is looked at, and after each one that may send a wrong PIN the right one is sent.
+Only the token with that serial number is used. Nothing is written to it and no SO PIN is sent. The PIN state is checked
+before each test, and the correct PIN is sent after each test that may send a wrong one.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from ushield_hw.token.session import open_session
 from ushield_hw.token.token import Token
 
 NAME: Final = "device"
-_ENOUGH: Final = 3  # tries: two are left when a wrong PIN has been sent
+_ENOUGH: Final = 3  # attempts: two remain after one wrong PIN
 _UNTOUCHED: Final = "Nothing is written to a person's token."
 _WRITING: Final = (Can.GENERATE, Can.WRITE_CERTIFICATE, Can.SET_PIN, Can.INIT_PIN, Can.INIT_TOKEN)
 
 
 @dataclass(frozen=True)
 class Device:
-    """The token, and what is allowed with it.
+    """The token, and what the tests may do with it.
 
     Attributes:
         token: as it was found.
-        pin: its PIN. No failure shows it.
-        allow_lock: wrong PINs may be sent whatever is known of the tries that are left.
+        pin: its PIN. Not shown in failures.
+        allow_lock: wrong PINs may be sent whatever the attempts remaining.
     """
 
     token: Token
@@ -50,10 +50,10 @@ class Device:
     allow_lock: bool
 
     def check(self, state: PinState) -> None:
-        """Refuse to go on with a token on which a wrong PIN was used and no right one since.
+        """Stop if a wrong PIN was used on the token and no correct one since.
 
         Raises:
-            pytest.UsageError: says what is known.
+            pytest.UsageError: states what is known.
         """
         if not self.allow_lock and (state.low or state.final_try or state.locked):
             raise pytest.UsageError(
@@ -62,20 +62,20 @@ class Device:
             )
 
     def prove(self) -> None:
-        """Send the right PIN, once."""
+        """Send the correct PIN once."""
         verify_pin(self.token.link, Scripted(self.pin, consents=[self.allow_lock]))
 
     def may_be_wrong(self, state: PinState) -> bool:
-        """Tell whether a wrong PIN leaves tries enough, as far as anybody knows."""
+        """Tell whether enough attempts would remain after a wrong PIN, as far as is known."""
         flags = self.token.driver.pin.flags is PinFlags.TRUSTED and state.low is False
         return self.allow_lock or flags or (state.retries_left or 0) >= _ENOUGH
 
 
 def plugged_in(serial: str, pin_file: Path | None, *, allow_lock: bool) -> Row:
-    """Find the token, send its PIN once, and look at what it can do.
+    """Find the token, send its PIN once, and determine its abilities.
 
     Raises:
-        pytest.UsageError: there is no such token, its PIN is wrong or nearly used up, or it has no key to sign with.
+        pytest.UsageError: there is no such token, its PIN is wrong or nearly locked, or it has no signing key.
     """
     try:
         return _row(Device(find_token(serial=serial), _pin(serial, pin_file), allow_lock))
@@ -149,14 +149,14 @@ def _maker(device: Device, keys: dict[str, KeyKind]) -> Maker:
 
     @contextmanager
     def make(place: Place, isolation: Isolation) -> Iterator[Subject]:
-        """Hand out the token itself: there is no other."""
+        """Yield the physical token itself."""
         device.check(token.pin_state())
         way = token.link.module
         assert isinstance(way, Module)
         other = Module(way.path, Isolation.PROCESS, spec.options, spec.deadline_s, way.environment)
         with ExitStack() as ending:
             ending.callback(way.close)
-            ending.callback(device.prove)  # so that no wrong PIN is the last one sent
+            ending.callback(device.prove)  # so that a wrong PIN is never the last one sent
             for one in (way, other):
                 ending.callback(one.close)
             yield Subject(way, other, token.serial, device.pin, "", keys)

@@ -1,4 +1,4 @@
-"""NSS's softoken: the key database that Firefox and many servers have."""
+"""NSS softoken: the key database of Firefox and many servers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CANNOT: Final = {
     Can.PIN_UNSET: "No new token can be made of it: see C_InitToken.",
 }
 _LABEL: Final = "NSS Certificate DB"
-_SERIAL: Final = "0000000000000000"  # that of its other slot too, which only computes
+_SERIAL: Final = "0000000000000000"  # its other slot, for computation only, has the same
 _PIN: Final = "2468013"
 
 
@@ -59,7 +59,7 @@ def _provisioned(folder: Path) -> Path:
 
 @contextmanager
 def make(place: Place, isolation: Isolation) -> Iterator[Subject]:
-    """Make a database of this test's own."""
+    """Create a database for one test."""
     folder = place.folder / "nss"
     shutil.copytree(_provisioned(place.kept / "nss"), folder)
     with ExitStack() as closing:
@@ -70,7 +70,7 @@ def make(place: Place, isolation: Isolation) -> Iterator[Subject]:
 
 
 def absent() -> str | None:
-    """Say why there is none."""
+    """Return why it is not available."""
     return None if DRIVER.module_files() else "libsoftokn3.so is not installed (package libnss3)"
 
 

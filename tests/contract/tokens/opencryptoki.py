@@ -1,9 +1,9 @@
-"""openCryptoki's soft token, with its daemon in namespaces of their own.
+"""openCryptoki's soft token, with its daemon in separate namespaces.
 
-The daemon, the module and the token's files have fixed places (/run, /var/lib, /dev/shm, System V shared memory). So
-each test's daemon has mount and IPC namespaces to itself, with this test's folders in those places, and workers are
-started in there too: for the length of a test the interpreter (``sys.executable``) is a script that enters them first.
-No root is needed where the kernel lets users make namespaces.
+The daemon, the module and the token's files have fixed paths (/run, /var/lib, /dev/shm, System V shared memory). So
+each test's daemon has its own mount and IPC namespaces with the test's folders at those paths. Workers must start
+there too: during a test the interpreter (``sys.executable``) is a script that enters the namespaces first. Root is not
+required where the kernel allows unprivileged user namespaces.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ CANNOT: Final = {
     "CKR_USER_TYPE_INVALID.",
 }
 _DAEMON: Final = Path("/usr/sbin/pkcsslotd")
-_PIN, _SO_PIN, _SERIAL = "2468013", "87654321", "123"  # the SO PIN is what a new token has
+_PIN, _SO_PIN, _SERIAL = "2468013", "87654321", "123"  # the default SO PIN of a new token
 _CONF: Final = "version opencryptoki-3.1\nslot 3\n{\nstdll = libpkcs11_sw.so\n}\n"
 _FOLDERS: Final = ("var/swtok/TOK_OBJ", "etc", "run/lock/opencryptoki/swtok", "shm", "log")
-# The daemon gives what it makes to the group pkcs11, which a user's own namespace cannot: there the group is ours.
+# The daemon assigns its files to the group pkcs11, which a user namespace cannot: there it is the current group.
 _ENTER: Final = """\
 set -eu
 cd "$0"
@@ -70,7 +70,7 @@ def _prepare(folder: Path) -> None:
 
 @contextmanager
 def _inside(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run the daemon on a folder; interpreters started meanwhile run where the daemon does."""
+    """Run the daemon on a folder; interpreters started meanwhile run in its namespaces."""
     shell = ["sh", "-c", _ENTER.format(daemon=_DAEMON), str(folder)]
     command = ["unshare", *_user(), "--mount", "--ipc", "--", *shell]
     with running(command, "pkcsslotd.socket", folder / "daemon.log") as daemon, patch.context() as now:
@@ -93,7 +93,7 @@ def _subject(module: Module, elsewhere: Module) -> Subject:
 
 @cache
 def _provisioned(folder: Path) -> Path:
-    """Set the token up once a process."""
+    """Initialise the token once per process."""
     _prepare(folder)
     with pytest.MonkeyPatch.context() as patch, _inside(folder, patch):
         module = _module()
@@ -109,7 +109,7 @@ def _provisioned(folder: Path) -> Path:
 
 @contextmanager
 def make(place: Place, isolation: Isolation) -> Iterator[Subject]:
-    """Run a daemon of this test's own, on a copy of the token's files."""
+    """Run a daemon for one test on a copy of the token's files."""
     assert isolation is Isolation.PROCESS
     kept, folder = _provisioned(place.kept / "opencryptoki"), place.folder / "opencryptoki"
     _prepare(folder)
@@ -123,7 +123,7 @@ def make(place: Place, isolation: Isolation) -> Iterator[Subject]:
 
 @cache
 def absent() -> str | None:
-    """Say why there is none."""
+    """Return why it is not available."""
     if not (_DAEMON.exists() and DRIVER.module_files()):
         return "pkcsslotd or its module is not installed (package opencryptoki)"
     command = ["unshare", *_user(), "--mount", "--ipc", "--", "true"]

@@ -1,7 +1,7 @@
-"""A remote token: SoftHSM2 behind p11-kit's server, as a program in a sandbox or on another host has it.
+"""A remote token: SoftHSM2 behind p11-kit's server, as used from a sandbox or another host.
 
-p11-kit's client hands every caller another function list and is refused as it is; so our own pass-through module
-(``ushield_hw.testing.faulty``, without a plan) stands in front of it and hands out one.
+p11-kit's client gives each caller another function list and is therefore refused; a pass-through module
+(``ushield_hw.testing.faulty`` without a plan) wraps it and returns a single one.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def client() -> Path | None:
 
 @contextmanager
 def served(place: Place, isolation: Isolation) -> Iterator[tuple[Subject, int]]:
-    """Serve a SoftHSM2 token of this test's own; yield it with the server's process id."""
+    """Serve a SoftHSM2 token of this test; yield it with the server's process id."""
     soft, path = place.soft, client()
     assert path is not None
     with ExitStack() as closing:
-        # in /tmp, as the path of a socket is short
+        # in /tmp, as socket paths must be short
         run = Path(closing.enter_context(tempfile.TemporaryDirectory(dir="/tmp")))
         command = ["p11-kit", "server", "--foreground", "--name", str(run / "socket"), "--provider", str(SOFTHSM)]
         server = closing.enter_context(running([*command, "pkcs11:"], "socket", run / "log"))
@@ -48,13 +48,13 @@ def served(place: Place, isolation: Isolation) -> Iterator[tuple[Subject, int]]:
 
 @contextmanager
 def make(place: Place, isolation: Isolation) -> Iterator[Subject]:
-    """Serve a SoftHSM2 token of this test's own."""
+    """Serve a SoftHSM2 token of this test."""
     with served(place, isolation) as (subject, _):
         yield subject
 
 
 def absent() -> str | None:
-    """Say why there is none."""
+    """Return why it is not available."""
     if client() is None:
         return "p11-kit-client.so is not installed (package p11-kit-modules)"
     return None if shutil.which("p11-kit") else "the program p11-kit is not installed (package p11-kit)"

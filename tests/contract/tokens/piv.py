@@ -1,6 +1,6 @@
 """A PIV card in a real reader, driven by OpenSC and, as a YubiKey, by ykcs11.
 
-The keys are made once a process: what the card has to do is sign with them, and an RSA key takes long to make.
+The keys are generated once per process: the tests only sign with them, and generating RSA keys is slow.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ushield_hw.testing.readers import Insertion, PcscHost
 
 PIN: Final = "123456"
 PUK: Final = "87654321"
-SO_PIN: Final = MANAGEMENT.hex()  # as ykcs11 takes it
+SO_PIN: Final = MANAGEMENT.hex()  # in the format that ykcs11 expects
 _SERIAL: Final = 12345678
 _DEADLINE_S: Final = 10.0
 _POLL_S: Final = 0.01
@@ -42,7 +42,7 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 @cache
 def private_keys() -> dict[Slot, PrivateKey]:
-    """Return the keys of every card here."""
+    """Return the keys of every card."""
     return {
         Slot.AUTHENTICATION: ec.generate_private_key(ec.SECP256R1()),
         Slot.SIGNATURE: ec.generate_private_key(ec.SECP256R1()),
@@ -53,13 +53,13 @@ def private_keys() -> dict[Slot, PrivateKey]:
 
 @cache
 def authority() -> Authority:
-    """Return the CA of every certificate here."""
+    """Return the CA of every certificate."""
     return Authority()
 
 
 @cache
 def _certified() -> Memory:
-    """Return the memory that is copied. Without a certificate that allows it, OpenSC does not sign with 9D."""
+    """Return the template memory. OpenSC does not sign with 9D unless a certificate allows it."""
     memory = blank(_SERIAL, PIN, PUK)
     for slot, key in private_keys().items():
         certificate = authority().issue(person(f"张三 {slot:02X}"), key.public_key())
@@ -76,14 +76,14 @@ def certified(pin: str = PIN) -> Memory:
 
 @dataclass(frozen=True)
 class Way:
-    """A module that drives a kind of PIV card.
+    """A module for a kind of PIV card.
 
     Attributes:
-        driver_id: the descriptor in force.
+        driver_id: the descriptor used.
         card: the kind of card.
-        reader: how its reader must be called.
-        serial: the serial number that the module shows of ours.
-        labels: how the module calls the private keys.
+        reader: the required reader name.
+        serial: the serial number that the module shows for the test card.
+        labels: the module's labels of the private keys.
     """
 
     driver_id: str
@@ -137,12 +137,12 @@ _KINDS: Final = {
 
 @dataclass
 class Plugged:
-    """A card in its reader, with a desk of its own.
+    """A card in a reader of a separate pcscd.
 
     Attributes:
-        way: what drives it.
-        desk: where the reader is.
-        card: what is in the reader, or was last.
+        way: the module that drives it.
+        desk: the pcscd and its readers.
+        card: the card that is or was last in the reader.
     """
 
     way: Way
@@ -152,7 +152,7 @@ class Plugged:
     _closing: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def module(self, **environment: str) -> Module:
-        """Return the way to it in a new process, not started yet."""
+        """Return the module for a new process, not started yet."""
         spec = self.way.driver.module
         found = Module(self.way.path, Isolation.PROCESS, spec.options, spec.deadline_s, self.desk.env | environment)
         self._closing.callback(found.close)
@@ -163,20 +163,20 @@ class Plugged:
         return next(slot.token for slot in module.slots() if slot.token and slot.token.serial == self.way.serial)
 
     def sent(self, ins: int) -> list[int]:
-        """Return what the card answered to an instruction with data since the last :meth:`forget`."""
+        """Return the status words for an instruction with data since the last :meth:`forget`."""
         return [one.sw for one in self.card.history if one.ins == ins and one.length]
 
     def forget(self) -> None:
-        """Start the card's history anew."""
+        """Clear the card's history."""
         self.card.history.clear()
 
     def pull_out(self, module: Module) -> None:
-        """Pull the card out and wait until a module has seen it."""
+        """Remove the card and wait until a module has detected it."""
         self._insertion.eject()
         until(lambda: not any(slot.token for slot in module.slots()))
 
     def put_back(self, module: Module) -> None:
-        """Put it back, as one that was made anew from what the old one kept, and wait until a module has seen it."""
+        """Insert it again, rebuilt from its stored memory, and wait until a module has detected it."""
         self.card = type(self.card)(self.card.memory, self.card.panel)
         self._insertion = self.desk.insert(self.card)
         until(lambda: any(slot.token for slot in module.slots()))
@@ -187,7 +187,7 @@ class Plugged:
 
 
 def until(happened: Callable[[], bool], within_s: float = _DEADLINE_S) -> None:
-    """Ask again and again; fail after so long."""
+    """Poll until a condition holds; fail after a deadline."""
     deadline = time.monotonic() + within_s
     while not happened():
         assert time.monotonic() < deadline, f"not within {within_s} s"
@@ -196,7 +196,7 @@ def until(happened: Callable[[], bool], within_s: float = _DEADLINE_S) -> None:
 
 @contextmanager
 def plugged(way: Way, memory: Memory | None = None, panel: Panel | None = None) -> Iterator[Plugged]:
-    """Put a card into a reader. Its modules, the reader and the daemon are gone when the context ends."""
+    """Insert a card into a reader. Its modules, the reader and pcscd are stopped when the context ends."""
     card = way.card(memory or certified(), panel)
     with PcscHost([way.reader]) as desk:
         made = Plugged(way, desk, card, desk.insert(card))

@@ -1,7 +1,7 @@
-"""The virtual U-shield without buttons, as OpenSC drives it: a SmartCard-HSM that locks.
+"""The virtual U-shield without buttons, driven by OpenSC: a SmartCard-HSM with a PIN lock.
 
-The model with a display signs nothing but what it can show, and so cannot be held to a contract about digests; what it
-promises is in ``tests/stack/virtual/test_shield.py``.
+The model with a display signs only what it can display, so a contract about digests does not apply to it; it is tested
+in ``tests/stack/virtual/test_shield.py``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _module(shield: VirtualShield) -> Module:
 
 @cache
 def _provisioned() -> tuple[Memory, str, str]:
-    """Return what is copied: a card with the keys, made through OpenSC, and its PINs."""
+    """Return the template: a card with the keys, created through OpenSC, and its PINs."""
     with VirtualShield(model=Model.NONE, certified=False) as shield:
         module = _module(shield)
         slot = next(slot.slot_id for slot in module.slots() if slot.token)

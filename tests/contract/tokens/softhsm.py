@@ -1,4 +1,4 @@
-"""SoftHSM2, the token that everything else is measured by."""
+"""SoftHSM2, the reference token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CANNOT: Final = {Can.LOCK: "Never locks: twenty wrong PINs only keep CKF_USER_PI
 
 @contextmanager
 def make(place: Place, isolation: Isolation) -> Iterator[Subject]:
-    """Make a token; ``place.soft`` ends with the test."""
+    """Create a token; ``place.soft`` ends with the test."""
     soft = place.soft
     yield Subject(soft.module(isolation, SOFTHSM), soft.module(), soft.serial, soft.pin, soft.so_pin, KEYS)
 

@@ -1,7 +1,7 @@
-"""tpm2-pkcs11 on a TPM in software, behind the resource manager that it needs.
+"""tpm2-pkcs11 on a software TPM, with the resource manager that it requires.
 
-Three daemons for each test, each on sockets in the test's folder: swtpm (the TPM), a D-Bus daemon of this test's own,
-and tpm2-abrmd (the resource manager) on that bus. Without the resource manager the TPM runs out of sessions.
+Three daemons for each test, each on sockets in the test's folder: swtpm (the TPM), a separate D-Bus daemon, and
+tpm2-abrmd (the resource manager) on that bus. Without the resource manager the TPM runs out of sessions.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _daemons(folder: Path) -> Iterator[None]:
 
 
 def _is_on(bus: Path) -> bool:
-    """Tell whether the resource manager has its name on a bus."""
+    """Tell whether the resource manager has registered its name on a bus."""
     question = (
         "--dest=org.freedesktop.DBus",
         "/org/freedesktop/DBus",
@@ -95,7 +95,7 @@ def _module(folder: Path) -> Module:
 
 @cache
 def _provisioned(folder: Path) -> tuple[Path, str]:
-    """Set the token up once a process; return its folder and its serial number."""
+    """Initialise the token once per process; return its folder and its serial number."""
     for name in ("state", "store"):
         (folder / name).mkdir(parents=True)
     with _daemons(folder):
@@ -113,7 +113,7 @@ def _provisioned(folder: Path) -> tuple[Path, str]:
 
 @contextmanager
 def make(place: Place, isolation: Isolation) -> Iterator[Subject]:
-    """Run a TPM of this test's own, on a copy of its state."""
+    """Run a TPM for one test on a copy of its state."""
     assert isolation is Isolation.PROCESS
     (kept, serial), folder = _provisioned(place.kept / "tpm2"), place.folder / "tpm2"
     for name in ("state", "store"):
@@ -126,7 +126,7 @@ def make(place: Place, isolation: Isolation) -> Iterator[Subject]:
 
 
 def absent() -> str | None:
-    """Say why there is none."""
+    """Return why it is not available."""
     missing = [program for program in _PROGRAMS if not Path(program).exists()]
     if not DRIVER.module_files():
         missing.append("libtpm2_pkcs11.so")
