@@ -1,4 +1,4 @@
-"""Settings: where each comes from, and which may be set where."""
+"""Settings: the source of each value, and which setting is allowed in which source."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture
 def system_file(tmp_path: Path) -> Path:
-    """A system file that is not there yet."""
+    """The path of a system file that does not exist yet."""
     (tmp_path / "etc").mkdir()
     return tmp_path / "etc/config.toml"
 
 
 @pytest.fixture
 def roots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make this user's files look like root's, whoever runs the tests."""
+    """Make this user's files look root-owned, whichever user runs the tests."""
     real = Path.stat
 
     def stat(self: Path, *, follow_symlinks: bool = True) -> os.stat_result:
@@ -53,12 +53,12 @@ def refused(home: Path, system_file: Path, code: str) -> InputError:
 
 
 def unsafe(home: Path, system_file: Path) -> tuple[Path, object, Path]:
-    """Return which file is not used, why, and the place at fault."""
+    """Return which file is rejected, why, and the path component at fault."""
     details = refused(home, system_file, "CONFIG_UNSAFE").details
     return Path(str(details["file"])), details["problem"], Path(str(details["place"]))
 
 
-# --- built in ---------------------------------------------------------------------------------------------------------
+# --- defaults ---------------------------------------------------------------------------------------------------------
 
 
 def test_nothing_set(tmp_path: Path, system_file: Path) -> None:

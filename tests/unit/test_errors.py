@@ -1,4 +1,4 @@
-"""Errors: each class and each code that the source uses has a sentence and a remedy in both languages."""
+"""Errors: each class and code used in the source has a message and a remedy in both languages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ every_language = pytest.mark.parametrize("lang", LANGUAGES)
 
 @dataclass(frozen=True)
 class Use:
-    """A place where an error with a code of its own is made, and the facts that it is given there."""
+    """A place where an error with a specific code is created, and the details passed there."""
 
     code: str
     place: str
@@ -51,7 +51,7 @@ class Use:
 
 
 def uses() -> Iterator[Use]:
-    """Walk the source for calls of error classes whose first argument is a code, or a name that was given one."""
+    """Find calls of error classes whose first argument is a code or a variable that was assigned one."""
     names = {kind.__name__ for kind in CLASSES}
     for file in sorted(PACKAGE.rglob("*.py")):
         nodes = list(ast.walk(ast.parse(file.read_text())))
@@ -109,7 +109,7 @@ def test_every_code_has_a_sentence_and_a_remedy(code: str, lang: Language) -> No
 
 
 def placeholders(message_id: str) -> set[str]:
-    found = messages.text(message_id, "en")  # without values, each {name} stays as it is
+    found = messages.text(message_id, "en")  # without values, each {name} is kept
     return {name for _, name, _, _ in Formatter().parse(found) if name}
 
 
@@ -119,7 +119,7 @@ def test_every_sentence_gets_its_facts(use: Use) -> None:
     assert wanted - use.facts == set()
 
 
-# --- the tree ---------------------------------------------------------------------------------------------------------
+# --- class hierarchy --------------------------------------------------------------------------------------------------
 
 
 def test_the_tree_of_the_design() -> None:
@@ -165,7 +165,7 @@ def test_every_class_has_an_exit_code(kind: type[UShieldError]) -> None:
         "PIN_LOCKED": 5,
         "CONFIRMATION_TIMED_OUT": 8,
         "OUTCOME_UNKNOWN": 9,
-        "DESCRIPTOR_INVALID": 2,  # a file somebody wrote
+        "DESCRIPTOR_INVALID": 2,  # a user-written file
         "BANK_UNREACHABLE": 11,
         "REQUEST_REFUSED": 6,
     }
@@ -183,7 +183,7 @@ def test_every_class_has_an_exit_code(kind: type[UShieldError]) -> None:
         (errors.StorageError, 12),
     ]
     general = next((code for parent, code in by_parent if issubclass(kind, parent)), 1)
-    assert exits.code_of(kind.__new__(kind)) == special.get(kind.code, general)  # however it is made
+    assert exits.code_of(kind.__new__(kind)) == special.get(kind.code, general)  # however it is created
 
 
 # --- one error --------------------------------------------------------------------------------------------------------

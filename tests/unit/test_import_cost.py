@@ -1,4 +1,4 @@
-"""What is imported when: a person waits for a command, and a program for ``import ushield_hw``."""
+"""What is imported when: imports delay every command and every program that uses ``import ushield_hw``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOKENS = {
 
 
 def loaded(*words: str) -> set[str]:
-    """Return the modules that a program of Python's loads, as ``-X importtime`` tells."""
+    """Return the modules that a Python program imports, according to ``-X importtime``."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", *words], capture_output=True, text=True, timeout=60, check=True
     )
@@ -71,7 +71,7 @@ def test_the_command_loads_no_more_than_it_needs(words: tuple[str, ...]) -> None
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("ushield_hw.backend.pkcs11.engine", {"pkcs11", "asn1crypto", "cryptography"}),  # what every worker loads
+        ("ushield_hw.backend.pkcs11.engine", {"pkcs11", "asn1crypto", "cryptography"}),  # imported by every worker
         ("ushield_hw.cli.tokens", TOKENS | {"ushield_hw.order.formats", "ushield_hw.cms.build", "ushield_hw.cms.read"}),
         (
             "ushield_hw.cli.orders",

@@ -1,4 +1,4 @@
-"""Languages: one for the process, another for a block, each thread and task on its own."""
+"""Languages: a process-wide default, overridden per block, separate for each thread and task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Closed tables: what is not expected is refused by its full name."""
+"""Closed tables: unexpected keys are rejected with their full name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def table(**data: object) -> Table:
 
 
 def refused(read: object) -> tuple[object, object]:
-    """Return key and problem of the refusal that a reading ends with."""
+    """Return the key and the problem of the refusal that reading raises."""
     assert callable(read)
     with pytest.raises(InputError) as caught:
         read()

@@ -1,4 +1,4 @@
-"""PKCS#11 URIs: what we print can be read again, and a URI never carries what it may not (RFC 7512)."""
+"""PKCS#11 URIs: printed URIs can be parsed, and a URI never contains forbidden attributes (RFC 7512)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_what_is_printed_is_read_again(uri: TokenUri) -> None:
 @given(uris)
 @settings(deadline=None)
 def test_what_is_printed_is_a_uri(uri: TokenUri) -> None:
-    """Letters that a URI may hold, and nothing that a shell or a terminal would take for something else."""
+    """Only characters that a URI may contain, and none that a shell or a terminal would interpret."""
     text = str(uri)
     assert text.isascii()
     assert text.isprintable()

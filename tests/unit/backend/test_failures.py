@@ -1,4 +1,4 @@
-"""What the codes of a module mean to those who do not know PKCS#11."""
+"""Module return codes as errors that callers can handle without PKCS#11 knowledge."""
 
 from __future__ import annotations
 

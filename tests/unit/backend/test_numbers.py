@@ -1,4 +1,4 @@
-"""The numbers of PKCS#11 that are written down here are those of python-pkcs11, and what is not is asked there."""
+"""The PKCS#11 constants defined in this project match those of python-pkcs11."""
 
 from __future__ import annotations
 

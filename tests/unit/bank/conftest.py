@@ -1,6 +1,6 @@
-"""Each test runs over both databases: SQLite in a file, and a PostgreSQL that one process of the run has for itself.
+"""Runs each test with both databases: SQLite in a file, and a PostgreSQL server of one test process.
 
-The schema is migrated once for each and copied.
+The schema is migrated once per database and then copied.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Sqlite:
         self._folder = folder
 
     def database(self, template: URL | None = None) -> URL:
-        """Return the address of a database of its own: empty, or a copy."""
+        """Return the URL of a new database: empty, or a copy."""
         file = self._folder / f"{len(list(self._folder.iterdir()))}.sqlite3"
         file.touch()
         if template is not None:
@@ -54,7 +54,7 @@ def kind(request: pytest.FixtureRequest) -> Sqlite | Cluster:
 
 @cache
 def migrated(kind: Sqlite | Cluster) -> URL:
-    """Return the database that is copied."""
+    """Return the database used as the template."""
     url = kind.database()
     with Database(url) as database:
         database.migrate()
@@ -63,13 +63,13 @@ def migrated(kind: Sqlite | Cluster) -> URL:
 
 @pytest.fixture
 def empty(kind: Sqlite | Cluster) -> Iterator[Open]:
-    """Open a database in which nothing is yet; every time the same."""
+    """Open the same empty database on each call."""
     yield from opening(kind.database())
 
 
 @pytest.fixture
 def opened(kind: Sqlite | Cluster) -> Iterator[Open]:
-    """Open a migrated database; once more, as another process would."""
+    """Open a migrated database; each further call opens it again, as another process would."""
     yield from opening(kind.database(migrated(kind)))
 
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL of the tests' own: a fresh cluster on a Unix socket, run by somebody who is not root."""
+"""A PostgreSQL server for tests: a fresh cluster on a Unix socket, run by an unprivileged user."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NUMBERS: Final = count()
 
 
 def binary(name: str) -> str:
-    """Return one of PostgreSQL's programs; Debian has them out of the way."""
+    """Return the path of a PostgreSQL program; Debian installs them outside PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
     return str(found[-1]) if found else shutil.which(name) or name
 
@@ -35,7 +35,7 @@ class Cluster:
         self.folder = folder
 
     def database(self, template: URL | None = None) -> URL:
-        """Return the address of a database of its own: empty, or a copy."""
+        """Return the URL of a new database: empty, or a copy."""
         name, source = f"bank{next(_NUMBERS)}", template.database if template else "template0"
         with self._connect() as connection:
             connection.execute(f"CREATE DATABASE {name} TEMPLATE {source}".encode())
@@ -47,7 +47,7 @@ class Cluster:
         )
 
     def wait(self, process: subprocess.Popen[bytes]) -> None:
-        """Wait until it takes connections."""
+        """Wait until it accepts connections."""
         until = time.monotonic() + _DEADLINE_S
         while True:
             try:
@@ -60,7 +60,7 @@ class Cluster:
 
 @contextmanager
 def cluster() -> Iterator[Cluster]:
-    """Start a cluster; gone with everything in it at the end of the block."""
+    """Start a cluster; it is deleted at the end of the block."""
     folder = Path(tempfile.mkdtemp(prefix="ushield-pg-"))
     try:
         who = _somebody(folder)
@@ -91,7 +91,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def _somebody(folder: Path) -> Mapping[str, Any]:
-    """Return who runs it: PostgreSQL refuses root."""
+    """Return the user to run the server as: PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return {}
     names = {entry.pw_name for entry in pwd.getpwall()}

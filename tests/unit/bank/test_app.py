@@ -1,4 +1,4 @@
-"""The application without a server: what goes wrong inside is answered, and no more is told than need be."""
+"""The ASGI application without a server: internal errors are answered without disclosing details."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ STATUS = STATUSES | dict(CaRoutes.statuses)
 
 
 def ask(bank: Bank, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
-    """Send one request to the application, as an ASGI server does."""
+    """Send one request to the application as an ASGI server does."""
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     scope = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": raw, "http_version": "1.1"}
     sent: list[dict[str, Any]] = []
@@ -115,13 +115,13 @@ def test_every_refusal_has_a_status_and_a_text() -> None:
 
 
 def test_every_code_of_the_room_has_a_status() -> None:
-    """A code that is not in the table would be a KeyError in front of a customer."""
+    """A code missing from the table would raise KeyError during a request."""
     from tests.unit.test_errors import USES
 
     server = ("bank/http.py", "bank/ca/routes.py")
     room = [use for use in USES if use.place.startswith("bank/") and not use.place.startswith(server)]
     codes = {use.code for use in room if known(use.code) and not use.code.startswith(("BANK_", "CONFIG_", "STATE_"))}
-    elsewhere = {"CA_FILE_INVALID", "SUBJECT_INVALID"}  # the command's
+    elsewhere = {"CA_FILE_INVALID", "SUBJECT_INVALID"}  # raised by the command line only
     assert codes - elsewhere - STATUS.keys() == set()
 
 
@@ -161,7 +161,7 @@ def test_noise_is_refused_and_breaks_nothing(bank: Bank, path: str, noise: bytes
 
 
 def waiting(bank: Bank) -> str:
-    """Return the key of a renewal that waits for its activation; made once."""
+    """Return the key of a renewal that is pending activation; created once."""
     found = bank.__dict__.get("waiting")
     if found is None:
         old, new = SoftKey(), SoftKey()

@@ -1,4 +1,4 @@
-"""What the CA issues, as others read it: profiles, dates, CRLs."""
+"""Certificates and CRLs issued by the CA, as other software reads them: profiles, dates, CRLs."""
 
 from __future__ import annotations
 

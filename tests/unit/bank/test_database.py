@@ -1,4 +1,4 @@
-"""The database: migrations, transactions, and what is said when it cannot be used. Over SQLite and PostgreSQL."""
+"""The database: migrations, transactions, and errors when it is unusable. With SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_references_must_lead_somewhere(database: Database) -> None:
         )
 
 
-# --- SQLite alone -----------------------------------------------------------------------------------------------------
+# --- SQLite only ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_a_database_that_somebody_holds_is_busy_and_then_free(file: Path) -> Non
         with pytest.raises(StorageError) as caught:
             add(database, "C1")
         assert caught.value.code == "BANK_DATABASE_BUSY"
-        assert names(database) == []  # reading goes on
+        assert names(database) == []  # readers continue
         holder.execute("ROLLBACK")
         holder.close()
         add(database, "C1")

@@ -1,4 +1,4 @@
-"""First certificates and their one-time codes. Over SQLite and PostgreSQL."""
+"""First certificates and their one-time codes. With SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_the_subject_is_the_bank_s_decision(bank: Bank, new: SoftKey) -> None:
     code = bank.code()
     assert refused(bank, new, code, subject="CN=李四,O=Demo Bank") == "SUBJECT_MISMATCH"
     assert refused(bank, new, code, subject="O=Demo Bank,CN=张三") == "SUBJECT_MISMATCH"
-    enrol(bank, new, code)  # nothing was spent
+    enrol(bank, new, code)  # the code was not used up
 
 
 def test_a_key_is_certified_once(bank: Bank, new: SoftKey) -> None:
@@ -90,7 +90,7 @@ def test_wrong_codes_are_limited_for_a_while(bank: Bank, new: SoftKey) -> None:
     for _ in range(codes.MOST_FAILURES):
         assert refused(bank, new, codes.new_code()) == "CODE_WRONG"
     assert refused(bank, new, code) == "CODES_TOO_MANY"
-    assert refused(bank, new, codes.new_code(), customer="C2") == "CODE_WRONG"  # others are not locked out
+    assert refused(bank, new, codes.new_code(), customer="C2") == "CODE_WRONG"  # other customers are not locked out
     bank.clock.on(seconds=codes.WINDOW.total_seconds() - 1)
     assert refused(bank, new, code) == "CODES_TOO_MANY"
     bank.clock.on(seconds=1)

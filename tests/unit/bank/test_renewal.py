@@ -1,4 +1,4 @@
-"""Renewal: who may, what is refused, and that every step may be repeated. Over SQLite and PostgreSQL."""
+"""Renewal: authorisation, refusals, and idempotence of every step. With SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def certificates(bank: Bank) -> tuple[Certificate, ...]:
         return listed(connection)
 
 
-# --- the whole way ----------------------------------------------------------------------------------------------------
+# --- complete renewal -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("profile", ["payment", "login"])
@@ -103,7 +103,7 @@ def test_at_once_the_new_one_still_outlasts_the_old_one(bank: Bank, old: SoftKey
 
 
 def test_other_forms_of_the_signature(bank: Bank, old: SoftKey) -> None:
-    """A token that shows what it signs makes plain signatures, and may have the document in a form of its own."""
+    """A token with a display makes plain signatures, and may sign the document in another message format."""
     new = SoftKey(rsa.generate_private_key(65537, 2048))
     first = bank.enrolled(old)
     second = renewal.renew(bank.service, old.cms(first.signed, new.pkcs10(), Profile.PLAIN))
@@ -113,16 +113,16 @@ def test_other_forms_of_the_signature(bank: Bank, old: SoftKey) -> None:
     assert state(bank, second.serial) is State.ACTIVE
 
 
-# --- repeated ---------------------------------------------------------------------------------------------------------
+# --- repeated requests ------------------------------------------------------------------------------------------------
 
 
 def test_the_same_key_gets_the_same_certificate_at_every_stage(bank: Bank, old: SoftKey, new: SoftKey) -> None:
     first = bank.enrolled(old)
     second = bank.renewed(old, first, new)
-    assert bank.renewed(old, first, new).der == second.der  # another CMS around another PKCS#10: ECDSA is random
+    assert bank.renewed(old, first, new).der == second.der  # another CMS and PKCS#10: ECDSA is randomised
     bank.activated(new, second)
     assert bank.renewed(old, first, new).der == second.der
-    bank.clock.on(days=4 * 365)  # the old one has ended
+    bank.clock.on(days=4 * 365)  # the old certificate has expired
     assert bank.renewed(old, first, new).der == second.der
     assert len(certificates(bank)) == 2
 
@@ -143,7 +143,7 @@ def test_activated_again_is_the_same_answer_also_much_later(bank: Bank, old: Sof
     first_time = renewal.activate(bank.service, new.spki_sha256, signed)
     bank.clock.on(days=1)
     assert renewal.activate(bank.service, new.spki_sha256, signed) == first_time
-    assert bank.activated(new, second) == first_time  # another document, signed anew
+    assert bank.activated(new, second) == first_time  # another document, signed again
 
 
 def test_a_process_that_dies_while_signing_leaves_one_serial_number(bank: Bank, old: SoftKey, new: SoftKey) -> None:
@@ -162,7 +162,7 @@ def test_many_at_once_get_one_certificate(
 ) -> None:
     first = bank.enrolled(old)
     request = bank.request(old, first, new)
-    elsewhere = Bank(opened(), bank.clock, bank.key)  # as another process: connections of its own
+    elsewhere = Bank(opened(), bank.clock, bank.key)  # as another process, with separate connections
     elsewhere.__dict__["ca"] = bank.ca
     desks = [bank.service, elsewhere.service]
     _ = [service.trust for service in desks]
@@ -194,7 +194,7 @@ def test_two_activations_of_two_renewals_at_once_one_wins(bank: Bank, old: SoftK
 
     with ThreadPoolExecutor(2) as pool:
         answers = set(pool.map(attempt, range(2)))
-    assert "RENEWAL_CERTIFICATE_REVOKED" in answers  # the one that was given up
+    assert "RENEWAL_CERTIFICATE_REVOKED" in answers  # the certificate of the abandoned renewal
     found = sorted(one.state for one in certificates(bank))
     assert found == [State.ACTIVE, State.REVOKED, State.SUPERSEDED]
 
@@ -227,7 +227,7 @@ def test_a_certificate_that_is_not_in_use_yet(bank: Bank, old: SoftKey, new: Sof
 
 def test_a_certificate_of_another_ca_with_the_same_name(bank: Bank, old: SoftKey, new: SoftKey) -> None:
     bank.enrolled(SoftKey())
-    other = Bank(bank.database, bank.clock)  # the same register, another key
+    other = Bank(bank.database, bank.clock)  # the same database, another CA key
     forged = replace(bank.enrolled(old), der=other.service.authority.issue(wish_of(bank.enrolled(SoftKey()), old)))
     assert refusal(lambda: bank.renewed(old, forged, new)) == "CERTIFICATE_UNKNOWN"
 
@@ -282,7 +282,7 @@ def test_the_same_key_where_the_bank_allows_it(database: Database, old: SoftKey,
         assert bank.renewed(old, certificate, old).der == renewed.der
         bank.activated(old, renewed)
         certificate = renewed
-    assert refusal(lambda: bank.renewed(old, certificate, new)) == "KEY_REUSED"  # still nobody else's
+    assert refusal(lambda: bank.renewed(old, certificate, new)) == "KEY_REUSED"  # nor anyone else's
 
 
 def test_not_without_end(bank: Bank, old: SoftKey) -> None:
@@ -294,7 +294,7 @@ def test_not_without_end(bank: Bank, old: SoftKey) -> None:
 
 def test_the_ca_itself_ends(database: Database, old: SoftKey, new: SoftKey) -> None:
     bank = Bank(database, life=timedelta(days=100))
-    first = bank.enrolled(old)  # cut to the CA's own time
+    first = bank.enrolled(old)  # its validity is limited to the CA's
     assert refusal(lambda: bank.renewed(old, first, new)) == "AUTHORITY_ENDS"
 
 
@@ -320,7 +320,7 @@ def test_no_changed_octet_gets_a_certificate(bank: Bank, at: int, by: int) -> No
 
 def test_no_renewal_no_document(bank: Bank, old: SoftKey, new: SoftKey) -> None:
     assert refusal(lambda: renewal.document(bank.service, new.spki_sha256)) == "RENEWAL_NOT_FOUND"
-    bank.enrolled(old)  # a first certificate is no renewal
+    bank.enrolled(old)  # a first certificate is not a renewal
     assert refusal(lambda: renewal.document(bank.service, old.spki_sha256)) == "RENEWAL_NOT_FOUND"
     assert refusal(lambda: renewal.activate(bank.service, new.spki_sha256, b"")) == "RENEWAL_NOT_FOUND"
 
@@ -403,7 +403,7 @@ def test_states_follow_each_other_as_drawn(bank: Bank, before: State) -> None:
         first = replace(bank.enrolled(SoftKey()), state=before)
         with bank.database.writing() as connection:
             if after in FOLLOWS[before]:
-                assert move(connection, first, after, bank.clock()) == (before is State.ACTIVE)  # what it really is
+                assert move(connection, first, after, bank.clock()) == (before is State.ACTIVE)  # its actual state
             else:
                 with pytest.raises(ValueError, match="->"):
                     move(connection, first, after, bank.clock())

@@ -1,4 +1,4 @@
-"""Requests as untrusted clients send them: what is refused and how, for any bytes."""
+"""Requests as untrusted input: which are refused, with which error, for arbitrary bytes."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_weak_digest(tmp_path: Path) -> None:
 
 
 def test_a_curve_that_is_spelt_out(tmp_path: Path) -> None:
-    """The library knows it by its name all the same; RFC 5480 section 2.1.1 forbids it."""
+    """The library recognises the named curve in explicit parameters, which RFC 5480 section 2.1.1 forbids."""
     kinds = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-pkeyopt", "ec_param_enc:explicit"]
     words = ["req", "-new", *kinds, "-nodes", "-subj", "/CN=x", "-outform", "DER", "-keyout", str(tmp_path / "key")]
     made = subprocess.run(["openssl", *words], capture_output=True, timeout=60, check=True)

@@ -1,4 +1,4 @@
-"""Revocation and the CRL, read by our own verifier and by cryptography. Over SQLite and PostgreSQL."""
+"""Revocation and the CRL, read by the project's verifier and by cryptography. With SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_our_verifier_goes_by_it(bank: Bank, old: SoftKey) -> None:
         verify(signed, trust=trust(), at=bank.clock())
     assert caught.value.details["reason"] == "keyCompromise"
     bank.clock.on(minutes=-1)
-    verify(signed, trust=trust(), at=bank.clock())  # before that it was good
+    verify(signed, trust=trust(), at=bank.clock())  # it was good before that
 
 
 def test_a_login_key_signs_no_payment(bank: Bank, old: SoftKey) -> None:

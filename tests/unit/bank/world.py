@@ -1,4 +1,4 @@
-"""A CA with a clock that tests turn, and customers with keys in memory."""
+"""A CA with an adjustable clock, and customers with keys in memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ORIGIN: Final = "https://bank.example"
 
 
 class Clock:
-    """A clock that stands still until it is turned."""
+    """A clock that advances only when a test advances it."""
 
     def __init__(self, now: datetime = NOW) -> None:
         self.now = now
@@ -41,17 +41,17 @@ class Clock:
 
 
 class Dies(Exception):
-    """The process ends here."""
+    """Simulates the end of the process."""
 
 
 @dataclass
 class SoftKey:
-    """A key in memory, as the bank's ``Signer`` and as a customer's.
+    """A key in memory, used as the bank's ``Signer`` or as a customer's key.
 
     Attributes:
         private: the key.
-        signatures: how many it made.
-        dies_after: it makes so many, and the next one ends the process.
+        signatures: the number of signatures made.
+        dies_after: the number of signatures after which the next one raises :class:`Dies`.
     """
 
     private: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey = field(
@@ -105,7 +105,7 @@ class SoftKey:
 
 @dataclass
 class Bank:
-    """A CA at work, and what its clerk and its customers do."""
+    """A CA, with the operations of its operator and its customers."""
 
     database: Database
     clock: Clock = field(default_factory=Clock)

@@ -1,4 +1,4 @@
-"""What a bank may answer instead of a certificate."""
+"""Responses of a bank other than a certificate."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def answers(status: int, body: bytes, head: bytes = b"") -> bytes:
 
 @contextmanager
 def bank(answer: bytes) -> Iterator[EstBank]:
-    """A bank that answers every call with these octets."""
+    """A bank that answers every request with these bytes."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -61,7 +61,7 @@ def test_a_certificate() -> None:
 
 
 def test_an_answer_in_ber_is_read_without_a_word() -> None:
-    """As Bouncy Castle writes it; a warning would be an error here."""
+    """As Bouncy Castle writes it; a warning would fail this test."""
     assert GOOD[:2] == b"\x30\x82" and GOOD[4:15] == b"\x06\x09*\x86H\x86\xf7\r\x01\x07\x02"
     in_ber = b"\x30\x80" + GOOD[4:] + b"\x00\x00"
 

@@ -1,4 +1,4 @@
-"""Signed orders that break one rule each: how they are made, what the strict reader says, and what openssl does."""
+"""Signed orders that each break one rule: how they are made, the strict reader's result, and openssl's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ushield_hw.crypto.der import GENERALIZED_TIME, OCTET_STRING, SEQUENCE, UTC_
 
 @dataclass(frozen=True)
 class Scenario:
-    """What a forger has at hand: genuine orders of two customers of one bank."""
+    """The forger's material: genuine orders of two customers of one bank."""
 
     bank: Bank
     one: Customer
@@ -29,7 +29,7 @@ class Scenario:
     plain: Forgery
 
     def attributes(self, *, without: bytes = b"", **replaced: bytes) -> list[bytes]:
-        """The right attributes, sorted, some replaced (named as in ``forge``) or left out."""
+        """The correct attributes, sorted; some replaced (names as in ``forge``) or omitted."""
         right = forge.attributes(P256, self.one.certificate, CONTENT)
         right.update({getattr(forge, name.upper()): value for name, value in replaced.items()})
         return sorted(value for name, value in right.items() if name != without)
@@ -79,7 +79,7 @@ def by_key_identifier(scenario: Scenario) -> Forgery:
 
 
 def same_names(scenario: Scenario) -> bytes:
-    """Another key's certificate with issuer and serial number of the signer's; longer, so that it sorts behind."""
+    """Another key's certificate with the signer's issuer and serial number; longer, so that it is sorted last."""
     serial = CertificateFacts.read(scenario.one.certificate).serial
     return pki.der(scenario.bank.issuing.issue("CN=" + "B" * 60, scenario.other.private.public_key(), serial=serial))
 
@@ -93,7 +93,7 @@ def _signed_at(value: bytes) -> Callable[[Scenario], Forgery]:
     return lambda scenario: scenario.with_attributes(signing_time=attribute(forge.SIGNING_TIME, value))
 
 
-# RFC 5652 section 11.3: a UTCTime from 1950 to 2049, else a GeneralizedTime; seconds and Z, nothing else.
+# RFC 5652 section 11.3: UTCTime from 1950 to 2049, otherwise GeneralizedTime; with seconds and Z.
 _WRONG_TIMES: list[tuple[str, Callable[[Scenario], Forgery], str, bool, bool]] = [
     (f"the signing time is {tag:#x} {text.decode()}", _signed_at(tlv(tag, text)), "signing_time", True, True)
     for tag, text in [
@@ -117,8 +117,8 @@ _WRONG_TIMES: list[tuple[str, Callable[[Scenario], Forgery], str, bool, bool]] =
 ]
 
 
-# Each: what is done, the problem that the reader names, and whether `openssl cms -verify` takes it, without and with
-# -cades. Where openssl takes it, ours is the stricter reader, and meant to be.
+# Each case: the change, the problem that the reader reports, and whether `openssl cms -verify` accepts it without and
+# with -cades. Where openssl accepts it, the stricter result is intended.
 CASES: list[tuple[str, Callable[[Scenario], Forgery], str, bool, bool]] = [
     # signed attributes
     (
@@ -273,7 +273,7 @@ CASES: list[tuple[str, Callable[[Scenario], Forgery], str, bool, bool]] = [
         "two certificates of one issuer and serial number",
         lambda s: s.cades.but(certificates=sorted([s.one.certificate, same_names(s)])),
         "signer_certificate",
-        True,  # it comes upon the right one first
+        True,  # it finds the correct one first
         True,
     ),
     ("no certificate", lambda s: s.cades.but(certificates=[]), "no_certificate", False, False),

@@ -1,4 +1,4 @@
-"""One bank, every suite, and openssl."""
+"""Fixtures: one bank, all suites, and openssl."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def suite(request: pytest.FixtureRequest) -> Suite:
 
 @pytest.fixture
 def openssl(bank: Bank, tmp_path: Path) -> Openssl:
-    """Ask openssl, which knows the CA below the root too: a signed order need not bring it."""
+    """Verify with openssl, which also has the intermediate CA: a signed order need not include it."""
 
     def accepts(signed: bytes, *options: str) -> bool:
         return pki.openssl_accepts(signed, bank.root.pem + bank.issuing.pem, tmp_path, options=options)

@@ -1,4 +1,4 @@
-"""Signed orders that break one rule each: genuinely signed, but put together by hand."""
+"""Signed orders that each break one rule: correctly signed, but assembled by hand."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def attribute(name: bytes, *values: bytes) -> bytes:
 
 
 def attributes(suite: Suite, certificate: bytes, content: bytes, *, confirmation: str = "host") -> dict[bytes, bytes]:
-    """The right attributes, by name."""
+    """The correct attributes, by name."""
     hashed = tlv(SEQUENCE, tlv(SEQUENCE, tlv(SEQUENCE, tlv(OCTET_STRING, CertificateFacts.read(certificate).sha256))))
     return {
         CONTENT_TYPE: attribute(CONTENT_TYPE, ID_DATA),
@@ -37,9 +37,9 @@ def attributes(suite: Suite, certificate: bytes, content: bytes, *, confirmation
 
 @dataclass(frozen=True)
 class Forgery:
-    """Everything in a signed order, each part to be replaced. What is not given is as it should be.
+    """All parts of a signed order, each replaceable. Parts not given have their correct values.
 
-    ``attributes`` are put as they are given, in that order, and signed as they stand; None makes a plain one.
+    ``attributes`` are written and signed in the given order; None makes a plain signature.
     """
 
     private: pki.Key
@@ -55,7 +55,7 @@ class Forgery:
     digest_algorithm: bytes | None = None
     signature_algorithm: bytes | None = None
     content_type: bytes = ID_DATA
-    wrapped_content: bytes | None = None  # what stands inside [0]; empty for a detached signature
+    wrapped_content: bytes | None = None  # content of [0]; empty for a detached signature
     crls: bytes = b""
     unsigned: bytes = b""
     signature: bytes | None = None
@@ -107,28 +107,28 @@ class Forgery:
 
 
 def cades(private: pki.Key, certificate: bytes, suite: Suite, content: bytes) -> Forgery:
-    """A right CAdES signed order, to be spoilt."""
+    """A valid CAdES signed order, to be modified."""
     right = sorted(attributes(suite, certificate, content).values())
     return Forgery(private, certificate, suite, content, attributes=right)
 
 
 def plain(private: pki.Key, certificate: bytes, suite: Suite, content: bytes) -> Forgery:
-    """A right plain signed order, to be spoilt."""
+    """A valid plain signed order, to be modified."""
     return Forgery(private, certificate, suite, content)
 
 
 def wrapped(signed_data: bytes) -> bytes:
-    """ContentInfo around signed data."""
+    """ContentInfo with signed data."""
     return outermost(signed_data)
 
 
 def outermost(signed_data: bytes, after: bytes = b"") -> bytes:
-    """The same, with something after the wrapper."""
+    """The same, with data after the wrapper."""
     return tlv(SEQUENCE, ID_SIGNED_DATA, tlv(0xA0, signed_data), after)
 
 
 def as_ber(forgery: Forgery) -> bytes:
-    """With indefinite lengths around, as many programs write it."""
+    """With indefinite lengths on the outer levels, as many programs write it."""
     return b"\x30\x80" + ID_SIGNED_DATA + b"\xa0\x80" + forgery.signed_data() + b"\x00\x00" + b"\x00\x00"
 
 

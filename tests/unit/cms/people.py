@@ -38,7 +38,7 @@ def make_bank() -> Bank:
 
 
 def chain(bank: Bank, length: int) -> Iterator[pki.Authority]:
-    """Yield CAs, each below the one before, the first below the root."""
+    """Yield a chain of CAs, each issued by the previous one, the first by the root."""
     above = bank.root
     for number in range(length):
         above = above.subordinate(f"CN=CA {number}", number=110 + number)

@@ -1,6 +1,6 @@
-"""A throw-away public-key infrastructure: keys in memory, a CA that issues and revokes, and openssl to ask.
+"""A test PKI: keys in memory, a CA that issues and revokes, and verification by openssl.
 
-Nothing here is checked: it makes wrong certificates as readily as right ones.
+It checks nothing: it issues invalid certificates as well as valid ones.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ USES = (
 
 @cache
 def key(kind: KeyKind = KeyKind.EC_P256, *, number: int = 0, bits: int = 2048) -> Key:
-    """Return a key of its kind: the same one for the same ``number``."""
+    """Return a key of a kind: the same one for the same ``number``."""
     del number
     if kind is KeyKind.RSA:
         return rsa.generate_private_key(65537, bits)
@@ -58,7 +58,7 @@ def der(certificate: x509.Certificate) -> bytes:
 
 
 def usage(names: Iterable[str]) -> x509.KeyUsage:
-    """Return the key usage extension with these uses, named as in RFC 5280."""
+    """Return a key usage extension with these uses, named as in RFC 5280."""
     wanted = set(names)
     return x509.KeyUsage(*(name in wanted for name in USES))
 
@@ -95,7 +95,7 @@ class Authority:
         extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
         digest: Digest | None = None,
     ) -> x509.Certificate:
-        """Issue a certificate. ``subject`` as in RFC 4514; ``key_usage`` None leaves the extension out."""
+        """Issue a certificate. ``subject`` as in RFC 4514; ``key_usage`` None omits the extension."""
         builder = (
             x509.CertificateBuilder()
             .issuer_name(self.certificate.subject)
@@ -113,11 +113,11 @@ class Authority:
             builder = builder.add_extension(extension, critical=critical)
         again_the_same = (
             True if isinstance(self.key, ec.EllipticCurvePrivateKey) else None
-        )  # what a fuzzer kept holds it
+        )  # stored fuzzing inputs contain it
         return builder.sign(self.key, (digest or self.digest)(), ecdsa_deterministic=again_the_same)
 
     def subordinate(self, subject: str, *, number: int, **options: object) -> Authority:
-        """Return a CA below this one; ``options`` are those of :meth:`issue`."""
+        """Return a CA issued by this one; ``options`` are those of :meth:`issue`."""
         own = key(number=number)
         issued = self.issue(
             subject,
@@ -136,7 +136,7 @@ class Authority:
         extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
         digest: Digest | None = None,
     ) -> bytes:
-        """Issue a CRL, DER: the serial numbers with the moment each was revoked."""
+        """Issue a CRL (DER): the serial numbers with their revocation dates."""
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.certificate.subject)
@@ -173,7 +173,7 @@ def authority(
 
 
 def signed_with_sha1(signed: bytes, structure: type[asn1_x509.Certificate | crl.CertificateList], own: Key) -> bytes:
-    """Return the certificate or CRL signed again, with SHA-1, which cryptography would not do any more."""
+    """Return the certificate or CRL signed again with SHA-1, which cryptography no longer supports."""
     assert isinstance(own, ec.EllipticCurvePrivateKey)
     changed = structure.load(signed)
     inside = changed["tbs_certificate" if structure is asn1_x509.Certificate else "tbs_cert_list"]
@@ -186,7 +186,7 @@ def signed_with_sha1(signed: bytes, structure: type[asn1_x509.Certificate | crl.
 
 
 def signed_again(certificate: bytes, old: bytes, new: bytes, own: Key) -> bytes:
-    """Return the certificate with ``new`` for ``old`` (of one length) in it, rightly signed by the CA's key ``own``."""
+    """Return the certificate with ``old`` replaced by ``new`` (same length), signed again by the CA's key ``own``."""
     assert len(old) == len(new)
     changed = asn1_x509.Certificate.load(certificate.replace(old, new))
     changed["signature_value"] = sign_der(own, changed["tbs_certificate"].dump())
@@ -194,7 +194,7 @@ def signed_again(certificate: bytes, old: bytes, new: bytes, own: Key) -> bytes:
 
 
 def of_version_1(certificate: bytes, own: Key) -> bytes:
-    """Return a certificate without extensions as one of version 1, rightly signed by the CA's key ``own``."""
+    """Return a certificate without extensions as version 1, correctly signed by the CA's key ``own``."""
     changed = asn1_x509.Certificate.load(certificate)
     inside = changed["tbs_certificate"]
     inside["version"] = "v1"
@@ -206,13 +206,13 @@ def of_version_1(certificate: bytes, own: Key) -> bytes:
 
 
 def sign_der(own: Key, message: bytes) -> bytes:
-    """Sign as a CA with an EC key does."""
+    """Sign with a CA's EC key; return the signature in DER."""
     assert isinstance(own, ec.EllipticCurvePrivateKey)
     return own.sign(message, ec.ECDSA(hashes.SHA256()))
 
 
 def token_sign(private: Key, suite: Suite, message: bytes) -> bytes:
-    """Sign as a token does: r and s side by side for ECDSA."""
+    """Sign as a token does: r and s concatenated for ECDSA."""
     digest = getattr(hashes, suite.digest.upper())()
     if isinstance(private, ec.EllipticCurvePrivateKey):
         size = private.key_size // 8
@@ -234,7 +234,7 @@ def sign_order(  # noqa: PLR0913 - a part each
     intermediates: Sequence[bytes] = (),
     signing_time: datetime = NOW,
 ) -> bytes:
-    """Return a signed order as a token's would be."""
+    """Return a signed order as a token would produce it."""
     stated = None if profile is Profile.PLAIN else confirmation
     draft = Template(certificate, suite, profile, stated, intermediates).draft(content, signing_time)
     return draft.assemble(token_sign(private, suite, draft.message))
@@ -243,7 +243,7 @@ def sign_order(  # noqa: PLR0913 - a part each
 def openssl_accepts(
     signed: bytes, roots: bytes, folder: Path, *, options: Sequence[str] = (), moment: datetime = NOW
 ) -> bool:
-    """Tell whether ``openssl cms -verify`` takes it, at ``moment``, with ``roots`` (PEM) as trusted CAs."""
+    """Tell whether ``openssl cms -verify`` accepts it at ``moment``, with ``roots`` (PEM) as trusted CAs."""
     (folder / "roots.pem").write_bytes(roots)
     (folder / "signed.p7m").write_bytes(signed)
     command = ["openssl", "cms", "-verify", "-binary", "-inform", "DER", "-purpose", "any", "-CAfile", "roots.pem"]

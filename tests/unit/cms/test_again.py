@@ -1,4 +1,4 @@
-"""A known signer's next order: the short way and the strict reader say the same of every input."""
+"""Further orders of a known signer: the fast path and the strict reader give the same result for every input."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def scenario(bank: Bank) -> Scenario:
 
 @pytest.fixture(scope="session")
 def orders(scenario: Scenario) -> tuple[bytes, bytes]:
-    """The same two signed orders all the time: each signature differs from the last."""
+    """Two signed orders, created once: signatures are randomised."""
     return scenario.cades.der(), scenario.plain.der()
 
 
@@ -79,7 +79,7 @@ def test_another_way_of_the_same_signer_is_another_way(scenario: Scenario) -> No
 def test_damage_is_told_the_same_whether_the_signer_is_known_or_not(
     orders: tuple[bytes, bytes], data: st.DataObject
 ) -> None:
-    """One octet changed, taken out or put in, anywhere, or the end cut off."""
+    """One byte changed, removed or inserted anywhere, or the end truncated."""
     der = data.draw(st.sampled_from(orders))
     at, octet = data.draw(st.integers(0, len(der) - 1)), bytes((data.draw(st.integers(0, 255)),))
     damaged = data.draw(

@@ -1,4 +1,4 @@
-"""Signed orders as they are written: read back by us, by asn1crypto and by openssl."""
+"""Signed orders as written, parsed by this project, asn1crypto and openssl."""
 
 from __future__ import annotations
 
@@ -275,7 +275,7 @@ def test_the_signing_time_has_the_form_that_its_year_asks_for(
 
 
 def test_every_arc_of_every_name_in_a_signed_order_fits_31_bits(bank: Bank, suite: Suite) -> None:
-    """Go keeps an arc in 31 bits, GnuTLS in 32; a name with a longer one and they take nothing of the file."""
+    """Go limits an arc to 31 bits and GnuTLS to 32; both reject a whole file with a longer one."""
     someone = bank.customer(suite.key)
     signed = pki.sign_order(CONTENT, someone.private, someone.certificate, suite, intermediates=[bank.issuing.der])
 

@@ -1,4 +1,4 @@
-"""Certificates, read without a library."""
+"""Parsing of certificates without a library."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_reads_every_use(name: str) -> None:
 
 
 def test_reads_the_highest_serial_number_and_not_a_higher_one() -> None:
-    highest = 2**159 - 1  # cryptography makes none that is higher
+    highest = 2**159 - 1  # cryptography cannot create higher ones
     der = pki.der(ROOT.issue("CN=A", PUBLIC, serial=highest))
 
     assert CertificateFacts.read(_resized(der, integer(highest), integer(2**160 - 1))).serial == 2**160 - 1
@@ -186,7 +186,7 @@ def test_refuses_fields_in_another_form(old: bytes, new: bytes) -> None:
 
 
 def test_refuses_anything_after_the_last_field() -> None:
-    """NULL at the end of each element that is read, one after the other, all lengths right."""
+    """NULL appended to each parsed element in turn, with all lengths adjusted."""
     customer = pki.der(ROOT.issue("CN=A", pki.key(KeyKind.RSA).public_key(), ca=True))
     assert CertificateFacts.read(customer).key is KeyKind.RSA
     certificate = asn1_x509.Certificate.load(customer)
@@ -251,7 +251,7 @@ def test_empty_basic_constraints_are_no_ca_s() -> None:
         (_TRUE, True),
         (_TRUE + integer(0), True),
         (_TRUE + integer(3), True),
-        (integer(0), False),  # says nothing, and openssl takes it
+        (integer(0), False),  # encodes the default; openssl accepts it
         (integer(1), None),
         (b"\x01\x01\x01", None),
         (_TRUE + b"\x02\x01\xff", None),
@@ -297,14 +297,14 @@ def test_damage_is_refused_or_reads_as_cryptography_reads_it(data: st.DataObject
 
 
 def _resized(der: bytes, old: bytes, new: bytes) -> bytes:
-    """Put ``new`` in the place of the first ``old`` in the signed part, and set all lengths around it right again."""
+    """Replace the first ``old`` in the signed part by ``new`` and adjust all enclosing lengths."""
     changed = _replaced(der, old, new)
     assert changed is not None
     return changed
 
 
 def _replaced(element: bytes, old: bytes, new: bytes) -> bytes | None:
-    """Walk down through constructed elements and octet strings to where ``old`` begins, and rebuild on the way up."""
+    """Descend through constructed elements and octet strings to ``old`` and rebuild them on the way up."""
     tag, content = element[0], _content(element)
     if content.startswith(old) and tag in {0x04, 0x30, 0xA0, 0xA3}:
         return tlv(tag, new, content[len(old) :])

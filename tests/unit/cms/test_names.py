@@ -1,4 +1,4 @@
-"""Names: as text, and which of them are equal."""
+"""Distinguished names: text representation and comparison."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ def test_what_older_cas_wrote_has_a_text_too(value: tuple[bytes, int, bytes], sh
     [
         ((CN, UTF8, b"Demo  Bank "), (CN, PRINTABLE, b"demo bank"), True),
         ((CN, BMP, "张三".encode("utf-16-be")), (CN, UTF8, "张三".encode()), True),
-        ((CN, UTF8, "Ａ".encode()), (CN, UTF8, b"a"), True),  # NFKC is for comparing only
+        ((CN, UTF8, "Ａ".encode()), (CN, UTF8, b"a"), True),  # NFKC is applied in comparisons only
         ((CN, UTF8, "a\u00ad".encode()), (CN, IA5, b"A"), True),
         ((CN, UTF8, b"a b"), (CN, UTF8, b"ab"), False),
         ((CN, UTF8, b"a"), (ORG, UTF8, b"a"), False),
-        ((CN, PRINTABLE, "张三".encode("gbk")), (CN, UTF8, "张三".encode()), False),  # a guess is good to show only
+        ((CN, PRINTABLE, "张三".encode("gbk")), (CN, UTF8, "张三".encode()), False),  # guesses are for display only
         ((CN, PRINTABLE, "张三".encode("gbk")), (CN, PRINTABLE, "张三".encode("gbk")), True),
         ((CN, T61, b"\xfc"), (CN, T61, b"\xdc"), False),
     ],

@@ -1,8 +1,8 @@
-"""Other people's programs read and verify signed orders: GnuTLS and gpgsm, and what else is there.
+"""Third-party programs verify signed orders: GnuTLS, gpgsm, and others where installed.
 
-BouncyCastle (with Debian's libbcpkix-java and default-jdk-headless, 275 MB) and Go (golang-go, 464 MB) are too much to
-install for two tests: they run where they are there. What they are about, names with arcs that fit 31 bits, is a test
-of its own in test_build.py. pyHanko 0.38, which needs aiohttp and more, verified the same files once.
+BouncyCastle (Debian's libbcpkix-java and default-jdk-headless, 275 MB) and Go (golang-go, 464 MB) are too large to
+install for two tests, which run only where they are present. Their subject, names with arcs that fit into 31 bits, is
+also tested in test_build.py. pyHanko 0.38, which needs aiohttp and more, verified the same files once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ushield_hw.crypto.algorithms import SUITES, Suite
 HERE: Final = Path(__file__).parent / "peers"
 JARS: Final = [Path(f"/usr/share/java/{name}.jar") for name in ("bcpkix", "bcprov", "bcutil")]
 SIGNED: Final = sorted([f"1.2.840.113549.1.9.{n}" for n in ("3", "4", "5", "16.2.47")] + [CONFIRMATION_OID])
-# GnuTLS 3.7 takes the hash of RSA-PSS for SHA-256 in CMS, whatever the parameters say.
+# GnuTLS 3.7 assumes SHA-256 as the hash of RSA-PSS in CMS, whatever the parameters say.
 IN_GNUTLS: Final = [suite for suite in SUITES if suite.name not in {"rsa-pss-sha384", "rsa-pss-sha512"}]
 
 
@@ -39,7 +39,7 @@ def signed(bank: Bank, suite: Suite, profile: Profile) -> bytes:
 
 @pytest.fixture(scope="session")
 def files(bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one signed order a suite and profile, and the root."""
+    """A folder with one signed order per suite and profile, and the root."""
     folder = tmp_path_factory.mktemp("signed")
     (folder / "root.pem").write_bytes(bank.root.pem)
     (folder / "issuing.pem").write_bytes(bank.issuing.pem)
@@ -96,7 +96,7 @@ def test_gnutls_refuses_what_was_changed(files: Path) -> None:
 
 @pytest.fixture(scope="session")
 def gpg_home(files: Path) -> Iterator[dict[str, str]]:
-    """A home of GnuPG that trusts the root; its path is short, as sockets ask for."""
+    """A GnuPG home that trusts the root; its path is short because of the socket path limit."""
     folder = Path(tempfile.mkdtemp(prefix="gpg-"))
     environment = {"GNUPGHOME": str(folder)}
     try:
@@ -125,7 +125,7 @@ def test_gpgsm_refuses_what_was_changed(files: Path, gpg_home: dict[str, str]) -
     assert "GOODSIG" not in told.stdout
 
 
-# --- what reads the attributes ----------------------------------------------------------------------------------------
+# --- tools that read the attributes -----------------------------------------------------------------------------------
 
 
 def bouncy_castle(names: list[str], folder: Path) -> subprocess.CompletedProcess[str]:

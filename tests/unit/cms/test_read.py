@@ -1,4 +1,4 @@
-"""The strict reader, and what openssl thinks of what it refuses."""
+"""The strict reader, compared with openssl on what the reader rejects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def scenario(bank: Bank) -> Scenario:
 
 
 def problem(der: bytes) -> str:
-    """Return what the reader says is wrong; there must be a text for it in both languages, with nothing left open."""
+    """Return the problem that the reader reports; its text must exist and be complete in both languages."""
     with pytest.raises(UShieldError) as caught:
         parse(der)
     error = caught.value
@@ -63,7 +63,7 @@ def test_one_broken_rule(
     der = make(scenario).der()
 
     assert problem(der) == expected
-    for good in (scenario.cades, scenario.plain):  # now both of the signer's ways are known
+    for good in (scenario.cades, scenario.plain):  # both forms of this signer are now cached
         parse(good.der())
     assert problem(der) == expected
     assert (openssl(der), openssl(der, "-cades")) == (openssl_takes, openssl_cades_takes)
@@ -73,7 +73,7 @@ def signed(scenario: Scenario) -> bytes:
     return scenario.cades.der()
 
 
-# The same for the bytes as a whole.
+# The same for changes to the whole file.
 WHOLE: list[tuple[str, Callable[[Scenario], bytes], str, bool]] = [
     ("one octet follows", lambda s: signed(s) + b"\x00", "trailing_bytes", True),
     ("another signed order follows", lambda s: signed(s) * 2, "trailing_bytes", True),
@@ -186,7 +186,7 @@ def test_low_and_high_serial_numbers_are_fine(bank: Bank, serial: int, openssl: 
 def test_a_cades_signature_shown_again_as_plain_is_read_and_left_to_the_verifier(
     scenario: Scenario, openssl: Openssl
 ) -> None:
-    """The attributes are well-formed content; that they are no order is what gives the trick away."""
+    """The attributes are well-formed content; the verifier detects that they are not an order."""
     genuine = parse(scenario.cades.der())
     shown_again = scenario.plain.but(content=genuine.signed_bytes, signature=genuine.signature).der()
 

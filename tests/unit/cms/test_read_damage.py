@@ -1,4 +1,4 @@
-"""The strict reader against damage and invention: whatever the bytes, a clear answer, and never a wrong yes."""
+"""The strict reader with damaged and arbitrary input: a definite result for any bytes, and no false acceptance."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ GENUINE = [
 ]
 QUICK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
-# One change: where, as a share of the whole, how many octets go, and what comes.
+# One change: relative position, number of bytes removed, bytes inserted.
 CHANGES = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 4), st.binary(max_size=4)), min_size=1, max_size=3)
 
 
 def written_again(parts: SignedOrderParts) -> bytes:
-    """Put a signed order together again from what was read."""
+    """Encode a signed order again from its parsed parts."""
     template = Template(parts.certificate, parts.suite, parts.profile, parts.confirmation, parts.intermediates)
     raw = parts.signature
     if parts.suite is P256:

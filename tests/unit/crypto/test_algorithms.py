@@ -1,4 +1,4 @@
-"""The suites: what cryptography and openssl call by the same names."""
+"""The suites use the names of cryptography and openssl."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_the_order_of_a_curve(kind: KeyKind, curve: ec.EllipticCurve) -> None:
         ec.derive_private_key(CURVES[kind].order, curve)
 
 
-# --- ways -------------------------------------------------------------------------------------------------------------
+# --- mechanisms -------------------------------------------------------------------------------------------------------
 
 
 @every_suite

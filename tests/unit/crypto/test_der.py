@@ -1,4 +1,4 @@
-"""The minimal writer and the strict reader."""
+"""The minimal DER writer and the strict reader."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def test_a_set_is_sorted(elements: list[bytes]) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"\x04\x80ab\x00\x00",  # indefinite
-        b"\x04\x81\x02ab",  # one octet would do
+        b"\x04\x80ab\x00\x00",  # indefinite length
+        b"\x04\x81\x02ab",  # the short form suffices
         b"\x04\x82\x00\x81" + bytes(0x81),  # leading zero
-        b"\x04\x81",  # the length itself is cut off
+        b"\x04\x81",  # truncated length
     ],
 )
 def test_lengths_in_another_form_are_refused(data: bytes) -> None:
@@ -88,7 +88,7 @@ def test_integers_that_are_negative_or_not_minimal_are_refused(content: bytes) -
 
 
 def test_an_element_must_not_reach_beyond_the_one_around_it() -> None:
-    inner = b"\x04\x05ab"  # three octets more than the sequence holds, but they follow in the data
+    inner = b"\x04\x05ab"  # three bytes beyond the sequence, but within the data
     reader = Reader(tlv(SEQUENCE, inner) + b"cde").enter(SEQUENCE, "wrong")
 
     with pytest.raises(DerError, match=r"^overrun$"):

@@ -1,4 +1,4 @@
-"""Public keys in SubjectPublicKeyInfo, as a token's CKA_PUBLIC_KEY_INFO shows them."""
+"""Public keys in SubjectPublicKeyInfo, the format of CKA_PUBLIC_KEY_INFO."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_it_is_the_point_or_the_modulus() -> None:
 def test_another_form_of_the_point_is_the_same() -> None:
     half = EC.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
     short = EC_INFO[: -len(POINT)] + half
-    lengths = {1: len(short) - 2, len(short) - len(half) - 2: len(half) + 1}  # of the whole, and of the BIT STRING
+    lengths = {1: len(short) - 2, len(short) - len(half) - 2: len(half) + 1}  # outer, and of the BIT STRING
     changed = bytes(lengths.get(at, octet) for at, octet in enumerate(short))
     assert comparable(changed, KeyKind.EC_P256) == POINT
 

@@ -1,4 +1,4 @@
-"""What libraries raise for untrusted input becomes one exception."""
+"""Exceptions that libraries raise for untrusted input are mapped to one exception."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ushield_hw.errors import InputError
 
 
 class PanicException(BaseException):
-    """Stands for pyo3's, which cannot be raised at will."""
+    """Substitute for pyo3's PanicException, which cannot be raised at will."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Recorded machines: small trees in which a machine's files lie where they would, and what must be told about them."""
+"""Recorded machines: folders that mirror a machine's file system, and assertions on the findings about them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ushield_hw.doctor.inspect.machine import Machine
 from ushield_hw.system.pcsc import Failure, ReaderList
 from ushield_hw.system.usb import CCID
 
-# As root: without root's right to open what nobody may open.
+# For root: drop the capabilities that bypass file permissions.
 POWERLESS: Final = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()
 USB: Final = "sys/bus/usb/devices"
 _PLACEHOLDER: Final = re.compile(r"(?<!\\u){[a-z_]+}")
@@ -28,7 +28,7 @@ class Tree:
     """A machine's file system in a folder.
 
     Args:
-        folder: where it lies.
+        folder: the parent folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,20 +37,20 @@ class Tree:
         self.drivers.mkdir()
 
     def file(self, path: str, content: str | bytes = "") -> Path:
-        """Put a file there."""
+        """Create a file."""
         found = self.root / path.lstrip("/")
         found.parent.mkdir(parents=True, exist_ok=True)
         found.write_bytes(content.encode() if isinstance(content, str) else content)
         return found
 
     def link(self, path: str, target: str | Path) -> None:
-        """Put a link there."""
+        """Create a symbolic link."""
         found = self.root / path.lstrip("/")
         found.parent.mkdir(parents=True, exist_ok=True)
         found.symlink_to(target)
 
     def bus(self) -> Path:
-        """Give the machine a USB bus, with a hub on it."""
+        """Add a USB bus with a hub."""
         for name, content in {"idVendor": "1d6b", "idProduct": "0002", "bDeviceClass": "09"}.items():
             self.file(f"{USB}/usb1/{name}", content)
         return self.root / USB
@@ -64,7 +64,7 @@ class Tree:
         power: str = "on",
         driver: str | None = None,
     ) -> Path:
-        """Plug a device in; return its node. ``driver``: the kernel driver of its first interface."""
+        """Add a USB device; return its node. ``driver``: the kernel driver of its first interface."""
         (vid, _, pid), number = usb.partition(":"), place.rpartition("-")[2]
         self.bus()
         files = {"idVendor": vid, "idProduct": pid, "bDeviceClass": "00", "busnum": "1", "devnum": number}
@@ -78,13 +78,13 @@ class Tree:
         return self.file(f"/dev/bus/usb/001/{number.zfill(3)}")
 
     def node(self, kind: str, place: str = "1-2", part: int = 0) -> Path:
-        """Give a device's interface a node, such as ``hidraw3`` or ``sg1``; return where it would lie in /dev."""
+        """Add a node for a device's interface, such as ``hidraw3`` or ``sg1``; return its path in /dev."""
         folder = "0003:1234.0001/hidraw" if kind.startswith("hidraw") else "host6/target6:0:0/6:0:0:0/scsi_generic"
         (self.root / USB / place / f"{place}:1.{part}" / folder / kind).mkdir(parents=True)
         return self.root / "dev" / kind
 
     def process(self, pid: int, name: str, uid: int = 0, maps: str = "", links: Sequence[str] = ()) -> None:
-        """Have a program run."""
+        """Add a running process."""
         self.file(f"/proc/{pid}/comm", f"{name}\n")
         self.file(f"/proc/{pid}/status", f"Name:\t{name}\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\nGid:\t{uid}\t{uid}\n")
         self.file(f"/proc/{pid}/maps", maps)
@@ -113,7 +113,7 @@ class Tree:
         (self.drivers / f"{name}.toml").write_text(text + "".join(map(_mark, rows)), encoding="utf-8")
 
     def machine(self, reader_list: ReaderList | None = None, **how: Any) -> Machine:
-        """Return the machine; ``reader_list``: what PC/SC shows there."""
+        """Return the machine; ``reader_list``: the readers that PC/SC shows."""
         how = {"environ": {}, "system": "linux", "log": "", **how}
         machine = Machine(Settings(drivers=(self.drivers,)), self.root, **how)
         machine.reader_list = ReaderList() if reader_list is None else reader_list
@@ -129,7 +129,7 @@ def _mark(row: str) -> str:
 
 
 def texts(finding: Finding) -> dict[str, tuple[str, str]]:
-    """Return what is wrong and what to do, by language."""
+    """Return the cause and the remedy by language."""
     found: dict[str, tuple[str, str]] = {}
     try:
         for language in messages.LANGUAGES:
@@ -141,7 +141,7 @@ def texts(finding: Finding) -> dict[str, tuple[str, str]]:
 
 
 def told(finding: Finding, probe: Probe[Any], status: Status, *words: str, **evidence: Any) -> None:
-    """Assert what a finding says: status, evidence, and for people what the words are for, in both languages."""
+    """Assert a finding's status and evidence, and that its texts contain the words in both languages."""
     assert (finding.id, finding.probe) == (probe.id, probe.name)
     assert finding.status is status, finding.evidence
     assert {name: finding.evidence.get(name) for name in evidence} == evidence
@@ -149,7 +149,7 @@ def told(finding: Finding, probe: Probe[Any], status: Status, *words: str, **evi
 
 
 def readable(found: Mapping[str, Sequence[str]], identity: str, *words: str) -> None:
-    """Assert that texts are there in each language, complete, and name these words."""
+    """Assert that the texts exist in each language, have no placeholders left, and contain these words."""
     for cause, remedy in found.values():
         assert not cause.startswith("doctor."), f"{identity} has no cause"
         assert not remedy.startswith("doctor."), f"{identity} has no remedy"

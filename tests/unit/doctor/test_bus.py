@@ -1,4 +1,4 @@
-"""Layer A: what a doctor tells of the USB bus, on recorded trees."""
+"""Layer A: findings about the USB bus, on recorded machines."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_guest_without_a_token_asks_its_host(tree: Tree, make: Any, kind: str,
     make(tree)
     machine = tree.machine()
     told(bus.only_the_host_has_it(machine), bus.only_the_host_has_it, Status.WARN, word, kind=kind)
-    assert bus.nothing_on_the_bus(machine).status is Status.SKIP  # one cause is named
+    assert bus.nothing_on_the_bus(machine).status is Status.SKIP  # only one cause is reported
 
 
 @pytest.mark.parametrize("make", [wsl, vm])
@@ -127,7 +127,7 @@ def test_a_drive_by_a_maker_of_tokens_may_be_one(tree: Tree) -> None:
     told(asked(tree.machine(), bus.drive_only), bus.drive_only, Status.WARN, families=["epass"])
 
 
-@pytest.mark.parametrize("usb", ["0951:1666", "04b4:6830"])  # a stick; a chip maker's id, which half the world has
+@pytest.mark.parametrize("usb", ["0951:1666", "04b4:6830"])  # a flash drive; a chip vendor's id used in many products
 def test_another_drive_is_no_token(tree: Tree, usb: str) -> None:
     tree.family("minghua", "04b4:1234 vendor")
     tree.device(usb, [MASS_STORAGE])
@@ -190,7 +190,7 @@ print(json.dumps([finding.status.value, finding.evidence]))
 
 
 def powerless(tree: Tree) -> tuple[str, dict[str, Any]]:
-    """Ask as somebody whom permissions bind: not as root."""
+    """Run the probe without root's privileges."""
     command = [*POWERLESS, sys.executable, "-c", _POWERLESS_LOOK, str(tree.root), str(tree.drivers)]
     status, evidence = json.loads(subprocess.check_output(command, text=True, cwd=ROOT))
     return status, evidence

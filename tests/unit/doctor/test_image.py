@@ -1,4 +1,4 @@
-"""What a file says of itself: of any bytes something, in bounded time, and never an exception."""
+"""Parsing of executable files: a result for any bytes, in bounded time, without an exception."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ushield_hw.doctor.inspect.machine import Machine
 
 pytestmark = pytest.mark.unit
 
-LIBRARY: Final = Path(_ctypes.__file__)  # a real one, whatever system this is
+LIBRARY: Final = Path(_ctypes.__file__)  # a real one on any system
 
 
 def image(folder: Path, content: bytes) -> Image:
@@ -53,7 +53,7 @@ def test_what_a_library_needs_is_found_where_the_loader_finds_it() -> None:
     assert found is not None
     under = linked(Machine(Settings(drivers=())), LIBRARY, found)
     assert (under.missing, under.too_old) == ([], [])
-    without = linked(Machine(Settings(drivers=()), root=LIBRARY.parent), LIBRARY, found)  # no libraries there
+    without = linked(Machine(Settings(drivers=()), root=LIBRARY.parent), LIBRARY, found)  # a root without libraries
     assert {one.name for one in without.missing} == set(found.needed)
 
 
@@ -100,7 +100,7 @@ def test_tables_without_an_end_are_read_for_so_long_only(tmp_path: Path) -> None
 def test_a_file_of_gigabytes_is_not_read_into_memory(tmp_path: Path, start: bytes) -> None:
     path = tmp_path / "huge"
     path.write_bytes(start)
-    os.truncate(path, 3 << 30)  # a hole: takes no room
+    os.truncate(path, 3 << 30)  # a sparse file
     tracemalloc.start()
     began = time.monotonic()
     try:
@@ -115,7 +115,7 @@ def test_a_file_of_gigabytes_is_not_read_into_memory(tmp_path: Path, start: byte
 
 
 def pe(machine: int, *, dll: bool = True, section: tuple[int, int] = (512, 512)) -> bytes:
-    """Make the headers of a PE file with one section of (length, place), and that section."""
+    """Return the headers of a PE file with one section of (length, offset), and that section."""
     kind = 0x2000 if dll else 0x0002
     dos = b"MZ".ljust(0x3C, b"\0") + struct.pack("<I", 0x80)
     coff = b"PE\0\0" + struct.pack("<HHIIIHH", machine, 1, 0, 0, 0, 16, kind) + bytes(16)
@@ -198,7 +198,7 @@ def test_processors_have_one_name(said: str, name: str) -> None:
     assert processor(said) == name
 
 
-# --- any bytes --------------------------------------------------------------------------------------------------------
+# --- arbitrary bytes --------------------------------------------------------------------------------------------------
 
 QUICK: Final = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -234,7 +234,7 @@ def test_any_damage_to_a_library_leaves_an_image(
 @given(at=st.integers(0, 1 << 20), octets=st.binary(min_size=1, max_size=16))
 def test_any_damage_to_the_dynamic_table_leaves_an_image(tmp_path: Path, at: int, octets: bytes) -> None:
     content = bytearray(LIBRARY.read_bytes())
-    place = content.find(struct.pack("=QQ", 5, 0)[:8])  # about where DT_STRTAB is
+    place = content.find(struct.pack("=QQ", 5, 0)[:8])  # near the offset of DT_STRTAB
     at = max(0, place) + at % 600
     content[at : at + len(octets)] = octets
     image(tmp_path, bytes(content))

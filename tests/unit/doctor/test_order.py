@@ -1,4 +1,4 @@
-"""Which cause is named first, on made-up machines with more than one thing to say; and the declarations themselves."""
+"""Which cause is reported first on recorded machines with several problems, and checks of the probes' declarations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NO_FOLDER: Final = "pcscd[1]: hotplug_libudev.c:128 Cannot open PC/SC drivers di
 
 @dataclass
 class Made:
-    """A made-up machine. ``hail``: what comes back from pcscd's socket."""
+    """A recorded machine. ``hail``: the answer from pcscd's socket."""
 
     make: Callable[[Tree], None]
     first: str
@@ -140,7 +140,7 @@ BANK_KEYS: Final = {"hid": ("1ea8:c001", HID), "vendor": ("096e:0309", VENDOR), 
 
 
 def bank_keys() -> dict[str, Made]:
-    """Return a key with its maker's own protocol beside every state of PC/SC: none of them is_problem for it."""
+    """Return a key with a vendor protocol in combination with every PC/SC state, none of which is a problem for it."""
     reader_lists = {"no service": NO_SERVICE, "no reader": ReaderList(), "an empty reader": EMPTY}
     return {
         f"{kind} key, {state}": Made(

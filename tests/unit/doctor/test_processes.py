@@ -1,4 +1,4 @@
-"""Who has a card or a device open, on recorded trees and among the programs that run here."""
+"""Processes that have a card or device open, on recorded machines and among real processes."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_this_machines_programs_are_found_and_our_own_left_out(tmp_path: Path) -
     ):
         assert child.stdout is not None
         child.stdout.readline()
-        assert users_of_node(machine, held, within_s=60).programs == ()  # our own and our child
+        assert users_of_node(machine, held, within_s=60).programs == ()  # this process and its child
         assert any(process.pid == os.getpid() for process in processes(machine))
         assert named(machine, "no such program") == []
         outside = "import sys; from pathlib import Path; from ushield_hw.config import Settings\n"
@@ -144,7 +144,7 @@ print(*users_of_pcsc(Machine(Settings(), log=""), 60).programs)
 
 @contextmanager
 def service(place: Path) -> Iterator[tuple[int, Line]]:
-    """A service with a client, which is another program; yields the client's process id and the service's end."""
+    """A service with a client in another program; yields the client's process id and the service's end."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(place))
         listener.listen()
@@ -159,7 +159,7 @@ def service(place: Path) -> Iterator[tuple[int, Line]]:
 
 @pytest.fixture
 def short() -> Iterator[Path]:
-    """A folder with a short name, for sockets."""
+    """A folder with a short path, for sockets."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         yield Path(folder)
 

@@ -1,4 +1,4 @@
-"""The beginning of a descriptor for a token that nobody has described."""
+"""The draft descriptor for an unknown token."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def card(atr: bytes = ATR, name: str = "Maker Token 00 00") -> ReaderList:
 
 
 def parsed(text: str | None) -> Driver:
-    """Return the descriptor, which the file that it names itself would hold."""
+    """Parse the descriptor under the file name that it states."""
     assert text is not None
     name = text.split("drivers/", 1)[1].split(".toml")[0]
     return parse(Path(f"{name}.toml"), text.encode())

@@ -1,4 +1,4 @@
-"""How many objects SoftHSM2's files hold, shown or not."""
+"""The number of objects in SoftHSM2's files, visible or hidden."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VARIABLE = "SOFTHSM2_CONF"
 
 
 def stored(root: Path, *files: str, conf: str = "directories.tokendir = /t", serial: str = SERIAL) -> int | None:
-    """Return what is found where the token's folder has these files."""
+    """Return the result for a token folder with these files."""
     (root / "t" / FOLDER).mkdir(parents=True)
     (root / "c").write_text(conf)
     for file in files:
@@ -32,7 +32,7 @@ def stored(root: Path, *files: str, conf: str = "directories.tokendir = /t", ser
     [
         (["token.object", "token.lock", "generation"], 0),
         (["token.object", "1f.object", "1f.lock", "2f.object"], 2),
-        (["1f.object"], None),  # no token's folder
+        (["1f.object"], None),  # not a token's folder
     ],
 )
 def test_objects_are_files(tmp_path: Path, files: list[str], count: int | None) -> None:

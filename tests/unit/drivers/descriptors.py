@@ -1,4 +1,4 @@
-"""Descriptors to read: one with every key, one with the least there may be."""
+"""Sample descriptors: one with every key, one with the required keys only."""
 
 from __future__ import annotations
 

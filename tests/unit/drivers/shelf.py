@@ -1,4 +1,4 @@
-"""A made-up token for tests that need none: certificates and keys as a module would show them."""
+"""A simulated token: certificates and keys as a module would return them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOW = pki.NOW
 
 
 def public(private: pki.Key) -> bytes:
-    """Return a public key as a token shows it: the point, or the modulus."""
+    """Return a public key in a token's format: the EC point or the RSA modulus."""
     if isinstance(private, ec.EllipticCurvePrivateKey):
         return private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     modulus = private.public_key().public_numbers().n
@@ -27,7 +27,7 @@ def public(private: pki.Key) -> bytes:
 
 
 class Shelf:
-    """A made-up token: whatever is put on it."""
+    """A simulated token that holds the objects added to it."""
 
     def __init__(self, bank: pki.Authority) -> None:
         self.bank = bank
@@ -48,7 +48,7 @@ class Shelf:
         self.certificates.append(CertificateRecord(len(self.certificates), key_id, label, der))
 
     def key(self, private: pki.Key, key_id: bytes = b"\x01", *, shows_public: bool = True, **fields: Any) -> None:
-        """Put a private key there; ``shows_public``: and the public key object beside it."""
+        """Add a private key; ``shows_public``: add its public key object too."""
         values = {"kind": KeyKind.EC_P256, "can_sign": True, "always_authenticate": False, **fields}
         handle = 100 + len(self.keys)
         self.keys.append(record(handle, key_id, private=True, public=None, **values))
@@ -56,7 +56,7 @@ class Shelf:
             self.keys.append(record(handle + 50, key_id, private=False, public=public(private), **values))
 
     def pair(self, number: int = 0, **fields: Any) -> None:
-        """Put a key and its certificate there."""
+        """Add a key and its certificate."""
         private, key_id = pki.key(number=number), bytes([number + 1])
         self.key(private, key_id)
         self.certificate(private, key_id, **fields)

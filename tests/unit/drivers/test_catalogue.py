@@ -1,4 +1,4 @@
-"""Driver descriptors: every shipped one is valid, and what is wrong with another is named."""
+"""Driver descriptors: every shipped one is valid, and errors in others are located."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def refused(text: str) -> DescriptorError:
     return caught.value
 
 
-# --- reading one ------------------------------------------------------------------------------------------------------
+# --- reading a descriptor ---------------------------------------------------------------------------------------------
 
 
 def test_every_key() -> None:
@@ -164,7 +164,7 @@ def test_what_is_no_toml(raw: bytes) -> None:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """One's own folder and the shipped one: ``shield`` is in both, ``base`` in the second only."""
+    """The user's folder and the shipped one: ``shield`` is in both, ``base`` only in the second."""
     own, shipped = tmp_path / "own", tmp_path / "shipped"
     own.mkdir()
     shipped.mkdir()
@@ -217,12 +217,12 @@ def test_an_id_nobody_has(folders: tuple[Path, Path]) -> None:
     assert caught.value.details["searched"] == [str(folder) for folder in folders]
 
 
-# --- whose module, whose USB id, whose ATR ----------------------------------------------------------------------------
+# --- lookup by module, USB id and ATR ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def catalogue(tmp_path: Path) -> Catalogue:
-    """Three families; the module of ``shield`` is there under two names."""
+    """Three families; the module of ``shield`` is installed under two names."""
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib/libshield.so.1").touch()
     (tmp_path / "lib/libshield.so").symlink_to("libshield.so.1")
@@ -331,7 +331,7 @@ def said(manufacturer: str = "Example Ltd", model: str = "Shield 2", label: str 
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Catalogue:
-    """A general driver, and a family that is driven by its module."""
+    """A general driver, and a family that uses its module."""
     general = (
         LEAST.replace('id = "shield"', 'id = "general"') + '[module]\nlinux = ["/lib/general.so"]\ndeadline_s = 7\n'
     )
@@ -344,7 +344,7 @@ def shared(tmp_path: Path) -> Catalogue:
 def test_a_token_is_of_the_family_that_it_says(shared: Catalogue) -> None:
     found = shared.family(shared.get("general"), said())
     assert (found.id, found.confirm.kind) == ("shield", ConfirmKind.BUTTON)
-    assert found.module == shared.get("general").module  # how the module is run is the general one's to say
+    assert found.module == shared.get("general").module  # the general driver defines the module options
 
 
 @pytest.mark.parametrize(
@@ -375,7 +375,7 @@ def test_other_tokens_are_of_the_general_family(shared: Catalogue) -> None:
     ("pattern", "matches"),
     [
         (TokenPattern("Example*"), True),
-        (TokenPattern("example*"), False),  # as written
+        (TokenPattern("example*"), False),  # case-sensitive
         (TokenPattern("Example*", "Shield ?"), True),
         (TokenPattern("Example*", "Shield"), False),
         (TokenPattern(label="mine"), True),
@@ -386,7 +386,7 @@ def test_every_part_of_a_pattern_must_fit(pattern: TokenPattern, matches: bool) 
     assert pattern.matches(said()) is matches
 
 
-# --- what counts of a descriptor that is not the package's ------------------------------------------------------------
+# --- keys honoured in descriptors outside the package -----------------------------------------------------------------
 
 
 def outside(folder: Path, *consent: str) -> Driver:

@@ -1,6 +1,6 @@
-"""The shipped catalogue: nothing of what was collected is lost, and every fact in it holds together.
+"""The shipped catalogue: complete with respect to the collected data, and consistent.
 
-``families.jsonl`` is what was collected, one family a line: its USB ids, how many ATR rows and a digest of them, and
+``families.jsonl`` is the collected data, one family per line: its USB ids, the number and a digest of its ATR rows, and
 every module file that a source names.
 """
 
@@ -47,7 +47,7 @@ def module_table(driver_id: str) -> dict[str, Any]:
 
 
 def named_files(driver: Driver) -> Iterator[str]:
-    """Every module file that a descriptor names, for every platform, and those of the families that show its tokens."""
+    """Every module file named by a descriptor, for all platforms, including those of families that show its tokens."""
     through = (*([driver.module.via] if driver.module.via else []), *driver.module.also_via)
     for driver_id in (driver.id, *through):
         table = module_table(driver_id)
@@ -55,7 +55,7 @@ def named_files(driver: Driver) -> Iterator[str]:
             yield from table.get(key, [])
 
 
-# --- nothing is lost --------------------------------------------------------------------------------------------------
+# --- completeness -----------------------------------------------------------------------------------------------------
 
 
 def test_all_of_what_was_collected_is_counted() -> None:
@@ -88,7 +88,7 @@ def test_every_module_file_is_named(family: dict[str, Any]) -> None:
     assert missing == []
 
 
-# --- what is in it holds together -------------------------------------------------------------------------------------
+# --- consistency ------------------------------------------------------------------------------------------------------
 
 
 @each
@@ -148,7 +148,7 @@ def test_a_path_is_absolute_or_begins_with_a_variable(file: Path) -> None:
         assert [path for path in module_table(file.stem).get(platform, []) if not re.match(start, path)] == []
 
 
-# --- what may be loaded -----------------------------------------------------------------------------------------------
+# --- modules that may be loaded ---------------------------------------------------------------------------------------
 
 
 def test_what_shows_others_tokens_or_waits_for_a_network_is_loaded_only_when_named() -> None:
@@ -232,7 +232,7 @@ def test_the_family_of_a_token_is_looked_up_in_the_descriptors_that_may_fit(
     assert list(catalogue._parsed) == parsed
 
 
-# --- who it is --------------------------------------------------------------------------------------------------------
+# --- identification ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -240,10 +240,10 @@ def test_the_family_of_a_token_is_looked_up_in_the_descriptors_that_may_fit(
     [
         ("096e:0807", ["feitian-epass2003"]),
         ("096E:080A", ["feitian-epass2003"]),
-        ("20a0:4108", ["nitrokey-pro-storage-start"]),  # not Longmai's, whatever some lists say
+        ("20a0:4108", ["nitrokey-pro-storage-start"]),  # not Longmai's, although some lists say so
         ("163c:0418", ["trustkey", "watchdata-watchkey"]),
         ("08e6:3437", ["gemalto-classic", "gemalto-idprime"]),
-        ("5488:0004", []),  # a slip for 5448:0004
+        ("5488:0004", []),  # a common typing error for 5448:0004
     ],
 )
 def test_by_usb_id(usb: str, ids: list[str]) -> None:
@@ -275,7 +275,7 @@ def test_what_is_found_without_parsing_all_is_what_parsing_all_finds(driver: Dri
     [
         ("3bfd1300008131fe158073c021c057597562694b657940", ["gnuk", "nitrokey-pro-storage-start", "yubikey-piv"]),
         ("3b8c01805a4e6974726f6b657920337d", ["nitrokey-3"]),
-        ("3b9f958131fe9f006646530551003371df0000039000f2", ["feitian-epass2003", "hypersecu-hyp2003"]),  # by a mask
+        ("3b9f958131fe9f006646530551003371df0000039000f2", ["feitian-epass2003", "hypersecu-hyp2003"]),  # by mask
         ("3b7b940000806212515646696e454944", ["eid-finland"]),
         ("3b7b940000806213515646696e454944", []),  # the regular expression says 1 or 2
     ],

@@ -1,4 +1,4 @@
-"""Which module files may be loaded: those of descriptors, of p11-kit's root-owned files, of the administrator."""
+"""Which module files may be loaded: those of descriptors, of root-owned p11-kit files, and of the administrator."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("roots")]
 
 @pytest.fixture(autouse=True)
 def unopened() -> Iterator[None]:
-    """The registry keeps one module a path: forget those of the test before."""
+    """Close modules of previous tests: the registry keeps one module per path."""
     _modules.clear()
     yield
     _modules.clear()
@@ -28,7 +28,7 @@ def unopened() -> Iterator[None]:
 
 @pytest.fixture
 def roots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make this user's files look like root's, whoever runs the tests."""
+    """Make this user's files look root-owned, whichever user runs the tests."""
     real = Path.stat
 
     def stat(self: Path, *, follow_symlinks: bool = True) -> os.stat_result:
@@ -40,7 +40,7 @@ def roots(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Machine:
-    """A made-up machine: libraries, descriptors, p11-kit's folder."""
+    """A simulated machine: libraries, descriptors, p11-kit's folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -163,7 +163,7 @@ def test_a_folder_that_others_may_change(machine: Machine, mode: int) -> None:
 
 def test_module_files_that_are_not_roots(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.module_file("p", f"module: {machine.library('p.so')}")
-    monkeypatch.setattr(os, "geteuid", lambda: 4712)  # now this user's files are another user's
+    monkeypatch.setattr(os, "geteuid", lambda: 4712)  # this user's files now belong to another user
     assert installed(Catalogue([]), Settings(), [machine.p11_kit]) == ()
 
 
@@ -179,7 +179,7 @@ def test_a_folder_named_like_a_module_file(machine: Machine) -> None:
     assert machine.found() == []
 
 
-# --- the administrator's ----------------------------------------------------------------------------------------------
+# --- modules named by the administrator -------------------------------------------------------------------------------
 
 
 def test_what_the_system_file_names(machine: Machine) -> None:
@@ -187,7 +187,7 @@ def test_what_the_system_file_names(machine: Machine) -> None:
     assert machine.found(there, machine.lib / "missing.so") == [(there, "generic", "config")]
 
 
-# --- a URI's choice ---------------------------------------------------------------------------------------------------
+# --- module selection by URI ------------------------------------------------------------------------------------------
 
 
 def test_chosen_from_a_descriptor(machine: Machine) -> None:
@@ -209,7 +209,7 @@ def test_chosen_from_the_system_file(machine: Machine) -> None:
 
 
 def test_a_name_alone_opens_no_door(machine: Machine) -> None:
-    """A file called like a known module, somewhere else, is still none of ours."""
+    """A file elsewhere with the name of a known module is not loaded."""
     machine.describe("a", Path("/opt/a/a.so"))
     stranger = machine.library("a.so")
     with pytest.raises(DriverNotFound) as caught:
@@ -217,12 +217,12 @@ def test_a_name_alone_opens_no_door(machine: Machine) -> None:
     assert (caught.value.code, caught.value.details["path"]) == ("MODULE_NOT_INSTALLED", str(stranger))
 
 
-# --- a module's own configuration -------------------------------------------------------------------------------------
+# --- the module's own configuration -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def opensc(tmp_path: Path) -> Driver:
-    """A driver that adds to its module's own configuration, which lies in the test's folder."""
+    """A driver that extends its module's own configuration, which is in the test's folder."""
     module = ModuleSpec(
         config_env="OWN_CONF",
         config_adds="\nlock = true;\n",

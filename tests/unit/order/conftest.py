@@ -1,4 +1,4 @@
-"""Hypothesis without deadlines: a busy machine is slow, not wrong."""
+"""Disables Hypothesis deadlines: a busy machine may be slow."""
 
 from hypothesis import HealthCheck, settings
 

@@ -1,9 +1,9 @@
-"""Sample orders for every test that needs one.
+"""Sample orders.
 
 ::
 
-    make_payment()                                      the document, as json.loads would give it
-    make_payment(purpose="学费", payee__name="张三")     with other values; ``__`` goes into an object
+    make_payment()                                      the document as returned by json.loads
+    make_payment(purpose="学费", payee__name="张三")     with other values; ``__`` addresses a nested object
     make_payment(payee__bank__cnaps=ABSENT)             without a key
     payment(**live(now))                                a valid order that can be signed now
 """
@@ -23,7 +23,7 @@ BIC_BANK: Final = {"name": "Deutsche Bank AG", "bic": "DEUTDEFF500"}
 
 
 def make_payment(**changes: object) -> dict[str, Any]:
-    """Return a valid payment document, changed as asked."""
+    """Return a valid payment document with changes."""
     document: dict[str, Any] = {
         "type": "ushield.payment/1",
         "bank": {"id": "demo-bank", "origin": "https://bank.example"},
@@ -45,7 +45,7 @@ def make_payment(**changes: object) -> dict[str, Any]:
 
 
 def make_login(**changes: object) -> dict[str, Any]:
-    """Return a valid login document, changed as asked."""
+    """Return a valid login document with changes."""
     document: dict[str, Any] = {
         "type": "ushield.login/1",
         "bank": {"id": "demo-bank", "origin": "https://bank.example"},
@@ -59,7 +59,7 @@ def make_login(**changes: object) -> dict[str, Any]:
 
 
 def make_renewal(**changes: object) -> dict[str, Any]:
-    """Return a valid renewal document, changed as asked."""
+    """Return a valid renewal document with changes."""
     document: dict[str, Any] = {
         "type": "ushield.renewal/1",
         "bank": {"id": "demo-bank", "origin": "https://bank.example"},
@@ -94,19 +94,19 @@ def renewal(**changes: object) -> Order:
 
 
 def live(now: datetime, *, minutes: int = 5) -> dict[str, str]:
-    """Return the changes that make an order one of ``now`` (aware)."""
+    """Return the changes that make an order valid at ``now`` (aware)."""
     begin, end = (moment.astimezone(UTC) for moment in (now, now + timedelta(minutes=minutes)))
     form = "%Y-%m-%dT%H:%M:%SZ"
     return {"created": begin.strftime(form), "expires": end.strftime(form)}
 
 
 def as_json(document: object) -> bytes:
-    """Return a document as a person might have laid it out."""
+    """Return a document as hand-formatted JSON."""
     return json.dumps(document, indent=2, ensure_ascii=False).encode()
 
 
 def changed(document: dict[str, Any], changes: dict[str, object]) -> dict[str, Any]:
-    """Return ``document`` with each of ``changes`` made in it."""
+    """Return ``document`` with ``changes`` applied."""
     for path, value in changes.items():
         *groups, key = path.split("__")
         inner = document

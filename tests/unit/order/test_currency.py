@@ -1,4 +1,4 @@
-"""The table of currencies, against ISO 4217 as another package holds it."""
+"""The currency table, compared with ISO 4217 in another package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.unit
 
 
 def payable() -> dict[str, int]:
-    """Return what list one gives a minor unit to, without funds."""
+    """Return the currencies with a minor unit in list one, without funds."""
     found = {}
     for entry in iso4217.raw_xml.iter("CcyNtry"):
         code, places, name = entry.findtext("Ccy"), entry.findtext("CcyMnrUnts"), entry.find("CcyNm")

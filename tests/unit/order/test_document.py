@@ -1,4 +1,4 @@
-"""Order files: strict JSON, bounded, and nothing but a valid order or an InputError comes out."""
+"""Order files: strict, bounded JSON; any input gives a valid order or an InputError."""
 
 from __future__ import annotations
 

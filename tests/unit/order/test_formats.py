@@ -1,4 +1,4 @@
-"""Message formats: written and read back to the byte, found by name and by their bytes, and added by packages."""
+"""Message formats: exact round trip, lookup by name and by content, and extension by packages."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def refused(content: bytes, name: str | None = None, rules: Rules | None = None)
     return refusal.value
 
 
-# --- there and back ---------------------------------------------------------------------------------------------------
+# --- round trip -------------------------------------------------------------------------------------------------------
 
 
 @given(orders, names, languages)
@@ -81,7 +81,7 @@ def test_there_and_back(order: Order, name: str, lang: Language) -> None:
 
 @given(orders, names, languages, st.data())
 def test_no_other_bytes_are_the_order(order: Order, name: str, lang: Language, data: st.DataObject) -> None:
-    """Change any byte: what still parses is what another order is written as."""
+    """Change any byte: the result is rejected or is the encoding of another order."""
     written = bytearray(message_format(name).encode(order, lang))
     at = data.draw(st.integers(0, len(written) - 1))
     written[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
@@ -125,7 +125,7 @@ def test_rules_reach_the_order() -> None:
 
 
 def test_xml_of_a_payment() -> None:
-    """These bytes are signed and checked years later: they never change."""
+    """These bytes are signed and verified years later: they must never change."""
     assert message_format("xml-tdm").encode(SIGNED, "zh").decode() == XML_ZH
     assert decode(XML_ZH.encode()) == ("xml-tdm", SIGNED)
 
@@ -227,7 +227,7 @@ def test_xml_is_bounded_and_utf8() -> None:
 
 
 class Upper:
-    """A bank's own format: canonical bytes after a mark."""
+    """A bank's own format: canonical bytes after a prefix."""
 
     name = "upper"
     starts = b"UP"
@@ -254,7 +254,7 @@ upper, sloppy, impostor, nameless = Upper(), Sloppy(), Impostor(), object()
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Formats that packages bring, as lines of the entry-point group."""
+    """Installs message formats as entry points of packages."""
     lines: list[str] = []
 
     def entry_points(group: str) -> list[EntryPoint]:
@@ -292,7 +292,7 @@ def test_an_added_format_must_be_exact_too(installed: list[str]) -> None:
     installed.append("sloppy")
     refusal = refused(as_json(make_payment()))
     assert refusal.code == "ORDER_NOT_CANONICAL"
-    assert refusal.details["format"] == "jcs"  # the first refusal is the one told
+    assert refusal.details["format"] == "jcs"  # the first refusal is reported
     installed[:] = ["upper"]
     _added.cache_clear()
     assert refused(b"UP" + as_json(make_payment())).details["format"] == "upper"

@@ -1,4 +1,4 @@
-"""The room is light: signing waits for it to load."""
+"""The order package imports little: its import delays signing."""
 
 from __future__ import annotations
 

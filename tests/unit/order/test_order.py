@@ -1,4 +1,4 @@
-"""An order: read from any layout, one canonical form, immutable, comparable."""
+"""An order: parsed from any JSON layout, one canonical form, immutable, comparable."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_canonical_form_of_the_sample() -> None:
     assert login().canonical.startswith(b'{"bank":{"id":"demo-bank","origin":"https://bank.example"},"created":')
 
 
-# --- what it says -----------------------------------------------------------------------------------------------------
+# --- content ----------------------------------------------------------------------------------------------------------
 
 
 def test_properties() -> None:
@@ -134,7 +134,7 @@ def test_input_is_text_or_bytes_alike(document: dict[str, Any]) -> None:
     assert Order.parse(as_json(document)) == Order.parse(as_json(document).decode())
 
 
-# --- names that must pass ---------------------------------------------------------------------------------------------
+# --- names that must be accepted --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_real_accounts_pass(account: str) -> None:
     assert payment(payee__account=account)["payee.account"] == account
 
 
-# --- rules of the installation ----------------------------------------------------------------------------------------
+# --- rules of an installation -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_loopback_is_refused_outside_the_demo() -> None:
     assert refusal.value.code == "ORDER_ORIGIN"
 
 
-# --- when it may be signed --------------------------------------------------------------------------------------------
+# --- validity period --------------------------------------------------------------------------------------------------
 
 
 def test_live_order() -> None:

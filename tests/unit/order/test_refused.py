@@ -1,4 +1,4 @@
-"""Everything that is refused in a payment or a login: what, with which code, at which place."""
+"""Everything refused in a payment or a login, with its error code and location."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.unit
 NONCE = "3q2-7wAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 LONG = "a" * 63
 
-# Each row: what is changed in the payment, the code, the place.
+# Each row: the change to the payment, the code, the location.
 STRUCTURE = [
     ({"type": ABSENT}, "ORDER_MISSING_KEY", "type"),
     ({"type": None}, "ORDER_WRONG_TYPE", "type"),
@@ -73,7 +73,7 @@ VALUES = [
         ({"payee__account": value}, "ORDER_ACCOUNT", "payee.account")
         for value in (
             *("1" * 35, "-1", "1-", "1--2", "a1", "1 2", "1.2", "１２", "٣", "1\n", "1\ud800", "6222_1"),
-            "1\u20102",  # a hyphen, but not ours
+            "1\u20102",  # a hyphen, but not the ASCII one
         )
     ),
     ({"payer__account": "abc"}, "ORDER_ACCOUNT", "payer.account"),

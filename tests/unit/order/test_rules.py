@@ -1,6 +1,6 @@
-"""Every rule of an order as a property: what passes is exactly what the rule says, written down another way.
+"""Every rule of an order as a property, compared with an independent implementation of the rule.
 
-Values are drawn close to the border: a right one, or a right one with a character put in, taken out or changed.
+Values are generated near the boundary: a valid value, or one with a character inserted, removed or changed.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from ushield_hw.order.currency import DECIMAL_PLACES
 pytestmark = pytest.mark.unit
 
 DIGITS, CAPITALS, LETTERS = strategies.DIGITS, strategies.CAPITALS, strategies.LETTERS
-# What is easily taken for something else, besides what rules are made of.
+# Confusable characters, in addition to those that occur in the rules.
 CHARACTERS = st.sampled_from([*"09azAZ-._/:+@=%# ,\n\0", "０", "Ａ", "а", "٣", "\u2010", "é", "\u200b", "\ud800"])
 
 
 @st.composite
 def near(draw: st.DrawFn, right: st.SearchStrategy[str]) -> str:
-    """Return a right value, or one that is nearly right."""
+    """Return a valid or nearly valid value."""
     value = draw(right)
     for _ in range(draw(st.integers(0, 2))):
         at = draw(st.integers(0, len(value)))
@@ -43,7 +43,7 @@ def near(draw: st.DrawFn, right: st.SearchStrategy[str]) -> str:
 
 
 def accepted(place: str, value: object, document: dict[str, Any] | None = None) -> bool:
-    """Tell whether a payment with this value passes; if not, it is that value that is named."""
+    """Tell whether a payment with this value is accepted; if not, the error must name that value."""
     changed = make_payment(**{place.replace(".", "__"): value}) if document is None else document
     try:
         order = Order.from_json(changed)
@@ -54,7 +54,7 @@ def accepted(place: str, value: object, document: dict[str, Any] | None = None) 
     return True
 
 
-# --- the rules again, without patterns --------------------------------------------------------------------------------
+# --- the rules without regular expressions ----------------------------------------------------------------------------
 
 
 def only(value: str, *allowed: str) -> bool:
@@ -229,12 +229,12 @@ def test_a_currency_passes_exactly_when_it_is_listed(code: str) -> None:
 
 # --- the schema is closed ---------------------------------------------------------------------------------------------
 
-FEWER = settings(max_examples=50)  # a whole document takes its time to draw
+FEWER = settings(max_examples=50)  # generating a whole document takes time
 OPTIONAL = {"payer.name", "customer.name", "replaces"}
 
 
 def places(document: dict[str, Any], above: str = "") -> Iterator[tuple[dict[str, Any], str, str]]:
-    """Yield each object in a document with each of its keys and the key's place."""
+    """Yield each object in a document with each of its keys and the key's path."""
     for key, value in document.items():
         place = f"{above}.{key}" if above else key
         yield document, key, place

@@ -1,4 +1,4 @@
-"""Screens: golden, whole, and never wider than the display."""
+"""Screens: expected output, complete content, and no line wider than the display."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_a_line_holds_one_free_text_at_most(kind: str) -> None:
         assert sum(rules[place].spaced for place in shown.places) <= 1
 
 
-# --- what fits --------------------------------------------------------------------------------------------------------
+# --- display limits ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_what_the_display_cannot_show_is_refused(changes: dict[str, object], pla
 
 
 def test_what_is_not_shown_needs_no_room() -> None:
-    check_fits(payment(), DisplayProfile(max_text=20))  # the nonce has 43
+    check_fits(payment(), DisplayProfile(max_text=20))  # the nonce has 43 characters
 
 
 # --- pages ------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Text that people compare: what is refused, where, and what to write instead."""
+"""Text that users compare: what is refused, at which position, and the proposed replacement."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def edges(plane: int) -> Iterator[int]:
 
 
 def test_every_code_point() -> None:
-    """Each alone, against the rules written down another way: planes 0 and 1 whole, the others at their ends."""
+    """Each code point, compared with an independent implementation: planes 0 and 1, and the ends of the others."""
     for code_point in chain(range(0x20000), *(edges(plane) for plane in range(2, 17))):
         character = chr(code_point)
         category = unicodedata.category(character)
@@ -130,7 +130,7 @@ def test_the_short_cut_takes_nothing_that_the_long_way_refuses(monkeypatch: pyte
     for character in ordinary:
         rules._check_characters(character, "x")
         assert unicodedata.category(character)[0] != "M"
-        # No quick check of NFC but "yes" with class zero: nothing composes with it or moves past it.
+        # NFC quick check "yes" and combining class zero: nothing composes with it or is reordered past it.
         assert unicodedata.is_normalized("NFC", character)
         assert unicodedata.combining(character) == 0
         assert unicodedata.is_normalized("NFC", "a" + character)
@@ -179,7 +179,7 @@ def test_not_nfc(value: str, position: int, character: str, replacement: str) ->
 
 @given(texts.map(lambda text: unicodedata.normalize("NFD", text)))
 def test_what_the_error_proposes_leads_to_nfc(value: str) -> None:
-    """Follow the errors until there is none: the result is the normal form."""
+    """Applying the proposals until there is no error yields NFC."""
     target = unicodedata.normalize("NFC", value)
     for _ in range(len(value) + 1):
         if unicodedata.is_normalized("NFC", value):
@@ -230,7 +230,7 @@ def test_two_marks_pass_and_three_do_not() -> None:
     found = refusal("aq\u0327\u0323\u0302")
     assert (found.code, found.details["position"]) == ("ORDER_TEXT_MARKS", 5)
     assert found.details["character"] == "U+0302 COMBINING CIRCUMFLEX ACCENT"
-    assert refusal("q\u0489\u0488\u0489").code == "ORDER_TEXT_MARKS"  # enclosing ones count
+    assert refusal("q\u0489\u0488\u0489").code == "ORDER_TEXT_MARKS"  # enclosing marks count
 
 
 # --- length -----------------------------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ def test_length_is_counted_in_code_points() -> None:
     assert found.details == {"place": "payee.name", "length": 141, "longest": 140}
 
 
-# --- against the rules written down another way -----------------------------------------------------------------------
+# --- compared with an independent implementation ----------------------------------------------------------------------
 
 
 def allowed(value: str) -> bool:

@@ -1,4 +1,4 @@
-"""People who sign orders with software keys, and what a journal is given of them."""
+"""Signers with software keys, and the data that a journal gets from them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOKEN = TokenName("ushield", "U1", "0001", "demo")
 
 @dataclass(frozen=True)
 class Person:
-    """Who signs with one certificate and one token."""
+    """A signer with one certificate and one token."""
 
     private: pki.Key
     facts: CertificateFacts
@@ -38,7 +38,7 @@ class Person:
         return pki.sign_order(order.canonical, self.private, self.facts.der, P256)
 
     def renewed(self, number: int = 7) -> Person:
-        """Return the same person with a new key and certificate."""
+        """Return the same signer with a new key and certificate."""
         return replace(self, **vars(person(self.facts.subject_text(), number)) | {"token": self.token})
 
     def on(self, token: TokenName, *certificates: bytes) -> Person:
@@ -46,7 +46,7 @@ class Person:
 
 
 def person(subject: str = "CN=张三,O=Demo Bank", number: int = 0) -> Person:
-    """Return a person; each number has a key of its own."""
+    """Return a signer; each number has its own key."""
     private = pki.key(number=number)
     return Person(private, CertificateFacts.read(pki.der(AUTHORITY.issue(subject, private.public_key()))))
 
@@ -57,14 +57,14 @@ def journal_in(folder: Path, **settings: object) -> Journal:
 
 
 def move(journal: Journal, who: Person, order: Order, *states: State) -> None:
-    """Take an order through some states; what is signed is a real signed order."""
+    """Move an order through states; for ``SIGNED``, with a real signed order."""
     with journal.signing(order, who.signatory) as attempt:
         for to in states:
             attempt.move(to, who.sign(order) if to is State.SIGNED else None)
 
 
 def break_unlocking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make every release of a file lock report an error after it was released."""
+    """Make every unlock of a file report an error after the lock was released."""
 
     def fails(real: Callable[..., None]) -> Callable[..., None]:
         def call(descriptor: int, operation: int, *more: int) -> None:

@@ -1,4 +1,4 @@
-"""The journal: nothing is signed twice, and what may have been signed is not signed again."""
+"""The journal: nothing is signed twice, and an order that may have been signed is not signed again."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def stored(journal: Journal, who: Person = ME, order: Order = ORDER) -> bytes:
     return found
 
 
-# --- what is kept -----------------------------------------------------------------------------------------------------
+# --- stored data ------------------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_written_before_the_token_is_asked(journal: Journal, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_the_same_order_laid_out_otherwise_is_the_same(journal: Journal) -> None
     assert stored(journal, order=again) == stored(journal)
 
 
-# --- one transaction, one order ---------------------------------------------------------------------------------------
+# --- one order per transaction ----------------------------------------------------------------------------------------
 
 
 def test_another_order_with_the_same_tx_id(journal: Journal) -> None:
@@ -109,7 +109,7 @@ def test_the_same_tx_id_at_another_bank_is_another_transaction(journal: Journal)
     assert stored(journal)
 
 
-# --- one order, one signature of a person -----------------------------------------------------------------------------
+# --- one signature per user and order ---------------------------------------------------------------------------------
 
 
 def test_a_renewed_certificate_on_the_same_token_gets_the_stored_order(journal: Journal) -> None:
@@ -149,7 +149,7 @@ def test_maker_and_checker_both_sign(journal: Journal) -> None:
 
 
 def asking(journal: Journal) -> tuple[Callable[[], object], ...]:
-    """Return the two ways to the journal: before a login, and when the token is about to be asked."""
+    """Return the two calls that consult the journal: before a login, and before the token signs."""
     return (lambda: journal.signed(ORDER, ME.signatory)), (lambda: move(journal, ME, ORDER))
 
 
@@ -244,7 +244,7 @@ def test_a_rejection_may_be_asked_again(journal: Journal) -> None:
     assert [entry.state for entry in journal.entries()] == [State.REJECTED, State.SIGNED]
 
 
-# --- looking it up ----------------------------------------------------------------------------------------------------
+# --- lookup -----------------------------------------------------------------------------------------------------------
 
 
 def test_an_entry_says_what_whose_and_how_far(journal: Journal) -> None:
@@ -273,14 +273,14 @@ def test_a_number_that_two_banks_have_used(journal: Journal) -> None:
     assert [entry.state for entry in journal.entries()] == [State.UNKNOWN, State.RESOLVED]
 
 
-# --- two at once ------------------------------------------------------------------------------------------------------
+# --- concurrency ------------------------------------------------------------------------------------------------------
 
 
 def test_an_order_is_signed_by_one_at_a_time(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "LOCK_WAIT_S", 0.1)
     with journal.signing(ORDER, ME.signatory) as attempt:
         attempt.move(State.SIGN_CALLED)
-        with pytest.raises(TokenBusy):  # and not OutcomeUnknown: the first one lives
+        with pytest.raises(TokenBusy):  # not OutcomeUnknown: the first process is running
             move(journal, ME, ORDER)
         with pytest.raises(TokenBusy):
             journal.signed(ORDER, ME.signatory)
@@ -308,11 +308,11 @@ def test_different_orders_do_not_wait(journal: Journal) -> None:
         pass
 
 
-# --- what comes out is verified ---------------------------------------------------------------------------------------
+# --- stored signatures are verified when read -------------------------------------------------------------------------
 
 
 def planted(journal: Journal, der: bytes) -> None:
-    """Have the journal keep something else than the signed order, in records that are whole."""
+    """Replace the signed order in otherwise valid journal records."""
     with journal.signing(ORDER, ME.signatory) as attempt:
         attempt.move(State.SIGN_CALLED)
         attempt.move(State.SIGNED, der)

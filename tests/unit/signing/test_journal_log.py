@@ -1,4 +1,4 @@
-"""The journal's file: what is appended stays, threads share syncs, and no damage ever lets an order be signed again."""
+"""The journal's file: records persist, threads share syncs, and no damage allows an order to be signed again."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_the_disk_is_full_in_the_middle_of_a_line(log: Log, tmp_path: Path, monk
     assert fresh(tmp_path).keys() == [KEYS[1], KEYS[3]]
 
 
-# --- what is not a journal --------------------------------------------------------------------------------------------
+# --- files that are not a journal -------------------------------------------------------------------------------------
 
 
 def test_records_of_another_format_are_not_an_empty_journal(log: Log, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_what_is_no_file(log: Log, tmp_path: Path, kind: str) -> None:
 
 
 def line_with(log: Log, body: bytes) -> None:
-    """Append a line that is whole, whatever it says."""
+    """Append a well-formed line with this content."""
     log.append(KEYS[0], record())
     with log._locked:
         assert log._file is not None
@@ -258,7 +258,7 @@ def test_a_folder_that_may_not_be_entered(tmp_path: Path) -> None:
     os.chdir(tmp_path)
     if (child := os.fork()) == 0:
         try:
-            if root:  # who may enter every folder
+            if root:  # root may search any folder
                 os.seteuid(4711)
             Log.of(Path("journal"))
         except StorageError as error:
@@ -271,7 +271,7 @@ def test_a_folder_that_may_not_be_entered(tmp_path: Path) -> None:
 
 
 def slowed(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[str]:
-    """Make every sync slow; return the list that notes each."""
+    """Make every sync slow; return the list in which each is recorded."""
     done: list[str] = []
 
     def watch(name: str) -> None:
@@ -292,7 +292,7 @@ def slowed(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[str]:
 def test_an_order_takes_two_syncs_and_the_first_one_a_third(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal, done = journal_in(tmp_path), slowed(monkeypatch, 0)
     move(journal, ME, SIGNED, State.PREPARED, State.SIGN_CALLED, State.SIGNED)
-    assert done == ["fdatasync", "fsync", "fdatasync"]  # the folder too, when the file is new
+    assert done == ["fdatasync", "fsync", "fdatasync"]  # and the folder if the file is new
     del done[:]
     move(journal, ME, LEFT, State.PREPARED, State.SIGN_CALLED, State.SIGNED)
     assert done == ["fdatasync", "fdatasync"]
@@ -321,7 +321,7 @@ def test_threads_that_wait_together_share_a_sync(log: Log, monkeypatch: pytest.M
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(one, KEYS))
     assert len(log.keys()) == 16
-    assert done.count("fdatasync") <= 4  # one by one it would be 16
+    assert done.count("fdatasync") <= 4  # sequentially it would be 16
 
 
 def test_a_sync_that_fails_fails_for_everyone_who_waited(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,7 +366,7 @@ def test_a_process_that_keeps_the_file_locked_is_named(log: Log, monkeypatch: py
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
-    """Return a state folder with an order signed, one left open and one refused, and the signed order."""
+    """Return a state folder with one signed, one open and one refused order, and the signed order."""
     folder = tmp_path_factory.mktemp("kept")
     journal = journal_in(folder)
     move(journal, ME, REJECTED, State.SIGN_CALLED, State.REJECTED)
@@ -379,7 +379,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
 
 @st.composite
 def damages(draw: st.DrawFn) -> Callable[[bytes], bytes]:
-    """Return one way in which a file is not what was written."""
+    """Return one way of damaging a file."""
     at, value, length = draw(st.floats(0, 1)), draw(st.integers(1, 255)), draw(st.integers(1, 2000))
     filling = draw(st.binary(max_size=40))
     lines = draw(st.permutations(range(10)))
@@ -417,14 +417,14 @@ def test_whatever_is_damaged_nothing_is_signed_again_and_nothing_wrong_is_given(
     file = tmp_path / "state" / "journal" / "journal.log"
     file.write_bytes(damage(file.read_bytes()))
     holds(journal_in(tmp_path / "state"), der)
-    if again:  # and not after others have been signed
+    if again:  # nor after another order has been signed
         with suppress(StorageError):
             move(journal_in(tmp_path / "state"), ME, payment(), State.SIGN_CALLED, State.SIGNED)
         holds(journal_in(tmp_path / "state"), der)
 
 
 def holds(journal: Journal, der: bytes) -> None:
-    """Assert that the journal tells the truth or nothing."""
+    """Assert that the journal reports the true state or an error."""
     for order, right in ((SIGNED, der), (LEFT, OutcomeUnknown)):
         try:
             found: object = journal.signed(order, ME.signatory)
@@ -465,7 +465,7 @@ def test_the_folder_may_be_moved_away(kept: tuple[Path, bytes], tmp_path: Path) 
 
 def test_the_files_of_a_removed_folder_are_closed_at_once(tmp_path: Path) -> None:
     journal = journal_in(tmp_path / "removed")
-    gc.disable()  # nothing may wait for it
+    gc.disable()  # no process may wait for it
     try:
         move(journal, ME, SIGNED, State.SIGN_CALLED, State.SIGNED)
         assert opened_under(tmp_path / "removed") == {"journal.log", "journal.lock", "orders.lock"}
@@ -477,10 +477,10 @@ def test_the_files_of_a_removed_folder_are_closed_at_once(tmp_path: Path) -> Non
 
 
 def opened_under(folder: Path) -> set[str]:
-    """Return the names of the files in a folder, removed ones too, that this process has open."""
+    """Return the names of files in a folder, including deleted ones, that this process has open."""
     opened = set()
     for number in os.listdir("/proc/self/fd"):
-        with suppress(OSError):  # the one of the listing
+        with suppress(OSError):  # the descriptor of the listing
             target = Path(os.readlink(f"/proc/self/fd/{number}").removesuffix(" (deleted)"))
             if target.is_relative_to(folder):
                 opened.add(target.name)

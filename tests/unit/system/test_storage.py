@@ -1,4 +1,4 @@
-"""What is kept on the disk: whole files, locks between processes, folders that are ours alone."""
+"""Persistent storage: atomic files, inter-process locks, private folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a virtual card remembers."""
+"""The virtual card's persistent memory."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def asked(panel: Panel, pool: ThreadPoolExecutor) -> Future[Answer]:
-    """Have the card ask, and wait until the question is on the screen."""
+    """Make the card request confirmation and wait until the prompt is on the screen."""
     there = threading.Event()
     panel.watch(there.set)
     answer = pool.submit(panel.ask, PAGES)

@@ -1,4 +1,4 @@
-"""The SmartCard-HSM that virtual tokens are made of, command by command; no daemon."""
+"""The SmartCard-HSM behind virtual tokens, command by command; no pcscd."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HASHES: Final = {
 
 
 class Host:
-    """Sends a card commands."""
+    """Sends commands to a card."""
 
     def __init__(self, card: SmartCardHsm) -> None:
         self.card = card
@@ -139,12 +139,12 @@ def test_it_pads_a_digest_info_and_signs_a_digest_with_pss(host: Host) -> None:
     ("key", "algorithm", "data", "status"),
     [
         (EC, 0x76, MESSAGE, 0x6A86),  # no such hash
-        (EC, 0x33, MESSAGE, 0x6A86),  # RSA's
+        (EC, 0x33, MESSAGE, 0x6A86),  # an RSA algorithm
         (EC, 0x80, MESSAGE, 0x6A86),  # ECDH is no signature
-        (RSA, 0x73, MESSAGE, 0x6A86),  # ECDSA's
-        (RSA, 0x21, bytes(256), 0x6A86),  # deciphering is no signature
+        (RSA, 0x73, MESSAGE, 0x6A86),  # an ECDSA algorithm
+        (RSA, 0x21, bytes(256), 0x6A86),  # decryption, not a signature
         (RSA, 0x3F, MESSAGE, 0x6A86),
-        (EC, 0x70, bytes(33), 0x6A80),  # no digest is as long
+        (EC, 0x70, bytes(33), 0x6A80),  # longer than any digest
         (RSA, 0x20, bytes(255), 0x6A80),
         (RSA, 0x20, b"\xff" * 256, 0x6A80),  # greater than the modulus
         (RSA, 0x30, bytes(246), 0x6A80),  # no room for the padding
@@ -221,7 +221,7 @@ def test_selecting_the_applet_again_logs_out(host: Host) -> None:
     assert host.send(0, 0xA4, 4, 0, AID)[0] == 0x9000
     assert not host.logged_in()
     assert host.sign(EC, 0x73, MESSAGE)[0] == 0x6982
-    assert host.send(0, 0x20, 0, 0x81)[0] == 0x63C3  # no try was spent
+    assert host.send(0, 0x20, 0, 0x81)[0] == 0x63C3  # no attempt was used
 
 
 def test_selecting_a_file_or_another_applet_does_not_log_out(host: Host) -> None:

@@ -1,4 +1,4 @@
-"""The virtual U-shield's card, command by command; no daemon."""
+"""The virtual U-shield's card, command by command; no pcscd."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ORDER = Order.parse(json.dumps(make_payment()).encode())
 
 @dataclass
 class Card:
-    """A card with a payment key, and a host that sends it commands."""
+    """A card with a payment key, and a host that sends commands to it."""
 
     card: UShieldCard
 
@@ -112,7 +112,7 @@ def test_it_reads_every_message_format(content: bytes) -> None:
 @pytest.mark.parametrize(
     ("content", "algorithm"),
     [
-        (bytes(32), PLAIN_HASH),  # a digest: nobody knows of what
+        (bytes(32), PLAIN_HASH),  # a digest of unknown content
         (ORDER.canonical[:32], PLAIN_HASH),
         (bytes(32), SHA256),
         (b"", SHA256),
@@ -120,7 +120,7 @@ def test_it_reads_every_message_format(content: bytes) -> None:
         (ORDER.canonical + b" ", SHA256),
         (ORDER.canonical.replace(b"128.50", b"128.5"), SHA256),
         (message_format("xml-tdm").encode(ORDER, "zh")[:-1], SHA256),
-        (request(ec.generate_private_key(ec.SECP256R1())), SHA256),  # for somebody else's key
+        (request(ec.generate_private_key(ec.SECP256R1())), SHA256),  # for another key
         (ORDER.canonical, 0x71),  # with SHA-1
         (ORDER.canonical, 0x72),  # with SHA-224
     ],
@@ -163,7 +163,7 @@ def test_its_owner_is_asked_once_an_order_however_often_the_host_asks() -> None:
     card.verify()
     assert [card.sign(ORDER.canonical) for _ in range(3)] == [0x6985] * 3
     assert card.card.panel.asked == 1
-    card.verify()  # the person types the PIN again: they want to be asked again
+    card.verify()  # the PIN was verified again: a new prompt is allowed
     card.sign(ORDER.canonical)
     assert card.card.panel.asked == 2
 
@@ -215,7 +215,7 @@ def test_the_pin_locks_and_stays_locked_until_the_so_sets_a_new_one() -> None:
     card = make()
     assert [card.verify("000000") for _ in range(4)] == [0x63C2, 0x63C1, 0x6983, 0x6983]
     assert card.verify() == 0x6983
-    again = Card(UShieldCard(card.card.memory, Panel()))  # pulled out and in
+    again = Card(UShieldCard(card.card.memory, Panel()))  # removed and inserted
     assert again.verify() == 0x6983
     unblock = bytes.fromhex(SO_PIN) + b"654321"
     assert again.send(0, 0x2C, 0, 0x81, bytes(8) + b"654321")[0] == 0x63CE
@@ -246,9 +246,9 @@ def test_the_test_command_tells_the_last_outcome_and_the_count() -> None:
         ("00A404", 0x6700),
         ("00A40400", 0x6A82),
         ("00A4040003010203", 0x6A82),
-        ("00A404000B0102", 0x6700),  # shorter than it says
+        ("00A404000B0102", 0x6700),  # shorter than its length field
         ("00FF0000", 0x6D00),
-        ("00C00000", 0x6985),  # nothing is waiting
+        ("00C00000", 0x6985),  # no response data
         ("00200085", 0x6A88),
         ("00D7CE010553035A5A5A", 0x6982),  # write without a PIN
         ("00E40200 02CE01".replace(" ", ""), 0x6982),

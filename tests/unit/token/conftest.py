@@ -1,4 +1,4 @@
-"""A bank's CA and an empty token with objects to put on it."""
+"""Fixtures: a bank's CA and an empty simulated token."""
 
 from __future__ import annotations
 

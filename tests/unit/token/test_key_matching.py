@@ -1,4 +1,4 @@
-"""Which private key is a certificate's: by its own public half; what shows none is told by nothing weaker alone."""
+"""Matching private keys to certificates: by public key where available, otherwise only on unambiguous evidence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS = {P256: 0, P384: 0, RSA: 0}
 
 
 def private(shelf: Shelf, key_id: bytes, kind: KeyKind | None = P256, **fields: object) -> int:
-    """Put a private key there that shows no public half; return its handle."""
+    """Add a private key without a readable public key; return its handle."""
     handle = 1 + len(shelf.keys)
     known = {"kind": kind, "public": None, "can_sign": True, "always_authenticate": False, **fields}
     shelf.keys.append(record(handle, key_id, private=True, **known))
@@ -43,13 +43,13 @@ def only(shelf: Shelf) -> tuple[object, ...]:
     return told(pair)
 
 
-# --- one id, several keys ---------------------------------------------------------------------------------------------
+# --- several keys with one id -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("labels", ["none", "apart"])
 def test_ec_pairs_that_share_an_id_are_keys_ambiguous(shelf: Shelf, count: int, labels: str) -> None:
-    """Not by their labels either: nothing says that a token keeps them true."""
+    """Labels do not decide either: nothing guarantees that a token keeps them consistent."""
     for number in range(count):
         label = f"key {number}" if labels == "apart" else ""
         private(shelf, b"\x12", label=label)
@@ -107,7 +107,7 @@ def test_the_one_that_shows_its_half_tells_the_other(shelf: Shelf) -> None:
 
 
 def test_a_key_that_is_left_of_two_pairs(shelf: Shelf) -> None:
-    """The other one's public object stayed behind: whose the key is, its first signature shows."""
+    """The other key's public object is left: the first signature shows which key remains."""
     handle = private(shelf, b"\x12")
     public_of(shelf, pki.key(number=1), b"\x12")
     public_of(shelf, pki.key(number=2), b"\x12")
@@ -148,7 +148,7 @@ def test_a_certificate_that_is_stored_twice_is_one(shelf: Shelf) -> None:
     assert KeyChoice(key_id=b"\x07").takes(pair)
 
 
-# --- what an id is worth ----------------------------------------------------------------------------------------------
+# --- reliability of ids -----------------------------------------------------------------------------------------------
 
 
 def test_a_key_whose_public_object_is_anothers_is_not_the_certificates(shelf: Shelf) -> None:
@@ -185,16 +185,16 @@ def test_a_nul_more_at_the_end_of_an_id(shelf: Shelf) -> None:
     handle = private(shelf, b"\x01\0")
     shelf.certificate(pki.key(), b"\x01")
     assert only(shelf) == (handle, Proof.ID, ())
-    private(shelf, b"\x01")  # one that is the same to the octet comes first
+    private(shelf, b"\x01")  # an exact match takes precedence
     assert only(shelf) == (2, Proof.ID, ())
 
 
-# --- other kinds ------------------------------------------------------------------------------------------------------
+# --- other key types --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_key_of_another_kind_with_the_same_id(shelf: Shelf, known: bool) -> None:
-    """secp256k1, say: never this certificate's, unless the token does not even say what kind it is."""
+    """For example secp256k1: never a match, unless the token does not report the curve."""
     handle = private(shelf, b"\x01", None, kind_known=known)
     shelf.certificate(pki.key(), b"\x01")
     assert only(shelf)[0] == (None if known else handle)
@@ -217,7 +217,7 @@ def test_a_certificate_of_a_kind_that_signs_no_order(shelf: Shelf, curve: ec.Ell
     assert not pair.fits(Shelf.choose.__defaults__[0])  # type: ignore[index]
 
 
-# --- the forms of a point ---------------------------------------------------------------------------------------------
+# --- encodings of EC points -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [P256, P384])

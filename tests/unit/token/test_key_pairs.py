@@ -1,4 +1,4 @@
-"""Keys and certificates: which belong together, and which one does a job."""
+"""Keys and certificates: matching, and selection for a job."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def with_key(shelf: Shelf) -> Sequence[bool | None]:
     return [pair.has_key for pair in shelf.pairs()]
 
 
-# --- which belong together --------------------------------------------------------------------------------------------
+# --- matching ---------------------------------------------------------------------------------------------------------
 
 
 def test_by_id(shelf: Shelf) -> None:
@@ -92,7 +92,7 @@ def test_a_certificate_without_a_key(shelf: Shelf) -> None:
 
 
 def test_the_only_key_is_the_only_certificates_though_no_id_says_so(shelf: Shelf) -> None:
-    """Nothing contradicts it; the first signature is checked."""
+    """Nothing contradicts it; the first signature is verified."""
     shelf.key(pki.key(), b"", shows_public=False)
     shelf.certificate(pki.key(), b"")
     assert [(pair.has_key, pair.proof) for pair in shelf.pairs()] == [(True, Proof.ONLY)]
@@ -132,7 +132,7 @@ def test_a_pair_for_documents(shelf: Shelf) -> None:
     assert document["key_usage"] == ["nonRepudiation"]
 
 
-# --- which one does the job -------------------------------------------------------------------------------------------
+# --- selection for a job ----------------------------------------------------------------------------------------------
 
 
 def test_the_only_one(shelf: Shelf) -> None:
@@ -240,7 +240,7 @@ def test_nothing_there(shelf: Shelf) -> None:
     )
 
 
-# --- in their time ----------------------------------------------------------------------------------------------------
+# --- validity ---------------------------------------------------------------------------------------------------------
 
 
 def test_expired(shelf: Shelf) -> None:
@@ -301,7 +301,7 @@ def test_a_name_that_the_ca_writes_otherwise_is_the_same_person(shelf: Shelf, us
     assert [pair.superseded for pair in shelf.pairs()] == [len(uses) == 1, False]
 
 
-# --- the person's choice ----------------------------------------------------------------------------------------------
+# --- the user's choice ------------------------------------------------------------------------------------------------
 
 
 def test_by_key_id(shelf: Shelf) -> None:

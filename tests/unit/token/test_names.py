@@ -1,4 +1,4 @@
-"""Tokens of one module, whatever they say of themselves: each URI that is printed selects its token and no other."""
+"""Tokens of one module with arbitrary token information: each printed URI selects exactly its token."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SETTINGS = Settings(drivers=(data_dir("drivers"),))
 CATALOGUE = Catalogue(SETTINGS.drivers)
 MODULE = Path("/usr/lib/vendor-pkcs11.so")
 
-# What can be in a field of 16 or 32 octets: nothing, blanks, UTF-8, GBK, a cut character, NULs, and any octets at all.
+# Possible content of a field of 16 or 32 bytes: empty, blanks, UTF-8, GBK, a truncated character, NULs, any bytes.
 odd = st.sampled_from(
     [b"", b" ", b"123", b"123\0x", b"\x8001", b"\x8101", rb"\x8001", "工行".encode("gbk"), "工行".encode()]
 )
@@ -87,7 +87,7 @@ def test_two_that_nothing_tells_apart_are_two() -> None:
 
 
 def test_what_two_modules_show_is_paired_one_by_one() -> None:
-    """Two tokens of one serial number in each of two modules are two tokens."""
+    """Two tokens with the same serial number in each of two modules are two tokens."""
     shown = (SAME, (*SAME[:1], b"other", *SAME[2:]))
     here, there = tokens(*shown), tokens(*shown, module=Path("/usr/lib/proxy.so"))
     groups = alike([*here, *there], lambda _: frozenset())

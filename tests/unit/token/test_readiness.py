@@ -1,4 +1,4 @@
-"""Whether a token can sign, from what is seen of it: the one answer of `sign` and the doctor."""
+"""Whether a token can sign, given the visible objects: the decision shared by `sign` and the doctor."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def decided(shelf: Shelf, choice: KeyChoice = ANY, **seen: Any) -> Decision:
 
 
 def before_login(shelf: Shelf) -> Shelf:
-    """Take away what hides until then."""
+    """Remove the objects hidden before a login."""
     shelf.keys = [key for key in shelf.keys if not key.private]
     return shelf
 
@@ -97,7 +97,7 @@ def test_of_each_that_does_not_sign_it_is_said_why(shelf: Shelf) -> None:
 
 
 def test_a_token_that_does_not_say_whether_its_key_signs(shelf: Shelf) -> None:
-    """CKA_SIGN that is absent is no "no"."""
+    """An absent CKA_SIGN does not mean false."""
     shelf.key(pki.key(), can_sign=None)
     shelf.certificate(pki.key())
     assert decided(shelf, logged_in=True).verdict is CAN
@@ -119,7 +119,7 @@ def test_nothing_more_shows_after_a_login(shelf: Shelf) -> None:
     assert (decision.verdict, decision.hidden, code(decision)) == (CANNOT, frozenset(), "CERTIFICATE_NOT_FOUND")
 
 
-# --- before one -------------------------------------------------------------------------------------------------------
+# --- before a login ---------------------------------------------------------------------------------------------------
 
 
 def test_a_key_that_hides_until_then(shelf: Shelf) -> None:

@@ -1,4 +1,4 @@
-"""A bank that verifies, and its customer's signed order."""
+"""Fixtures: a bank that verifies, and its customer's signed order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DAY = pki.DAY
 
 @dataclass(frozen=True)
 class Scenario:
-    """A bank with its CAs; ``order`` is what the customer was asked to sign."""
+    """A bank with its CAs; ``order`` is the order that the customer signs."""
 
     bank: Bank
     private: pki.Key
@@ -26,7 +26,7 @@ class Scenario:
     order: Order
 
     def sign(self, content: bytes | None = None, **options: object) -> bytes:
-        """Sign as the customer's token would; the issuing CA comes with it."""
+        """Sign as the customer's token would; the issuing CA is included."""
         options.setdefault("intermediates", [self.bank.issuing.der])
         what = self.order.canonical if content is None else content
         return pki.sign_order(what, self.private, self.certificate, P256, **options)  # type: ignore[arg-type]
@@ -35,7 +35,7 @@ class Scenario:
         return TrustStore([self.bank.root.der], crls=crls)
 
     def with_certificate(self, **fields: object) -> Scenario:
-        """The same, but the customer's certificate has other fields."""
+        """The same with other fields in the customer's certificate."""
         options = {"subject": "CN=张三,O=Demo Bank", "public_key": self.private.public_key(), **fields}
         return Scenario(self.bank, self.private, pki.der(self.bank.issuing.issue(**options)), self.order)  # type: ignore[arg-type]
 

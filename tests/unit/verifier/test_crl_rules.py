@@ -1,4 +1,4 @@
-"""What a CRL proves: partial ones, changes, unknown contents, and CRLs by another key of the CA."""
+"""Evaluation of CRLs: partial CRLs, delta CRLs, unknown extensions, and CRLs signed by another key of the CA."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def listing(
     entry: tuple[x509.ExtensionType, bool] | None = None,
     extensions: tuple[tuple[x509.ExtensionType, bool], ...] = (),
 ) -> bytes:
-    """Return a CRL by the issuing CA whose entries have an extension."""
+    """Return a CRL by the issuing CA whose entries have the given extension."""
     ca = scenario.bank.issuing
     builder = x509.CertificateRevocationListBuilder().issuer_name(ca.certificate.subject)
     builder = builder.last_update(NOW - DAY).next_update(NOW + DAY)
@@ -49,7 +49,7 @@ def listing(
     return builder.sign(ca.key, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
-# --- what is not known ------------------------------------------------------------------------------------------------
+# --- unknown content --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("critical", [True, False])
@@ -175,7 +175,7 @@ def test_two_lists_of_one_time_that_differ_do_not_make_it_good(scenario: Scenari
 
 
 class Rollover:
-    """A CA that is trusted by its old key, certified its new one with it, and signs CRLs with the new one."""
+    """A CA trusted by its old key that certified its new key with it and signs CRLs with the new key."""
 
     def __init__(self, scenario: Scenario, *, below_root: bool) -> None:
         self.scenario = scenario
@@ -268,7 +268,7 @@ def test_a_key_for_crls_only_may_be_the_ca_s_second(scenario: Scenario) -> None:
     assert verify(scenario.sign(), trust=trust, at=NOW).revocation is Revocation.GOOD
 
 
-# --- long lists, and damaged ones -------------------------------------------------------------------------------------
+# --- long and damaged lists -------------------------------------------------------------------------------------------
 
 
 def test_a_long_list_is_read_once(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,11 +303,11 @@ def test_the_index_finds_what_cryptography_finds(scenario: Scenario, tmp_path: P
 @pytest.mark.parametrize(
     "entry",
     [
-        tlv(SEQUENCE, b"\x02\x01\x07", b"\x30\x0d261124020000Z"),  # no time
-        tlv(SEQUENCE, b"\x02\x01\x07", b"\x17\x0d261324020000Z", b"\x05\x00"),  # the 13th month, and something after it
+        tlv(SEQUENCE, b"\x02\x01\x07", b"\x30\x0d261124020000Z"),  # not a time
+        tlv(SEQUENCE, b"\x02\x01\x07", b"\x17\x0d261324020000Z", b"\x05\x00"),  # month 13, and trailing data
         tlv(SEQUENCE, b"\x02\x01\x07", b"\x17\x0d26112402000xZ"),
         tlv(SEQUENCE, b"\x02\x01\x07", b"\x17\x0b2611240200Z"),
-        tlv(SEQUENCE, b"\x02\x02\x00\x07", b"\x17\x0d261124020000Z"),  # numbers with an octet too many
+        tlv(SEQUENCE, b"\x02\x02\x00\x07", b"\x17\x0d261124020000Z"),  # integers with a superfluous byte
         tlv(SEQUENCE, b"\x02\x02\xff\x87", b"\x17\x0d261124020000Z"),
         tlv(SEQUENCE, b"\x02\x00", b"\x17\x0d261124020000Z"),
         tlv(SEQUENCE, b"\x02\x01\x07"),

@@ -1,4 +1,4 @@
-"""Certificates that are made to cost time, or to be read in two ways."""
+"""Certificates crafted to cost time or to be parsed ambiguously."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ushield_hw.errors import UShieldError, VerificationError
 from ushield_hw.verifier import TrustStore, budget, search, signatures, verify
 
 CA_USE = ("keyCertSign", "cRLSign")
-_PATIENCE_S = 1.0  # of this process's own time; a tenth of it is usual
+_PATIENCE_S = 1.0  # CPU time of this process; usually a tenth is used
 
 
 def cross(issuer: pki.Authority, subject: pki.Authority, *more: tuple[x509.ExtensionType, bool]) -> bytes:
@@ -28,7 +28,7 @@ def cross(issuer: pki.Authority, subject: pki.Authority, *more: tuple[x509.Exten
 
 
 def mesh(size: int) -> tuple[list[pki.Authority], list[bytes]]:
-    """CAs each of which has certified every other."""
+    """CAs that have all certified each other."""
     cas = [pki.authority(f"CN=M{number}", number=300 + number) for number in range(size)]
     return cas, [cross(a, b) for a in cas for b in cas if a is not b]
 
@@ -39,7 +39,7 @@ def signed_by(scenario: Scenario, issuer: pki.Authority, **fields: object) -> by
 
 
 def outcome(signed: bytes, anchors: Sequence[bytes], others: Sequence[bytes]) -> str:
-    """Return what the verifier says, and hold it to answer quickly."""
+    """Return the verifier's result; it must be returned quickly."""
     trust = TrustStore(anchors, others)
     began = time.thread_time()
     try:
@@ -110,7 +110,7 @@ def test_names_and_constraints_by_the_thousand(scenario: Scenario) -> None:
 
 
 def test_policies_that_double_with_each_ca(scenario: Scenario) -> None:
-    """CVE-2023-0464: as a tree they grow without end."""
+    """CVE-2023-0464: a policy tree grows exponentially."""
     names = [x509.ObjectIdentifier(f"1.3.6.1.4.1.99999.{n}") for n in (1, 2)]
     policies = x509.CertificatePolicies([x509.PolicyInformation(name, None) for name in names])
     pairs = [(one, other) for one in names for other in names]
@@ -156,7 +156,7 @@ def untrusted_outcome(scenario: Scenario, issuer: pki.Authority, trust: TrustSto
 
 
 def test_thousands_of_cas_cost_a_signer_nothing(scenario: Scenario) -> None:
-    """Counted, not timed: only CAs that have the issuer's name are looked at."""
+    """Counted, not timed: only CAs with the issuer's name are examined."""
     shell = pki.der(scenario.bank.root.issue("CN=CA 00000", pki.key().public_key(), ca=True, key_usage=CA_USE))
     others = [shell.replace(b"CA 00000", b"CA %05d" % n) for n in range(3_000)]
     trust = TrustStore([scenario.bank.root.der], others)

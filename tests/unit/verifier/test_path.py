@@ -1,4 +1,4 @@
-"""Which signers are trusted."""
+"""Certification paths: which signers are trusted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def untrusted(signed: bytes, trust: TrustStore, at: object = NOW) -> str:
 
 
 def signed_below(scenario: Scenario, issuer: pki.Authority, *between: pki.Authority, **fields: object) -> bytes:
-    """Sign with a certificate by ``issuer``; ``between`` is what comes with the order."""
+    """Sign with a certificate issued by ``issuer``; ``between`` are the CA certificates included with the order."""
     certificate = pki.der(issuer.issue("CN=A", scenario.private.public_key(), **fields))  # type: ignore[arg-type]
     return pki.sign_order(
         scenario.order.canonical, scenario.private, certificate, P256, intermediates=[one.der for one in between]
@@ -55,7 +55,7 @@ def test_a_ca_with_the_name_of_a_trusted_one(scenario: Scenario) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("2.5.29.14", b"\x04\x14" + bytes(19)),  # subject key identifier, cut off
+        ("2.5.29.14", b"\x04\x14" + bytes(19)),  # subject key identifier, truncated
         ("2.5.29.30", b"\x30\x02\x05\x00"),  # name constraints
         ("2.5.29.31", b"\x30\x02\x05\x00"),  # CRL distribution points
         ("2.5.29.35", b"\x30\x02\x05\x00"),  # authority key identifier
@@ -92,7 +92,7 @@ def test_the_issuing_ca_must_be_there(scenario: Scenario) -> None:
 
 
 def ids(own: pki.Key, issuer: pki.Key | None = None) -> list[tuple[x509.ExtensionType, bool]]:
-    """Return the extensions that tell keys of one name apart."""
+    """Return the key identifier extensions, which distinguish keys of the same name."""
     found: list[tuple[x509.ExtensionType, bool]] = [
         (x509.SubjectKeyIdentifier.from_public_key(own.public_key()), False)
     ]
@@ -113,7 +113,7 @@ def test_a_customer_with_the_ca_s_own_name_is_refused_as_openssl_does(
 
 @pytest.mark.parametrize("told_apart", [True, False])
 def test_a_ca_s_next_key_is_told_apart_by_key_identifiers(scenario: Scenario, told_apart: bool, tmp_path: Path) -> None:
-    """A CA that certifies its own new key has twice the same name (RFC 5280: self-issued)."""
+    """A CA that certifies its own new key has two certificates with the same name (RFC 5280: self-issued)."""
     first, second = pki.key(number=143), pki.key(number=144)
     old = pki.authority("CN=Root", number=143, extensions=ids(first))
     rolled = old.subordinate("CN=Root", number=144, extensions=ids(second, first) if told_apart else [])
@@ -193,7 +193,7 @@ def test_a_ca_between_that_was_renewed_is_taken_as_it_came(scenario: Scenario) -
 
 def test_a_damaged_ca_certificate_is_refused_although_the_store_has_a_good_one(scenario: Scenario) -> None:
     damaged = bytearray(scenario.bank.issuing.der)
-    damaged[20] ^= 1  # within the serial number
+    damaged[20] ^= 1  # in the serial number
     signed = scenario.sign(intermediates=[bytes(damaged)])
 
     with pytest.raises(BadSignature) as caught:
@@ -235,7 +235,7 @@ def test_a_ca_must_be_one(scenario: Scenario) -> None:
     signed = signed_below(scenario, customer)
 
     assert untrusted(signed, TrustStore([scenario.bank.root.der], [scenario.bank.issuing.der])) == "unknown_ca"
-    with pytest.raises(BadSignature):  # and it does not help to bring it
+    with pytest.raises(BadSignature):  # including it does not help
         verify(signed_below_with(scenario, customer), trust=scenario.trust(), at=NOW)
 
 
@@ -383,7 +383,7 @@ def test_a_trusted_signer_has_its_time_too(scenario: Scenario) -> None:
 
 
 def test_another_certificate_with_a_trusted_ca_s_name_and_key_is_not_that_ca(scenario: Scenario) -> None:
-    """Anybody can write one down."""
+    """Anyone can create one."""
     trusted = pki.authority("CN=A", number=144, key_usage=("keyCertSign",))
     imitation = pki.authority("CN=A", number=144, key_usage=("nonRepudiation",), ca=False)
     signed = pki.sign_order(scenario.order.canonical, imitation.key, imitation.der, P256)

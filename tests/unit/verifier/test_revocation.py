@@ -1,4 +1,4 @@
-"""Certificates that were revoked, and CRLs that prove nothing."""
+"""Revoked certificates, and CRLs that prove nothing."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_a_revocation_on_a_stale_crl_is_not_enough_for_a_verdict(scenario: Scena
 
 @pytest.mark.parametrize("youngest_first", [True, False])
 def test_the_youngest_crl_counts(scenario: Scenario, youngest_first: bool) -> None:
-    """A hold that was lifted, and a revocation that an old CRL does not know of yet."""
+    """A hold that was released, and a revocation not yet listed in an old CRL."""
     on_it = {serial_of(scenario): NOW - 2 * DAY}
     old: Dates = {"this_update": NOW - 2 * DAY, "next_update": NOW + DAY}
     lifted = [
@@ -197,7 +197,7 @@ def test_the_youngest_crl_counts(scenario: Scenario, youngest_first: bool) -> No
 
 
 def test_a_crl_from_after_the_certificate_s_end_proves_nothing(scenario: Scenario) -> None:
-    """Revoked certificates may be dropped from CRLs once they have run out."""
+    """Revoked certificates may be removed from CRLs after their expiry."""
     short = scenario.with_certificate(not_after=NOW + 2 * DAY)
     root = scenario.bank.root.crl(next_update=NOW + 30 * DAY)
     late: Dates = {"this_update": NOW + 3 * DAY, "next_update": NOW + 30 * DAY}

@@ -1,4 +1,4 @@
-"""Rules of a path beyond those that openssl can be asked about: names, curves, trusted CAs' own certificates."""
+"""Path rules that openssl cannot confirm: names, curves, trusted CAs' own certificates."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def why(scenario: Scenario, signed: bytes, trust: TrustStore) -> str:
     return str(broken.rule)  # type: ignore[attr-defined]
 
 
-# --- names of older CAs -----------------------------------------------------------------------------------------------
+# --- names in older encodings -----------------------------------------------------------------------------------------
 
 
 def common_name(value: bytes) -> bytes:
@@ -49,7 +49,7 @@ def common_name(value: bytes) -> bytes:
 
 
 def renamed(certificate: bytes, own: pki.Key, old: bytes, new: bytes) -> bytes:
-    """Return the certificate with ``new`` for ``old``, lengths put right, signed by the CA's key."""
+    """Return the certificate with ``old`` replaced by ``new``, lengths adjusted, signed by the CA's key."""
     changed = asn1_x509.Certificate.load(certificate)
     parts = [changed["tbs_certificate"][name].dump() for name in _FIELDS]
     body = tlv(SEQUENCE, *(part.replace(common_name(old), common_name(new)) for part in parts))
@@ -66,8 +66,8 @@ _FIELDS = (
     ("tag", "content", "shown"),
     [
         (0x14, "M\xfcller Bank".encode("latin-1"), "CN=Müller Bank"),  # T61String
-        (0x13, "工行".encode("gbk"), "CN=工行"),  # PrintableString that holds GBK
-        (0x13, b"041@Bank@1", "CN=041@Bank@1"),  # and one with a letter that it may not have
+        (0x13, "工行".encode("gbk"), "CN=工行"),  # PrintableString with GBK content
+        (0x13, b"041@Bank@1", "CN=041@Bank@1"),  # with a character that the type forbids
         (0x1E, "工行".encode("utf-16-be"), "CN=工行"),  # BMPString
     ],
     ids=["T61String", "GBK", "@", "BMPString"],
@@ -134,7 +134,7 @@ def openssl(folder: Path, *words: str) -> None:
 def test_a_curve_that_is_spelt_out_is_refused_wherever_it_stands(
     scenario: Scenario, where: str, tmp_path: Path
 ) -> None:
-    """It may be another curve with the same name to a reader that guesses (CVE-2020-0601)."""
+    """A lenient reader may take other parameters for the named curve (CVE-2020-0601)."""
     explicit = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-pkeyopt", "ec_param_enc:explicit"]
     usual = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
     made = ["-x509", "-out", "root.pem", "-subj", "/CN=R", "-days", "9000"]
@@ -166,7 +166,7 @@ def test_a_curve_that_is_spelt_out_is_refused_wherever_it_stands(
 
 @pytest.mark.parametrize("kind", ["sha1", "unknown"])
 def test_a_trusted_ca_s_own_signature_does_not_matter(scenario: Scenario, kind: str, tmp_path: Path) -> None:
-    """From a file of CAs too, where self-signed ones are the trusted ones."""
+    """Also for CAs read from a file, where self-signed certificates are the trusted ones."""
     root = pki.authority("CN=Root", number=210)
     weak = pki.signed_with_sha1(root.der, asn1_x509.Certificate, root.key)
     other = root.der.replace(bytes.fromhex("06082a8648ce3d040302"), bytes.fromhex("06082a811ccf55018375"))  # SM2
@@ -189,7 +189,7 @@ def test_a_ca_between_is_not_signed_with_sha1(scenario: Scenario) -> None:
 @pytest.mark.parametrize(
     ("permitted", "excluded", "passes"),
     [
-        ([x509.DNSName("bank.example")], [], True),  # says nothing of a signer without such a name
+        ([x509.DNSName("bank.example")], [], True),  # does not apply to a signer without such a name
         ([], [x509.DNSName("bank.example")], True),
         ([], [OTHER], True),
         ([x509.RFC822Name("bank.example")], [x509.IPAddress(ipaddress.ip_network("10.0.0.0/8"))], True),
@@ -257,7 +257,7 @@ def ip(text: str) -> x509.GeneralName:
         (net("10.0.0.0/8"), ip("11.1.2.3"), False),
         (net("10.0.0.0/8"), ip("::1"), False),
         (net("2001:db8::/32"), ip("2001:db8::1"), True),
-        (OTHER, OTHER, False),  # cannot be compared here
+        (OTHER, OTHER, False),  # comparison not supported
         (x509.RegisteredID(x509.ObjectIdentifier("1.2.3")), x509.RegisteredID(x509.ObjectIdentifier("1.2.3")), False),
     ],
 )
@@ -284,7 +284,7 @@ def test_a_wildcard_or_a_name_that_is_none_gets_round_no_exclusion(scenario: Sce
     assert rule in {"name_constraints", "name_malformed"}
 
 
-# --- what contradicts itself ------------------------------------------------------------------------------------------
+# --- contradictory certificates ---------------------------------------------------------------------------------------
 
 
 def test_a_signer_that_is_for_signing_certificates_but_no_ca(scenario: Scenario) -> None:

@@ -1,4 +1,4 @@
-"""CA and CRL files, and the paths a trust store remembers."""
+"""CA and CRL files, and the path cache of a trust store."""
 
 from __future__ import annotations
 
@@ -177,12 +177,12 @@ def test_a_certificate_is_no_crl(scenario: Scenario, tmp_path: Path) -> None:
     refused(lambda: TrustStore.from_files([ca], [ca]), "CRL_FILE_INVALID")
 
 
-# --- what is remembered
+# --- the path cache
 
 
 @pytest.fixture
 def builds(monkeypatch: pytest.MonkeyPatch) -> list[datetime]:
-    """The moments for which a path was looked for."""
+    """The moments for which a path was built."""
     moments: list[datetime] = []
     real = path.build
 
@@ -256,7 +256,7 @@ def test_revocation_is_judged_at_each_moment_anew(scenario: Scenario, builds: li
 
 
 def test_a_path_is_remembered_with_what_came_with_the_order(scenario: Scenario, builds: list[datetime]) -> None:
-    """Without the issuing CA there is no path, whatever was seen before."""
+    """Without the issuing CA there is no path, even if one was cached before."""
     store = scenario.trust()
     assert verify(scenario.sign(), trust=store, at=NOW)
 
@@ -273,7 +273,7 @@ def test_no_more_than_so_many_paths_are_kept(
     store = scenario.trust()
     one, two, three = (scenario.with_certificate(subject=f"CN={n}").sign() for n in range(3))
 
-    for signed in (one, two, one, three, one):  # the third order takes the place of the second
+    for signed in (one, two, one, three, one):  # the third order evicts the second
         verify(signed, trust=store, at=NOW)
     assert len(builds) == 3
 

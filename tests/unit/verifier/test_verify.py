@@ -1,4 +1,4 @@
-"""From bytes to a verdict."""
+"""Verification from bytes to a result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ushield_hw.verifier import Revocation, TrustStore, check_signature, verify
 
 
 def told(error: UShieldError) -> None:
-    """There must be a text for the error in both languages, with nothing left open."""
+    """The error must have a text in both languages without unfilled placeholders."""
     for language in messages.LANGUAGES:
         messages.set_language(language)
         assert messages.known(error.code, language)
@@ -226,7 +226,7 @@ def test_expiry_is_judged_only_where_the_moment_is_given(scenario: Scenario) -> 
         told(caught.value)
         assert (type(caught.value), caught.value.code) == (InvalidError, "ORDER_EXPIRED")
         assert verify(scenario.sign(), trust=scenario.trust(), at=moment, judge_expiry=False).order == scenario.order
-    assert verify(scenario.sign(), trust=scenario.trust()).order == scenario.order  # now, which is after it expired
+    assert verify(scenario.sign(), trust=scenario.trust()).order == scenario.order  # now, after its expiry
 
 
 def test_another_order_is_named_before_its_expiry(scenario: Scenario) -> None:
@@ -343,7 +343,7 @@ def test_damage_is_never_verified_and_always_told(signed: bytes, at: float, gone
         assert damaged not in GENUINE
         told(error)
     else:
-        assert damaged in GENUINE  # and so nothing passes that openssl refuses: see test_openssl_agrees
+        assert damaged in GENUINE  # so nothing is accepted that openssl refuses: see test_openssl_agrees
 
 
 @pytest.mark.parametrize("signed", GENUINE, ids=["cades", "plain", "without its CA"])
@@ -353,7 +353,7 @@ def test_openssl_agrees(signed: bytes, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", range(4))
 def test_no_bit_can_be_flipped(part: int) -> None:
-    """Every bit of a signed order, one after the other: nothing is accepted, and every refusal is one of ours."""
+    """Every bit of a signed order is flipped in turn: nothing is accepted, and every error is a documented one."""
     signed, taken = GENUINE[0], []
     for bit in range(part, 8 * len(signed), 4):
         flipped = bytearray(signed)
