@@ -1,7 +1,7 @@
-"""In CI (the variable CI is set) a skipped test is a failure: a check that silently does not run protects nobody.
+"""In CI (the variable CI is set) a skipped test is a failure, so that no check is silently omitted.
 
-Loaded for every run by ``-p tests.ci_rules`` in pyproject.toml. A test that cannot run where CI runs carries the marker
-``device`` and is deselected; an expected failure stays an ``xfail``.
+Loaded for every run by ``-p tests.ci_rules`` in pyproject.toml. A test that cannot run in CI has the marker ``device``
+and is deselected; an expected failure stays an ``xfail``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Watch for skips where they are gathered: in the one process that reports, not in the workers."""
+    """Register the plugin in the process that reports, not in the xdist workers."""
     is_worker = hasattr(config, "workerinput")
     if os.environ.get("CI") and not is_worker:
         config.pluginmanager.register(_NoSkips(), "ushield-no-skips")

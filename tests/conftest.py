@@ -1,7 +1,7 @@
-"""Options for a token that a person has plugged in; what the head of a run says of the tokens under the contract.
+"""Options for a physical token, and the tokens under the contract in the header of a run.
 
-PC/SC's client library asks once a process where its service is. In the process of the tests that is a place of our own,
-where nobody is until a test puts a link to its desk there: no test sees the readers of this machine.
+The PC/SC client library reads the socket path once per process. In the test process it is a private path without a
+service, until a test links its pcscd there: no test sees the readers of this machine.
 """
 
 from __future__ import annotations

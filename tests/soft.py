@@ -1,8 +1,8 @@
-"""A soft token of a test's own. The person who follows a script is ``ushield_hw.testing.scripted``.
+"""A soft token for one test. The scripted user is ``ushield_hw.testing.scripted``.
 
-The tokens are provisioned once a process and copied for each test. SoftHSM2 reads SOFTHSM2_CONF when it is initialised
-and a process has it loaded once: so every module a test got from :class:`Soft` is closed after the test, as are those
-of the library's own registry, and the next test's C_Initialize reads the next test's file.
+The tokens are provisioned once per process and copied for each test. SoftHSM2 reads SOFTHSM2_CONF in C_Initialize and
+is loaded once per process: so every module that a test got from :class:`Soft` is closed after the test, as are those
+of the library's registry, and the next test's C_Initialize reads the next test's file.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ SETTINGS: Final = Settings(drivers=(data_dir("drivers"),))
 DRIVER: Final = Catalogue(SETTINGS.drivers).get("softhsm2")
 SOFTHSM: Final = DRIVER.module_files()[0].resolve()
 OPTIONS: Final = ModuleOptions(relist=True)
-WRONG_PIN: Final = "0000000"  # a digit longer than any that provision() makes
+WRONG_PIN: Final = "0000000"  # one digit longer than any PIN of provision()
 
-# The keys on every copy, by their CKA_LABEL; "each" wants the PIN for each signature.
+# The keys on every copy, by their CKA_LABEL; "each" has CKA_ALWAYS_AUTHENTICATE.
 KEYS: Final = {"pay": KeyKind.EC_P256, "p384": KeyKind.EC_P384, "rsa": KeyKind.RSA, "each": KeyKind.EC_P256}
 
 
@@ -45,11 +45,11 @@ class Soft:
 
     Attributes:
         folder: where ``softhsm2.conf`` and the tokens are.
-        label: CKA_LABEL of the token.
+        label: the token's label.
         serial: its serial number.
         pin: its user PIN.
         so_pin: its SO PIN.
-        state: a folder for what the library keeps between runs.
+        state: a folder for the library's persistent state.
     """
 
     folder: Path
@@ -62,7 +62,7 @@ class Soft:
 
     @property
     def conf(self) -> Path:
-        """What SOFTHSM2_CONF names."""
+        """The value of SOFTHSM2_CONF."""
         return self.folder / "softhsm2.conf"
 
     def module(self, isolation: Isolation = Isolation.PROCESS, path: Path = SOFTHSM, deadline_s: float = 30) -> Module:
@@ -72,11 +72,11 @@ class Soft:
         return module
 
     def info(self, module: Module) -> TokenInfo:
-        """Find the token: slot numbers are SoftHSM2's choice."""
+        """Find the token: SoftHSM2 assigns the slot numbers."""
         return next(slot.token for slot in module.slots() if slot.token and slot.token.serial == self.serial)
 
     def link(self, module: Module, driver: Driver = DRIVER) -> Link:
-        """Return the token as the session module knows it."""
+        """Return the token as a session uses it."""
         settings = replace(SETTINGS, state_dir=self.state)
         info = self.info(module)
         return Link(module, info.slot_id, self.serial, driver, settings, info.identity)
@@ -92,17 +92,17 @@ def pin_driver(driver: Driver = DRIVER, **pin: Any) -> Driver:
 
 
 def key(module: Module, slot_id: int, label: str) -> KeyRecord:
-    """Return the private key of a label; needs a login."""
+    """Return the private key with a label; requires a login."""
     return next(key for key in module.keys(slot_id) if key.private and key.label == label)
 
 
 def generate_keys(module: Module, login: int, wanted: Mapping[str, KeyKind] = KEYS) -> None:
-    """Make a token's keys; their ids count from 1."""
+    """Generate a token's keys; their ids count from 1."""
     for number, (label, kind) in enumerate(wanted.items(), start=1):
         module.generate(login, kind, 2048, bytes([number]), label, always_authenticate=label == "each")
 
 
-@cache  # two conftests that import the fixture make it twice
+@cache  # two conftests import the fixture: it would run twice
 def _provision(folder: Path) -> Provisioned:
     made = provision(folder, SETTINGS)
     module = Module(SOFTHSM, Isolation.PROCESS, OPTIONS, 60, {CONF_VARIABLE: str(made.conf)})
@@ -115,7 +115,7 @@ def _provision(folder: Path) -> Provisioned:
 
 @pytest.fixture(scope="session")
 def provisioned(tmp_path_factory: pytest.TempPathFactory) -> Provisioned:
-    """The tokens that are copied, with :data:`KEYS` on the first."""
+    """The template tokens, with :data:`KEYS` on the first."""
     return _provision(tmp_path_factory.getbasetemp() / "provisioned")
 
 

@@ -1,1 +1,1 @@
-"""Tests of the plumbing: packaging, texts, scripts, import walls, the rules of CI."""
+"""Tests of the project itself: packaging, texts, scripts, import contracts, CI rules."""

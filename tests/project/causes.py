@@ -1,4 +1,4 @@
-"""The page of causes, ``docs/diagnosis.md``: which there are, as the code says, and how each is proved.
+"""The page of causes, ``docs/diagnosis.md``: the causes in the code, and how each is verified.
 
 ``python -m tests.project.causes`` writes the page; ``make causes`` runs that.
 """
@@ -24,7 +24,7 @@ PAGE: Final = ROOT / "docs" / "diagnosis.md"
 
 
 class Proof(Enum):
-    """How it is proved that a cause is found."""
+    """How the detection of a cause is verified."""
 
     REAL = "real"
     PARTLY = "partly"
@@ -34,7 +34,7 @@ class Proof(Enum):
 
 @dataclass(frozen=True)
 class Proved:
-    """How a cause is proved, and in a few words by what."""
+    """How a cause is verified, with a short description of the means."""
 
     proof: Proof
     note: str = ""
@@ -124,7 +124,7 @@ How each is proved, in the tests named below its layer:
 
 
 def probes() -> dict[str, list[Probe[Any]]]:
-    """Return everything that the doctor asks, by the cause's id, in the order of the numbers."""
+    """Return every probe of the doctor by its cause's id, in numerical order."""
     found: dict[str, list[Probe[Any]]] = {}
     for module in walk_packages(doctor.__path__, "ushield_hw.doctor."):
         for name, value in vars(import_module(module.name)).items():
@@ -136,7 +136,7 @@ def probes() -> dict[str, list[Probe[Any]]]:
 
 
 def counts() -> str:
-    """Return the line of numbers at the top."""
+    """Return the summary line at the top."""
     by_proof = Counter(proved.proof for proved in PROVED.values())
     numbers = ", ".join(f"{by_proof[proof]} {proof.value}" for proof in Proof)
     return f"**{len(probes())} causes: {numbers}.**"

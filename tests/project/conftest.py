@@ -1,4 +1,4 @@
-"""The archives that are published, built once."""
+"""The published archives, built once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.project.tree import ROOT, project_files
 
 @pytest.fixture(scope="session")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sdist, and the wheel built from that sdist, of a copy of the tree."""
+    """A folder with the sdist, and the wheel built from it, of a copy of the tree."""
     copy, dist = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("dist")
     for path in project_files():
         (copy / path).parent.mkdir(parents=True, exist_ok=True)

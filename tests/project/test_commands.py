@@ -1,4 +1,4 @@
-"""Every command that a text or a page tells a person to run is one that the command line takes, whole as it stands."""
+"""Every command shown in a text or a page is accepted by the command line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FILLED: Final = {"uri": "pkcs11:serial=1", "usb": "096e:0807", "atr": "3b00"}
 _WORD: Final = re.compile(r"""'[^']*'|"[^"]*"|[!-~]+|\S""")
 _ENDS: Final = ".,;:)）。，；：、`“”…"
 _ARGUMENT: Final = re.compile(r"""['"].*|[A-Z][A-Z0-9_.]*(?:\.\w+)?|[\w./~-]+\.(?:json|p7m|pem|toml|so|zip|html)|-""")
-# What a command checks itself: it has to be given one of these.
+# Required alternatives that the command itself checks: one of these must be given.
 _ONE_OF: Final = {"cert renew": {"--out", "--in", "--bank", "--abandon"}}
 
 
@@ -33,13 +33,13 @@ def texts() -> Iterator[tuple[str, str]]:
             yield from ((f"{language} {singular(message)}", str(form)) for form in forms)
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
-            if page.name != "diagnosis.md":  # made of the texts
-                if not line.endswith("\\"):  # it goes on in the next one
+            if page.name != "diagnosis.md":  # generated from the texts
+                if not line.endswith("\\"):  # continued on the next line
                     yield f"{page.name}:{number}", line
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """Yield the commands in a text: their words up to where the sentence goes on."""
+    """Yield the commands in a text: their words, up to where the sentence continues."""
     filled = re.sub(r"\{(\w+)\}", lambda found: _FILLED.get(found[1], "X"), text.replace("{{", "").replace("}}", ""))
     for found in re.finditer(r"(?<![\w/.-])ushield (?=[a-z-])", filled):
         shown = filled[found.end() :].split("`")[0]
@@ -49,7 +49,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def named_only(where: str, text: str, words: list[str]) -> bool:
-    """Tell whether a page only speaks of a command, by its name: in a text every command is one to run."""
+    """Tell whether a page only mentions a command by name; in a text every command is meant to be run."""
     command: click.Command | None = _ushield
     for word in words:
         command = None if command is None else _below(command, word)
@@ -57,7 +57,7 @@ def named_only(where: str, text: str, words: list[str]) -> bool:
 
 
 def _words(rest: str) -> Iterator[str]:
-    """Yield what belongs to the command: its names, its options with their values, and its arguments."""
+    """Yield the parts of the command: its names, its options with their values, and its arguments."""
     command: click.Command = _ushield
     wants = False
     for found in _WORD.finditer(rest.partition("|")[0].partition("#")[0]):
@@ -79,12 +79,12 @@ def _words(rest: str) -> Iterator[str]:
 
 
 def _below(command: click.Command, name: str) -> click.Command | None:
-    """Return a command of a group."""
+    """Return a subcommand of a group."""
     return command.get_command(click.Context(command), name) if isinstance(command, click.Group) else None
 
 
 def _choices(command: click.Command) -> set[str]:
-    """Return the words that a command's arguments may be."""
+    """Return the possible values of a command's arguments."""
     kinds = [one.type for one in command.params if isinstance(one, click.Argument)]
     return {str(word) for kind in kinds if isinstance(kind, click.Choice) for word in kind.choices}
 
@@ -97,7 +97,7 @@ def _takes_value(command: click.Command, option: str) -> bool:
 
 
 def problem(words: list[str]) -> str:
-    """Return what the command line says against a command; empty: nothing."""
+    """Return the command line's objection to a command; empty if there is none."""
     command: click.Command = _ushield
     rest, names = list(words), []
     while rest and (below := _below(command, rest[0])) is not None:

@@ -1,4 +1,4 @@
-"""The page of causes says what the code asks, and how each is proved."""
+"""The page of causes matches the code and states how each cause is verified."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program that was made into a bundle: it never starts itself again, unless it has said that it can be a worker."""
+"""A frozen program: it never starts itself again unless it declares that it can be a worker."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ NOT_NEEDED = (
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real bundle of a program that signs; it is made once, which takes half a minute of a quiet machine."""
+    """A real bundle of a program that signs; it is built once, which takes half a minute on an idle machine."""
     folder = tmp_path_factory.mktemp("bundle")
     (folder / "teller.py").write_text(PROGRAM)
     command = [sys.executable, "-m", "PyInstaller", "--log-level", "ERROR", "--noconfirm", "--paths", str(ROOT)]
@@ -74,7 +74,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(bundle: Path, soft: Soft, tmp_path: Path) -> Callable[[str], tuple[str, list[int]]]:
-    """Run the bundle; return what it printed, and the processes that have run its program."""
+    """Run the bundle; return its output and the processes that ran its program."""
     drivers, order, starts = tmp_path / "drivers", tmp_path / "order.json", tmp_path / "starts"
     drivers.mkdir(mode=0o700)
     text = (ROOT / "drivers" / "softhsm2.toml").read_text().replace('"in-process"', '"process"')

@@ -1,4 +1,4 @@
-"""What must not be in the tree, and what must stay as it is."""
+"""Forbidden content of the tree, and invariants of its files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def texts() -> list[tuple[Path, str]]:
 
 
 def registry_hosts() -> set[str]:
-    """Return the hosts that packages come from: pip's own, and those this machine is configured with."""
+    """Return the package registry hosts: pip's default, and those configured on this machine."""
     settings = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
     )
@@ -48,7 +48,7 @@ def test_no_registry_is_named() -> None:
 
 def test_no_path_of_this_checkout() -> None:
     if len(ROOT.parts) < 3:
-        return  # too short to tell from any other word
+        return  # too short to be distinctive
     here = re.compile(re.escape(str(ROOT)) + r"(?![\w.-])")
     assert [str(path) for path, text in texts() if here.search(text)] == []
 

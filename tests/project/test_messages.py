@@ -1,4 +1,4 @@
-"""The texts: both languages say the same things, and the build refuses a faulty catalogue."""
+"""The texts: both languages have the same messages, and the build rejects an invalid catalogue."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_both_languages_agree_on_what_is_counted() -> None:
 
 
 def probes() -> Iterator[str]:
-    """Yield the id of everything that the doctor asks."""
+    """Yield the id of every probe of the doctor."""
     for module in walk_packages(doctor.__path__, "ushield_hw.doctor."):
         for name, found in vars(import_module(module.name)).items():
             if name.endswith("PROBES"):

@@ -1,4 +1,4 @@
-"""An integrator's project: the wheel in a fresh virtual environment, and tests of their own with its fixtures."""
+"""An integrator's project: the wheel in a fresh virtual environment, and tests that use its fixtures."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_an_integrator_s_tests_pass_with_the_wheel(wheel: Path, tmp_path: Path) 
     python = venv / "bin" / "python"
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
     subprocess.run([*install, str(wheel)], check=True, timeout=60)
-    # Its dependencies are those of this environment; the project itself is found in the fresh one first.
+    # Its dependencies are those of this environment; the project itself is found first in the fresh one.
     (site,) = venv.glob("lib/python*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     project.mkdir()

@@ -1,4 +1,4 @@
-"""What is in the source archive and in the wheel, and that both build."""
+"""The content of the source archive and the wheel; both can be built."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ushield_hw.drivers import index
 
 pytestmark = [pytest.mark.unit, pytest.mark.xdist_group("packaging")]
 
-# Adding a name here is a decision: write down why in docs/decisions/.
+# Adding a name requires a decision record in docs/decisions/.
 DEPENDENCIES = {
     "asn1crypto",
     "click",

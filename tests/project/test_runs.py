@@ -1,4 +1,4 @@
-"""How tests are run: in CI a skip fails the run, an expected failure does not; groups stay together."""
+"""How tests run: in CI a skip fails the run, an expected failure does not; xdist groups stay together."""
 
 from __future__ import annotations
 

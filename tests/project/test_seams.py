@@ -1,4 +1,4 @@
-"""Nothing reaches past the seams: a token's module, the codes of an interface, details that decide."""
+"""Internal interfaces are not bypassed: a token's module, return codes, details that decide."""
 
 from __future__ import annotations
 

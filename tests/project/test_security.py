@@ -1,4 +1,4 @@
-"""SECURITY.md: each promise has a test that exists; and what is pinned is pinned."""
+"""SECURITY.md: each promise has an existing test; pinned versions are pinned."""
 
 from __future__ import annotations
 

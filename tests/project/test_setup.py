@@ -1,4 +1,4 @@
-"""tools/setup.sh says what to do when it cannot go on. Nothing is installed: apt-get, sudo and Python are stand-ins."""
+"""tools/setup.sh reports what to do when it cannot continue. Nothing is installed: apt-get, sudo, Python are stubs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EVERYTHING = 'for name in "${@:3}"; do echo "$name installed"; done'
 
 
 class Machine:
-    """A checkout with only tools/setup.sh, and a PATH with only what is put there."""
+    """A checkout with tools/setup.sh only, and a PATH with the given programs only."""
 
     def __init__(self, folder: Path) -> None:
         self.checkout, self.bin, self.log = folder / "checkout", folder / "bin", folder / "log"

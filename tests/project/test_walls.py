@@ -1,4 +1,4 @@
-"""The import walls of pyproject.toml stand: on a made-up package, each forbidden import is found."""
+"""The import contracts of pyproject.toml are effective: on a synthetic package, each forbidden import is found."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BANK = "Only bank needs the packages of its extra"
 
 
 def broken(folder: Path, files: dict[str, str]) -> set[str]:
-    """Return the names of the walls that ``files`` break, put into a package of the same modules, all empty."""
+    """Return the names of the contracts that ``files`` break in a package with the same modules, all others empty."""
     for module in (ROOT / "ushield_hw").rglob("*.py"):
         empty = folder / module.relative_to(ROOT)
         empty.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The package inside a zip file (``python -m zipapp``): texts and descriptors are there, and an error stays one."""
+"""The package inside a zip file (``python -m zipapp``): texts and descriptors are found, and errors are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of the project, as git sees them."""
+"""The files of the project, as listed by git."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NOT_OURS = {".git", ".venv", "__pycache__", "build", "dist"}
 
 @cache
 def project_files() -> tuple[Path, ...]:
-    """Return every file that is tracked or would be, relative to ``ROOT``; outside git, every file that is there."""
+    """Return every tracked or unignored file, relative to ``ROOT``; outside git, every existing file."""
     listing = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,

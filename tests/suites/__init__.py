@@ -1,1 +1,1 @@
-"""Public test suites, run against the verifier. Their data lies beside the checkout, in ``../shared/vectors``."""
+"""Public test suites for the verifier. Their data is next to the checkout, in ``../shared/vectors``."""

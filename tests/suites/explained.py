@@ -1,6 +1,6 @@
-"""Where the verifier answers otherwise than a suite expects, and why. Written into docs/verifier.md by ``table``.
+"""Where the verifier differs from a suite's expectation, and why. Written to docs/verifier.md by ``table``.
 
-``LAXER``: it accepts what the suite refuses. ``STRICTER``: it refuses what the suite accepts.
+``LAXER``: it accepts what the suite rejects. ``STRICTER``: it rejects what the suite accepts.
 """
 
 from __future__ import annotations
@@ -75,6 +75,6 @@ PKITS_STRICTER: Final[Reasons] = {
 
 
 def explains(reasons: Reasons, case: str) -> bool:
-    """Tell whether a case is among them; a name that ends with ``*`` stands for all that begin so."""
+    """Tell whether a case is listed; a name that ends with ``*`` matches by prefix."""
     names = [name for listed in reasons.values() for name in listed]
     return any(case == name or (name.endswith("*") and case.startswith(name[:-1])) for name in names)

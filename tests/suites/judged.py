@@ -1,4 +1,4 @@
-"""One certificate of a suite, judged as a signer's."""
+"""Checks one certificate of a suite as a signer's certificate."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def refusal(
     moment: datetime,
     policies: PolicyInputs = ANY,
 ) -> UShieldError | None:
-    """Return why a certificate is not accepted, or None: everything :func:`ushield_hw.verify` asks of one.
+    """Return why a certificate is rejected, or None: every check that :func:`ushield_hw.verify` makes on it.
 
     Raises:
-        Exception: anything but an error of ours is a fault.
+        Exception: any exception but the library's own is a defect.
     """
     try:
         store = TrustStore(anchors, others, crls, policies=policies)
@@ -36,6 +36,6 @@ def refusal(
 
 
 def _parts(leaf: bytes) -> SignedOrderParts:
-    """Return a signed order by this certificate, as far as the path is concerned."""
+    """Return the parts of a signed order with this certificate that path validation uses."""
     facts = CertificateFacts.read(leaf)
     return SignedOrderParts(b"", leaf, (), SUITES[0], Profile.PLAIN, None, b"", b"", facts, None)

@@ -1,4 +1,4 @@
-"""Writes the lists of docs/verifier.md. Run it as: python -m tests.suites.table"""
+"""Writes the lists of docs/verifier.md: ``python -m tests.suites.table``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _rows(reasons: Reasons) -> str:
 
 
 def written() -> str:
-    """Return the page with the lists as they are now."""
+    """Return the page with the current lists."""
     return FILE.read_text().partition(_BEGIN)[0] + lists()
 
 

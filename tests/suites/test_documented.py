@@ -1,4 +1,4 @@
-"""The differences to the suites stand in the documentation."""
+"""The differences to the suites are documented."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""x509-limbo: certification paths, most of them wrong, with what to expect of them."""
+"""x509-limbo: certification paths, most of them invalid, with the expected result."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.unit.verifier.test_verify import told
 
 pytestmark = pytest.mark.unit
 
-_PATIENCE_S = 2.0  # of this process's own time: a budget that is spent takes a tenth of it
+_PATIENCE_S = 2.0  # CPU time of this process; reaching the verifier's limit takes a tenth of it
 
 
 def outcome(case: dict[str, Any]) -> tuple[bool, float]:
-    """Return whether the verifier accepts it, and how much processor time that took."""
+    """Return whether the verifier accepts it, and the CPU time used."""
     (leaf,) = vectors.pem(case["peer_certificate"])[:1]
     anchors, others, crls = (vectors.pem(*case[name]) for name in ("trusted_certs", "untrusted_intermediates", "crls"))
     moment = datetime.fromisoformat(case["validation_time"]) if case["validation_time"] else datetime.now(UTC)
@@ -32,7 +32,7 @@ def outcome(case: dict[str, Any]) -> tuple[bool, float]:
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, tuple[bool, bool, float]]:
-    """What the suite expects, and what came of it, by the id of the case."""
+    """The expected and the actual result, by case id."""
     cases = vectors.document("limbo.json.xz")["testcases"]
     return {case["id"]: (case["expected_result"] == "SUCCESS", *outcome(case)) for case in cases}
 

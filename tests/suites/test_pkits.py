@@ -29,7 +29,7 @@ def asked(params: dict[str, Any]) -> PolicyInputs:
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, tuple[str | None, Any]]:
-    """The kind of error that the suite expects, or None, and what came of it, by the name of the case."""
+    """The expected kind of error, or None, and the actual result, by case name."""
     files, found = vectors.archive("pkits.tar.xz"), {}
     root, its_crl = files["certs/TrustAnchorRootCertificate.crt"], files["crls/TrustAnchorRootCRL.crl"]
     for case in json.loads(files["cases.json"]):
@@ -59,12 +59,12 @@ def test_what_is_revoked_is_told_so(outcomes: dict[str, tuple[str | None, Any]])
     revoked = {name for name, (_, refused) in outcomes.items() if isinstance(refused, Revoked)}
     expected = {name for name, (expected, _) in outcomes.items() if expected == "RevokedError"}
 
-    assert expected - revoked == {  # refused for another reason
+    assert expected - revoked == {  # rejected for another reason
         "invalid_negative_serial_number_test15",  # no certificate here has one
         "invalid_crlissuer_test31",  # indirect CRLs
         "invalid_crlissuer_test32",
     }
-    assert revoked - expected == {  # an entry counts, whatever else the CRL holds
+    assert revoked - expected == {  # an entry counts, whatever else the CRL contains
         "invalid_unknown_crl_entry_extension_test8",
         "invalid_unknown_crl_extension_test9",
     }

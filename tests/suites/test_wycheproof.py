@@ -1,7 +1,7 @@
-"""Wycheproof: signatures, most of them broken on purpose, each inside a real signed order.
+"""Wycheproof: signatures, most of them invalid on purpose, each inside a real signed order.
 
-A file whose algorithm signed orders have must be taken and refused signature by signature as it says. Signatures by any
-other algorithm are shown as the ones that signed orders have, and nothing may be accepted.
+If signed orders use a file's algorithm, each signature must be accepted or rejected as the file states. Signatures by
+other algorithms are presented as one that signed orders use, and none may be accepted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PKCS1 = tuple(BY_NAME[f"rsa-pkcs1-sha{bits}"] for bits in (256, 384, 512))
 PSS = tuple(BY_NAME[f"rsa-pss-sha{bits}"] for bits in (256, 384, 512))
 ECDSA = (BY_NAME["ecdsa-p256-sha256"], BY_NAME["ecdsa-p384-sha384"])
 
-# What signed orders have; of PSS with a salt as long as the digest, and one digest for both.
+# The algorithms of signed orders; RSA-PSS with a salt as long as the digest, and one digest for both.
 OURS: dict[str, Suite] = {
     "ecdsa_secp256r1_sha256": ECDSA[0],
     "ecdsa_secp384r1_sha384": ECDSA[1],
@@ -46,8 +46,8 @@ OURS: dict[str, Suite] = {
     "rsa_pss_4096_sha384_mgf1_48": PSS[1],
     "rsa_pss_4096_sha512_mgf1_64": PSS[2],
 }
-# Nothing else: other curves and digests, other salts, SHA-1, keys that are for PSS alone. Signatures as r and s side by
-# side (p1363) do not occur in CMS.
+# Nothing else: other curves, digests and salts, SHA-1, RSA-PSS-only keys. Signatures with r and s concatenated
+# (P1363) do not occur in CMS.
 OTHERS: dict[str, tuple[Suite, ...]] = {
     "ecdsa_brainpoolP256r1_sha256": ECDSA,
     "ecdsa_secp256k1_sha256": ECDSA,
@@ -70,7 +70,7 @@ OTHERS: dict[str, tuple[Suite, ...]] = {
     "rsa_signature_2048_sha512_256": PKCS1[:1],
 }
 
-# Right all the same as what they are shown as: their digest or salt was changed into ours, or is ours in that group.
+# Valid under the presented algorithm: the case changed digest or salt to it, or the group uses it.
 RIGHT_AS_SHOWN = {
     "rsa_pss_2048_sha256_mgf1_0 69",
     "rsa_pss_misc 76",
@@ -118,7 +118,7 @@ def _skipped(fields: Reader) -> tuple[int, bytes]:
 
 
 def accepts(vector: Vector, suite: Suite, known: dict[bytes, bytes]) -> bool:
-    """Show the signature inside a signed order and tell whether it is taken for right."""
+    """Put the signature into a signed order and tell whether it is accepted."""
     made = forge.plain(pki.key(), certificate(vector.spki, known), suite, vector.message)
     try:
         check_signature(made.but(signature=vector.signature).der())

@@ -1,4 +1,4 @@
-"""The data of public suites: where it is, and what becomes of a test when it is not there."""
+"""The data of the public suites, and the result of a test without it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOLDER: Final = Path(os.environ.get("USHIELD_VECTORS") or Path(__file__).resolve
 
 
 def there(name: str) -> Path:
-    """Return a file of it; without it the test is skipped, which fails in CI."""
+    """Return the path of a data file; without it the test is skipped, which fails in CI."""
     file = FOLDER / name
     if not file.exists():
         pytest.skip(f"the data of public suites is not there: {file}")
@@ -28,21 +28,21 @@ def there(name: str) -> Path:
 
 @cache
 def document(name: str) -> Any:
-    """Return a packed JSON document."""
+    """Return a compressed JSON document."""
     with lzma.open(there(name)) as packed:
         return json.load(packed)
 
 
 @cache
 def archive(name: str) -> dict[str, bytes]:
-    """Return the files of a packed archive by their path in it."""
+    """Return the files of an archive by path."""
     with tarfile.open(there(name)) as packed:
         files = ((one.name.removeprefix("./"), packed.extractfile(one)) for one in packed.getmembers())
         return {path: content.read() for path, content in files if content is not None}
 
 
 def pem(*texts: str) -> list[bytes]:
-    """Return what the PEM blocks of texts hold."""
+    """Return the content of the PEM blocks in texts."""
     return [
         b64decode(block) for text in texts for block in re.findall(r"-----BEGIN [^-]+-----(.*?)-----END", text, re.S)
     ]
