@@ -1,5 +1,5 @@
-"""Speed, side by side with the peers: ``make bench``.
+"""Speed of this project and its peers: ``make bench``.
 
-Only ratios are shown. What is compared runs in the same rounds, in turn, so that a busy machine disturbs all alike. A
-ratio is taken within a round; the median of all rounds and their quartiles are printed. Nothing here is a test.
+Only ratios are reported. Contestants run in turn in the same rounds, so that a busy machine affects all alike. A ratio
+is computed per round; the median of all rounds and the quartiles are printed. Nothing here is a test.
 """

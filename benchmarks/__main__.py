@@ -1,6 +1,6 @@
-"""``python -m benchmarks [--write]``: run everything, print it, and with ``--write`` keep it in ``docs/``.
+"""``python -m benchmarks [--write]``: run everything and print it; with ``--write`` store it in ``docs/``.
 
-``--side-by-side`` compares words instead of speed.
+``--side-by-side`` compares the tools' messages instead of speed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _compare_words(*, write: bool) -> None:
 
 def _compare_speed(*, write: bool, only: str | None) -> None:
     started, before = time.monotonic(), report.load()
-    with tempfile.TemporaryDirectory(prefix="run-", dir=sys.prefix) as folder:  # beside the checkout: on a disk
+    with tempfile.TemporaryDirectory(prefix="run-", dir=sys.prefix) as folder:  # next to the checkout: on a disk
         groups = _run(Path(folder), [measure for measure in GROUPS if only in {None, measure.__name__}])
     facts = report.machine(before)
     print(report.terminal(groups, facts))

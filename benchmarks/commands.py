@@ -19,13 +19,13 @@ _BIN: Final = Path(sys.executable).parent  # .venv-bench
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Runs a command again and again; ``line`` gives each run's words, before the clock starts."""
+    """Runs a command repeatedly; ``line`` returns the arguments of each run, before the timer starts."""
 
     line: Callable[[], Sequence[str]]
     environment: Mapping[str, str]
 
     def __call__(self, runs: int) -> float:
-        """Run it so many times; return the seconds it took."""
+        """Run it the given number of times; return the seconds used."""
         seconds = 0.0
         for _ in range(runs):
             words = self.line()
@@ -38,7 +38,7 @@ class Command:
 
 
 def ushield_sign(stage: Stage, *options: str) -> Command:
-    """Sign an order that nobody signed before: cold, unattended, with the PIN from a file."""
+    """Sign a new order: cold start, unattended, with the PIN from a file."""
     numbers, folder = count(), stage.folder / f"sign{len(options)}"
     folder.mkdir()
 
@@ -52,12 +52,12 @@ def ushield_sign(stage: Stage, *options: str) -> Command:
 
 
 def ushield_sign_in_worker(stage: Stage) -> Command:
-    """The same, with the module in a worker."""
+    """The same with the module in a worker."""
     return ushield_sign(stage, "--drivers", str(stage.in_worker.drivers[0]))
 
 
 def pkcs11_tool(stage: Stage) -> Command:
-    """Sign a digest by OpenSC's tool."""
+    """Sign a digest with OpenSC's pkcs11-tool."""
     digest, signature = stage.folder / "digest", stage.folder / "signature"
     digest.write_bytes(hashlib.sha256(b"order").digest())
     token = ("--module", str(stage.module), "--token-label", stage.ec.label, "--login", "--pin", "env:PIN")
@@ -72,17 +72,17 @@ def ushield_help(stage: Stage) -> Command:
 
 
 def ykman_version(stage: Stage) -> Command:
-    """Yubico's command, as little as it can do."""
+    """Yubico's ykman with the cheapest command."""
     return _fixed(stage, str(_BIN / "ykman"), "--version")
 
 
 def bare_python(stage: Stage) -> Command:
-    """Python that does nothing."""
+    """A Python program that does nothing."""
     return _fixed(stage, sys.executable, "-c", "pass")
 
 
 def python_with_click(stage: Stage) -> Command:
-    """Python that imports click: what every command made with it costs."""
+    """A Python program that imports click: the minimum cost of any command based on it."""
     return _fixed(stage, sys.executable, "-c", "import click")
 
 

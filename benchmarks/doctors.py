@@ -1,4 +1,4 @@
-"""Diagnoses, from start to end, and what they are compared with."""
+"""Whole diagnoses, and the commands they are compared with."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ushield_hw.testing.shield import VirtualShield
 _USHIELD: Final = str(Path(sys.executable).parent / "ushield")  # .venv-bench
 _GIVEN_UP_S: Final = 2.0
 _WELL: Final = 3  # tokens that can sign
-_NO_SLOTS: Final = 1  # what pkcs11-tool -L exits with where a module has none
+_NO_SLOTS: Final = 1  # exit status of pkcs11-tool -L for a module without slots
 _HANGS: Final = """
 #include <unistd.h>
 unsigned long C_GetFunctionList(void **list) { *list = 0; return 5; }
@@ -36,14 +36,14 @@ __attribute__((constructor)) static void hang(void) { for (;;) pause(); }
 
 @dataclass(frozen=True, slots=True)
 class InARow:
-    """Runs commands one after the other, again and again; ``fine``: the exit statuses that are no failure."""
+    """Runs a sequence of commands repeatedly; ``fine``: the exit statuses that count as success."""
 
     lines: Sequence[Sequence[str]]
     environment: Mapping[str, str]
     fine: frozenset[int]
 
     def __call__(self, runs: int) -> float:
-        """Run all so many times; return the seconds they took."""
+        """Run the sequence the given number of times; return the seconds used."""
         started = time.perf_counter()
         for _ in range(runs):
             for words in self.lines:
@@ -67,7 +67,7 @@ linux = ["{path}"]
 
 
 def _more_modules(stage: Stage) -> Path:
-    """Return a folder of descriptors by which two more modules are looked at: p11-kit's certificates, and a copy."""
+    """Return a folder of descriptors for two more modules: p11-kit's trust module, and a copy of SoftHSM2."""
     folder = stage.folder / "more"
     folder.mkdir(exist_ok=True)
     (trust,) = Path("/usr/lib").glob("*/pkcs11/p11-kit-trust.so")
@@ -79,18 +79,18 @@ def _more_modules(stage: Stage) -> Path:
 
 @contextmanager
 def ward(stage: Stage) -> Iterator[Mapping[str, str]]:
-    """Plug a virtual U-shield in beside the soft tokens; yields what a command gets. Processes made here see it too."""
+    """Insert a virtual U-shield in addition to the soft tokens; yield the environment, also set in this process."""
     with VirtualShield() as shield, patch.dict(os.environ, shield.host_env):
         yield stage.environment | shield.host_env
 
 
 def whole(stage: Stage, environment: Mapping[str, str]) -> InARow:
-    """Look at all of a machine on which tokens are well."""
+    """Run the doctor on a machine without problems."""
     return InARow([[_USHIELD, "--drivers", str(_more_modules(stage)), "doctor"]], environment, frozenset({0}))
 
 
 def walk(stage: Stage) -> Work:
-    """Look at all of that machine from a program that runs, such as a bank's own."""
+    """Run the same diagnosis in a running program, such as a bank's."""
     settings = replace(stage.in_worker, drivers=(_more_modules(stage), data_dir("drivers")))
 
     def look() -> None:
@@ -101,13 +101,13 @@ def walk(stage: Stage) -> Work:
 
 
 def imports(environment: Mapping[str, str]) -> InARow:
-    """Start the interpreter and import what the command does: no diagnosis can take less."""
+    """Start the interpreter and import the command's modules: the minimum for any diagnosis."""
     program = "import ushield_hw.cli.app, ushield_hw.cli.doctor, ushield_hw.doctor.runner"
     return InARow([[sys.executable, "-c", program]], environment, frozenset({0}))
 
 
 def pkcs11_tool_each(stage: Stage, environment: Mapping[str, str]) -> InARow:
-    """List slots by OpenSC's tool, through each of the modules that the doctor loads."""
+    """List the slots of each module that the doctor loads with OpenSC's pkcs11-tool."""
     command = [_USHIELD, "--drivers", str(_more_modules(stage)), "doctor", "--json"]
     said = subprocess.run(command, env=environment, capture_output=True, check=True)  # noqa: S603
     modules: dict[str, str] = json.loads(said.stdout)["environment"]["modules"]
@@ -116,12 +116,12 @@ def pkcs11_tool_each(stage: Stage, environment: Mapping[str, str]) -> InARow:
 
 
 def one_hangs(stage: Stage) -> Work:
-    """Look at a machine with a module that hangs while it loads."""
+    """Diagnose a machine with one module that hangs while it loads."""
     return _hanging(stage, "one-hangs", 1)
 
 
 def five_hang(stage: Stage) -> Work:
-    """Look at one with five of them."""
+    """Diagnose a machine with five such modules."""
     return _hanging(stage, "five-hang", 5)
 
 

@@ -1,6 +1,6 @@
-"""The bars as SVG: one file, no script, no font of its own.
+"""The bar chart as SVG: one file, no script, no embedded font.
 
-Its colours follow the reader's light or dark mode, and can be read in both where a viewer does not know which.
+The colours follow the reader's light or dark mode, and are readable in both where the viewer does not support it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is compared with what, and what the project wants to reach."""
+"""The comparisons and the project's targets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.stage import Stage
 _SLICE_S: Final = 0.06
 _ROUNDS: Final = 31
 _ROUNDS_OF_COMMANDS: Final = 21
-_ROUNDS_OF_SLOW_SYNCS: Final = 11  # a round takes half a second, and many times that while others keep the disk busy
+_ROUNDS_OF_SLOW_SYNCS: Final = 11  # a round takes half a second, and many times that when other processes use the disk
 _RAW: Final = "raw python-pkcs11 C_Sign"
 _RAW_VERIFY: Final = "raw cryptography ECDSA verify"
 _YKMAN: Final = "ykman --version"
@@ -24,7 +24,7 @@ _ROUNDS_OF_DIAGNOSES: Final = 11
 
 
 def signing(stage: Stage) -> Group:
-    """Orders a second, against the bare loop and beside the peers."""
+    """Orders per second, compared with the bare loop and the peers."""
     makers: dict[str, Make] = {
         "raw": peers.raw,
         "in-process": ours.in_process,
@@ -51,7 +51,7 @@ def signing(stage: Stage) -> Group:
 
 
 def threads(stage: Stage) -> Group:
-    """What a second thread is worth."""
+    """The gain of a second thread."""
     makers: dict[str, Make] = {
         "one": ours.one_thread,
         "two": ours.two_threads,
@@ -71,7 +71,7 @@ def threads(stage: Stage) -> Group:
 
 
 def verifying(stage: Stage) -> Group:
-    """Signed orders a second on the bank's side."""
+    """Signed orders verified per second by a bank."""
     makers: dict[str, Make] = {
         "raw": peers.raw_verify,
         "expected": ours.verify_expected,
@@ -96,7 +96,7 @@ def verifying(stage: Stage) -> Group:
 
 
 def journal(stage: Stage) -> Group:
-    """What the record on the disk costs."""
+    """The cost of the journal on disk."""
     makers: dict[str, Make] = {
         "with": ours.with_journal,
         "without": ours.in_process,
@@ -121,7 +121,7 @@ def journal(stage: Stage) -> Group:
 
 
 def whole_commands(stage: Stage) -> Group:
-    """From start to exit: here less is better."""
+    """From start to exit; less is better."""
     runners = {
         "sign": commands.ushield_sign(stage),
         "sign-worker": commands.ushield_sign_in_worker(stage),
@@ -139,7 +139,7 @@ def whole_commands(stage: Stage) -> Group:
 
 
 def starting(stage: Stage) -> Group:
-    """How long a person waits for the first line: here too less is better."""
+    """Time to the first line of output; less is better."""
     runners = {
         "help": commands.ushield_help(stage),
         "click": commands.python_with_click(stage),
@@ -154,7 +154,7 @@ def starting(stage: Stage) -> Group:
 
 
 def diagnosis(stage: Stage) -> Group:
-    """How long somebody waits whose token is not recognized: less is better."""
+    """Diagnosis time for a token that is not recognised; less is better."""
     with doctors.ward(stage) as environment, closing(Runner(doctors.walk, stage)) as walk:
         runners: dict[str, Timed] = {
             "walk": walk,

@@ -1,4 +1,4 @@
-"""This project's contestants. Each function gets ready and returns the work that is measured."""
+"""This project's contestants. Each function prepares and returns the work to measure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DISK_S: Final = 0.002
 """How long a sync takes on a solid-state disk whose cache is not relied on."""
 
 _SLOW_SYNC_S: Final = 0.005
-_JOURNALED: Final = 2_000  # so many are parsed ahead: each can be signed once
+_JOURNALED: Final = 2_000  # parsed in advance: each can be signed once
 
 
 def in_process(stage: Stage) -> Work:
@@ -40,7 +40,7 @@ def in_worker(stage: Stage) -> Work:
 
 
 def prepared_anew(stage: Stage) -> Work:
-    """Order to signed order, key and template chosen anew for each order."""
+    """Order to signed order; key and template are selected again for each order."""
     session, endless = open_token(stage.ec, stage.in_process), cycle(orders())
 
     def work() -> us.SignedOrder:
@@ -51,7 +51,7 @@ def prepared_anew(stage: Stage) -> Work:
 
 
 def with_journal(stage: Stage) -> Work:
-    """Order to signed order, each recorded on the disk before and after C_Sign."""
+    """Order to signed order, each recorded on disk before and after C_Sign."""
     session = open_token(stage.ec, stage.in_process)
     book, fresh = Journal.of(stage.in_process), _fresh_orders()
     next(fresh)  # parses the first ones now
@@ -59,12 +59,12 @@ def with_journal(stage: Stage) -> Work:
 
 
 def journaled_one_thread(stage: Stage) -> Work:
-    """A block of orders by one thread, recorded, each sync of the disk slowed down."""
+    """A block of orders in one thread, recorded, with each disk sync delayed."""
     return _in_threads(1, _journaled_slowly(stage))
 
 
 def journaled_sixteen_threads(stage: Stage) -> Work:
-    """A block of orders by sixteen threads, recorded, each sync of the disk slowed down."""
+    """A block of orders in sixteen threads, recorded, with each disk sync delayed."""
     return _in_threads(16, _journaled_slowly(stage))
 
 
@@ -83,13 +83,13 @@ def _journaled_slowly(stage: Stage) -> Work:
 
 
 def with_journal_on_a_disk(stage: Stage) -> Work:
-    """As :func:`with_journal`, each sync taking as long as on a solid-state disk."""
+    """As :func:`with_journal`, with each sync as slow as on a solid-state disk."""
     slow_syncs(DISK_S)
     return with_journal(stage)
 
 
 def slow_syncs(by_s: float = _SLOW_SYNC_S) -> None:
-    """Make every sync of this process take so much longer."""
+    """Delay every sync of this process."""
     for name in ("fsync", "fdatasync"):
         setattr(os, name, _slowed(getattr(os, name), by_s))
 
@@ -103,27 +103,27 @@ def _slowed(real: Callable[[int], None], by_s: float) -> Callable[[int], None]:
 
 
 def one_thread(stage: Stage) -> Work:
-    """A block of RSA signatures by one thread, the module in this process."""
+    """A block of RSA signatures in one thread, the module in this process."""
     return _in_threads(1, _signing(stage.rsa, stage.in_process))
 
 
 def two_threads(stage: Stage) -> Work:
-    """A block of RSA signatures by two threads, the module in this process."""
+    """A block of RSA signatures in two threads, the module in this process."""
     return _in_threads(2, _signing(stage.rsa, stage.in_process))
 
 
 def one_thread_in_worker(stage: Stage) -> Work:
-    """A block of RSA signatures by one thread, the module in a worker."""
+    """A block of RSA signatures in one thread, the module in a worker."""
     return _in_threads(1, _signing(stage.rsa, stage.in_worker))
 
 
 def two_threads_in_worker(stage: Stage) -> Work:
-    """A block of RSA signatures by two threads, the module in a worker."""
+    """A block of RSA signatures in two threads, the module in a worker."""
     return _in_threads(2, _signing(stage.rsa, stage.in_worker))
 
 
 def verify_expected(stage: Stage) -> Work:
-    """Verify signed orders that are known to the bank, with one trust store."""
+    """Verify signed orders that the bank expects, with one trust store."""
     trust, pairs = us.TrustStore([stage.ca]), cycle(signed_orders(stage))
 
     def verify() -> us.Verified:
@@ -134,13 +134,13 @@ def verify_expected(stage: Stage) -> Work:
 
 
 def verify_strictly(stage: Stage) -> Work:
-    """Verify as :func:`verify_expected`, each signed order read strictly, though its signer is known."""
+    """As :func:`verify_expected`, with the strict reader for each signed order although its signer is known."""
     vars(read)["recognised"] = lambda der: None
     return verify_expected(stage)
 
 
 def verify_unknown(stage: Stage) -> Work:
-    """Verify signed orders and read the order from them, with one trust store."""
+    """Verify signed orders and extract the order, with one trust store."""
     trust, pairs = us.TrustStore([stage.ca]), cycle(signed_orders(stage))
     return lambda: us.verify(next(pairs)[1], trust=trust)
 

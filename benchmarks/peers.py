@@ -1,6 +1,6 @@
-"""What this project is compared with: bare loops and other libraries, on the same token.
+"""The peers: bare loops and other libraries with the same token.
 
-PyKCS11 and pyHanko are installed in .venv-bench alone, so they are imported by name.
+PyKCS11 and pyHanko are installed only in .venv-bench, so they are imported by name.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _ROUNDS_OF_PBKDF2: Final = 20_000
 
 
 def raw(stage: Stage) -> Work:
-    """python-pkcs11, nothing but C_SignInit and C_Sign over a digest: the bare loop."""
+    """python-pkcs11 with C_SignInit and C_Sign over a digest only: the bare loop."""
     sign, digests = _Raw(stage).sign, cycle(_DIGESTS)
     return lambda: sign(next(digests))
 
 
 def raw_synced(stage: Stage) -> Work:
-    """The bare loop with as many syncs as the journal makes: what is to be signed, C_Sign, what was signed."""
+    """The bare loop with the journal's number of syncs: before C_Sign, and after it."""
     sign, digests = _Raw(stage).sign, cycle(_DIGESTS)
     file = os.open(stage.folder / "synced", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
@@ -56,7 +56,7 @@ def raw_synced(stage: Stage) -> Work:
 
 
 def raw_synced_on_a_disk(stage: Stage) -> Work:
-    """As :func:`raw_synced`, each sync taking as long as on a solid-state disk."""
+    """As :func:`raw_synced`, with each sync as slow as on a solid-state disk."""
     from benchmarks import ours
 
     ours.slow_syncs(ours.DISK_S)
@@ -64,7 +64,7 @@ def raw_synced_on_a_disk(stage: Stage) -> Work:
 
 
 def pykcs11(stage: Stage) -> Work:
-    """PyKCS11, the same."""
+    """The same with PyKCS11."""
     api: Any = import_module("PyKCS11")
     module = api.PyKCS11Lib()
     module.load(str(stage.module))
@@ -78,7 +78,7 @@ def pykcs11(stage: Stage) -> Work:
 
 
 def pyca(stage: Stage) -> Work:
-    """Order to CMS by cryptography's PKCS7SignatureBuilder, with a private key object that signs on the token."""
+    """Order to CMS with cryptography's PKCS7SignatureBuilder and a private key object that signs on the token."""
     token = _Raw(stage)
     certificate = x509.load_der_x509_certificate(token.certificate)
     public: Any = certificate.public_key()
@@ -94,7 +94,7 @@ def pyca(stage: Stage) -> Work:
 
 
 def pyhanko(stage: Stage) -> Work:
-    """Order to CAdES by pyHanko's own PKCS#11 signer."""
+    """Order to CAdES with pyHanko's own PKCS#11 signer."""
     api: Any = import_module("pyhanko.sign.pkcs11")
     token = _Raw(stage)
     certificate = asn1_x509.Certificate.load(token.certificate)
@@ -110,7 +110,7 @@ def pyhanko(stage: Stage) -> Work:
 
 
 def raw_verify(stage: Stage) -> Work:
-    """The same signatures over the same bytes, checked by cryptography with a key that is loaded already."""
+    """The same signatures over the same bytes, verified by cryptography with a key loaded in advance."""
     parts = [parse(der) for _, der in signed_orders(stage)]
     key, endless, how = load_der_public_key(parts[0].signer.spki), cycle(parts), ec.ECDSA(hashes.SHA256())
     if not isinstance(key, ec.EllipticCurvePublicKey):
@@ -124,12 +124,12 @@ def raw_verify(stage: Stage) -> Work:
 
 
 def one_core(stage: Stage) -> Work:
-    """Two runs of PBKDF2 in OpenSSL, one after the other."""
+    """Two runs of PBKDF2 in OpenSSL, sequentially."""
     return _pbkdf2(1)
 
 
 def two_cores(stage: Stage) -> Work:
-    """Two runs of PBKDF2 in OpenSSL, side by side: what the machine's second core is worth just now."""
+    """Two runs of PBKDF2 in OpenSSL, in parallel: the current gain of a second core."""
     return _pbkdf2(2)
 
 
@@ -143,7 +143,7 @@ def _pbkdf2(threads: int) -> Work:
 
 
 class _Raw:
-    """The token by python-pkcs11 alone."""
+    """The token through python-pkcs11 only."""
 
     def __init__(self, stage: Stage) -> None:
         token = pkcs11.lib(str(stage.module)).get_token(token_label=stage.ec.label)

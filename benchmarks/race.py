@@ -1,4 +1,4 @@
-"""Measuring: contestants run in turn, round after round."""
+"""Measurement: contestants run in turn, round after round."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TRIES: Final = 3
 
 
 def race(contestants: Mapping[str, Timed], rounds: int, slice_s: float) -> Times:
-    """Let everybody run for about ``slice_s`` in each round, every other round in the opposite order."""
+    """Run each contestant for about ``slice_s`` in each round; every other round in the opposite order."""
     counts = {name: _count(timed, slice_s) for name, timed in contestants.items()}
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds):
@@ -36,10 +36,10 @@ def race(contestants: Mapping[str, Timed], rounds: int, slice_s: float) -> Times
 
 
 def race_apart(makers: Mapping[str, Make], stage: Stage, rounds: int, slice_s: float) -> Times:
-    """Run :func:`race` with every contestant in a process of its own: each loads the module in its own way."""
+    """Run :func:`race` with each contestant in a separate process: each loads the module differently."""
     runners: dict[str, Runner] = {}
     try:
-        for name, make in makers.items():  # one by one: SoftHSM2 rewrites the token's file at every login
+        for name, make in makers.items():  # sequentially: SoftHSM2 rewrites the token's file at every login
             runners[name] = Runner(make, stage)
         return race(runners, rounds, slice_s)
     finally:
@@ -48,7 +48,7 @@ def race_apart(makers: Mapping[str, Make], stage: Stage, rounds: int, slice_s: f
 
 
 def _count(timed: Timed, slice_s: float) -> int:
-    """Warm up, and find out how much work fills a slice; what else runs here must not make it look slow."""
+    """Warm up and return the number of runs that fill a slice; the best of several tries excludes other load."""
     timed(1)
     count = 1
     while (took := min(timed(count) for _ in range(_TRIES))) < slice_s / 4:
@@ -57,7 +57,7 @@ def _count(timed: Timed, slice_s: float) -> int:
 
 
 class Runner:
-    """A contestant in a process of its own; waits while the others run."""
+    """A contestant in a separate process; idle while the others run."""
 
     def __init__(self, make: Make, stage: Stage) -> None:
         context = multiprocessing.get_context("spawn")
@@ -69,7 +69,7 @@ class Runner:
         self._answer()
 
     def __call__(self, count: int) -> float:
-        """Do the work so many times; return the seconds it took there."""
+        """Do the work the given number of times; return the seconds used in the process."""
         self._channel.send(count)
         return self._answer()
 

@@ -1,4 +1,4 @@
-"""The table and the bars: in a terminal, as Markdown, and as a drawing."""
+"""The table and the bars: for a terminal, as Markdown, and as a drawing."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ nothing fails on a number.
 
 
 def load() -> float:
-    """Return how many processes wanted to run in the last minute."""
+    """Return the load average of the last minute."""
     return os.getloadavg()[0]
 
 
 def machine(load_before: float) -> tuple[str, ...]:
-    """Return what a reader has to know of the machine; nothing that tells whose it is."""
+    """Return the relevant facts about the machine, without anything that identifies it."""
     cores = os.cpu_count() or 0
     return (
         f"{cores} cores, {platform.machine()}, {platform.system()}; {load_before:.1f} processes ran before the start",
@@ -68,7 +68,7 @@ def markdown(groups: Sequence[Group], facts: Iterable[str]) -> str:
 
 
 def cells(row: Row) -> tuple[str, str, str, str, str]:
-    """Return what the table says of a row."""
+    """Return the table cells of a row."""
     return row.what, row.against, str(row.ratio), row.ratio.quartiles, _target(row)
 
 

@@ -1,4 +1,4 @@
-"""What is shown: a ratio with its spread and its target, a line each."""
+"""The report's rows: a ratio with its spread and its target."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _DIGITS: Final = ((0.01, 4), (0.1, 3))
 
 
 class Better(Enum):
-    """Which ratios are good."""
+    """Whether higher or lower ratios are better."""
 
-    HIGHER = "speed"  # our pieces of work a second, divided by the other's
-    LOWER = "time"  # our seconds for one, divided by the other's
+    HIGHER = "speed"  # our runs per second divided by the other's
+    LOWER = "time"  # our seconds per run divided by the other's
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The middle of the ratios of all rounds, and their quartiles."""
+    """The median of the ratios of all rounds, and their quartiles."""
 
     median: float
     low: float
@@ -40,15 +40,15 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table.
+    """One row of the table.
 
     Attributes:
         what: what was measured.
         against: what it is compared with.
-        ratio: how it did.
-        better: what a ratio means.
-        target: what the project wants to reach; None where the line is there to compare with.
-        ours: whether it is this project's.
+        ratio: the result.
+        better: whether a higher or a lower ratio is better.
+        target: the project's target; None for rows that serve as a comparison only.
+        ours: whether it measures this project.
     """
 
     what: str
@@ -69,7 +69,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Lines that were measured in the same rounds. ``note`` says what has to be known to read them."""
+    """Rows measured in the same rounds. ``note`` explains how to read them."""
 
     title: str
     note: str
@@ -82,7 +82,7 @@ class Group:
 
 
 def compare(times: Times, ours: str, other: str, better: Better = Better.HIGHER) -> Spread:
-    """Return the ratio of two contestants, taken round by round."""
+    """Return the ratio of two contestants, computed per round."""
     pairs = zip(times[ours], times[other], strict=True)
     ratios = [theirs / mine if better is Better.HIGHER else mine / theirs for mine, theirs in pairs]
     low, median, high = statistics.quantiles(ratios, n=4)
@@ -90,6 +90,6 @@ def compare(times: Times, ours: str, other: str, better: Better = Better.HIGHER)
 
 
 def number(ratio: float) -> str:
-    """Return a ratio with about two digits that mean something."""
+    """Return a ratio with about two significant digits."""
     digits = next((digits for limit, digits in _DIGITS if ratio < limit), 2)
     return f"{ratio:.{digits}f}"

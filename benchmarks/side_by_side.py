@@ -1,8 +1,7 @@
-"""What the tools that people have say of ten broken set-ups, and what ``ushield doctor`` says: ``make side-by-side``.
+"""Output of common tools and of ``ushield doctor`` for ten broken set-ups: ``make side-by-side``.
 
-Each set-up is made for real: a pcscd of its own, a virtual card, files on a disk. Every tool is started anew and its
-words are shown as it wrote them; what is left out is marked with … and nothing of a set-up is told to any tool but by
-its own options.
+Each set-up is real: a separate pcscd, a virtual card, files on disk. Every tool is started for each set-up and its
+output is shown verbatim; omissions are marked with …. A tool learns about a set-up only through its own options.
 """
 
 from __future__ import annotations
@@ -65,13 +64,13 @@ file is at fault, it is given to the tools that take one; the reader is empty th
 
 @dataclass
 class Setup:
-    """A broken set-up while it lasts.
+    """A broken set-up.
 
     Attributes:
-        folder: files of its own.
+        folder: its files.
         desk: a pcscd with a reader.
-        environment: what every tool gets.
-        module: the module file that somebody names; None: nobody does.
+        environment: the environment of every tool.
+        module: the module file given to the tools; None: none.
     """
 
     folder: Path
@@ -85,7 +84,7 @@ Break = Callable[[Setup], "Iterator[None]"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a tool said: its words, its exit status or the signal that ended it, and the decisive lines."""
+    """A tool's command line, its exit status or signal, and the relevant lines of its output."""
 
     words: str
     ended: str
@@ -191,19 +190,19 @@ SETUPS: Final[tuple[Break, ...]] = (
 
 
 class _Stranger:
-    """A card that knows no command, with an ATR of nobody's."""
+    """A card with an unknown ATR that rejects every command."""
 
     atr = bytes.fromhex("3b021450")
 
     def reset(self) -> None:
-        """Nothing to forget."""
+        """No state to reset."""
 
     def transmit(self, command: bytes) -> bytes:
-        """Refuse every command."""
+        """Reject every command."""
         return b"\x6d\x00"
 
     def pulled_out(self) -> None:
-        """Nothing waits."""
+        """Nothing to cancel."""
 
 
 def _softhsm() -> Path:
@@ -222,7 +221,7 @@ def _built(made: Path, source: str, *options: str) -> Path:
 
 
 def _expired(shield: VirtualShield) -> bytes:
-    """Return a certificate for its payment key that ended the day before yesterday."""
+    """Return a certificate for the U-shield's payment key that expired two days ago."""
     key = load_der_private_key(shield.card.memory.keys[1], None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise TypeError("a virtual U-shield has an EC key")
@@ -232,16 +231,16 @@ def _expired(shield: VirtualShield) -> bytes:
     return builder.sign(issuer, SHA256()).public_bytes(Encoding.DER)
 
 
-# --- asking -----------------------------------------------------------------------------------------------------------
+# --- running the tools ------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def standing(breaks: Break) -> Iterator[Setup]:
-    """Break something; it is whole again afterwards."""
+    """Create a broken set-up and remove it afterwards."""
     with tempfile.TemporaryDirectory(prefix="side-by-side-") as folder, PcscHost() as desk:
         home = Path(folder) / "home"
         home.mkdir()
-        own = home / ".config" / "softhsm2" / "softhsm2.conf"  # soft tokens of whoever runs this must not be seen
+        own = home / ".config" / "softhsm2" / "softhsm2.conf"  # hides soft tokens of the current user
         own.parent.mkdir(parents=True)
         (home / "tokens").mkdir()
         own.write_text(f"directories.tokendir = {home / 'tokens'}\n", encoding="utf-8")
@@ -253,7 +252,7 @@ def standing(breaks: Break) -> Iterator[Setup]:
 
 
 def tools(setup: Setup) -> Iterator[Sequence[str]]:
-    """Yield what is asked: the tools that people have, then this project's."""
+    """Yield the command lines: common tools, then this project's."""
     named = ("--module", str(setup.module)) if setup.module is not None else ()
     yield ("pkcs11-tool", *named, "-L")
     yield ("p11-kit", "list-modules")
@@ -263,7 +262,7 @@ def tools(setup: Setup) -> Iterator[Sequence[str]]:
 
 
 def ask(words: Sequence[str], setup: Setup) -> Answer:
-    """Run a tool and keep what it says."""
+    """Run a tool and return its output."""
     done = subprocess.run(  # noqa: S603
         words, env=setup.environment, capture_output=True, text=True, errors="replace", timeout=_DEADLINE_S, check=False
     )
@@ -274,14 +273,14 @@ def ask(words: Sequence[str], setup: Setup) -> Answer:
 
 
 def _of_doctor(out: str) -> str:
-    """Return the cause that is named first, and its remedy."""
+    """Return the first cause and its remedy."""
     lines = out.splitlines()
     cause = next((number for number, line in enumerate(lines) if line.startswith("[")), 0)
     return "\n".join(_cut(line.strip(), 3 * _SHOWN) for line in lines[cause : cause + 2])
 
 
 _TROUBLE: Final = r"error|fail|cannot|no slots|not recognized|warning"
-# What a reader looks for in the words of each: trouble, else the token or the reader that it is about.
+# Patterns of the relevant output lines of each tool: an error, otherwise the token or reader concerned.
 _DECISIVE: Final = {
     "pkcs11-tool": (_TROUBLE, "token flags"),
     "p11-kit": (_TROUBLE, "^token:|user-pin-locked"),
@@ -291,7 +290,7 @@ _DECISIVE: Final = {
 
 
 def _decisive(tool: str, out: str, err: str) -> str:
-    """Return the decisive lines, at most three; the first one where none is."""
+    """Return the relevant lines, at most three; the first lines if none match."""
     lines = [" ".join(line.split()) for line in (*err.splitlines(), *out.splitlines()) if line.strip()]
     if not lines:
         return "(nothing)"
@@ -326,7 +325,7 @@ def _cell(text: str) -> str:
 
 
 def everything() -> str:
-    """Break and ask all, and return the page."""
+    """Run all tools on all set-ups and return the page."""
     answers: dict[str, list[Answer]] = {}
     for breaks in SETUPS:
         title = (breaks.__doc__ or "").strip()

@@ -1,4 +1,4 @@
-"""Signers that a verifier has not seen before, with few and with many CAs, with a short and a long CRL."""
+"""Signers unknown to the verifier, with few and many CAs, and with a short and a long CRL."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ushield_hw.verifier import trust as trusting
 CAS: Final = 10_000
 ENTRIES: Final = 500_000
 
-_SIGNERS: Final = 1200  # more than any cache of single certificates holds
+_SIGNERS: Final = 1200  # more than a cache of single certificates holds
 _NAME: Final = x509.Name.from_rfc4514_string("CN=Issuing CA 00000,O=Demo Bank")
 
 
@@ -55,19 +55,19 @@ def _verifying(stage: Stage, store: Callable[[_Made], us.TrustStore]) -> Work:
 
 
 class _Made:
-    """A CA, and customers of its that share a key."""
+    """A CA, and customers of it that share a key."""
 
     def __init__(self) -> None:
         self._key, self._own = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
         self.ca = self._issue(_NAME, self._key.public_key(), ca=True)
 
     def others(self) -> Iterator[bytes]:
-        """Yield CAs that have nothing to do with it."""
+        """Yield unrelated CAs."""
         for number in range(1, CAS):
             yield self.ca.replace(b"CA 00000", b"CA %05d" % number)
 
     def signed(self) -> Iterator[bytes]:
-        """Yield orders, each by another signer."""
+        """Yield orders, each signed by a different signer."""
         suite = next(one for one in SUITES if one.name == "ecdsa-p256-sha256")
         (order,) = orders(1)
         for number in range(_SIGNERS):
@@ -79,7 +79,7 @@ class _Made:
             yield template.draft(order.canonical, datetime.now(UTC)).assemble(raw)
 
     def crl(self, entries: int) -> bytes:
-        """Return a CRL: put together by hand, because a builder is slow with so many."""
+        """Return a CRL assembled by hand, because cryptography's builder is slow for so many entries."""
         now = datetime.now(UTC)
         times = [tlv(0x17, f"{now + timedelta(days=days):%y%m%d%H%M%SZ}".encode()) for days in (-1, 1)]
         reason = bytes.fromhex("300c300a0603551d1504030a0101")

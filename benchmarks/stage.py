@@ -1,4 +1,4 @@
-"""What every contestant finds: two soft tokens with a key and a certificate each, a CA, and orders to sign."""
+"""The common set-up: two soft tokens with a key and a certificate each, a CA, and orders to sign."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _IN_WORKER = 'isolation = "process"'
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What is there to measure with. It travels to the contestants' processes.
+    """The set-up for measurements. It is pickled to the contestants' processes.
 
     Attributes:
-        folder: everything of a run, on a disk.
+        folder: all files of a run, on a disk.
         module: SoftHSM2's file.
-        in_process: settings under which SoftHSM2 runs in the caller's process.
-        in_worker: settings under which it runs in a worker.
+        in_process: settings that run SoftHSM2 in the calling process.
+        in_worker: settings that run it in a worker.
         ec: a token with a P-256 key for payments.
         rsa: a token with an RSA-2048 key for payments.
-        ca: the certificate of the CA that issued both certificates, DER.
+        ca: the certificate (DER) of the CA that issued both certificates.
     """
 
     folder: Path
@@ -55,7 +55,7 @@ class Stage:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a command gets: nothing of the person who runs the benchmarks."""
+        """The environment of commands, without settings of the current user."""
         return {
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),
@@ -67,7 +67,7 @@ class Stage:
 
 
 class Holder(Silent):
-    """Whoever has the token: types the PIN, and that is all."""
+    """A user who only enters the PIN."""
 
     def __init__(self, token: SoftToken) -> None:
         self._token = token
@@ -78,7 +78,7 @@ class Holder(Silent):
 
 
 def set_up(folder: Path) -> Stage:
-    """Make the tokens, the CA and the two certificates."""
+    """Create the tokens, the CA and the two certificates."""
     in_process = Settings(state_dir=folder / "state", drivers=(data_dir("drivers"),))
     made = provision(folder / "tokens", in_process)
     os.environ[CONF_VARIABLE] = str(made.conf)
@@ -104,7 +104,7 @@ def pin(token: SoftToken) -> str:
 
 
 def order_document() -> bytes:
-    """Return a new order that can be signed for an hour, as a file."""
+    """Return a new order that can be signed for an hour, as JSON."""
     document: dict[str, Any] = json.loads((data_dir("examples") / "order.json").read_text(encoding="utf-8"))
     now = datetime.now(UTC)
     document["tx_id"] = str(uuid.uuid4())
@@ -115,7 +115,7 @@ def order_document() -> bytes:
 
 
 def orders(count: int = 200) -> Sequence[Order]:
-    """Return so many different orders; the default is enough for signing or checking them in turn."""
+    """Return distinct orders; the default number suffices for signing or verifying them in turn."""
     return [Order.parse(order_document()) for _ in range(count)]
 
 
@@ -127,7 +127,7 @@ def _module(token: SoftToken) -> Path:
 
 
 def _worker_drivers(folder: Path) -> Path:
-    """Write SoftHSM2's descriptor anew, with a worker process as for any vendor's module."""
+    """Write a copy of SoftHSM2's descriptor with a worker process, as for vendor modules."""
     text = (data_dir("drivers") / "softhsm2.toml").read_text(encoding="utf-8")
     if _IN_PROCESS not in text:
         raise RuntimeError(f"softhsm2.toml does not say {_IN_PROCESS}")
@@ -137,7 +137,7 @@ def _worker_drivers(folder: Path) -> Path:
 
 
 class _Authority:
-    """A throw-away CA."""
+    """A CA for the benchmarks."""
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -146,7 +146,7 @@ class _Authority:
         self.certificate = builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.DER)
 
     def issue(self, csr: bytes) -> bytes:
-        """Return a certificate for payments, PEM."""
+        """Return a certificate for payments (PEM)."""
         asked = x509.load_pem_x509_csr(csr)
         builder = self._builder(asked.subject, asked.public_key(), ca=False)
         return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
