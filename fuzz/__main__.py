@@ -1,7 +1,7 @@
-"""Runs the fuzz targets one after the other for a bounded time and says what they did.
+"""Runs the fuzz targets sequentially for a bounded time and reports the results.
 
-Run as: make fuzz, or make fuzz SECONDS=600 TARGETS="cms verify". What a target must not do ends with exit 1; the input
-is then kept, and ``.venv-fuzz/bin/python -m fuzz.run TARGET FILE`` shows it again.
+Run it with ``make fuzz`` or ``make fuzz SECONDS=600 TARGETS="cms verify"``. A violation ends with exit code 1 and keeps
+the input, which ``.venv-fuzz/bin/python -m fuzz.run TARGET FILE`` reproduces.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ NAMES: Final = ("cms", "verify", "certificate", "request", "crl", "answer", "ord
 KEPT: Final = Path("build/fuzz")
 LARGEST: Final = 16 * 1024
 
-_PATIENCE_S: Final = 600  # a busy machine takes long to begin
+_PATIENCE_S: Final = 600  # a busy machine starts slowly
 
 _SEEN: Final = re.compile(r"^fuzz-seen: (.*)$", re.MULTILINE)
 _RUNS: Final = re.compile(r"^Done (\d+) runs in (\d+) second", re.MULTILINE)
 
 
 def main() -> int:
-    """Fuzz every target that is named; return 0 if none did what it must not."""
+    """Fuzz every named target; return 0 if there was no violation."""
     parser = argparse.ArgumentParser(prog="fuzz", description="Fuzz the readers.")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"all, or some of: {', '.join(NAMES)}")
     parser.add_argument("--seconds", type=int, default=60, help="for all targets together (default: 60)")
@@ -62,7 +62,7 @@ def _summary(seen: Mapping[str, int]) -> str:
 
 
 def _story(log: str) -> str:
-    """Return what the log says of the end: from the exception on, and where the input is kept."""
+    """Return the end of the log, from the exception on, with the path of the stored input."""
     at = log.rfind("Uncaught Python exception")
     return log[at:] if at >= 0 else log[-3000:]
 

@@ -1,6 +1,6 @@
-"""What CAs and those who apply to them send: requests, CRLs, answers of a bank. Our readers against cryptography's.
+"""Input from and to CAs: requests, CRLs, responses of a bank. The project's parsers are compared with cryptography's.
 
-Openssl is the judge of every CRL that makes a certificate good.
+Every CRL that makes a certificate good is also checked with openssl.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _judged: set[bytes] = set()
 
 
 def request_one(data: bytes) -> None:
-    """What is taken is a request that cryptography takes too, for the key that has signed it."""
+    """An accepted request is also accepted by cryptography and has a valid signature by its key."""
     try:
         found = read_request(data)
     except RequestRefused as error:
@@ -67,7 +67,7 @@ def _request() -> bytes:
 
 
 def crl_one(data: bytes) -> None:
-    """What a CRL says is what cryptography says; and where it makes a certificate good, openssl agrees."""
+    """The content of a CRL matches cryptography's; if it makes a certificate good, openssl agrees."""
     try:
         found = Crl(data)
     except DerError:
@@ -143,11 +143,11 @@ _CRL_WORDS: Final = (
 )
 
 
-# --- what a bank answers ----------------------------------------------------------------------------------------------
+# --- responses of a bank ----------------------------------------------------------------------------------------------
 
 
 def answer_one(data: bytes) -> None:
-    """An answer holds one certificate, or is refused."""
+    """A response contains one certificate or is rejected."""
     try:
         found = certificate_in(data)
     except Unreadable:
@@ -162,13 +162,13 @@ def _answers() -> list[bytes]:
     return [base64.encodebytes(serialize_certificates(some, Encoding.DER)) for some in (loaded[:1], loaded)]
 
 
-# --- bending ----------------------------------------------------------------------------------------------------------
+# --- mutation ---------------------------------------------------------------------------------------------------------
 
 
 def _bent(
     starts: list[bytes], words: tuple[bytes, ...], sign: Callable[[Node], None]
 ) -> Callable[[bytes, Random], bytes]:
-    """Return what bends a signed structure in its body and mostly signs it again."""
+    """Return a mutator for a signed structure: it mutates the body and usually signs it again."""
 
     def mutate(data: bytes, random: Random) -> bytes:
         tree = read(data) if random.random() < 0.3 else None

@@ -1,4 +1,4 @@
-"""Signed orders and certificates: our readers against other people's, openssl the judge of every yes."""
+"""Signed orders and certificates: the project's parsers compared with others; openssl confirms every acceptance."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _judged: set[bytes] = set()
 
 
 def read_one(data: bytes) -> None:
-    """What the reader takes is, octet for octet, what our own writer makes of what it read."""
+    """An accepted signed order is byte for byte what the project's writer makes of the parsed parts."""
     try:
         parts = parse(data)
     except (BadSignature, InputError) as error:
@@ -48,7 +48,7 @@ def read_one(data: bytes) -> None:
 
 
 def verify_one(data: bytes) -> None:
-    """What the verifier accepts, openssl accepts; all else is refused in our own words."""
+    """What the verifier accepts, openssl accepts; everything else raises a documented error."""
     try:
         verified = verify(data, trust=_TRUST, at=pki.NOW)
     except (InputError, VerificationError) as error:
@@ -71,7 +71,7 @@ def _judge(data: bytes) -> None:
 
 
 def certificate_one(data: bytes) -> None:
-    """What our reader says of a certificate is what cryptography says, where that reads it too."""
+    """The parsed fields of a certificate match cryptography's, where cryptography can parse it."""
     try:
         facts = CertificateFacts.read(data)
     except InputError as error:
@@ -112,7 +112,7 @@ def _same_key(other: x509.Certificate, facts: CertificateFacts) -> None:
         return
     try:
         key = other.public_key()
-    except (ValueError, TypeError):  # no point of the curve: the signature check finds out
+    except (ValueError, TypeError):  # not a point on the curve: detected by the signature check
         return
     assert key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) == facts.spki
     assert facts.key_bits == key.key_size  # type: ignore[union-attr]

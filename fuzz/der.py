@@ -1,6 +1,6 @@
-"""DER as a tree that can be bent: elements doubled, dropped, swapped, stretched, renamed, their lengths falsified.
+"""DER as a mutable tree: elements are duplicated, dropped, swapped, resized, retagged, and given wrong lengths.
 
-Unlike :mod:`ushield_hw.crypto.der` this reads anything and writes anything.
+Unlike :mod:`ushield_hw.crypto.der` this parses and writes invalid encodings too.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Node:
     """One element.
 
     Attributes:
-        tag: its tag, one octet.
-        content: what it holds, if that is not elements.
-        children: the elements it holds, or None.
-        zeros: how many octets too many its length has; ``INDEFINITE``: it has no length.
-        lie: what is added to its length.
+        tag: its tag, one byte.
+        content: its content, if it is primitive.
+        children: its child elements, or None.
+        zeros: the number of superfluous bytes in its length; ``INDEFINITE``: indefinite length.
+        lie: added to its length.
     """
 
     tag: int
@@ -39,7 +39,7 @@ class Node:
     lie: int = 0
 
     def written(self) -> bytes:
-        """Return its octets."""
+        """Return its encoding."""
         body = self.content if self.children is None else b"".join(child.written() for child in self.children)
         if self.zeros == INDEFINITE:
             return bytes((self.tag, _LONG_FORM)) + body + b"\0\0"
@@ -51,17 +51,17 @@ class Node:
         return bytes((self.tag, _LONG_FORM | len(octets))) + octets + body
 
     def set(self, content: bytes) -> None:
-        """Let it hold these octets."""
+        """Set its content."""
         self.content, self.children = content, None
 
     def walk(self) -> Iterator[Node]:
-        """Yield it and all elements in it."""
+        """Yield it and all its descendants."""
         yield self
         for child in self.children or ():
             yield from child.walk()
 
     def child(self, *steps: int) -> Node:
-        """Return the element that is reached by these positions; an IndexError if there is none."""
+        """Return the descendant at these positions; raise IndexError if there is none."""
         node = self
         for step in steps:
             node = (node.children or [])[step]
@@ -69,7 +69,7 @@ class Node:
 
 
 def read(data: bytes) -> Node | None:
-    """Return the tree of one element that fills ``data``, or None."""
+    """Return the tree of the single element that fills ``data``, or None."""
     found = _elements(data, 0)
     return found[0] if found is not None and len(found) == 1 else None
 
@@ -104,12 +104,12 @@ def _head(data: bytes, at: int) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class Bender:
-    """Bends trees in one random way after the other.
+    """Applies random mutations to trees.
 
     Attributes:
-        random: chooses.
-        words: elements to put in: object identifiers, numbers, times that mean something to the reader.
-        donors: trees to take elements from.
+        random: the random number generator.
+        words: elements to insert: object identifiers, integers and times that the parser knows.
+        donors: trees to copy elements from.
     """
 
     random: Random
@@ -117,79 +117,79 @@ class Bender:
     donors: Sequence[Node] = field(default=())
 
     def bend(self, root: Node) -> None:
-        """Change the tree in one place."""
+        """Apply one mutation."""
         nodes = list(root.walk())
         parents = [node for node in nodes if node.children]
         way = self.random.choice(_WAYS)
         way(self, self.random.choice(parents or nodes), self.random.choice(nodes))
 
     def double(self, parent: Node, _: Node) -> None:
-        """Put an element there twice, side by side or not."""
+        """Duplicate an element, adjacent to it or elsewhere."""
         if parent.children:
             one = self.random.choice(parent.children)
             parent.children.insert(self.random.randint(0, len(parent.children)), deepcopy(one))
 
     def drop(self, parent: Node, _: Node) -> None:
-        """Take an element out."""
+        """Drop an element."""
         if parent.children:
             parent.children.pop(self.random.randrange(len(parent.children)))
 
     def swap(self, parent: Node, _: Node) -> None:
-        """Let two elements change places."""
+        """Swap two elements."""
         if parent.children:
             a, b = (self.random.randrange(len(parent.children)) for _ in range(2))
             parent.children[a], parent.children[b] = parent.children[b], parent.children[a]
 
     def put_in(self, parent: Node, _: Node) -> None:
-        """Put a word in."""
+        """Insert a word."""
         if parent.children is not None:
             word = read(self.random.choice(self.words))
             parent.children.insert(self.random.randint(0, len(parent.children)), word or Node(0x05))
 
     def graft(self, parent: Node, _: Node) -> None:
-        """Take an element from another tree."""
+        """Copy an element from another tree."""
         if parent.children and self.donors:
             donor = self.random.choice(list(self.random.choice(self.donors).walk()))
             parent.children[self.random.randrange(len(parent.children))] = deepcopy(donor)
 
     def replace(self, _: Node, node: Node) -> None:
-        """Let it hold what a word holds."""
+        """Replace its content with that of a word."""
         word = read(self.random.choice(self.words))
         if word is not None:
             node.tag = word.tag
             node.set(word.content)
 
     def rename(self, _: Node, node: Node) -> None:
-        """Give it another tag."""
+        """Change its tag."""
         node.tag = self.random.choice((*_TAGS, node.tag ^ CONSTRUCTED, self.random.randrange(256)))
 
     def resize(self, _: Node, node: Node) -> None:
-        """Take octets out and put others in."""
+        """Remove bytes and insert others."""
         content = node.content if node.children is None else b"".join(one.written() for one in node.children)
         at, gone = self.random.randint(0, len(content)), self.random.choice((0, 0, 1, 1, 2, 40))
         come = self.random.randbytes(self.random.choice((0, 0, 1, 1, 2, 40)))
         node.set(content[:at] + come + content[at + gone :])
 
     def flip(self, _: Node, node: Node) -> None:
-        """Change one bit."""
+        """Flip one bit."""
         if node.children is None and node.content:
             changed = bytearray(node.content)
             changed[self.random.randrange(len(changed))] ^= 1 << self.random.randrange(8)
             node.set(bytes(changed))
 
     def wrap(self, _: Node, node: Node) -> None:
-        """Put an element around it."""
+        """Wrap it in another element."""
         inner = Node(node.tag, node.content, node.children, node.zeros, node.lie)
         node.tag, node.children, node.zeros, node.lie = self.random.choice((0x30, 0x31, 0xA0, 0x04)), [inner], 0, 0
 
     def unwrap(self, _: Node, node: Node) -> None:
-        """Take its content for itself."""
+        """Replace it with its content."""
         if node.children:
             only = node.children[0]
             node.tag, node.content, node.children = only.tag, only.content, only.children
 
     def misstate(self, _: Node, node: Node) -> None:
-        """Write its length wrongly, or in another way than DER."""
+        """Encode its length wrongly or not in DER."""
         if self.random.random() < 0.5:
             node.lie = self.random.choice((-1, 1, 2, -5, 0x7F, 0xFFFF, 1 << 40))
         else:

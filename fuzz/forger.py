@@ -1,7 +1,7 @@
-"""Signed orders bent out of shape and then put right again in part: signed once more, with the test keys.
+"""Mutates signed orders and then repairs some parts, including the signature, with the test keys.
 
-A signature makes it rare that a changed order is accepted; so what a forger with a token and a CA of his own could put
-right is put right, at random, and the reader's way to a yes is taken as often as its ways to a no.
+A changed order is rarely accepted because of its signature. Therefore everything that a forger with a token and a CA
+could make consistent is repaired at random, so that accepting paths are covered as often as rejecting ones.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ushield_hw.cms import Confirmation, Profile
 from ushield_hw.crypto.algorithms import SUITES, Suite
 from ushield_hw.crypto.der import integer, oid, tlv
 
-KEPT: Final = Path("build/fuzz/rsa.pem")  # what was found has to be found again with the same key
+KEPT: Final = Path("build/fuzz/rsa.pem")  # findings must be reproducible with the same key
 
 PSS: Final = BY_NAME["rsa-pss-sha256"]
 CONTENTS: Final = tuple(
@@ -56,7 +56,7 @@ def _rsa() -> rsa.RSAPrivateKey:
 
 
 def _authority(subject: str, number: int, above: pki.Authority | None) -> pki.Authority:
-    """Return a CA with a key that is always the same."""
+    """Return a CA with a fixed key."""
     maker = above or pki.authority(subject)
     key = _ec(number)
     issued = pki.Authority(key if above is None else maker.key, maker.certificate).issue(
@@ -84,14 +84,14 @@ _BY_SPKI: Final = {
 
 
 def certificate(suite: Suite) -> bytes:
-    """Return the certificate of the customer's key for a suite: good for payments and for logins."""
+    """Return the certificate of the customer's key for a suite, valid for payments and logins."""
     key = _KEYS.get(suite.name) or _KEYS[RSA.name]
     uses = ("nonRepudiation", "digitalSignature")
     return pki.der(BANK.issuing.issue("CN=张三,O=Demo Bank", key.public_key(), key_usage=uses, serial=77))
 
 
 def seeds() -> list[bytes]:
-    """Return genuine signed orders of every shape."""
+    """Return genuine signed orders of every form."""
     found = []
     for suite in SUITES:
         private, own = _KEYS.get(suite.name) or _KEYS[RSA.name], certificate(suite)
@@ -149,15 +149,15 @@ WORDS: Final = (
 
 
 class Forger:
-    """Makes one signed order of another."""
+    """Derives a signed order from another."""
 
     def __init__(self) -> None:
         self._donors = [tree for seed in seeds() if (tree := read(seed)) is not None]
 
     def mutate(self, data: bytes, random: Random) -> bytes:
-        """Bend a signed order in one to three places and put some of it right."""
+        """Mutate a signed order in one to three places and repair some parts."""
         tree = read(data)
-        if tree is None or random.random() < 0.5:  # what was refused before seldom leads to a yes
+        if tree is None or random.random() < 0.5:  # a rejected input rarely leads to an accepted one
             tree = read(random.choice(self._donors).written())
         assert tree is not None
         if random.random() < 0.15:
@@ -171,7 +171,7 @@ class Forger:
 
 
 def attempt(step: Callable[[], object]) -> None:
-    """Take a step that the bent tree may not allow any more."""
+    """Apply a step that may be impossible on the mutated tree."""
     try:
         step()
     except (IndexError, ValueError, TypeError, AttributeError, StopIteration):
@@ -199,7 +199,7 @@ def _attributes(info: Node) -> Node | None:
 
 
 def _parts(tree: Node) -> list[Node]:
-    """Return what is worth more than its share: the attributes, a certificate's own fields."""
+    """Return the parts to mutate more often: the attributes and the certificate's own fields."""
     found: list[Node] = []
     attempt(lambda: found.append(_info(tree)))
     for steps in ((0, 0), (0, 0, 5), (0, 0, -1, 0), (0, 0, -1, 0, -1)):  # the fields; name; extensions; one of them
@@ -216,13 +216,13 @@ def _put_right(tree: Node, random: Random) -> None:
 
 
 def _certify(tree: Node) -> None:
-    """Let the issuing CA sign the signer's certificate again."""
+    """Sign the signer's certificate again with the issuing CA's key."""
     signers = _own(tree)
     signers.child(2).set(b"\0" + pki.sign_der(BANK.issuing.key, signers.child(0).written()))
 
 
 def _own(tree: Node) -> Node:
-    """Return the certificate in which one of the test keys stands."""
+    """Return the certificate with one of the test keys."""
     return next(one for one in _certificates(tree).children or [] if _key_in(one) is not None)
 
 

@@ -1,6 +1,6 @@
-"""Fuzzes one target with atheris, or gives it the inputs of files: ``python -m fuzz.run TARGET [FILE…] [-option=…]``.
+"""Fuzzes one target with atheris, or runs it on files: ``python -m fuzz.run TARGET [FILE…] [-option=…]``.
 
-Options are libFuzzer's. Never ends by itself without ``-max_total_time``.
+Options are libFuzzer's. Without ``-max_total_time`` it does not end by itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SEEN = "fuzz-seen: "
 
 
 def main(arguments: list[str]) -> None:
-    """Fuzz the target that is named."""
+    """Fuzz the named target."""
     name, *options = arguments
     target = TARGETS[name]
     files = [word for word in options if not word.startswith("-")]
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _telling(target: Target) -> Callable[[bytes], None]:
-    """Return what tests one input and, once a second, tells what has been seen: libFuzzer ends without a word to us."""
+    """Return a function that tests one input and prints the counters once a second: libFuzzer has no exit callback."""
     due = 0.0
 
     def one(data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What a fuzz target is."""
+"""The definition of a fuzz target."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ seen: Final[Counter[str]] = Counter()
 
 @dataclass(frozen=True)
 class Target:
-    """One reader.
+    """One parser under test.
 
     Attributes:
-        seeds: what it starts from.
-        one: gives it one input; raises if the reader does what it must not.
-        mutate: makes an input of another; None: libFuzzer's own ways alone.
+        seeds: the initial inputs.
+        one: runs one input; raises on a violation.
+        mutate: derives an input from another; None: libFuzzer's mutations only.
     """
 
     seeds: Sequence[bytes]
@@ -33,7 +33,7 @@ class Target:
 
 
 def refused(error: UShieldError, *kinds: type[UShieldError]) -> None:
-    """Hold a refusal to what holds for each: of these kinds, with a sentence and a remedy that leave nothing open."""
+    """Check an error: one of these types, with a message and a remedy without unfilled placeholders."""
     seen[f"refused: {error.code} {error.details.get('problem', '')}".rstrip()] += 1
     assert type(error) in kinds, f"{type(error).__name__} {error.code}"
     for lang in messages.LANGUAGES:

@@ -1,4 +1,4 @@
-"""Orders, messages, token URIs and descriptors: text that people and banks write."""
+"""Orders, messages, token URIs and descriptors: text written by users and banks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STRICT: Final = Rules()
 
 
 def order_one(data: bytes) -> None:
-    """What is an order says what JSON says, and is read again from its canonical bytes."""
+    """An accepted order equals its JSON and can be parsed again from its canonical bytes."""
     try:
         order = Order.parse(data)
     except InputError as error:
@@ -39,7 +39,7 @@ def order_one(data: bytes) -> None:
 
 
 def message_one(data: bytes) -> None:
-    """What is a message in ``xml-tdm`` is well-formed XML that says the same, and is written so in one language."""
+    """An accepted ``xml-tdm`` message is well-formed XML with the order's values, encoded in one of the languages."""
     try:
         order = XmlTdm().parse(data, STRICT)
     except InputError as error:
@@ -54,7 +54,7 @@ def message_one(data: bytes) -> None:
 
 
 def uri_one(data: bytes) -> None:
-    """What is a token URI is printed as one that says the same; what is none, never gives away what is in it."""
+    """An accepted token URI survives printing and parsing; the error for a rejected one does not disclose its PIN."""
     text = data.decode("utf-8", "surrogateescape")
     try:
         uri = TokenUri.parse(text)
@@ -70,7 +70,7 @@ def uri_one(data: bytes) -> None:
 
 
 def descriptor_one(data: bytes) -> None:
-    """A descriptor is read, or refused with the key that is wrong."""
+    """A descriptor is parsed, or rejected with the invalid key."""
     try:
         parse_descriptor(Path("softhsm2.toml"), data)
     except DescriptorError as error:
@@ -80,7 +80,7 @@ def descriptor_one(data: bytes) -> None:
 
 
 def _by_tokens(seeds: list[bytes], *words: bytes) -> Mutate:
-    """Return what drops, doubles, swaps and replaces the words of a text."""
+    """Return a mutator that drops, duplicates, swaps and replaces the words of a text."""
     stock = [*words, *{token for seed in seeds for token in _TOKEN.findall(seed)}]
 
     def mutate(data: bytes, random: Random) -> bytes:
