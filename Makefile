@@ -7,7 +7,8 @@ help: ## show this list
 setup: ## install what is missing and make .venv ready (quick when nothing changed)
 	@tools/setup.sh
 
-demo: setup ## walk through the whole journey: tokens, PIN, certificate, signed order
+demo: ## walk through the whole journey: tokens, PIN, certificate, signed order
+	@tools/setup.sh demo
 	@.venv/bin/ushield demo
 
 test: setup ## every check: ruff, mypy, import walls, shell scripts, pytest

@@ -1,12 +1,14 @@
 """Compile the message catalogues: all of ``ushield_hw/messages/<language>/*.po`` into one ``<language>.mo``.
 
 Runs as the build hook of wheels and editable installs, and as ``python hatch_build.py`` (what ``make messages`` does).
-The result depends on the texts alone, not on the day or the order of the files.
+The result depends on the texts alone, not on the day or the order of the files. As the metadata hook it makes the links
+of README.md absolute, for readers who have no checkout.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -20,13 +22,41 @@ from babel.messages.mofile import write_mo
 from babel.messages.pofile import PoFileError, PoFileParser
 from hatchling.builders.config import BuilderConfig
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 MESSAGES: Final = Path("ushield_hw", "messages")
 _NO_DATE: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+_LINK: Final = re.compile(r"(?P<picture>!?)(?P<text>\[[^\]]*\])\((?!https?:|#)(?P<target>[^)]+)\)")
+
+
 class CatalogueError(Exception):
     """A .po file that must not be built; the text names the file, the message and the fault."""
+
+
+class ReadmeHook(MetadataHookInterface):
+    """Supplies README.md with absolute links."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        """Set the readme of the project's metadata."""
+        text = Path(self.root, "README.md").read_text("utf-8")
+        metadata["readme"] = {"content-type": "text/markdown", "text": absolute(text, metadata["urls"]["Source"])}
+
+
+def absolute(text: str, source: str) -> str:
+    """Return a Markdown text whose relative links lead to the repository.
+
+    Args:
+        text: the text, with links relative to the repository's root.
+        source: the URL of the repository.
+    """
+
+    def link(found: re.Match[str]) -> str:
+        kind = "raw" if found["picture"] else "blob"
+        return f"{found['picture']}{found['text']}({source}/{kind}/main/{found['target']})"
+
+    return _LINK.sub(link, text)
 
 
 class WheelBuildHook(BuildHookInterface[BuilderConfig]):

@@ -18,6 +18,7 @@ compile() {
 
 compile requirements/uv.in --output-file requirements/uv.lock "$@"
 compile pyproject.toml --all-extras --group dev --output-file requirements/dev.lock "$@"
+compile pyproject.toml --constraint requirements/dev.lock --output-file requirements/demo.lock
 compile --group build --constraint requirements/dev.lock --output-file requirements/build.lock
 compile pyproject.toml requirements/bench.in --constraint requirements/dev.lock --output-file requirements/bench.lock "$@"
 compile pyproject.toml requirements/fuzz.in --constraint requirements/dev.lock --output-file requirements/fuzz.lock "$@"

@@ -1,20 +1,32 @@
 #!/usr/bin/env bash
 # Makes .venv ready: missing system packages, the pinned dependencies, the project itself (editable).
-# Quick when nothing changed. Run it as: make setup
+# Quick when nothing changed. Run it as: make setup (all that the tests need), or tools/setup.sh demo (what the demo needs)
+# Starts no service: what a package would start or enable stays off.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 unset PYTHONHOME PYTHONPATH
 
+readonly profile=${1:-test}
 readonly stamp=.venv/setup.stamp
 readonly oldest="3.11"
-readonly system_packages=(
+readonly demo_packages=(softhsm2 openssl) # the soft tokens and the CA of the demo
+readonly test_packages=(
   gcc libc6-dev swig libpcsclite-dev pkg-config # builds pyscard, and the C parts of the test tools
-  softhsm2 opensc p11-kit pcscd openssl         # what the tokens, the demo and the tests run
+  softhsm2 opensc p11-kit pcscd openssl         # tokens, readers and a CA
   ykcs11                                        # a second module that drives virtual cards
   opencryptoki libnss3                          # other tokens that pass the same contract: docs/tokens.md
   swtpm tpm2-abrmd libtpm2-pkcs11-1 libtss2-tcti-tabrmd0 dbus # a TPM in software, its resource manager and its module
   postgresql curl gnutls-bin gpgsm gpg-agent    # the bank: its other database, and peers that are not ours
 )
+
+case $profile in
+  demo) readonly system_packages=("${demo_packages[@]}") locks=(requirements/build.lock requirements/demo.lock) ;;
+  test) readonly system_packages=("${test_packages[@]}") locks=(requirements/build.lock requirements/dev.lock) ;;
+  *)
+    echo "setup: $profile is not a profile: demo, test" >&2
+    exit 2
+    ;;
+esac
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() {
@@ -61,21 +73,27 @@ if not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists():
 '
 }
 
+# needed_gaps   prints those gaps that matter: headers are for building pyscard, which the demo does without
+needed_gaps() {
+  if [[ $profile == demo ]]; then python_gaps | sed '/^dev$/d'; else python_gaps; fi
+}
+
 # python_packages   prints the system packages that close the gaps of Python
 python_packages() {
   if ! find_python; then
-    command -v python3 >/dev/null || printf 'python3\npython3-venv\npython3-dev\n'
+    command -v python3 >/dev/null || printf 'python3\npython3-venv\n'
+    [[ $profile == demo ]] || command -v python3 >/dev/null || printf 'python3-dev\n'
     return
   fi
   [[ $python == /usr/bin/* ]] || return 0
-  python_gaps | sed "s/^/python${version%.*}-/"
+  needed_gaps | sed "s/^/python${version%.*}-/"
 }
 
 check_python() {
   find_python || die "no Python $oldest or newer was found (python3 is $(python3 --version 2>&1 || true))." \
     "Install one, for example python3.12 with python3.12-venv and python3.12-dev, put it on PATH, and run make setup again."
   local gaps
-  gaps=$(python_gaps)
+  gaps=$(needed_gaps)
   [[ $gaps != *venv* ]] || die "$python cannot make virtual environments (its modules venv or ensurepip are missing)." \
     "Install them, or put another Python first on PATH, and run make setup again."
   [[ $gaps != *dev* ]] || die "$python has no header files (Python.h), which building pyscard needs." \
@@ -95,9 +113,75 @@ as_root() {
   if [[ $(id -u) == 0 ]]; then "$@"; else sudo "$@"; fi
 }
 
+# apt COMMAND ARGUMENT...
+apt() {
+  as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a LC_ALL=C apt-get "$1" \
+    --no-install-recommends -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "${@:2}" </dev/null
+}
+
+# announce PACKAGE...   says what apt will install and how large it is, before it does
+announce() {
+  local plan new download disk
+  plan=$(apt install --assume-no "$@" 2>/dev/null) || true # it says what it would do, and ends
+  new=$(sed -n 's/.* \([0-9]*\) newly installed.*/\1/p' <<<"$plan" | head -1)
+  download=$(sed -n 's/^Need to get \(.*\) of archives.*/\1/p' <<<"$plan" | head -1)
+  disk=$(sed -n 's/^After this operation, \(.*\) of additional disk space.*/\1/p' <<<"$plan" | head -1)
+  say "installing system packages: $*"
+  [[ -z $new ]] || say "  with what they need: $new packages, ${download:-nothing} to download, ${disk:-nothing} on disk; no service is started"
+}
+
+# progress   shows the percentage of apt's status lines, where there is a terminal to show it on
+progress() {
+  local percent
+  while IFS=: read -r _ _ percent _; do
+    [[ ! -t 2 || ! $percent =~ ^[0-9]+ ]] || printf '\rsetup:   %3s %% ' "${BASH_REMATCH[0]}" >&2
+  done
+  [[ ! -t 2 ]] || printf '\r\033[K' >&2
+}
+
+enabled_units() {
+  find /etc/systemd/system -path '*.wants/*' -type l 2>/dev/null | sort
+}
+
+readonly no_start=/usr/sbin/policy-rc.d # invoke-rc.d asks it before it starts a service
+readonly no_cluster=/etc/postgresql-common/createcluster.d/ushield-hw.conf
+units_before="" own_no_start=""
+
+# Packages must not start or enable their services, and PostgreSQL must not create a database cluster of its own.
+hold_services() {
+  units_before=$(enabled_units)
+  if [[ ! -e $no_start ]]; then
+    own_no_start=yes
+    printf '#!/bin/sh\nexit 101\n' | as_root install -m 755 /dev/stdin "$no_start"
+  fi
+  if [[ " $* " == *" postgresql "* ]]; then
+    echo 'create_main_cluster = false' | as_root install -D -m 644 /dev/stdin "$no_cluster"
+  fi
+  trap release_services EXIT
+}
+
+release_services() {
+  local unit
+  [[ -z $own_no_start ]] || as_root rm -f "$no_start"
+  as_root rm -f "$no_cluster"
+  while read -r unit; do
+    [[ -z $unit ]] || as_root rm -f "$unit"
+  done < <(comm -13 <(printf '%s\n' "$units_before") <(enabled_units))
+  trap - EXIT
+}
+
+# apt_install PACKAGE...   installs with apt's words in a log, which is shown only if it fails
 apt_install() {
-  as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a \
-    apt-get install --yes --quiet=2 --no-install-recommends -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@" </dev/null
+  local log ended=0
+  log=$(mktemp)
+  announce "$@"
+  hold_services "$@"
+  { apt install --yes -o APT::Status-Fd=3 "$@" 3>&1 >"$log" 2>&1 || echo $? >"$log.failed"; } | progress
+  [[ ! -e $log.failed ]] || ended=1
+  release_services
+  [[ $ended == 0 ]] || cat "$log" >&2
+  rm -f "$log" "$log.failed"
+  return "$ended"
 }
 
 install_packages() {
@@ -107,9 +191,9 @@ install_packages() {
   local by_hand="apt-get update && apt-get install ${missing[*]}"
   [[ $(id -u) == 0 ]] || command -v sudo >/dev/null ||
     die "these system packages are missing: ${missing[*]}" "You are not root and there is no sudo. Have an administrator run: $by_hand"
-  say "system packages missing: ${missing[*]}"
-  as_root apt-get update --quiet=2 -o DPkg::Lock::Timeout=300 </dev/null || say "apt-get update failed; trying with the lists that are here"
-  step "apt-get install ${missing[*]}" "See apt's words above. By hand: $by_hand   Then run make setup again." apt_install "${missing[@]}" >&2
+  apt update --quiet=2 >/dev/null 2>&1 || say "apt-get update failed; the package lists of this machine are used"
+  apt_install "${missing[@]}" || die "failed: apt-get install ${missing[*]}" \
+    "apt's messages are above. By hand: $by_hand   Then run make ${profile/test/setup} again."
 }
 
 check_system() {
@@ -124,12 +208,12 @@ check_system() {
 
 # Two lines: what .venv as a whole depends on, and what the installed project depends on.
 wanted_stamp() {
-  { printf '%s\n' "$PWD" "$python" "$version" "$(uname -m)" && cat requirements/build.lock requirements/dev.lock; } | sha256sum
+  { printf '%s\n' "$PWD" "$python" "$version" "$(uname -m)" && cat "${locks[@]}"; } | sha256sum
   cat pyproject.toml hatch_build.py | sha256sum
 }
 
 venv_works() {
-  .venv/bin/python -I -c '' 2>/dev/null && [[ -x .venv/bin/pytest ]]
+  .venv/bin/python -I -c '' 2>/dev/null && [[ $profile == demo || -x .venv/bin/pytest ]]
 }
 
 pip_install() {
@@ -140,9 +224,10 @@ build_venv() {
   local advice="Is the package registry reachable? pip's configuration on this machine is used as it is; PIP_VERBOSE=3 make setup shows more."
   rm -rf .venv # and the stamp in it
   step "making .venv with $python ($version)" "Try another Python: put it first on PATH." "$python" -m venv .venv
-  step "installing the build tools of requirements/build.lock" "$advice" pip_install --require-hashes -r requirements/build.lock
-  step "installing the packages of requirements/dev.lock (about a minute)" "$advice" \
-    pip_install --require-hashes --no-build-isolation -r requirements/dev.lock
+  local lock
+  for lock in "${locks[@]}"; do
+    step "installing the $(grep -c '^[a-z]' "$lock") packages of $lock" "$advice" pip_install --require-hashes --no-build-isolation -r "$lock"
+  done
 }
 
 install_project() {
@@ -150,8 +235,14 @@ install_project() {
     pip_install --no-deps --no-build-isolation --editable .
 }
 
+# serves_demo   whether .venv was made for the tests, from this checkout: then the demo needs no other
+serves_demo() {
+  [[ $profile == demo && -x .venv/bin/pytest && -x .venv/bin/ushield && -e $stamp ]] && venv_works
+}
+
 refresh_venv() {
   local wanted had=""
+  ! serves_demo || return 0
   wanted=$(wanted_stamp)
   [[ ! -e $stamp ]] || had=$(<"$stamp")
   if [[ $had == "$wanted" && -x .venv/bin/ushield ]] && venv_works; then

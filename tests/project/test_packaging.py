@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -101,10 +102,44 @@ def test_metadata(metadata: Message) -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
 
 
+def test_readme_has_no_relative_links(metadata: Message) -> None:
+    text = str(metadata.get_payload())
+    targets = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(targets) > 10
+    assert all(target.startswith(("https://", "#")) for target in targets)
+    assert "blob/main/docs/architecture.md)" in text
+    assert re.search(r"!\[[^\]]*\]\(https://[^)]*/raw/main/docs/pictures/", text)
+
+
+def test_project_urls(metadata: Message) -> None:
+    labels = {line.split(",")[0] for line in metadata.get_all("Project-URL", [])}
+    assert labels == {"Homepage", "Documentation", "Changelog", "Issues", "Source"}
+
+
 def test_few_dependencies(metadata: Message) -> None:
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
     assert {one.name for one in requirements if "extra" not in str(one.marker)} == DEPENDENCIES
-    assert all(one.specifier for one in requirements), "every dependency says which versions it was tried with"
+    assert all(one.specifier for one in requirements), "every dependency has a lowest version"
+    capped = {
+        one.name for one in requirements if any(part.operator in {"<", "<=", "==", "~="} for part in one.specifier)
+    }
+    assert capped == {"python-pkcs11"}, "an upper bound makes the project impossible to install beside newer packages"
+
+
+def test_no_compiler_is_needed_on_linux(metadata: Message) -> None:
+    requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
+    plain = {
+        one.name
+        for one in requirements
+        if one.marker is None or one.marker.evaluate({"extra": "", "platform_system": "Linux"})
+    }
+    assert plain == DEPENDENCIES - {"pyscard"}
+    extra = {
+        one.name
+        for one in requirements
+        if one.marker and one.marker.evaluate({"extra": "pcsc", "platform_system": "Linux"})
+    }
+    assert "pyscard" in extra
 
 
 def test_command(wheel: Path) -> None:

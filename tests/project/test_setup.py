@@ -12,7 +12,7 @@ from tests.project.tree import ROOT
 
 pytestmark = pytest.mark.unit
 
-NEEDED = "bash cat dirname env find flock grep rm sed sha256sum uname".split()
+NEEDED = "bash cat comm dirname env find flock grep head mktemp rm sed sha256sum sort uname".split()
 ALL_BUT_SWIG = 'for name in "${@:3}"; do [[ $name == swig ]] || echo "$name installed"; done; exit 1'
 EVERYTHING = 'for name in "${@:3}"; do echo "$name installed"; done'
 
@@ -50,6 +50,7 @@ def machine(tmp_path: Path) -> Machine:
     made = Machine(tmp_path)
     made.has("dpkg-query", ALL_BUT_SWIG)
     made.has("apt-get", "exit 100")
+    made.has("install", "exit 0")  # of the file that keeps services from starting
     made.has("id", "echo 1000")
     made.has("python3", 'if [[ $1 == --version ]]; then echo "Python 3.9.2"; else exit 1; fi')
     return made
@@ -69,9 +70,13 @@ def test_only_what_is_missing_is_asked_of_apt(machine: Machine) -> None:
     assert ended.returncode == 1
     assert "failed: apt-get install swig" in ended.stderr
     assert "By hand: apt-get update && apt-get install swig" in ended.stderr
-    update, install = [call for call in machine.called() if call.startswith("apt-get")]
+    update, plan, install = [call for call in machine.called() if call.startswith("apt-get")]
     assert update.startswith("apt-get update")
-    assert install.startswith("apt-get install --yes")
+    assert plan.startswith("apt-get install")
+    assert "--assume-no" in plan
+    assert install.startswith("apt-get install")
+    assert "--yes" in install
+    assert plan.endswith(" swig")
     assert install.endswith(" swig")
 
 
