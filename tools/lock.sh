@@ -19,6 +19,8 @@ compile() {
 compile requirements/uv.in --output-file requirements/uv.lock "$@"
 compile pyproject.toml --all-extras --group dev --output-file requirements/dev.lock "$@"
 compile pyproject.toml --constraint requirements/dev.lock --output-file requirements/demo.lock
+compile pyproject.toml --extra pcsc --extra bank --extra postgresql --constraint requirements/dev.lock --output-file requirements/run.lock
+compile requirements/dist.in --output-file requirements/dist.lock "$@"
 compile --group build --constraint requirements/dev.lock --output-file requirements/build.lock
 compile pyproject.toml requirements/bench.in --constraint requirements/dev.lock --output-file requirements/bench.lock "$@"
 compile pyproject.toml requirements/fuzz.in --constraint requirements/dev.lock --output-file requirements/fuzz.lock "$@"

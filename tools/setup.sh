@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv ready: missing system packages, the pinned dependencies, the project itself (editable).
-# Quick when nothing changed. Run it as: make setup (all that the tests need), or tools/setup.sh demo (what the demo needs)
+# Quick when nothing changed. Run it as: make setup (all that the tests need), tools/setup.sh demo (what the demo needs),
+# or tools/setup.sh package (the system packages that building packages needs).
 # Starts no service: what a package would start or enable stays off.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -10,8 +11,9 @@ readonly profile=${1:-test}
 readonly stamp=.venv/setup.stamp
 readonly oldest="3.11"
 readonly demo_packages=(softhsm2 openssl) # the soft tokens and the CA of the demo
+readonly to_build=(gcc libc6-dev swig libpcsclite-dev pkg-config) # builds pyscard, and the C parts of the test tools
 readonly test_packages=(
-  gcc libc6-dev swig libpcsclite-dev pkg-config # builds pyscard, and the C parts of the test tools
+  "${to_build[@]}"
   softhsm2 opensc p11-kit pcscd openssl         # tokens, readers and a CA
   ykcs11                                        # a second module that drives virtual cards
   opencryptoki libnss3                          # other tokens that pass the same contract: docs/tokens.md
@@ -22,8 +24,9 @@ readonly test_packages=(
 case $profile in
   demo) readonly system_packages=("${demo_packages[@]}") locks=(requirements/build.lock requirements/demo.lock) ;;
   test) readonly system_packages=("${test_packages[@]}") locks=(requirements/build.lock requirements/dev.lock) ;;
+  package) readonly system_packages=("${to_build[@]}" dpkg-dev python3 python3-dev python3-venv) locks=() ;;
   *)
-    echo "setup: $profile is not a profile: demo, test" >&2
+    echo "setup: $profile is not a profile: demo, test, package" >&2
     exit 2
     ;;
 esac
@@ -106,7 +109,7 @@ missing_packages() {
   local installed
   installed=$(dpkg-query -W -f='${Package} ${db:Status-Status}\n' "${system_packages[@]}" 2>/dev/null | sed -n 's/ installed$//p' || true)
   printf '%s\n' "${system_packages[@]}" | grep -vxF -e "$installed" || true
-  python_packages
+  [[ $profile == package ]] || python_packages
 }
 
 as_root() {
@@ -274,6 +277,7 @@ main() {
   exec 9<tools/setup.sh
   flock 9 # two makes at once: the second waits
   check_system
+  [[ $profile != package ]] || return 0
   check_python
   refresh_venv
   refresh_messages

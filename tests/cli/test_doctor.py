@@ -189,6 +189,7 @@ def test_a_plain_locale_gets_plain_signs(home: Home, broken: Path, locale: dict[
 @pytest.mark.parametrize("lang", ["en", "zh"])
 def test_lines_fit_a_terminal(home: Home, broken: Path, lang: str) -> None:
     text = on_screen(home, "--lang", lang, "doctor", "--module", broken)
+    text = re.sub(r"\x1b\[[0-9]+m", "", text)  # colour
     assert "\x1b" not in text
     lines = text.replace("\r", "").split("\n")
     unbroken = [line for line in lines if columns(line) > 80 and len(line.split()) > 2]

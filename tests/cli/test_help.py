@@ -11,9 +11,11 @@ import pytest
 
 from tests.cli import forked
 from tests.cli.world import TIMEOUT_S, USHIELD, Home, checked
+from ushield_hw.cli.layout import columns
 
 ROOT = Path(__file__).parents[2]
 HEADINGS = {"en": ("Usage:", "Options", "Commands"), "zh": ("用法：", "选项", "命令")}
+COLONS = {heading: mark for lang, mark in (("en", ":"), ("zh", "：")) for heading in HEADINGS[lang]}
 Pages = dict[str, str]
 
 pytestmark = pytest.mark.xdist_group("help")  # the help pages are collected in one process
@@ -51,7 +53,7 @@ def walk(home: Home, lang: str, *command: str) -> Iterator[tuple[str, str]]:
 
 def rows(page: str, heading: str) -> list[tuple[str, str]]:
     """Return the rows under a heading: the left column and the text to its right."""
-    _, found, section = page.partition(f"\n{heading}:\n")
+    _, found, section = page.partition(f"\n{heading}{COLONS[heading]}\n")
     table = re.split(r"\n\n", section)[0] if found else ""
     joined = re.sub(r"\n {10,}", "  ", table)  # a row that is too long continues on the next line
     return [
@@ -74,7 +76,7 @@ def test_every_page_is_in_the_language(pages: Pages, lang: str) -> None:
     usage, options, _ = HEADINGS[lang]
     for command, page in pages.items():
         assert page.startswith(f"{usage} ushield {command}".rstrip()), page
-        assert f"\n{options}:\n" in page
+        assert f"\n{options}{COLONS[options]}\n" in page
 
 
 def test_every_command_and_option_has_a_text(pages: Pages, lang: str) -> None:
@@ -172,3 +174,50 @@ def test_other_shells(desk: Home, shell: str) -> None:
 
 def test_a_shell_nobody_knows(desk: Home) -> None:
     assert desk.ushield("completion", "tcsh", exits=2).out == ""
+
+
+def test_every_command_has_examples(pages: Pages, lang: str) -> None:
+    heading = {"en": "\nExamples:\n", "zh": "\n示例：\n"}[lang]
+    groups = {command for command, page in pages.items() if rows(page, HEADINGS[lang][2]) and command}
+    assert [command for command, page in pages.items() if command not in groups and heading not in page] == []
+
+
+def test_pages_fit_eighty_columns(pages: Pages) -> None:
+    """Only examples and single words may be longer: both would be useless broken."""
+    wide = [
+        line
+        for page in pages.values()
+        for line in re.split(r"\n(?:Examples:|示例：)\n", page)[0].splitlines()
+        if columns(line) > 80
+    ]
+    assert wide == []
+
+
+@pytest.mark.parametrize("words", [("list", "--lang", "zh"), ("--lang", "zh", "list"), ("list", "--lang=zh_CN.UTF-8")])
+def test_the_language_may_follow_the_command(desk: Home, words: tuple[str, ...]) -> None:
+    assert "没有找到 U盾" in desk.ushield(*words).err
+
+
+def test_a_log_option_may_follow_the_command(desk: Home, tmp_path: Path) -> None:
+    desk.ushield("list", "--log-file", str(tmp_path / "log"))
+    assert (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("lst",), "list"),
+        (("pin", "chnge"), "change"),
+        (("list", "--jsn"), "--json"),
+        (("sign", "--unatended"), "--unattended"),
+    ],
+)
+def test_did_you_mean(desk: Home, words: tuple[str, ...], meant: str) -> None:
+    ran = desk.ushield("--lang", "en", *words, exits=2)
+    assert f"Did you mean {meant}?" in ran.err
+
+
+def test_all_missing_parameters_are_named_at_once(desk: Home) -> None:
+    ran = desk.ushield("--lang", "en", "sign", exits=2)
+    assert "Missing: ORDER.json, --out." in ran.err
+    assert "ushield sign --help" in ran.err

@@ -39,7 +39,10 @@ def texts() -> Iterator[tuple[str, str]]:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """Yield the commands in a text: their words, up to where the sentence continues."""
+    """Yield the commands in a text: their words, up to where the sentence continues. An example is a whole line."""
+    examples = [line for line in text.splitlines() if line.startswith("$ ushield ")]
+    yield from (shlex.split(line)[2:] for line in examples)
+    text = "\n".join(line for line in text.splitlines() if line not in examples)
     filled = re.sub(r"\{(\w+)\}", lambda found: _FILLED.get(found[1], "X"), text.replace("{{", "").replace("}}", ""))
     for found in re.finditer(r"(?<![\w/.-])ushield (?=[a-z-])", filled):
         shown = filled[found.end() :].split("`")[0]

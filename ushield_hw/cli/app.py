@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ushield_hw import config, messages
-from ushield_hw.cli import exits, output, signals
-from ushield_hw.cli.help import Group
+from ushield_hw.cli import exits, global_options, output, signals
+from ushield_hw.cli.help import Group, MissingParameters, name_of
 from ushield_hw.errors import InputError, UShieldError
 
 if TYPE_CHECKING:
-    import logging
+    pass
 
 # Command name -> module, in the order of the help page.
 _COMMANDS: Final = {
@@ -63,13 +63,6 @@ _LENIENT: Final[dict[str, Callable[[InputError], bool]]] = {"list": _unsafe, "do
 """Commands that ignore unusable configuration and report it, with the errors they tolerate."""
 
 COMPLETION_VARIABLE: Final = "_USHIELD_COMPLETE"
-
-
-@dataclass(frozen=True, slots=True)
-class App:
-    """The context object of every command."""
-
-    settings: config.Settings
 
 
 class _Root(Group):
@@ -163,8 +156,8 @@ def _language(arguments: Sequence[str]) -> messages.Language | None:
     """Return the value of ``--lang`` before parsing: help texts are created while commands are imported."""
     for n, argument in enumerate(arguments):
         value = argument.partition("=")[2] or (arguments[n + 1] if n + 1 < len(arguments) else "")
-        if argument.split("=")[0] == "--lang" and value in messages.LANGUAGES:
-            return value
+        if argument.split("=")[0] == "--lang" and (found := global_options.language_of(value)) is not None:
+            return found
     return None
 
 
@@ -172,10 +165,44 @@ def _usage(error: click.ClickException) -> InputError:
     """Convert click's errors to ``InputError``, which is available in both languages."""
     name = type(error).__name__
     facts: dict[str, Any] = {"argument": getattr(error, "option_name", None) or _parameter(error) or ""}
-    codes = {"NoSuchOption": "USAGE_NO_SUCH_OPTION", "MissingParameter": "USAGE_MISSING"}
+    if isinstance(error, MissingParameters):
+        names = [name_of(parameter) for parameter in error.parameters]
+        return InputError("USAGE_MISSING", argument=", ".join(names), missing=names, command=_command(error))
+    if isinstance(error, click.NoSuchOption):
+        alike = _alike(error.option_name, _options(error))
+        return InputError("USAGE_NO_SUCH_OPTION", command=_command(error), **facts, **alike)
     if name == "NoSuchCommand" or "No such command" in error.format_message():
-        return InputError("USAGE_NO_SUCH_COMMAND", known=_commands(error), **facts)
-    return InputError(codes.get(name, "USAGE"), reason=error.format_message(), **facts)
+        known, wanted = _commands(error), _wanted(error)
+        return InputError(
+            "USAGE_NO_SUCH_COMMAND", known=known, **{**facts, "argument": wanted}, **_alike(wanted, known)
+        )
+    return InputError("USAGE", reason=error.format_message(), **facts)
+
+
+def _command(error: click.UsageError) -> str:
+    """Return the command whose help page is meant."""
+    return error.ctx.command_path if error.ctx is not None else "ushield"
+
+
+def _wanted(error: click.ClickException) -> str:
+    """Return the unknown command's name."""
+    named = getattr(error, "command_name", None)
+    return str(named) if named else error.format_message().partition("'")[2].partition("'")[0]
+
+
+def _options(error: click.UsageError) -> list[str]:
+    """Return the options at the place of an unknown one."""
+    if error.ctx is None:
+        return []
+    return [name for one in error.ctx.command.get_params(error.ctx) for name in one.opts if name.startswith("--")]
+
+
+def _alike(wanted: str, known: Sequence[str]) -> dict[str, str]:
+    """Return the name that was probably meant, as the problem and the suggestion of an error."""
+    from difflib import get_close_matches
+
+    found = get_close_matches(wanted, known, 1, 0.7)
+    return {"problem": "usage_alike", "suggestion": found[0]} if found else {}
 
 
 def _commands(error: click.ClickException) -> list[str]:
@@ -199,66 +226,13 @@ def _note_bug() -> None:
     logging.getLogger("ushield_hw").debug("internal error", exc_info=True)
 
 
-def _log(settings: config.Settings, verbosity: int) -> None:
-    import logging  # not needed for a help page
-
-    logging.raiseExceptions = False  # a log that cannot be written must not affect the command or print anything
-    logger = logging.getLogger("ushield_hw")
-    logger.setLevel(logging.DEBUG)
-    form = _escaping(logging.Formatter)("%(asctime)s %(levelname)s %(message)s")
-    if verbosity:
-        shown = logging.StreamHandler()
-        shown.setLevel(logging.INFO if verbosity == 1 else logging.DEBUG)
-        shown.setFormatter(form)
-        logger.addHandler(shown)
-    if settings.log_file is not None:
-        try:
-            kept = logging.FileHandler(_private(settings.log_file), encoding="utf-8", delay=False)
-        except OSError as error:
-            raise InputError("LOG_FILE_UNUSABLE", path=str(settings.log_file), reason=error.strerror) from error
-        kept.setFormatter(form)
-        logger.addHandler(kept)
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())
-
-
-def _escaping(base: type[logging.Formatter]) -> type[logging.Formatter]:
-    """Return a formatter that escapes control characters and line breaks, because log lines quote devices and peers."""
-
-    class Escaping(base):  # type: ignore[misc, valid-type]
-        def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-            record.message = messages.shown(record.message)
-            text: str = super().formatMessage(record)
-            return text
-
-        def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
-            return "\n".join(map(messages.shown, super().formatException(ei).splitlines()))
-
-    return Escaping
-
-
-def _private(file: Path) -> Path:
-    """Create a new log file with mode 0600, independent of the umask."""
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        return file
-    os.fchmod(descriptor, 0o600)
-    os.close(descriptor)
-    return file
-
-
 def _root() -> click.Group:
     """Create the root command with help in the current language."""
-    file, folder = click.Path(path_type=Path, dir_okay=False), click.Path(path_type=Path, file_okay=False, exists=True)
     say = messages.text
-    options = [
-        click.Option(["--lang"], type=click.Choice(messages.LANGUAGES), help=say("help.option.lang")),
-        click.Option(["--drivers"], type=folder, metavar="DIR", help=say("help.option.drivers")),
-        click.Option(["-v", "--verbose"], count=True, help=say("help.option.verbose")),
-        click.Option(["--log-file"], type=file, metavar="FILE", help=say("help.option.log_file")),
-        click.Option(["--version"], is_flag=True, is_eager=True, help=say("help.option.version"), callback=_version),
-    ]
+    version = click.Option(
+        ["--version"], is_flag=True, is_eager=True, help=say("help.option.version"), callback=_version
+    )
+    options = [*global_options.options(), version]
     context = {"help_option_names": ["-h", "--help"], "terminal_width": _width()}
     return _Root("ushield", params=options, callback=_start, context_settings=context, help=say("help.ushield"))
 
@@ -282,11 +256,6 @@ def _version(context: click.Context, parameter: click.Parameter, asked: bool) ->
 
 def _start(lang: str | None, drivers: Path | None, verbose: int, log_file: Path | None, version: bool) -> None:
     lenient = _LENIENT.get(click.get_current_context().invoked_subcommand or "", _no_error)
-    settings = config.load_settings(tolerated=lenient).with_flags(lang=lang, log_file=log_file)
-    settings = replace(settings, lenient=lenient is not _no_error)
-    if drivers is not None:
-        settings = settings.with_flags(drivers=(drivers.absolute(), *settings.drivers))
-    if lang is None and settings.lang is not None:
-        messages.set_language(settings.lang)  # type: ignore[arg-type]
-    _log(settings, verbose)
-    click.get_current_context().obj = App(settings)
+    loaded = replace(config.load_settings(tolerated=lenient), lenient=lenient is not _no_error)
+    app = click.get_current_context().obj = global_options.App(loaded, loaded)
+    global_options.apply(app, lang=lang, drivers=drivers, verbose=verbose, log_file=log_file)

@@ -15,6 +15,7 @@ from ushield_hw import messages
 from ushield_hw.bank.values import PROFILES, REASONS
 from ushield_hw.cli import options, output
 from ushield_hw.cli.help import Group
+from ushield_hw.cli.layout import columns
 from ushield_hw.cms.attributes import Confirmation
 from ushield_hw.crypto.algorithms import KeySpec
 from ushield_hw.errors import InputError
@@ -311,7 +312,7 @@ def _tell_certificates(found: tuple[Certificate, ...], *, as_json: bool) -> None
         return
     for one in found:
         shown = messages.text(f"bank.state.{one.state}")
-        state = shown + " " * (_STATE_COLUMNS - output.columns(shown))
+        state = shown + " " * (_STATE_COLUMNS - columns(shown))
         about = f"{one.profile:7}  {one.customer}  {one.subject}"
         output.lines([f"{one.serial:>40}  {_time(one.not_after)}  {state}  {about}"])
     if not found:

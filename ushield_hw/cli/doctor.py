@@ -15,6 +15,7 @@ import click
 from ushield_hw import messages
 from ushield_hw.cli import options, output
 from ushield_hw.cli.help import Command
+from ushield_hw.cli.layout import coloured, folded, painted
 from ushield_hw.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ _PLAIN: Final = str.maketrans({"✓": "+", "✗": "x", "→": "->", "·": "|", "
 _NARROWEST: Final = 40
 _SECRETS: Final = re.compile(r"(?i)^pkcs11:.*\bpin-(value|source)=")
 _LEAD: Final = re.compile(r"\s*(?:[✓✗!→-] |\[\w+\] )?(?:[A-H]\d+ )?")
-# Units that are not broken: words, and each Chinese character with punctuation that must not begin or end a line.
-_PIECES: Final = re.compile(r"\s+|[（“‘「《【]*(?:[!-~]+|[^\s!-~])[，。；：、！？）”’」》】]*")
+_STYLED: Final = {"✓": "good", "!": "warning", "✗": "bad", "→": "strong", "-": "faint"}
+_STYLED_MARK: Final = re.compile(r"(\s*)([✓✗!→-])(?= )|(\s*)(\[\w+\])(?= )")
 
 
 @click.command("doctor", cls=Command, help=messages.text("help.doctor"))
@@ -210,11 +211,32 @@ def _print(rows: Iterable[str], kept: str = "") -> None:
     """Print rows, wrapped to the terminal's width except those in ``kept``, with symbols the output can show."""
     whole = set(kept.split("\n"))
     made = [messages.shown(row) for row in rows]
+    colour = coloured(sys.stdout)
     if sys.stdout.isatty():
         width = shutil.get_terminal_size().columns
         wide = [[row] if row in whole else _folded(row, max(width, _NARROWEST)) for row in made]
         made = [part for parts in wide for part in parts]
-    output.lines(made if _has_signs() else (row.translate(_PLAIN) for row in made))
+    output.lines((_styled(row) if colour else row for row in _with_signs(made)), colour=colour)
+
+
+def _with_signs(rows: Iterable[str]) -> Iterator[str]:
+    """Yield rows with the symbols that the output can show."""
+    signs = _has_signs()
+    yield from (row if signs else row.translate(_PLAIN) for row in rows)
+
+
+def _styled(row: str) -> str:
+    """Return a row with its mark in colour; the first cause and its code in bold."""
+    found = _STYLED_MARK.match(row)
+    if found is None:
+        return row
+    indent, mark = found[1] or found[3] or "", found[2] or found[4]
+    style = _STYLED.get(mark, "strong")
+    if not indent and mark in "✓✗!":
+        return painted(row, style)
+    if mark.startswith("["):
+        return indent + painted(row[len(indent) :], "strong")
+    return indent + painted(mark, style) + row[found.end() :]
 
 
 def _has_signs() -> bool:
@@ -228,11 +250,4 @@ def _has_signs() -> bool:
 
 def _folded(row: str, width: int) -> Iterator[str]:
     """Yield a row wrapped to a width; continuation lines are indented to the text after the mark."""
-    indent = " " * len(_LEAD.match(row)[0])  # type: ignore[index] # it matches everything
-    line = ""
-    for piece in _PIECES.findall(row):
-        if line.strip() and not piece.isspace() and output.columns(line + piece) > width:
-            yield line.rstrip()
-            line = indent
-        line += "" if piece.isspace() and line == indent and indent else piece
-    yield line.rstrip()
+    yield from folded(row, width, " " * len(_LEAD.match(row)[0]))  # type: ignore[index] # it matches everything

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from ushield_hw import messages
-from ushield_hw.cli import output
+from ushield_hw.cli.layout import columns
 from ushield_hw.drivers.catalogue import Catalogue
 from ushield_hw.drivers.family import Driver, Interface
 from ushield_hw.drivers.match import CHIP_MAKERS, Binding, UsbId
@@ -131,7 +131,7 @@ def _wrapped(head: str, text: str, indent: str) -> Iterator[str]:
     """Yield ``head`` and a text, wrapped at the line width."""
     line, fresh = head, True
     for piece in _pieces(text):
-        if fresh or output.columns(line + piece) <= _WIDTH:
+        if fresh or columns(line + piece) <= _WIDTH:
             line, fresh = line + piece, False
         else:
             yield line.replace(_TIED, " ")
@@ -143,7 +143,7 @@ def _pieces(text: str) -> Iterator[str]:
     """Yield the units between which a line may be broken: words with a leading space, and wide characters."""
     piece = ""
     for letter in text:
-        if piece.strip(" ") and (letter == " " or (output.columns(letter) > 1 and letter not in _CLOSING)):
+        if piece.strip(" ") and (letter == " " or (columns(letter) > 1 and letter not in _CLOSING)):
             yield piece
             piece = ""
         piece += letter

@@ -14,7 +14,7 @@ import click
 
 from ushield_hw import messages
 from ushield_hw.cli import output
-from ushield_hw.cli.app import App
+from ushield_hw.cli.global_options import App
 from ushield_hw.cli.pin_sources import STDIN, Sources
 from ushield_hw.cli.terminal import Terminal
 from ushield_hw.config import Settings

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from ushield_hw import messages
+from ushield_hw.cli.layout import columns
 from ushield_hw.cli.pin_text import pin_state_text
 from ushield_hw.errors import (
     LastTryNotConfirmed,
@@ -72,10 +73,15 @@ def speaks_utf8() -> bool:
     return sys.stdout.encoding.lower() == "utf-8"
 
 
-def lines(rows: Iterable[str]) -> None:
-    """Print lines on stdout, escaped for a terminal."""
+def lines(rows: Iterable[str], *, colour: bool = False) -> None:
+    """Print lines on stdout, escaped for a terminal.
+
+    Args:
+        rows: the lines.
+        colour: they are escaped already and contain control sequences for colour.
+    """
     for row in rows:
-        _write(messages.shown(row) + "\n")
+        _write((row if colour else messages.shown(row)) + "\n")
 
 
 def hint(message_id: str, **values: object) -> None:
@@ -95,16 +101,6 @@ def table(rows: Iterable[tuple[str, object]], indent: str = "") -> list[str]:
     found = [(label, messages.shown(value)) for label, value in rows if value not in (None, "")]
     width = max((columns(label) for label, _ in found), default=0)
     return [f"{indent}{label}{' ' * (width - columns(label))}  {value}" for label, value in found]
-
-
-def columns(text: str) -> int:
-    """Return the number of terminal columns of a text."""
-    import unicodedata
-
-    return sum(
-        0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
-        for letter in text
-    )
 
 
 def afterwards(error: UShieldError) -> None:

@@ -22,6 +22,7 @@ import click
 from ushield_hw import messages
 from ushield_hw.cli import exits, options, output
 from ushield_hw.cli.help import Group
+from ushield_hw.cli.layout import columns
 from ushield_hw.errors import InputError
 from ushield_hw.system.storage import state_folder
 
@@ -199,7 +200,7 @@ class _Face:
             shown = ["", f"  {messages.text(self._status())}"]
         shown += [""] * (_ROWS - len(shown))
         edge = "─" * (_COLUMNS + 2)
-        inside = [f"│ {row}{' ' * (_COLUMNS - output.columns(row))} │" for row in shown]
+        inside = [f"│ {row}{' ' * (_COLUMNS - columns(row))} │" for row in shown]
         state = f" {place[0]}/{place[1]}  {place[2]:.0f} s   [OK ↵] [C] [▲] [▼]" if place else ""
         count = messages.text("virtual.count", n=shield.signatures)
         return [f"╭{edge}╮", *inside, f"╰{edge}╯{state}", f"  {count} · {messages.text(self._outcome())}"]
