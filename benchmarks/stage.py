@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import uuid
-from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,6 +21,7 @@ from ushield_hw.certificates.certificate import install, request
 from ushield_hw.config import Settings, data_dir
 from ushield_hw.crypto.algorithms import KeySpec
 from ushield_hw.interaction import PinRequest
+from ushield_hw.order.fresh import renewed
 from ushield_hw.testing.softhsm import CONF_VARIABLE, SoftToken, provision
 from ushield_hw.uri import TokenUri
 
@@ -106,12 +104,7 @@ def pin(token: SoftToken) -> str:
 def order_document() -> bytes:
     """Return a new order that can be signed for an hour, as JSON."""
     document: dict[str, Any] = json.loads((data_dir("examples") / "order.json").read_text(encoding="utf-8"))
-    now = datetime.now(UTC)
-    document["tx_id"] = str(uuid.uuid4())
-    document["nonce"] = urlsafe_b64encode(secrets.token_bytes(32)).decode().rstrip("=")
-    document["created"] = now.strftime("%Y-%m-%dT%H:%M:%SZ")
-    document["expires"] = (now + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return json.dumps(document, ensure_ascii=False, indent=2).encode()
+    return json.dumps(renewed(document, timedelta(hours=1)), ensure_ascii=False, indent=2).encode()
 
 
 def orders(count: int = 200) -> Sequence[Order]:

@@ -27,6 +27,7 @@ SYSTEM_FILE: Final = Path("/etc/ushield/config.toml")
 _PACKAGE: Final = Path(__file__).parent
 _INNER: Final = frozenset({"lenient", "left_out", "origins"})
 _LARGEST: Final = 1 << 20
+_OWN: Final = "ushield"  # name of the user's folder
 
 Origin = str
 """``default``, ``flag``, or the path of the file that contains the setting."""
@@ -168,6 +169,20 @@ class Settings:
         return f"<Settings profile={self.profile!r} state_dir={str(self.state_dir)!r}>"
 
 
+def places(environment: Mapping[str, str] = os.environ, system_file: Path = SYSTEM_FILE) -> tuple[Path, ...]:
+    """Return the configuration files in the order in which they are read, and the user's folder of descriptors.
+
+    Args:
+        environment: the environment with HOME and the XDG variables.
+        system_file: the administrator's file.
+
+    Returns:
+        The paths, whether they exist or not.
+    """
+    home = _folder(environment, "XDG_CONFIG_HOME", ".config")
+    return (system_file,) if home is None else (system_file, home / _OWN / "config.toml", home / _OWN / "drivers")
+
+
 def load_settings(
     environment: Mapping[str, str] = os.environ,
     system_file: Path = SYSTEM_FILE,
@@ -189,14 +204,14 @@ def load_settings(
             user's file contains a key that is allowed only in the administrator's file; ``CONFIG_UNSAFE``: others can
             change the file or a parent folder.
     """
-    settings = _with_file(_defaults(environment), system_file, tolerated, system=True)
-    home = _folder(environment, "XDG_CONFIG_HOME", ".config")
-    if home is not None:
-        own = home / "ushield"
-        if (own / "drivers").is_dir():
-            added, origins = own / "drivers", {**settings.origins, "drivers": str(own)}
-            settings = replace(settings, drivers=(added, *settings.drivers), origins=origins)
-        settings = _with_file(settings, own / "config.toml", tolerated, system=False)
+    first, *own = places(environment, system_file)
+    settings = _with_file(_defaults(environment), first, tolerated, system=True)
+    if own:
+        file, drivers = own
+        if drivers.is_dir():
+            origins = {**settings.origins, "drivers": str(drivers.parent)}
+            settings = replace(settings, drivers=(drivers, *settings.drivers), origins=origins)
+        settings = _with_file(settings, file, tolerated, system=False)
     return settings
 
 

@@ -506,7 +506,7 @@ def test_with_tls(branch: Branch, tmp_path: Path) -> None:
 
 def test_a_port_that_is_taken(branch: Branch, counter: Counter) -> None:
     port = urlsplit(counter.url).port
-    branch.home.fails(12, "BANK_PORT_UNUSABLE", "bank", "serve", "--dir", "bank", "--port", port)
+    branch.home.fails(11, "BANK_PORT_UNUSABLE", "bank", "serve", "--dir", "bank", "--port", port)
 
 
 def test_neither_pin_nor_code_is_in_the_log(branch: Branch, customer: Customer, tmp_path: Path) -> None:

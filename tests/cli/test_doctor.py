@@ -17,7 +17,7 @@ import pytest
 
 from tests.cli.world import TIMEOUT_S, USHIELD, Bank, Done, Home
 from tests.stack.virtual.desks import Blank
-from ushield_hw.cli.output import columns
+from ushield_hw.cli.layout import columns
 from ushield_hw.doctor.bundle import Mask
 from ushield_hw.testing.readers import PcscHost
 from ushield_hw.testing.shield import VirtualShield

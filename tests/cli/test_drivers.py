@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.world import Home
-from ushield_hw.cli.output import columns
+from ushield_hw.cli.layout import columns
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(path.stem for path in (ROOT / "drivers").glob("*.toml"))

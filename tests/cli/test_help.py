@@ -63,7 +63,7 @@ def rows(page: str, heading: str) -> list[tuple[str, str]]:
 
 def test_every_command_is_there(pages: Pages) -> None:
     assert set(pages) >= {
-        *("list", "info", "watch", "show", "sign", "verify", "completion", "demo"),
+        *("list", "info", "watch", "show", "sign", "verify", "completion", "demo", "help", "order new"),
         *(f"pin {name}" for name in ("status", "verify", "change", "unblock")),
         *(f"cert {name}" for name in ("list", "request", "enroll", "install", "renew", "export")),
         *(f"driver {name}" for name in ("list", "show", "check", "match")),
@@ -101,6 +101,7 @@ def test_every_reading_command_has_json(pages: Pages) -> None:
     without = {command for command, page in pages.items() if "--json" not in page}
     assert without == {
         "",
+        "order",
         "pin",
         "cert",
         "journal",

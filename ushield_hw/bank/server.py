@@ -18,7 +18,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from ushield_hw.bank.connections import HEAD_S, MOST_HEAD, Connection, Waiting
-from ushield_hw.errors import InputError, StorageError
+from ushield_hw.errors import InputError, NetworkError
 
 _IDLE_S: Final = 15
 _END_S: Final = 10
@@ -47,7 +47,7 @@ def listen(host: str, port: int, tls: Tls | None) -> socket.socket:
 
     Raises:
         InputError: ``BANK_NEEDS_TLS``: other machines would connect without TLS.
-        StorageError: ``BANK_PORT_UNUSABLE``.
+        NetworkError: ``BANK_PORT_UNUSABLE``.
     """
     if tls is None and not is_loopback(host):
         raise InputError("BANK_NEEDS_TLS", host=host)
@@ -57,7 +57,7 @@ def listen(host: str, port: int, tls: Tls | None) -> socket.socket:
         opened = socket.create_server(address[:2], family=family, backlog=128)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise StorageError("BANK_PORT_UNUSABLE", host=host, port=port, reason=reason) from error
+        raise NetworkError("BANK_PORT_UNUSABLE", host=host, port=port, reason=reason) from error
     # Head and body of a response are written separately; without TCP_NODELAY the body waits 40 ms for the client's
     # acknowledgement. asyncio only sets it on sockets it creates. Connections inherit it.
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -7,7 +7,7 @@ import click
 from ushield_hw import messages
 from ushield_hw.cli import options, output
 from ushield_hw.cli.help import Group
-from ushield_hw.config import Settings
+from ushield_hw.config import Settings, places
 from ushield_hw.drivers.catalogue import Catalogue
 from ushield_hw.errors import UShieldError
 from ushield_hw.system.storage import existing_folder
@@ -27,12 +27,18 @@ def _show(origin: bool, as_json: bool) -> None:
     if as_json:
         found = {name: {"value": value, "origin": source} for name, value, source in rows}
         shown = found if origin else {name: value for name, value, _ in rows}
-        output.document({"settings": shown, "problems": [error.to_command_json() for error in problems]})
+        files = {str(path): path.exists() for path in places()}
+        output.document(
+            {"settings": shown, "files": files, "problems": [error.to_command_json() for error in problems]}
+        )
         return
     for error in problems:
         output.note(f"{error.message} {error.command_remedy}")
     table = [(name, f"{_text(value)}{f'   [{source}]' if origin else ''}") for name, value, source in rows]
     output.lines(output.table(table))
+    output.lines(["", messages.text("config.files")])
+    state = {True: messages.text("config.file_there"), False: messages.text("config.file_absent")}
+    output.lines(f"  {path} ({state[path.exists()]})" for path in places())
 
 
 def left_out(settings: Settings) -> list[UShieldError]:

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-import uuid
-from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +27,7 @@ from ushield_hw.cli.help import Command
 from ushield_hw.cli.terminal import Terminal
 from ushield_hw.config import data_dir, data_file
 from ushield_hw.errors import DriverNotFound, UShieldError
+from ushield_hw.order.fresh import renewed
 
 _REFUSED: Final = 10
 _STEPS: Final = 12
@@ -167,10 +165,10 @@ def _enrol(demo: _Demo, uri: str, pin: str) -> None:
         )
     )
     (demo.folder / "leaf.ext").write_text(_CA_CONFIG)
-    new_ca = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -days 30"
+    new_ca = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -days 3650"
     demo.openssl(*new_ca.split(), "-subj", "/CN=Throw-away CA", quiet=True)
     demo.openssl(
-        *"x509 -req -in csr.pem -CA ca.pem -CAkey ca.key -out cert.pem -days 14 -extfile leaf.ext".split(), quiet=True
+        *"x509 -req -in csr.pem -CA ca.pem -CAkey ca.key -out cert.pem -days 730 -extfile leaf.ext".split(), quiet=True
     )
     output.lines([f"    {messages.text('demo.issued')}"])
     demo.ushield("cert", "install", "cert.pem", "--token", uri, "--pin-source", pin)
@@ -214,12 +212,7 @@ def _refuse(demo: _Demo) -> None:
 def fresh_order() -> dict[str, Any]:
     """Return the example order with a new transaction id, nonce and times; it expires after five minutes."""
     order: dict[str, Any] = json.loads(data_file(data_dir("examples") / "order.json"))
-    now = datetime.now(UTC)
-    order["tx_id"] = str(uuid.uuid4())
-    order["nonce"] = urlsafe_b64encode(secrets.token_bytes(32)).decode().rstrip("=")
-    order["created"] = now.strftime("%Y-%m-%dT%H:%M:%SZ")
-    order["expires"] = (now + timedelta(minutes=5)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return order
+    return renewed(order, timedelta(minutes=5))
 
 
 def _write_order(path: Path, order: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Final
 
 from ushield_hw import errors
 
+DONE: Final = 0
 INTERNAL: Final = 1
 USAGE: Final = 2
 INTERRUPTED: Final = 130
@@ -30,6 +31,10 @@ _CODES: Final[tuple[tuple[type[errors.UShieldError], int], ...]] = (
     (errors.NetworkError, 11),
     (errors.StorageError, 12),
 )
+
+
+ALL: Final = tuple(sorted({DONE, INTERNAL, USAGE, INTERRUPTED, *(code for _, code in _CODES)}))
+"""Every exit code of the command."""
 
 
 def code_of(error: errors.UShieldError) -> int:

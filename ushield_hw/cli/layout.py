@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from typing import Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 # Units that are not broken: words, and each wide character with punctuation that must not begin or end a line.
 _PIECES: Final = re.compile(r"\s+|[（“‘「《【]*(?:[!-~]+|[^\s!-~])[，。；：、！？）”’」》】]*")
@@ -44,6 +47,16 @@ def folded(text: str, width: int, indent: str = "") -> Iterator[str]:
             line = indent
         line += "" if piece.isspace() and line == indent and indent else piece
     yield line.rstrip()
+
+
+def local_time(moment: datetime) -> str:
+    """Return a time in the local time zone with its offset; empty if the zone is UTC.
+
+    Args:
+        moment: a timezone-aware time.
+    """
+    here = moment.astimezone()
+    return f"{here:%Y-%m-%d %H:%M:%S} UTC{here.isoformat()[-6:]}" if here.utcoffset() else ""
 
 
 def coloured(stream: TextIO | None) -> bool:

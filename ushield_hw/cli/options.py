@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ushield_hw import messages
-from ushield_hw.cli import output
+from ushield_hw.cli import candidates, output
 from ushield_hw.cli.global_options import App
 from ushield_hw.cli.pin_sources import STDIN, Sources
 from ushield_hw.cli.terminal import Terminal
@@ -45,12 +45,13 @@ def as_json() -> Callable[[F], F]:
 
 def token(*, required: bool = False) -> Callable[[F], F]:
     """Return the option ``--token``."""
-    return click.option("--token", "selector", metavar="URI|SERIAL|LABEL", required=required, help=say("token"))
+    how: dict[str, Any] = {"required": required, "shell_complete": candidates.tokens}
+    return click.option("--token", "selector", metavar="URI|SERIAL|LABEL", help=say("token"), **how)
 
 
 def key_id() -> Callable[[F], F]:
     """Return the option ``--key-id``."""
-    return click.option("--key-id", metavar="HEX", default=None, help=say("key_id"))
+    return click.option("--key-id", metavar="HEX", shell_complete=candidates.key_ids, help=say("key_id"))
 
 
 def certificate() -> Callable[[F], F]:

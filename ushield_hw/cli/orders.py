@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from base64 import b64encode
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from ushield_hw import messages
 from ushield_hw.cli import options, output, signals
 from ushield_hw.cli.expiry import warn
 from ushield_hw.cli.help import Command
+from ushield_hw.cli.layout import coloured, local_time, painted
 from ushield_hw.cli.pin_sources import Sources
 from ushield_hw.cli.terminal import Terminal
 from ushield_hw.cms import CertificateFacts, Profile
@@ -56,7 +58,7 @@ def show_command(file: Path, as_json: bool) -> None:
         lines = [{"label": label, "value": value} for label, value in rows]
         output.document({"lines": lines, "canonical_sha256": order.canonical_sha256, "type": order.type})
     else:
-        output.lines(output.table(rows))
+        output.lines(output.table([*rows, *_in_local_time(order)]))
 
 
 @click.command("sign", cls=Command, help=messages.text("help.sign"))
@@ -230,7 +232,7 @@ def verify_command(
     if as_json:
         output.document(verified.to_json())
     else:
-        output.lines(_verified_rows(verified, compared=order is not None))
+        _show_verified(_verified_rows(verified, compared=order is not None), verified)
 
 
 def _time(text: str | None) -> datetime | None:
@@ -250,11 +252,29 @@ def _lines(order: Order) -> tuple[Line, ...]:
     return screen_lines(message_format("jcs").encode(order, lang), lang, rules=options.rules())
 
 
+def _in_local_time(order: Order) -> list[tuple[str, str]]:
+    """Return the expiry in local time, which is not part of what is signed."""
+    local = local_time(order.expires)
+    return [(messages.text("show.expires_local"), local)] if local else []
+
+
 def _claimed(verified: Verified) -> str:
     if verified.claimed_signing_time is None:
         return ""
-    time = f"{verified.claimed_signing_time:%Y-%m-%d %H:%M:%S} UTC"
+    local = local_time(verified.claimed_signing_time)
+    time = f"{verified.claimed_signing_time:%Y-%m-%d %H:%M:%S} UTC{f' = {local}' if local else ''}"
     return messages.text("verify.signing_time_claimed", time=time)
+
+
+def _show_verified(rows: list[str], verified: Verified) -> None:
+    from ushield_hw.verifier import Revocation
+
+    if not coloured(sys.stdout):
+        output.lines(rows)
+        return
+    style = "good" if verified.revocation is Revocation.GOOD else "warning"
+    first, *others = map(messages.shown, rows)
+    output.lines([painted(first, style), *others], colour=True)
 
 
 def _verified_rows(verified: Verified, *, compared: bool) -> list[str]:
@@ -270,4 +290,4 @@ def _verified_rows(verified: Verified, *, compared: bool) -> list[str]:
         (messages.text("verify.compared"), messages.text("verify.same" if compared else "verify.not_compared")),
     ]
     first = "verify.good" if verified.revocation is Revocation.GOOD else "verify.good_unchecked"
-    return [messages.text(first), *output.table([*facts, *lines], "  ")]
+    return [messages.text(first), *output.table([*facts, *lines, *_in_local_time(verified.order)], "  ")]

@@ -99,6 +99,38 @@ class Terminal:
                 raise ConfirmationTimedOut("CONFIRMATION_TIMED_OUT_ON_HOST", waited_s=self._confirm_timeout_s)
         return answer.decode("utf-8", "replace").strip().lower() in _YES
 
+    def secret(self, question: str) -> str | None:
+        """Ask for a secret without echo. Return None on timeout or empty input.
+
+        Args:
+            question: the text to show.
+
+        Raises:
+            PinFormatError: ``PIN_CHARACTERS``: it is not UTF-8.
+        """
+        return self._hidden(question)
+
+    def ask(self, question: str) -> str:
+        """Ask for a line of text; input typed before the question is discarded.
+
+        Args:
+            question: the text to show.
+
+        Returns:
+            The answer without surrounding spaces, in the form that orders require (NFC).
+
+        Raises:
+            ConfirmationTimedOut: no answer before the timeout.
+        """
+        from unicodedata import normalize
+
+        with _tty() as tty, _prompt(tty, f"{question} ", echo=True):
+            answer = _line(tty, time.monotonic() + self._confirm_timeout_s)
+            if answer is None:
+                _write(tty, "\n")
+                raise ConfirmationTimedOut("CONFIRMATION_TIMED_OUT_ON_HOST", waited_s=self._confirm_timeout_s)
+        return normalize("NFC", answer.decode("utf-8", "replace")).strip()
+
     def _hidden(self, prompt: str) -> str | None:
         with _tty() as tty, _prompt(tty, f"{prompt} ", echo=False):
             answer = _line(tty, time.monotonic() + self._pin_timeout_s)

@@ -94,8 +94,24 @@ def _look(entry: Installed, catalogue: Catalogue, settings: Settings) -> Survey:
             pcsc.answers()
         return _read(entry, catalogue, settings)
     except UShieldError as error:
+        if _means_no_reader(entry, error):
+            LOG.info("module %s: %s, and no card is inserted", entry.path, error.code)
+            return Survey((), ())
         LOG.warning("module %s: %s", entry.path, error.code)
         return Survey((), (Problem.of(entry.path, error),))
+
+
+def _means_no_reader(entry: Installed, error: UShieldError) -> bool:
+    """Return whether a module for cards only failed to list slots because there is no reader or no card.
+
+    ykcs11 returns CKR_DEVICE_ERROR then, which would be reported by every command on a machine without readers.
+    """
+    if not entry.driver.by_pcsc or error.failure is None or error.failure.function != "C_GetSlotList":
+        return False
+    try:
+        return all(reader.slot is pcsc.Slot.EMPTY for reader in pcsc.readers())
+    except UShieldError as unavailable:
+        return unavailable.code in {"PCSC_NO_SERVICE", "PCSC_NO_LIBRARY"}
 
 
 def _read(entry: Installed, catalogue: Catalogue, settings: Settings) -> Survey:
