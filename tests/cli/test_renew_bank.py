@@ -11,6 +11,7 @@ import pytest
 from tests.cli.bank_server import Server, line_to, served
 from tests.cli.conftest import DEMO
 from tests.cli.ending import DISK, counted, points
+from tests.cli.person import Person
 from tests.cli.test_renew import active, certificates, objects, renewal
 from tests.cli.test_renew_killed import ENGINE
 from tests.cli.world import Bank, Home, run_openssl
@@ -90,6 +91,22 @@ def test_a_wrong_code_is_told_and_nothing_is_written(blank: Home, server: Server
     home.file("code").chmod(0o644)
     home.fails(2, "CODE_FILE_MODE", "cert", "enroll", "a.csr", *own, *known)
     assert certificates(home) == []
+
+
+def test_the_code_is_asked_for_at_a_terminal(blank: Home, server: Server, tmp_path: Path, people: list[Person]) -> None:
+    home = blank.copy(tmp_path / "home")
+    number, code = server.code(DEMO)
+    own = ("--token", home.token.uri, "--pin-source", home.token.pin_file)
+    home.json("cert", "request", *own, "--subject", DEMO, "-o", "a.csr")
+    known = ("--bank", server.url, "--customer", number)
+    assert home.fails(2, "USAGE_MISSING", "cert", "enroll", "a.csr", *own, *known)["argument"] == "--code-source"
+    people.append(Person(home, "--lang", "en", "cert", "enroll", "a.csr", *own, *known))
+    people[-1].sees("One-time enrolment code:")
+    assert not people[-1].echo
+    people[-1].types(code)
+    people[-1].ends(0)
+    assert code not in people[-1].screen
+    assert len(certificates(home)) == 1
 
 
 # --- lost connections -------------------------------------------------------------------------------------------------

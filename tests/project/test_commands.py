@@ -12,11 +12,11 @@ import pytest
 
 from hatch_build import read_language, singular
 from tests.project.tree import ROOT
-from ushield_hw.cli.app import _root
+from ushield_hw.cli.app import root
 
 pytestmark = pytest.mark.unit
 
-_ushield: Final = _root()
+_ushield: Final = root()
 _FILLED: Final = {"uri": "pkcs11:serial=1", "usb": "096e:0807", "atr": "3b00"}
 _WORD: Final = re.compile(r"""'[^']*'|"[^"]*"|[!-~]+|\S""")
 _ENDS: Final = ".,;:)）。，；：、`“”…"

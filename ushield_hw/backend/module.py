@@ -63,13 +63,21 @@ class Module:
     ) -> None:
         self.path = path
         self.isolation = isolation
-        self.deadline_s = deadline_s
         self.options = options
         self.environment = environment or {}
         self.name = name
         self.sharing = sharing
         self._connection = Connection(path, isolation, options, deadline_s, self.environment, sharing)
         self._call = self._connection.call
+
+    @property
+    def deadline_s(self) -> float:
+        """Default timeout of a call, in seconds."""
+        return self._connection.deadline_s
+
+    @deadline_s.setter
+    def deadline_s(self, value: float) -> None:
+        self._connection.deadline_s = value
 
     @property
     def in_this_process(self) -> Module:

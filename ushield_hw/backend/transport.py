@@ -185,7 +185,6 @@ class Worker:
             deadline_s = min(deadline_s, _BEHIND_S)
         leased, until = self._lease(), time.monotonic() + deadline_s
         try:
-            self._flags[leased.number] = self._flags[protocol.STOP + leased.number] = 0
             self._until[leased.number] = until
             leased.channel.send((operation, arguments))
             if watch is not None:
@@ -275,7 +274,6 @@ class Worker:
         """See :class:`Transport`."""
         with suppress(protocol.Closed, DriverError):
             leased = self._lease()
-            self._flags[leased.number] = self._flags[protocol.STOP + leased.number] = 0
             self._give_up(leased, 0.0)
             leased.channel.send((operation, arguments))
 
@@ -329,7 +327,10 @@ class Worker:
         """
         with self._lock:
             if self._idle:
-                return self._idle.pop()
+                leased = self._idle.pop()
+                # Those of a new channel are 0, and the worker may set one as soon as it has received the channel.
+                self._flags[leased.number] = self._flags[protocol.STOP + leased.number] = 0
+                return leased
             number, self._made = self._made, self._made + 1
         with naming_limits():
             ours, theirs = socket.socketpair()

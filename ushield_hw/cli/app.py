@@ -140,14 +140,14 @@ def _said(error: BaseException) -> tuple[UShieldError, int]:
 
 
 def _run(arguments: list[str]) -> int:
-    root = _root()
+    command = root()
     if instruction := os.environ.get(COMPLETION_VARIABLE):  # the shell requests completions
         from click.shell_completion import shell_complete
 
-        return shell_complete(root, {}, "ushield", COMPLETION_VARIABLE, instruction)
+        return shell_complete(command, {}, "ushield", COMPLETION_VARIABLE, instruction)
     try:
-        with root.make_context("ushield", arguments) as context:
-            result = root.invoke(context)
+        with command.make_context("ushield", arguments) as context:
+            result = command.invoke(context)
     except click.exceptions.Exit as end:
         result = end.exit_code
     output.finish()
@@ -228,7 +228,7 @@ def _note_bug() -> None:
     logging.getLogger("ushield_hw").debug("internal error", exc_info=True)
 
 
-def _root() -> click.Group:
+def root() -> click.Group:
     """Create the root command with help in the current language."""
     say = messages.text
     version = click.Option(

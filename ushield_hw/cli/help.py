@@ -80,7 +80,7 @@ class _Localized(click.Command):
         """Write the options section."""
         options = [one for one in self.get_params(ctx) if isinstance(one, click.Option) and not one.hidden]
         with formatter.section(messages.text("help.options")):
-            formatter.write_dl([(_left(option, ctx), _right(option, ctx)) for option in options])
+            formatter.write_dl([(left(option, ctx), right(option, ctx)) for option in options])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples."""
@@ -153,7 +153,7 @@ class Group(_Localized, click.Group):
             formatter.write_dl([(name, command.get_short_help_str(_SHORT)) for name, command in found if command])
 
 
-def _left(option: click.Option, ctx: click.Context) -> str:
+def left(option: click.Option, ctx: click.Context) -> str:
     """Return the names of an option and its metavariable, which is the same in every language."""
     names = ", ".join(sorted(option.opts, key=len))
     if option.is_flag or option.count:
@@ -177,7 +177,7 @@ def _many(kind: click.ParamType[Any]) -> str:
     return values if columns(values) > _LEFT_MOST else ""
 
 
-def _right(option: click.Option, ctx: click.Context) -> str:
+def right(option: click.Option, ctx: click.Context) -> str:
     """Return the text of an option, with its default and whether it is required."""
     extra: dict[str, Any] = dict(option.get_help_extra(ctx))
     notes = [_many(option.type)] if _many(option.type) else []
