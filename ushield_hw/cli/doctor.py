@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -115,7 +115,7 @@ def _rows(report: Report, *, everything: bool) -> Iterator[str]:
         yield f"{_MARKS['ok' if token.certain else 'warn']} " + say(f"doctor.{kind}", **about)
         yield f"    {token.uri}"
     if report.first is not None:
-        yield "✗ " + say(_headline(report))
+        yield "✗ " + say(report.headline)
         yield ""
         yield f"[{report.first.id}] {_subject(report.first)}{report.first.cause()}"
         yield f"  → {report.first.remedy()}"
@@ -133,40 +133,21 @@ def _rows(report: Report, *, everything: bool) -> Iterator[str]:
     yield say("doctor.environment", **{name: facts[name] for name in ("ushield", "python", "system", "kind", "pcsc")})
 
 
-def _headline(report: Report) -> str:
-    declared = report.first.rule.headline if report.first is not None else ""
-    return declared or ("doctor.unusable.named" if report.named else "doctor.unusable")
-
-
 def _path(report: Report, *, everything: bool) -> Iterator[str]:
     from ushield_hw.doctor.finding import Layer
 
     for layer in Layer:
-        of_it = [finding for finding in report.findings if finding.layer is layer and not finding.unrelated]
-        mark, state = _state(of_it, report)
-        yield f"  {mark} " + messages.text("doctor.line", name=messages.text(f"doctor.layer.{layer.value}"), text=state)
-        for finding in of_it:
+        state, text = report.state(layer)
+        name, said = messages.text(f"doctor.layer.{layer.value}"), messages.text(text)
+        yield f"  {_MARKS[state.value]} " + messages.text("doctor.line", name=name, text=said)
+        for finding in report.of(layer):
             if finding.is_problem or everything:
                 yield from _problem(finding, report, everything=everything)
-    if unrelated := [finding for finding in report.findings if finding.unrelated and finding.is_problem]:
+    if unrelated := report.unrelated:
         yield ""
         yield messages.text("doctor.unrelated")
         for finding in unrelated:
             yield from _problem(finding, report, everything=everything)
-
-
-def _state(findings: Sequence[Finding], report: Report) -> tuple[str, str]:
-    """Return mark and state of a layer: its worst finding, else whether it was checked."""
-    there = {"fail" if finding is report.first else finding.status.value for finding in findings}
-    reasons = [str(finding.evidence["reason"]) for finding in findings if finding.unchecked]
-    worst = next((status for status in ("fail", "warn") if status in there), None)
-    if worst is None and report.unneeded(findings):
-        return _MARKS["skip"], messages.text("doctor.unneeded")
-    if worst is None and reasons and ("ok" not in there or "no_service" in reasons):
-        text = f"doctor.unchecked.{reasons[0]}"
-        return _MARKS["skip"], messages.text(text if messages.known(text) else "doctor.status.unchecked")
-    state = worst or ("ok" if "ok" in there else "skip")
-    return _MARKS[state], messages.text(f"doctor.status.{state}")
 
 
 def _problem(finding: Finding, report: Report, *, everything: bool) -> Iterator[str]:
@@ -185,14 +166,8 @@ def _problem(finding: Finding, report: Report, *, everything: bool) -> Iterator[
 
 
 def _subject(finding: Finding) -> str:
-    subject = messages.shown(finding.subject)
-    said = not subject or subject in (finding.cause() or "") or _label(subject) in (finding.cause() or "")
-    return "" if said else messages.text("doctor.line", name=subject, text="")
-
-
-def _label(subject: str) -> str:
-    """Return the label of a token, which may already be part of the cause's text."""
-    return subject.rpartition(" (")[0] or subject
+    lead = finding.lead()
+    return messages.text("doctor.line", name=lead, text="") if lead else ""
 
 
 def _evidence(finding: Finding) -> list[str]:

@@ -217,6 +217,12 @@ class Finding:
         """Return the remedy in the current language, or None if there is no problem."""
         return self._text("remedy") if self.is_problem else None
 
+    def lead(self) -> str:
+        """Return the subject, to be written before the cause; empty if the cause already contains it."""
+        subject, cause = messages.shown(self.subject), self.cause() or ""
+        label = subject.rpartition(" (")[0] or subject  # of a token
+        return "" if subject in cause or label in cause else subject
+
     def to_json(self) -> dict[str, Any]:
         """Return the finding as JSON."""
         return {

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ushield_hw.doctor.finding import NO_PYSCARD, NO_SERVICE, PAST_PCSC, SOFT, Finding, Outcome
+from ushield_hw import messages
+from ushield_hw.doctor.finding import NO_PYSCARD, NO_SERVICE, PAST_PCSC, SOFT, Finding, Layer, Outcome, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,35 @@ class Report:
         if not any(_is_unneeded(one) for one in self.findings):
             return False
         return any(_is_unneeded(one) or one.evidence.get("reason") in {NO_PYSCARD, NO_SERVICE} for one in findings)
+
+    @property
+    def headline(self) -> str:
+        """The message id of the headline above the first cause."""
+        declared = self.first.rule.headline if self.first is not None else ""
+        return declared or ("doctor.unusable.named" if self.named else "doctor.unusable")
+
+    @property
+    def unrelated(self) -> list[Finding]:
+        """The problems that do not concern what the user asked about."""
+        return [finding for finding in self.findings if finding.unrelated and finding.is_problem]
+
+    def of(self, layer: Layer) -> list[Finding]:
+        """Return the findings of a layer, without unrelated ones."""
+        return [finding for finding in self.findings if finding.layer is layer and not finding.unrelated]
+
+    def state(self, layer: Layer) -> tuple[Status, str]:
+        """Return the state of a layer and the id of its text: its worst finding, else whether it was checked."""
+        findings = self.of(layer)
+        there = {Status.FAIL if finding is self.first else finding.status for finding in findings}
+        reasons = [str(finding.evidence["reason"]) for finding in findings if finding.unchecked]
+        worst = next((status for status in (Status.FAIL, Status.WARN) if status in there), None)
+        if worst is None and self.unneeded(findings):
+            return Status.SKIP, "doctor.unneeded"
+        if worst is None and reasons and (Status.OK not in there or NO_SERVICE in reasons):
+            text = f"doctor.unchecked.{reasons[0]}"
+            return Status.SKIP, text if messages.known(text) else "doctor.status.unchecked"
+        state = worst or (Status.OK if Status.OK in there else Status.SKIP)
+        return state, f"doctor.status.{state.value}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON document of ``ushield doctor --json``."""
