@@ -1,7 +1,8 @@
-"""``ushield doctor``: the first cause, as text in both languages and as JSON; the zip file for support."""
+"""``ushield doctor``: the first cause, as text in both languages and as JSON; the zip file for support, the page."""
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -136,9 +137,12 @@ def test_what_is_no_code_or_no_usage(bare: Home) -> None:
     wrong: list[tuple[str, tuple[object, ...]]] = [
         ("CODE_UNKNOWN", ("--code", "nonsense")),
         ("USAGE_ONE_OF", ("--code", "63C2", "--module", "x.so")),
+        ("USAGE_ONE_OF", ("--code", "63C2", "--html", "x.html")),
         ("USAGE_NO_SUCH_OPTION", ("--pin", "1")),
         ("USAGE", ("something",)),
         ("OUTPUT_FOLDER_MISSING", ("--bundle", "nowhere/x.zip")),
+        ("OUTPUT_FOLDER_MISSING", ("--html", "nowhere/x.html")),
+        ("OUTPUT_EXISTS", ("--html", "x", "--bundle", "./x")),
         ("URI_REFUSED", ("--token", "pkcs11:serial=1?pin-value=735591")),
     ]
     for code, words in wrong:
@@ -307,6 +311,51 @@ def test_a_bundle_never_replaces_a_file(bare: Home) -> None:
     assert not bare.file("state").exists()  # no module was loaded for this
     doctor(bare, exits=3)
     assert bare.file("state").exists()
+
+
+# --- page -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("lang", "word"), [("en", "Ready: a token can sign."), ("zh", "正常：有可以签名的 U盾。")])
+def test_a_page_is_written_for_its_owner_and_masked(shared: Home, tmp_path: Path, lang: str, word: str) -> None:
+    home = shared.copy(tmp_path / "page")
+    done = doctor(home, "--html", "report.html", lang=lang)
+    file = home.file("report.html")
+    text = file.read_text()
+    assert "report.html" in done.err
+    assert done.out == doctor(home, lang=lang).out
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert f'<html lang="{lang}">' in text
+    assert f"<h1>{word}</h1>" in text
+    secrets = [*(token.serial for token in home.tokens), *(token.label for token in home.tokens), socket.gethostname()]
+    assert [secret for secret in secrets if secret in text] == []
+    assert "serial=&lt;serial-1&gt;" in text
+
+
+def test_a_page_and_a_bundle_of_one_walk_agree(home: Home, broken: Path) -> None:
+    plain = diagnosis(home, "--module", broken, exits=3)
+    document = diagnosis(home, "--module", broken, "--html", "a.html", "--bundle", "a.zip", exits=3)
+    kept = [{**made, "environment": None} for made in (plain, document)]
+    assert kept[0] == kept[1]
+    report = json.loads(contents(home.file("a.zip"))["report.json"])
+    text = html.unescape(home.content("a.html").decode())
+    assert report["first"]["id"] == "E43"
+    assert report["first"]["evidence"]["path"] in text
+    assert [finding["id"] for finding in report["findings"] if f">{finding['id']}</code>" not in text] == []
+    done = doctor(home, "--module", broken, "--html", "b.html", "--bundle", "b.zip", exits=3)
+    assert ("b.html" in done.err, "b.zip" in done.err) == (True, True)
+
+
+def test_a_page_never_replaces_a_file(bare: Home) -> None:
+    bare.write("there.html", "mine")
+    error = doctor(bare, "--html", "there.html", "--bundle", "new.zip", "--json", exits=2).document["error"]
+    assert error["code"] == "OUTPUT_EXISTS"
+    assert bare.content("there.html") == b"mine"
+    assert not bare.file("state").exists()  # no module was loaded for this
+    assert not bare.file("new.zip").exists()
+
+
+# --- masking ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

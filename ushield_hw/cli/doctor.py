@@ -38,6 +38,7 @@ _STYLED_MARK: Final = re.compile(r"(\s*)([✓✗!→-])(?= )|(\s*)(\[\w+\])(?= )
 @click.option("--module", type=click.Path(path_type=Path), help=options.say("doctor_module"))
 @click.option("--code", metavar="CODE", help=options.say("code"))
 @click.option("--bundle", type=click.Path(path_type=Path), metavar="FILE.zip", help=options.say("bundle"))
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE.html", help=options.say("html"))
 @click.option("--all", "everything", is_flag=True, help=options.say("all"))
 @options.as_json()
 def doctor_command(
@@ -47,13 +48,14 @@ def doctor_command(
     module: Path | None,
     code: str | None,
     bundle: Path | None,
+    html: Path | None,
     everything: bool,
     as_json: bool,
 ) -> int:
     """Diagnose why a token is not recognized."""
     if code is not None:
-        if selector is not None or module is not None or bundle is not None:
-            raise InputError("USAGE_ONE_OF", argument="--code, --token | --module | --bundle")
+        if any(given is not None for given in (selector, module, bundle, html)):
+            raise InputError("USAGE_ONE_OF", argument="--code, --token | --module | --bundle | --html")
         return _explain(code, as_json=as_json)
     from ushield_hw.cli.config import left_out
     from ushield_hw.doctor.inspect.machine import Machine
@@ -64,14 +66,14 @@ def doctor_command(
     if selector is not None and _SECRETS.search(selector):
         TokenUri.parse(selector)  # refuses secrets in the URI; any other error of the selector becomes a finding
     choice = key_choice(None, key_id, certificate)  # refuses values that are not hexadecimal
-    if bundle is not None:
-        options.check_folder(bundle)
-        options.refuse_existing(bundle)
+    files = _new_files(bundle, html)
     with output.progress("cli.looking"):
         machine = Machine(options.settings(), selector=selector, key_id=choice.key_id, certificate=choice.certificate)
         report = examine(machine, module)
     if bundle is not None:
         _write_bundle(report, bundle)
+    if html is not None:
+        _write_page(report, html)
     unusable = left_out(options.settings())
     if as_json:
         output.document({**report.to_json(), "problems": [error.to_command_json() for error in unusable]})
@@ -79,8 +81,8 @@ def doctor_command(
         for error in unusable:
             output.note(f"{error.message} {error.command_remedy}")
         _print(_rows(report, everything=everything), kept=report.skeleton or "")
-        if bundle is not None:
-            output.hint("doctor.bundle", file=bundle)
+        for file in files:
+            output.hint("doctor.bundle", file=file)
     return int(report.outcome)
 
 
@@ -97,6 +99,17 @@ def _explain(code: str, *, as_json: bool) -> int:
     return 0
 
 
+def _new_files(*files: Path | None) -> list[Path]:
+    """Return the files to write, after checking that none exists and that each can be created."""
+    asked = [file for file in files if file is not None]
+    for file in asked:
+        options.check_folder(file)
+        options.refuse_existing(file)
+    if len({file.absolute() for file in asked}) < len(asked):
+        raise InputError("OUTPUT_EXISTS", file=str(asked[-1]))  # the other one would be there by then
+    return asked
+
+
 def _write_bundle(report: Report, file: Path) -> None:
     from ushield_hw.doctor.bundle import bundle
 
@@ -105,6 +118,12 @@ def _write_bundle(report: Report, file: Path) -> None:
         with messages.using_language(lang):
             texts[lang] = "\n".join(_rows(report, everything=True)) + "\n"
     options.write_new(file, bundle(report, texts), 0o600)
+
+
+def _write_page(report: Report, file: Path) -> None:
+    from ushield_hw.doctor.page import page
+
+    options.write_new(file, page(report).encode(), 0o600)
 
 
 def _rows(report: Report, *, everything: bool) -> Iterator[str]:

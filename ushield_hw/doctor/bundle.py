@@ -16,6 +16,7 @@ import socket
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -102,6 +103,10 @@ class Mask:
         if isinstance(value, list | tuple | set):
             return [self.value(inner) for inner in value]
         return value
+
+    def finding(self, finding: Finding) -> Finding:
+        """Return a finding with its subject and its evidence masked, and so its texts."""
+        return replace(finding, subject=self.text(finding.subject), evidence=self.value(finding.evidence))
 
 
 def mask_for(report: Report) -> Mask:
