@@ -50,6 +50,17 @@ def test_a_library_that_is_missing_is_named_with_what_to_install(
     assert soname in refusal(loading(path))
 
 
+def test_several_missing_libraries_are_installed_by_one_command(machine: Machine, built: Compile) -> None:
+    known = [name for name in LIBRARIES if not any(Path("/usr/lib").glob(f"*/{name}"))][:2]
+    first, second = (built(f"int there{at};", f"-Wl,-soname,{name}", name=name) for at, name in enumerate(known))
+    calls = "extern int there0, there1; int *use(int at) { return at ? &there1 : &there0; }"
+    path = built(LIST + calls, str(first), str(second))
+    first.unlink()
+    second.unlink()
+    packages = " ".join(sorted({LIBRARIES[name] for name in known}))
+    told(only(look(machine, path)), "E45", "packages", *(f"sudo apt-get install {packages}",) * 2)
+
+
 def test_a_library_that_lies_beside_the_module_is_pointed_out(machine: Machine, built: Compile, loading: Load) -> None:
     path = needing(built, "libbankvendor.so.3")
     beside = built("int there;", name="libbankvendor.so.3")

@@ -202,11 +202,13 @@ def dependencies(file: ModuleFile) -> Said:
 
 def _missing(file: ModuleFile, under: Linked) -> dict[str, Any]:
     names = [one.name for one in under.missing]
+    packages = sorted({LIBRARIES[name] for name in names if name in LIBRARIES})
     facts = {
         "path": str(file.path),
         "missing": names,
         "needed_by": _needed_by(under.missing),
-        "packages": sorted({LIBRARIES[name] for name in names if name in LIBRARIES}),
+        "packages": packages,
+        "install": f"sudo apt-get install {' '.join(packages)}" if packages else "",
         "gone": [name for name in names if name in GONE],
         "found": [str(path) for path in _lying_about(file, names)],
     }
