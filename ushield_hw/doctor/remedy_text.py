@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from enum import Enum, auto
+from shlex import quote
 from typing import Any, Final
 
 from ushield_hw.doctor.finding import Finding
@@ -30,6 +31,8 @@ _PROSE: Final = frozenset(
     "again and asks ends for generates if in lists names or prints resets sets shows then to when which with".split()
 )
 _STOPS: Final = ".,;:)"
+# Needs no quotes in a shell: no special character, and spaces only between words, such as names of packages.
+_HARMLESS: Final = re.compile(r"[\w@%+=:,.-]+(?: [\w@%+=:,.-]+)*|[\w@%+=:,./-]+", re.ASCII)
 
 
 class Kind(Enum):
@@ -81,7 +84,7 @@ def _split(text: str) -> Iterator[tuple[Kind, str]]:
     while found := _begin(text, at):
         end = _end(text, found.end())
         yield from _values(text[at : found.start()])
-        yield Kind.COMMAND, text[found.start() : end].replace(_OPEN, "").replace(_CLOSE, "")
+        yield Kind.COMMAND, _filled(text[found.start() : end])
         at = end
     yield from _values(text[at:])
 
@@ -106,6 +109,20 @@ def _end(text: str, at: int) -> int:
         if bare != found[1]:
             break
     return end
+
+
+def _filled(command: str) -> str:
+    """Return a command whose values the shell takes as they are: it may be copied without being read."""
+    made, quoted = "", False
+    for kind, text in _values(command):
+        if kind is Kind.TEXT:
+            quoted ^= text.count("'") % 2 == 1
+            made += text
+        elif quoted:
+            made += text.replace("'", "'\\''")
+        else:
+            made += text if _HARMLESS.fullmatch(text) else quote(text)
+    return made
 
 
 def _values(text: str) -> Iterator[tuple[Kind, str]]:

@@ -9,6 +9,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote as shell_quoted
 from typing import Final
 from xml.etree.ElementTree import Element, fromstring
 
@@ -40,7 +41,7 @@ HOSTILE: Final = (
     "</style></title><!-- x",
     "line\r\nline\x1b[31m\x00",
     "\ue000\ue002sudo reboot\ue001",
-    "run sudo reboot now",
+    "run sudo reboot; now",
     "\ud800",
 )
 
@@ -243,7 +244,7 @@ def test_what_comes_from_a_token_is_no_markup(label: str, lang: messages.Languag
     assert tags[0] == tags[1]
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]", text)
     commands = [[said(one) for one in having(made, "commands")] for made in (root, harmless)]
-    assert commands[0] == [one.replace("label", _as_shown(label)) for one in commands[1]]
+    assert commands[0] == [one.replace("label", shell_quoted(_as_shown(label))) for one in commands[1]]
     assert commands[1] == ["sha256sum label"] * 2
 
 
@@ -351,6 +352,23 @@ def test_both_languages_of_a_remedy_have_the_same_commands(id: str, texts: dict[
 )
 def test_where_a_command_begins_and_ends(text: str, commands: list[str]) -> None:
     assert remedy_text.commands(text) == commands
+
+
+@pytest.mark.parametrize(
+    ("id", "values", "command"),
+    [
+        ("E42", {"kind": "not-a-file", "path": "/a/x.so"}, "ls /a/x.so"),
+        ("E42", {"kind": "not-a-file", "path": "/a b/x.so; reboot"}, "ls '/a b/x.so; reboot'"),
+        ("E42", {"kind": "not-a-file", "path": "/a b/x.so"}, "ls '/a b/x.so'"),
+        ("E42", {"kind": "not-a-file", "path": "/home/<user>/x.so"}, "ls '/home/<user>/x.so'"),
+        ("E42", {"kind": "not-a-file", "path": "x'$(reboot)"}, """ls 'x'"'"'$(reboot)'"""),
+        ("G65", {"kind": "change", "uri": "a'; reboot"}, r"ushield pin change --token 'a'\''; reboot'"),
+        ("F52", {"kind": "down", "missing": "a b"}, "sudo systemctl start a b"),
+    ],
+)
+def test_the_shell_takes_a_value_in_a_command_as_it_is(id: str, values: dict[str, str], command: str) -> None:
+    parts = remedy_parts(replace(problem(id), evidence=values))
+    assert next(text for kind, text in parts if kind is Kind.COMMAND) == command
 
 
 def test_a_value_is_never_a_command_unless_this_program_made_it() -> None:
