@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench side-by-side fuzz table causes messages lock clean
+.PHONY: help setup demo test lint format bench side-by-side fuzz table causes messages wheelhouse deb lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,14 @@ causes: setup ## write docs/diagnosis.md: what the doctor knows, and how each ca
 
 messages: setup ## compile the zh and en texts (.po to .mo)
 	@.venv/bin/python hatch_build.py
+
+wheelhouse: ## make dist/wheelhouse: all wheels for a machine without internet, with an SBOM
+	@tools/setup.sh package
+	@tools/wheelhouse.sh
+
+deb: ## make dist/*.deb for this Debian release, with an SBOM
+	@tools/setup.sh package
+	@tools/deb.sh
 
 lock: ## pin the dependencies again; FLAGS=--upgrade takes the newest versions allowed
 	@tools/lock.sh $(FLAGS)
