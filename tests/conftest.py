@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.rotation import VARIABLE, settle
+
 if TYPE_CHECKING:
     from tests.contract.subjects import Row
 
@@ -27,6 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    settle()
     serial: str | None = config.getoption("token_serial")
     if serial is None:
         if config.option.markexpr == "device":
@@ -45,7 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     from tests.contract.rows import ABSENT
 
-    lines = [f"no {name} here: {reason}" for name, reason in ABSENT.items()]
+    lines = [f"matrices: share {settle()} ({VARIABLE}; all: every point)"]
+    lines += [f"no {name} here: {reason}" for name, reason in ABSENT.items()]
     if row := config.stash.get(DEVICE, None):
         lines += [
             f"device: {row.kind.title}",

@@ -15,6 +15,7 @@ from tests.cli.person import Person
 from tests.cli.test_renew import active, certificates, objects, renewal
 from tests.cli.test_renew_killed import ENGINE
 from tests.cli.world import Bank, Home, run_openssl
+from tests.rotation import share
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
@@ -176,7 +177,7 @@ def test_whatever_is_killed_the_same_command_goes_on_and_one_certificate_is_issu
     steps = whole.ended_at(0, named(whole, words), watched).steps
     marks = points(steps)
     assert len(marks) > 20 and steps.count("after _answered") == 3
-    for point in marks[::2]:
+    for point in share(marks, 6):
         home = blank.copy(tmp_path / f"at-{point}")
         number = server.enroll(home, home.token, DEMO)
         case = counted(home, tmp_path / f"counted-{point}")

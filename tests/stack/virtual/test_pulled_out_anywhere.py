@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from tests.rotation import share
 from tests.unit.order.samples import live, payment
 from ushield_hw.backend.module import close_modules
 from ushield_hw.certificates.certificate import install
@@ -100,13 +101,13 @@ def commands(shield: VirtualShield, job: Callable[[], None]) -> int:
     return hand.seen
 
 
-@pytest.mark.parametrize(("which", "every"), [("sign", 1), ("change", 4), ("install", 4)])
-def test_pulled_out_at_any_command(shield: VirtualShield, which: str, every: int) -> None:
+@pytest.mark.parametrize(("which", "shares"), [("sign", 3), ("change", 12), ("install", 12)])
+def test_pulled_out_at_any_command(shield: VirtualShield, which: str, shares: int) -> None:
     total = commands(shield, getattr(Job(shield), which))
     assert total > 10
     wrong = []
     hand = Hand(shield)
-    for number in range(1, total + 1, every):
+    for number in share(range(1, total + 1), shares):
         job = Job(shield)
         shield.card.memory.counters.clear()
         shield.card.memory.secrets["user"].set(shield.pin.encode())

@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from tests.rotation import share
 from tests.stack.virtual.test_pulled_out_anywhere import Hand
 from tests.unit.order.samples import live, payment
 from ushield_hw.backend.module import close_modules
@@ -27,6 +28,7 @@ from ushield_hw.errors import (
     ConfirmationTimedOut,
     TokenError,
     TokenFull,
+    TokenRemoved,
 )
 from ushield_hw.signing.order import sign
 from ushield_hw.testing.authority import Authority
@@ -162,7 +164,11 @@ def test_pulled_out_after_each_step(renewing: Renewing, step: Step, same_key: bo
         return
     renewing.shield.insert()
     assert renewing.in_use().has_key
-    assert renewing.whole(same_key=same_key).replayed is (step is Step.DONE)
+    try:
+        done = renewing.whole(same_key=same_key)
+    except TokenRemoved:  # OpenSC checks for cards once a second, and may notice the removal at the next login
+        done = renewing.whole(same_key=same_key)
+    assert done.replayed is (step is Step.DONE)
     assert renewing.on_card() == (1, 1)
     assert renewing.in_use().facts.der == renewing.issued
     renewing.signs()
@@ -183,10 +189,11 @@ def test_pulled_out_at_any_command(virtual_shield: VirtualShield, turn: int) -> 
     begin_anew(renewing)
     hand.heard.clear()
     renewing.whole()
-    numbers = [number for number, ins in enumerate(hand.heard, 1) if ins in CHANGING or number % 5 == 0]
-    assert len(numbers) > 20
+    changing = [number for number, ins in enumerate(hand.heard, 1) if ins in CHANGING]
+    reading = [number for number in range(1, len(hand.heard) + 1) if number not in changing]
+    assert len(changing) > 5 and len(reading) > 40
     hidden = []
-    for number in numbers:
+    for number in sorted([*changing, *share(reading, 20)]):
         memory.files, memory.keys = deepcopy(before)
         begin_anew(renewing)
         hand.at, hand.seen = number, 0

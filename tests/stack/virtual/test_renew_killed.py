@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.cli.ending import DISK, ON_TOKEN, ending, points
+from tests.rotation import share
 from tests.stack.virtual.test_renew import Renewing, begin_anew
 from ushield_hw.backend.module import close_modules
 from ushield_hw.testing.shield import VirtualShield
@@ -99,7 +100,7 @@ def test_the_request_is_made_whatever_is_killed(command: Command) -> None:
     assert command.out() == 0
     steps = command.steps()
     assert len(points(steps)) > 5, steps
-    for point in points(steps):
+    for point in share(points(steps), 4):
         command.afresh()
         told = (point, steps[point - 1])
         assert command.out(point) == -9, told
@@ -117,7 +118,7 @@ def test_the_certificate_is_taken_whatever_is_killed(command: Command) -> None:
     assert command.into() == 0
     steps = command.steps()
     assert len(points(steps)) > 5, steps
-    for point in points(steps):
+    for point in share(points(steps), 4):
         command.afresh()
         told = (point, steps[point - 1])
         assert command.out() == 0, told
