@@ -1,7 +1,7 @@
 """Exhaustive matrices in shares: each run takes a share of the points; the shares of successive days cover all.
 
-``USHIELD_TEST_SHARE`` selects the share: a number, or ``all`` for every point (``make test-full``). Without it, it is the
-number of the day; the head of a run shows it, so that a failure can be repeated.
+``USHIELD_TEST_SHARE`` selects the share: a number, or ``all`` for every point (``make test-full``). The default is the
+number of the day. The head of a run shows it, so that a failure can be repeated.
 """
 
 from __future__ import annotations
