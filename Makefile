@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench side-by-side fuzz table causes messages wheelhouse deb lock clean
+.PHONY: help setup demo test lint format docs bench side-by-side fuzz table causes messages wheelhouse deb lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -20,6 +20,9 @@ lint: setup ## every check but pytest
 format: setup ## sort imports and format the code
 	@.venv/bin/ruff check --fix-only --quiet .
 	@.venv/bin/ruff format .
+
+docs: setup ## build the documentation site in build/site (in .venv-docs); SERVE=1 also serves it on loopback while you edit
+	@NO_MKDOCS_2_WARNING=1 tools/side_venv.sh docs mkdocs $(if $(SERVE),serve,build --strict --clean --quiet)
 
 bench: setup ## compare speed with the peers (in .venv-bench); WRITE=1 also writes docs/benchmarks.md and .svg; ONLY=diagnosis
 	@tools/side_venv.sh bench benchmarks $(if $(WRITE),--write) $(if $(ONLY),--only $(ONLY))
@@ -51,6 +54,6 @@ lock: ## pin the dependencies again; FLAGS=--upgrade takes the newest versions a
 	@tools/lock.sh $(FLAGS)
 
 clean: ## remove .venv, caches and everything built
-	@rm -rf .venv .venv-bench .venv-fuzz build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .venv-bench .venv-docs .venv-fuzz build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@rm -f ushield_hw/messages/*.mo
 	@find ushield_hw tests benchmarks fuzz -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -24,6 +24,7 @@ compile requirements/dist.in --output-file requirements/dist.lock "$@"
 compile --group build --constraint requirements/dev.lock --output-file requirements/build.lock
 compile pyproject.toml requirements/bench.in --constraint requirements/dev.lock --output-file requirements/bench.lock "$@"
 compile pyproject.toml requirements/fuzz.in --constraint requirements/dev.lock --output-file requirements/fuzz.lock "$@"
+compile pyproject.toml requirements/docs.in --constraint requirements/dev.lock --output-file requirements/docs.lock "$@"
 if grep --line-number '://' requirements/*.lock; then
   echo "lock: an address got into a lock file" >&2
   exit 1
