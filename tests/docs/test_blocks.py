@@ -74,7 +74,7 @@ def parse(block: Block, where: str) -> None:
         elif block.language == "yaml":
             assert yaml.safe_load(block.body) is not None
         elif block.language == "ini":
-            configparser.ConfigParser(strict=False, interpolation=None).read_string(block.body)
+            configparser.ConfigParser(strict=False, interpolation=None).read_string(f"[top]\n{block.body}")
         elif block.language == "console":
             list(commands(block))
         elif block.language == "python":
