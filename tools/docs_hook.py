@@ -42,7 +42,9 @@ INCLUDED: Final = {
 }
 _MARKER: Final = re.compile(r"<!-- (include|generated): (\S+) -->")
 _LINK: Final = re.compile(r"(\]\()([^)\s]+)(\))")
-_LOADED: Final = re.compile(r"""\bsrc=["']?(?:https?:)?//|<link[^>]*\brel=["']?(?:stylesheet|preconnect|preload)[^>]*//""")
+_LOADED: Final = re.compile(
+    r"""\bsrc=["']?(?:https?:)?//|<link[^>]*\brel=["']?(?:stylesheet|preconnect|preload)[^>]*//"""
+)
 _CODE: Final = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*")
 _LABELS: Final = {
     "en": {"remedy": "Remedy", "library": "Remedy in a program", "class": "Class", "exit": "exit code"},
@@ -160,8 +162,8 @@ def _texts(language: str) -> dict[str, str]:
     """Return the texts of a language by id; of a text with plural forms the last, which is the general one."""
     found = {}
     for message in read_language(ROOT, language):
-        forms = message.string
-        found[singular(message)] = str(forms if isinstance(forms, str) else forms[-1])
+        forms = [message.string] if isinstance(message.string, str) else message.string or ()
+        found[singular(message)] = str(forms[-1])
     return found
 
 

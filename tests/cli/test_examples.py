@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,35 @@ def test_a_certificate_is_requested_and_installed(home: Home, bank: Bank) -> Non
     key_id = run(home, "request_certificate.py", *words, "request", "CN=王五,O=Demo Bank", "request.pem").strip()
     certificate = bank.certify(home.file("request.pem"), home.file("certificate.pem"))
     assert key_id in run(home, "request_certificate.py", *words, "install", certificate)
+
+
+def test_a_ca_is_created_and_its_certificate_signs_an_order_that_was_made(blank: Home, tmp_path: Path) -> None:
+    home = blank.copy(tmp_path / "home")
+    own = (home.token.serial, home.token.pin_file)
+    run(home, "own_ca.py", "init", "ca.key", "ca.pem")
+    assert home.file("ca.key").stat().st_mode & 0o777 == 0o600
+    run(home, "request_certificate.py", *own, "request", "CN=王五,O=Demo Bank", "request.pem")
+    run(home, "own_ca.py", "issue", "ca.key", "ca.pem", "request.pem", "certificate.pem")
+    run(home, "request_certificate.py", *own, "install", "certificate.pem")
+    home.write("order.json", run(home, "make_order.py", "77.00"))
+    home.sign("order.json", "signed.p7m")
+    assert "CN=王五" in run(home, "verify_order.py", "signed.p7m", "order.json", "ca.pem")
+    assert home.document("order.json")["amount"]["value"] == "77.00"
+
+
+def test_the_tests_for_ci_pass(bare: Home) -> None:
+    words = ["-q", "-p", "no:cacheprovider", "-c", os.devnull, str(EXAMPLES / "test_payments.py")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words],
+        cwd=bare.folder,
+        env=bare.environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 passed" in done.stdout
 
 
 def test_a_token_is_diagnosed(home: Home, bare: Home) -> None:

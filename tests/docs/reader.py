@@ -37,7 +37,9 @@ for line in sys.stdin:
     print(json.dumps([ok, out.getvalue()]), flush=True)
 """
 # Modules that are installed for other tests and have no reader here; a reader's machine does not have them.
-_NOISE: Final = re.compile(r"^(?:Not read: |无法读取：)/\S*(?:ykcs11|opensc|tpm2|opencryptoki)\S*[^\n]*\n", re.MULTILINE)
+_NOISE: Final = re.compile(
+    r"^(?:Not read: |无法读取：)/\S*(?:ykcs11|opensc|tpm2|opencryptoki)\S*[^\n]*\n", re.MULTILINE
+)
 _PORT: Final = "8700"  # of servers in the pages
 
 
@@ -60,6 +62,7 @@ class Reader:
             "XDG_STATE_HOME": str(home / ".local" / "state"),
             "PCSCLITE_CSOCK_NAME": str(home / ".no-pcscd"),  # the readers of this machine are not there
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUNBUFFERED": "1",  # lines in the order in which a terminal shows them
             "PYTEST_ADDOPTS": "-p no:cacheprovider",
         }
         self._python: subprocess.Popen[str] | None = None

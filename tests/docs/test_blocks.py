@@ -13,6 +13,7 @@ import yaml
 
 from tests.docs.blocks import LANGUAGES, OUTPUT, Block, blocks, commands, fits, outside_fences, pages
 from tests.docs.reader import Reader
+from tests.project.tree import ROOT
 
 RUNNABLE = [page for page in pages() if any(block.language in ("console", "python") for block in blocks(page))]
 
@@ -94,6 +95,14 @@ def indented(page: str) -> list[str]:
         if line.startswith("    ") and not before.strip() and not inside:
             found.append(line)
     return found
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("page", pages())
+def test_a_script_that_is_also_an_example_is_that_example(page: str) -> None:
+    examples = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "examples").glob("*.py")}
+    shown = [block for block in blocks(page) if block.title in examples]
+    assert [block.title for block in shown if block.body != examples[block.title]] == []
 
 
 @pytest.mark.unit
