@@ -128,5 +128,5 @@ def test_a_console_block_has_commands_outputs_and_exit_codes() -> None:
     block = Block(10, "console", "", "$ one \\\n    two\nsaid\n(exit 4)\n$ three\n")
     assert [(c.line, c.words, c.output, c.exit_code) for c in commands(block)] == [
         (11, "one \\\n    two", "said", 4),
-        (14, "three", "", 0),
+        (15, "three", "", 0),
     ]
