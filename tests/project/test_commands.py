@@ -21,6 +21,11 @@ _FILLED: Final = {"uri": "pkcs11:serial=1", "usb": "096e:0807", "atr": "3b00"}
 _WORD: Final = re.compile(r"""'[^']*'|"[^"]*"|[!-~]+|\S""")
 _ENDS: Final = ".,;:)）。，；：、`“”…"
 _ARGUMENT: Final = re.compile(r"""['"].*|[A-Z][A-Z0-9_.]*(?:\.\w+)?|[\w./~-]+\.(?:json|p7m|pem|toml|so|zip|html)|-""")
+_GENERATED: Final = {"diagnosis.md", "side-by-side.md"}  # from the texts, and from what programs print
+PAGES: Final = [
+    *(ROOT / name for name in ("README.md", "README.zh-CN.md", "CONTRIBUTING.md")),
+    *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.name not in _GENERATED),
+]
 # Required alternatives that the command itself checks: one of these must be given.
 _ONE_OF: Final = {"cert renew": {"--out", "--in", "--bank", "--abandon"}}
 
@@ -31,11 +36,12 @@ def texts() -> Iterator[tuple[str, str]]:
         for message in read_language(ROOT, language):
             forms = [message.string] if isinstance(message.string, str) else message.string or ()
             yield from ((f"{language} {singular(message)}", str(form)) for form in forms)
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for page in PAGES:
+        fenced = False
         for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
-            if page.name != "diagnosis.md":  # generated from the texts
-                if not line.endswith("\\"):  # continued on the next line
-                    yield f"{page.name}:{number}", line
+            fenced ^= line.lstrip().startswith("```")
+            if not line.endswith("\\"):  # continued on the next line
+                yield f"{page.name}:{number}", f"    {line.lstrip()}" if fenced else line
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -46,7 +52,9 @@ def commands(text: str) -> Iterator[list[str]]:
     filled = re.sub(r"\{(\w+)\}", lambda found: _FILLED.get(found[1], "X"), text.replace("{{", "").replace("}}", ""))
     for found in re.finditer(r"(?<![\w/.-])ushield (?=[a-z-])", filled):
         shown = filled[found.end() :].split("`")[0]
-        words = [] if re.search(r"…| \| \w+ \| ", shown) else list(_words(shown))  # a part of one, or a list of them
+        words = (
+            [] if re.search(r"…|\.\.\.| \| \w+ \| ", shown) else list(_words(shown))
+        )  # a part of one, or a list of them
         if words and _below(_ushield, words[0]):
             yield words
 
