@@ -47,9 +47,15 @@ _LOADED: Final = re.compile(
 )
 _CODE: Final = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*")
 _LABELS: Final = {
-    "en": {"remedy": "Remedy", "library": "Remedy in a program", "class": "Class", "exit": "exit code"},
-    "zh": {"remedy": "处理办法", "library": "在程序中的处理办法", "class": "异常类", "exit": "退出码"},
+    "en": {"remedy": "Remedy: ", "library": "Remedy in a program: ", "class": "Class: ", "exit": "exit code"},
+    "zh": {"remedy": "处理办法：", "library": "在程序中的处理办法：", "class": "异常类：", "exit": "退出码"},
 }
+# A line break between two Chinese characters, which a browser would show as a space.
+_BROKEN: Final = re.compile(
+    r"(?<=[\u2018-\u201f\u3000-\u9fff\uff00-\uffef])\n(?=[\u2018-\u201f\u3000-\u9fff\uff00-\uffef])"
+)
+_FENCE: Final = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
+_ROLE: Final = re.compile(r":(?:attr|class|data|exc|func|meth|mod):(?=<code)")  # of docstrings
 
 
 def on_config(config: Any) -> Any:
@@ -68,7 +74,7 @@ def on_config(config: Any) -> Any:
 
 
 def on_post_build(config: Any) -> None:
-    """Check that no page loads anything from the network; called by mkdocs.
+    """Check that no page loads anything from the network; remove the sitemap, which needs an address; called by mkdocs.
 
     Args:
         config: mkdocs' configuration.
@@ -76,6 +82,8 @@ def on_post_build(config: Any) -> None:
     Raises:
         ValueError: A page does.
     """
+    for sitemap in Path(config["site_dir"]).glob("sitemap.xml*"):
+        sitemap.unlink()
     pages = sorted(Path(config["site_dir"]).rglob("*.html"))
     loading = [str(page) for page in pages if _LOADED.search(page.read_text(encoding="utf-8"))]
     if loading:
@@ -92,7 +100,18 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
     """
     language = "zh" if config["theme"]["language"].startswith("zh") else "en"
     here = f"docs/{page.file.src_uri}"
-    return _MARKER.sub(lambda found: _filled(found, here, language), _with_links(markdown, here, here))
+    parts = _FENCE.split(_with_links(markdown, here, here))  # text, block, text, …
+    joined = "".join(part if number % 2 else _BROKEN.sub("", part) for number, part in enumerate(parts))
+    return _MARKER.sub(lambda found: _filled(found, here, language), joined)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Remove the roles of docstrings, such as ``:meth:``; called by mkdocs with the page as HTML.
+
+    Args:
+        html: the page.
+    """
+    return _ROLE.sub("", html)
 
 
 def _filled(found: re.Match[str], page: str, language: str) -> str:
@@ -179,13 +198,13 @@ def _section(entry: Entry, language: str) -> Iterator[str]:
     if kinds:
         codes = " / ".join(map(str, sorted({_exit_code(kind) for kind in kinds})))
         names = ", ".join(f"[`{kind.__name__}`][ushield_hw.errors.{kind.__name__}]" for kind in kinds)
-        yield f"{labels['class']}: {names} · {labels['exit']} {codes}\n"
+        yield f"{labels['class']}{names} · {labels['exit']} {codes}\n"
     for tongue in (first, second):
         words = _LABELS[tongue]
         yield f"**{_text(entry.message[tongue])}**<br>"
-        yield f"{words['remedy']}: {_text(entry.remedy[tongue])}" + ("<br>" if entry.library else "\n")
+        yield f"{words['remedy']}{_text(entry.remedy[tongue])}" + ("<br>" if entry.library else "\n")
         if entry.library:
-            yield f"{words['library']}: {_text(entry.library[tongue])}\n"
+            yield f"{words['library']}{_text(entry.library[tongue])}\n"
 
 
 def _text(message: str) -> str:
