@@ -22,7 +22,7 @@ format: setup ## sort imports and format the code
 	@.venv/bin/ruff format .
 
 docs: setup ## build the documentation site in build/site (in .venv-docs); SERVE=1 also serves it on loopback while you edit
-	@NO_MKDOCS_2_WARNING=1 tools/side_venv.sh docs mkdocs $(if $(SERVE),serve,build --strict --clean --quiet)
+	@NO_MKDOCS_2_WARNING=1 tools/side_venv.sh docs mkdocs $(if $(SERVE),serve,build --strict --clean)
 
 bench: setup ## compare speed with the peers (in .venv-bench); WRITE=1 also writes docs/benchmarks.md and .svg; ONLY=diagnosis
 	@tools/side_venv.sh bench benchmarks $(if $(WRITE),--write) $(if $(ONLY),--only $(ONLY))

@@ -140,7 +140,7 @@ def _with_links(text: str, written_in: str, page: str) -> str:
 def _address(path: str, page: str) -> str:
     """Return the address of a file of the repository, as seen from a page."""
     inside = f"docs/{INCLUDED[path]}" if path in INCLUDED else path
-    if inside.startswith("docs/") and (ROOT / inside).is_file():
+    if inside.startswith("docs/") or not (ROOT / inside).exists():  # of what does not exist, mkdocs warns
         return posixpath.relpath(inside, posixpath.dirname(page))
     kind = "tree" if (ROOT / path).is_dir() else "blob"
     return f"{repository()}/{kind}/main/{path}"

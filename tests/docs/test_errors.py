@@ -61,6 +61,8 @@ def test_the_page_has_the_marker(page: str) -> None:
         ("[a](../tests/soft.py)", f"[a]({docs_hook.repository()}/blob/main/tests/soft.py)"),
         ("[a](../drivers)", f"[a]({docs_hook.repository()}/tree/main/drivers)"),
         ("[a](bank.md)", "[a](bank.md)"),
+        ("[a](nowhere.md)", "[a](nowhere.md)"),
+        ("[a](../nowhere.md)", "[a](../nowhere.md)"),
         ("[a](#here)", "[a](#here)"),
         ("[a](https://example.org/x)", "[a](https://example.org/x)"),
     ],
