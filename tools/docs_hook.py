@@ -106,12 +106,12 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Remove the roles of docstrings, such as ``:meth:``; called by mkdocs with the page as HTML.
+    """Remove the marks of docstrings, such as ``:meth:`` and ``::``; called by mkdocs with the page as HTML.
 
     Args:
         html: the page.
     """
-    return _ROLE.sub("", html)
+    return _ROLE.sub("", html).replace("<p>::</p>", "")
 
 
 def _filled(found: re.Match[str], page: str, language: str) -> str:
