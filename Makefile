@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format docs bench side-by-side fuzz table causes messages wheelhouse deb lock clean
+.PHONY: help setup demo test test-core test-bank test-docs test-full test-packages check lint format docs bench side-by-side fuzz table causes messages wheelhouse deb lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -13,6 +13,25 @@ demo: ## walk through the whole journey: tokens, PIN, certificate, signed order
 
 test: setup ## every check: ruff, mypy, import walls, shell scripts, pytest
 	@tools/check.sh all
+
+test-core: setup ## the tests of tokens, PINs, certificates, signing, verifying and the doctor
+	@tools/check.sh core
+
+test-bank: setup ## the tests of the reference bank
+	@tools/check.sh bank
+
+test-docs: setup ## run every command and program that the documentation shows
+	@tools/check.sh docs
+
+test-full: setup ## as make test, with every point of the large matrices instead of a share of them
+	@tools/check.sh full
+
+test-packages: ## make the Debian package and install it in a bare Debian (as root; needs debootstrap's mirror)
+	@tools/setup.sh package
+	@tools/try_deb.sh
+
+check: setup ## ruff, mypy, import walls, shell scripts and the unit tests: in less than a minute
+	@tools/check.sh check
 
 lint: setup ## every check but pytest
 	@tools/check.sh lint

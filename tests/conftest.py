@@ -18,6 +18,10 @@ from tests.rotation import VARIABLE, settle
 if TYPE_CHECKING:
     from tests.contract.subjects import Row
 
+ROOT: Final = Path(__file__).parents[1]
+BANK: Final = ("tests/unit/bank/", "tests/cli/test_bank", "tests/cli/test_renew_bank")
+"""Places of the tests that have the marker bank."""
+
 DEVICE: Final[pytest.StashKey[Row]] = pytest.StashKey()
 
 
@@ -43,6 +47,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
     pin_file: Path | None = config.getoption("token_pin_file")
     config.stash[DEVICE] = plugged_in(serial, pin_file, allow_lock=bool(config.getoption("allow_lock")))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        place = item.path.relative_to(ROOT).as_posix()
+        if place.startswith(BANK):
+            item.add_marker("bank")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every check to its end, pytest last, and fails if one failed. Run it as: make test, or make lint (without pytest)
+# Runs checks to their end and fails if one failed. Run it as: make lint, check, test-core, test-bank, test-docs, test or
+# test-full. Temporary files of tests are in memory where that is possible: a sync to a disk takes longer than most tests.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -15,18 +16,58 @@ report() {
   [[ ${#failed[@]} == 0 ]] || printf '\n%s: %s\n' "$1" "$(printf '%s; ' "${failed[@]}")" >&2
 }
 
-check "ruff check" .venv/bin/ruff check .
-check "ruff format" .venv/bin/ruff format --check .
-check "mypy" .venv/bin/mypy
-check "import walls" .venv/bin/lint-imports --no-logo
-if [[ -x .venv/bin/shellcheck ]]; then # only where its package has a wheel
-  check "shell scripts" .venv/bin/shellcheck tools/*.sh .ci/run
-fi
-report "FAILED so far"
+lint() {
+  check "ruff check" .venv/bin/ruff check .
+  check "ruff format" .venv/bin/ruff format --check .
+  check "mypy" .venv/bin/mypy
+  check "import walls" .venv/bin/lint-imports --no-logo
+  if [[ -x .venv/bin/shellcheck ]]; then # only where its package has a wheel
+    check "shell scripts" .venv/bin/shellcheck tools/*.sh packaging/debian/p*st packaging/debian/prerm .ci/run
+  fi
+  report "FAILED so far"
+}
 
-if [[ ${1:-all} == all ]]; then
-  check "a pcscd that asks polkit" tools/polkit_pcscd.sh
-  # A group (pytest.mark.xdist_group) runs in one worker: for tests that share a daemon or a reader.
-  check "pytest" .venv/bin/pytest --numprocesses auto --dist loadgroup
-fi
+# in_memory   makes a folder for temporary files in memory, if there is room and programs may run from it
+in_memory() {
+  local free folder
+  free=$(df --output=avail /dev/shm 2>/dev/null | tail -1)
+  [[ ${free:-0} -gt 4000000 ]] || return 0
+  folder=$(mktemp -d /dev/shm/ushield-tests.XXXXXX) || return 0
+  printf '#!/bin/sh\n' >"$folder/runs" && chmod +x "$folder/runs"
+  if "$folder/runs" 2>/dev/null; then
+    export TMPDIR=$folder
+    # shellcheck disable=SC2064 # the folder of now
+    trap "rm -rf '$folder'" EXIT
+  else
+    rm -rf "$folder"
+  fi
+}
+
+# tests ARGUMENT...   A group (pytest.mark.xdist_group) runs in one process: for tests that share a daemon or a reader.
+tests() {
+  in_memory
+  check "pytest" .venv/bin/pytest --numprocesses auto --dist loadgroup --durations=15 --durations-min=2 \
+    ${JUNIT:+--junitxml="$JUNIT"} "$@"
+}
+
+case ${1:-all} in
+  lint) lint ;;
+  check)
+    lint
+    tests -m "unit and not bank and not slow" tests/unit
+    ;;
+  core) tests -m "not bank and not device" --ignore=tests/docs ;;
+  bank) tests -m "bank and not device" ;;
+  docs) tests tests/docs ;;
+  all | full)
+    [[ $1 == all ]] || export USHIELD_TEST_SHARE=all
+    lint
+    check "a pcscd that asks polkit" tools/polkit_pcscd.sh
+    tests
+    ;;
+  *)
+    echo "check: lint, check, core, bank, docs, all or full, not $1" >&2
+    exit 2
+    ;;
+esac
 [[ ${#failed[@]} == 0 ]]
