@@ -13,6 +13,7 @@ command -v debootstrap >/dev/null || apt-get install --yes --quiet=2 debootstrap
 tools/deb.sh
 # shellcheck source=/dev/null
 codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+# shellcheck disable=SC2016 # apt's own variable
 mirror=$(apt-get indextargets --format '$(SITE)' "Codename: $codename" "Created-By: Packages" | head -1)
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -26,6 +27,7 @@ inside sh -c 'mount -t proc proc /proc && apt-get install --yes --quiet=2 --no-i
 
 inside ushield --version | grep --quiet '^ushield [0-9]' || die "it does not start"
 inside sh -c 'mount -t proc proc /proc; ushield doctor' | grep --quiet '\[B11\]' || die "the doctor does not name the missing service"
+# shellcheck disable=SC2016 # for the shell inside
 inside sh -c 'mount -t proc proc /proc; eval "$(ushield softhsm init --dir /root/tokens 2>/dev/null)"; ushield list' |
   grep --quiet ushield-demo || die "it does not list a soft token"
 inside sh -c '! command -v pip' || die "pip came with it"
