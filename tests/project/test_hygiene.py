@@ -96,7 +96,11 @@ def test_locks_agree() -> None:
 def test_ci_is_make_test_and_nothing_else() -> None:
     assert (ROOT / ".ci/run").read_text().splitlines() == ["#!/usr/bin/env bash", "exec make test"]
     workflow = (ROOT / ".github/workflows/ci.yml").read_text()
-    assert re.findall(r"\brun: (.*)", workflow) == ["make test"]
+    test, *_ = re.split(r"\n  (?=[a-z-]+:\n)", workflow.partition("\njobs:\n")[2].removeprefix("  test:\n"))
+    assert re.findall(r"\brun: (.*)", test) == ["make test"]
+    targets = set(re.findall(r"\bmake ([a-z-]+)", workflow))
+    assert targets == {"test", "test-full", "wheelhouse", "deb"}
+    assert all(f"\n{target}:" in (ROOT / "Makefile").read_text() for target in targets)
 
 
 def test_scripts_can_be_run() -> None:
