@@ -33,6 +33,7 @@ in_memory() {
   free=$(df --output=avail /dev/shm 2>/dev/null | tail -1)
   [[ ${free:-0} -gt 4000000 ]] || return 0
   folder=$(mktemp -d /dev/shm/u-XXXX) || return 0 # short: paths of sockets are limited to 107 octets
+  chmod 755 "$folder" # PostgreSQL runs as another user
   printf '#!/bin/sh\n' >"$folder/runs" && chmod +x "$folder/runs"
   if "$folder/runs" 2>/dev/null; then
     export TMPDIR=$folder
