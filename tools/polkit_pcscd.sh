@@ -8,17 +8,8 @@ readonly made=.venv/polkit/pcscd
 readonly packages=(polkitd dbus-daemon dbus-bin)
 readonly build_packages=(bzip2 flex gcc libc6-dev libpolkit-gobject-1-dev make pkg-config xz-utils)
 
-as_root() {
-  if [[ $(id -u) == 0 ]]; then "$@"; else sudo "$@"; fi
-}
-
 install() {
-  local found
-  found=$(dpkg-query -W -f='${db:Status-Status}\n' "$@" 2>/dev/null | grep -cx installed || true)
-  [[ $found -lt $# ]] || return 0
-  as_root apt-get update --quiet=2 -o DPkg::Lock::Timeout=300 </dev/null >&2 || true # with the lists that are here, then
-  as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a \
-    apt-get install --yes --quiet=2 --no-install-recommends -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@" </dev/null >&2
+  tools/setup.sh install "$@"
 }
 
 # fetch FOLDER   puts the source of the distribution's pcscd there, whether or not the machine's lists have sources

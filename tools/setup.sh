@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv ready: missing system packages, the pinned dependencies, the project itself (editable).
 # Quick when nothing changed. Run it as: make setup (all that the tests need), tools/setup.sh demo (what the demo needs),
-# or tools/setup.sh package (the system packages that building packages needs).
+# tools/setup.sh package (the system packages that building packages needs), or tools/setup.sh install PACKAGE...
 # Starts no service: what a package would start or enable stays off.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -25,8 +25,9 @@ case $profile in
   demo) readonly system_packages=("${demo_packages[@]}") locks=(requirements/build.lock requirements/demo.lock) ;;
   test) readonly system_packages=("${test_packages[@]}") locks=(requirements/build.lock requirements/dev.lock) ;;
   package) readonly system_packages=("${to_build[@]}" dpkg-dev python3 python3-dev python3-venv) locks=() ;;
+  install) readonly system_packages=("${@:2}") locks=() ;;
   *)
-    echo "setup: $profile is not a profile: demo, test, package" >&2
+    echo "setup: $profile is not a profile: demo, test, package, install" >&2
     exit 2
     ;;
 esac
@@ -109,7 +110,7 @@ missing_packages() {
   local installed
   installed=$(dpkg-query -W -f='${Package} ${db:Status-Status}\n' "${system_packages[@]}" 2>/dev/null | sed -n 's/ installed$//p' || true)
   printf '%s\n' "${system_packages[@]}" | grep -vxF -e "$installed" || true
-  [[ $profile == package ]] || python_packages
+  [[ $profile == package || $profile == install ]] || python_packages
 }
 
 as_root() {
@@ -196,7 +197,7 @@ install_packages() {
     die "these system packages are missing: ${missing[*]}" "You are not root and there is no sudo. Have an administrator run: $by_hand"
   apt update --quiet=2 >/dev/null 2>&1 || say "apt-get update failed; the package lists of this machine are used"
   apt_install "${missing[@]}" || die "failed: apt-get install ${missing[*]}" \
-    "apt's messages are above. By hand: $by_hand   Then run make ${profile/test/setup} again."
+    "apt's messages are above. By hand: $by_hand   Then run make again."
 }
 
 check_system() {
@@ -277,7 +278,7 @@ main() {
   exec 9<tools/setup.sh
   flock 9 # two makes at once: the second waits
   check_system
-  [[ $profile != package ]] || return 0
+  [[ $profile != package && $profile != install ]] || return 0
   check_python
   refresh_venv
   refresh_messages
