@@ -227,7 +227,9 @@ pip_install() {
 build_venv() {
   local advice="Is the package registry reachable? pip's configuration on this machine is used as it is; PIP_VERBOSE=3 make setup shows more."
   rm -rf .venv # and the stamp in it
-  step "making .venv with $python ($version)" "Try another Python: put it first on PATH." "$python" -m venv .venv
+  local size="320 MB"
+  [[ $profile != demo ]] || size="90 MB"
+  step "making .venv with $python ($version); about $size with its packages" "Try another Python: put it first on PATH." "$python" -m venv .venv
   local lock
   for lock in "${locks[@]}"; do
     step "installing the $(grep -c '^[a-z]' "$lock") packages of $lock" "$advice" pip_install --require-hashes --no-build-isolation -r "$lock"
