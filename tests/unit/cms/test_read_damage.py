@@ -56,6 +56,7 @@ def test_there_is_one_way_to_write_it(genuine: bytes) -> None:
     assert written_again(parse(genuine)) == genuine
 
 
+@pytest.mark.slow
 @given(genuine=st.sampled_from(GENUINE), changes=CHANGES)
 @settings(QUICK, max_examples=1500)
 def test_damaged_bytes_are_refused_or_written_the_one_way(
@@ -94,6 +95,7 @@ CERTIFICATES = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(
     attributes=ATTRIBUTES,
     is_sorted=st.booleans(),

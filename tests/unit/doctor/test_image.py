@@ -214,6 +214,7 @@ def test_any_bytes_have_an_image(tmp_path: Path, magic: bytes, rest: bytes) -> N
     image(tmp_path, magic + rest)
 
 
+@pytest.mark.slow
 @QUICK
 @given(
     patches=st.lists(st.tuples(st.integers(0, 3000), st.binary(min_size=1, max_size=8)), min_size=1, max_size=6),
@@ -230,6 +231,7 @@ def test_any_damage_to_a_library_leaves_an_image(
     assert time.monotonic() - began < 30
 
 
+@pytest.mark.slow
 @QUICK
 @given(at=st.integers(0, 1 << 20), octets=st.binary(min_size=1, max_size=16))
 def test_any_damage_to_the_dynamic_table_leaves_an_image(tmp_path: Path, at: int, octets: bytes) -> None:

@@ -82,6 +82,7 @@ def test_without_a_reader_on_the_bus_nobody_can_have_taken_it(tree: Tree) -> Non
     told(card.usb_taken(tree.machine()), card.usb_taken, Status.SKIP, reason="no_ccid_device")
 
 
+@pytest.mark.slow
 def test_the_look_at_thousands_of_programs_ends(tree: Tree) -> None:
     for pid in range(1000, 3000):
         tree.process(pid, "sleep", links=["/dev/null"])

@@ -163,11 +163,13 @@ def test_fuzz_text(data: str) -> None:
     order_or_refusal(data)
 
 
+@pytest.mark.slow
 @given(json_values)
 def test_fuzz_json(value: object) -> None:
     assert order_or_refusal(json.dumps(value)) is None
 
 
+@pytest.mark.slow
 @given(documents, st.data())
 def test_fuzz_one_value_replaced(document: dict[str, Any], data: st.DataObject) -> None:
     inner = document
@@ -179,6 +181,7 @@ def test_fuzz_one_value_replaced(document: dict[str, Any], data: st.DataObject) 
     order_or_refusal(json.dumps(document))
 
 
+@pytest.mark.slow
 @given(documents, st.data())
 def test_fuzz_bytes_replaced(document: dict[str, Any], data: st.DataObject) -> None:
     written = bytearray(as_json(document))
@@ -188,6 +191,7 @@ def test_fuzz_bytes_replaced(document: dict[str, Any], data: st.DataObject) -> N
     order_or_refusal(bytes(written))
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(max_size=8) | st.integers(), json_values | st.binary(max_size=2), max_size=4))
 def test_fuzz_documents(document: dict[Any, Any]) -> None:
     with pytest.raises(InputError):

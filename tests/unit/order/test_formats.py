@@ -72,6 +72,7 @@ def refused(content: bytes, name: str | None = None, rules: Rules | None = None)
 # --- round trip -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(orders, names, languages)
 def test_there_and_back(order: Order, name: str, lang: Language) -> None:
     written = message_format(name).encode(order, lang)
@@ -79,6 +80,7 @@ def test_there_and_back(order: Order, name: str, lang: Language) -> None:
     assert decode(written) == (name, order)
 
 
+@pytest.mark.slow
 @given(orders, names, languages, st.data())
 def test_no_other_bytes_are_the_order(order: Order, name: str, lang: Language, data: st.DataObject) -> None:
     """Change any byte: the result is rejected or is the encoding of another order."""

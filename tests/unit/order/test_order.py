@@ -35,11 +35,13 @@ def shuffled(value: Any, seed: random.Random) -> Any:
 # --- one canonical form -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(documents)
 def test_canonical_form_is_rfc_8785(document: dict[str, Any]) -> None:
     assert Order.from_json(document).canonical == rfc8785.dumps(document)
 
 
+@pytest.mark.slow
 @given(documents, st.randoms(use_true_random=False), st.sampled_from([None, 1, "\t"]), st.booleans())
 def test_layout_key_order_and_escapes_do_not_matter(
     document: dict[str, Any], seed: random.Random, indent: int | str | None, ascii_only: bool
@@ -129,6 +131,7 @@ def test_repr_shows_no_names_and_no_accounts() -> None:
     assert repr(payment()) == "<Order ushield.payment/1 3b241101-e2bb-4255-8caf-4136c566a962>"
 
 
+@pytest.mark.slow
 @given(documents)
 def test_input_is_text_or_bytes_alike(document: dict[str, Any]) -> None:
     assert Order.parse(as_json(document)) == Order.parse(as_json(document).decode())
@@ -260,6 +263,7 @@ def test_differences_name_the_places() -> None:
     assert order.differences(Order.parse(order.canonical)) == ()
 
 
+@pytest.mark.slow
 @given(orders, orders)
 def test_no_differences_is_equality(one: Order, other: Order) -> None:
     assert (one.differences(other) == ()) == (one == other) == (one.canonical == other.canonical)

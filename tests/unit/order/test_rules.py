@@ -165,6 +165,7 @@ def test_a_value_passes_exactly_when_its_form_is_right(
     assert accepted(place, value) == is_right(value)
 
 
+@pytest.mark.slow
 @given(near(bics))
 def test_a_bic_passes_exactly_when_its_form_is_right(value: str) -> None:
     document = make_payment(payee__bank={**BIC_BANK, "bic": value})
@@ -248,6 +249,7 @@ def refusal(content: str) -> tuple[str, object]:
     return caught.value.code, caught.value.place
 
 
+@pytest.mark.slow
 @FEWER
 @given(strategies.documents, st.data())
 def test_a_missing_key_is_named(document: dict[str, Any], data: st.DataObject) -> None:
@@ -261,6 +263,7 @@ def test_a_missing_key_is_named(document: dict[str, Any], data: st.DataObject) -
         assert refusal(json.dumps(document)) == ("ORDER_MISSING_KEY", place)
 
 
+@pytest.mark.slow
 @FEWER
 @given(strategies.documents, st.text(LETTERS + "_", min_size=1, max_size=8), st.data())
 def test_an_unknown_key_is_named(document: dict[str, Any], key: str, data: st.DataObject) -> None:
@@ -273,6 +276,7 @@ def test_an_unknown_key_is_named(document: dict[str, Any], key: str, data: st.Da
     assert refusal(json.dumps(document)) == ("ORDER_UNKNOWN_KEY", place[: len(place) - len(inner_key)] + key)
 
 
+@pytest.mark.slow
 @FEWER
 @given(strategies.documents, st.data())
 def test_a_repeated_key_is_named(document: dict[str, Any], data: st.DataObject) -> None:
@@ -283,6 +287,7 @@ def test_a_repeated_key_is_named(document: dict[str, Any], data: st.DataObject) 
     assert refusal(content) == ("ORDER_DUPLICATE_KEY", place)
 
 
+@pytest.mark.slow
 @given(
     strategies.documents, st.none() | st.booleans() | st.integers() | st.floats() | st.just([]) | st.just({}), st.data()
 )
@@ -293,6 +298,7 @@ def test_what_is_no_string_is_named(document: dict[str, Any], value: object, dat
     assert refusal(json.dumps(document)) == ("ORDER_WRONG_TYPE", place)
 
 
+@pytest.mark.slow
 @FEWER
 @given(strategies.documents, st.text(st.sampled_from(" \t\n\u3000\u00a0\u2003"), max_size=4), st.data())
 def test_what_is_blank_is_named(document: dict[str, Any], blank: str, data: st.DataObject) -> None:

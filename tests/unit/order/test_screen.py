@@ -106,6 +106,7 @@ def test_the_language_asked_for_is_the_one_shown() -> None:
     assert screen_lines(content, "en")[0].label == "Payee"
 
 
+@pytest.mark.slow
 @given(orders, names, languages)
 def test_every_value_of_the_order_is_shown_whole_or_is_technical(order: Order, name: str, lang: Language) -> None:
     values = [line.value for line in screen_lines(message_format(name).encode(order, lang), lang)]
@@ -185,6 +186,7 @@ def width(row: str) -> int:
     return sum(0 if on_top else wide for on_top, wide in zip(stacked, columns, strict=True))
 
 
+@pytest.mark.slow
 @given(orders, languages, st.integers(8, 40), st.integers(1, 6))
 def test_pages_lose_nothing_and_fit(order: Order, lang: Language, columns: int, rows: int) -> None:
     lines = screen_lines(order.canonical, lang)

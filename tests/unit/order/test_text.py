@@ -103,6 +103,7 @@ def edges(plane: int) -> Iterator[int]:
     return chain(range(start, start + 0x1100), range(start + 0xFFF0, start + 0x10000))
 
 
+@pytest.mark.slow
 def test_every_code_point() -> None:
     """Each code point, compared with an independent implementation: planes 0 and 1, and the ends of the others."""
     for code_point in chain(range(0x20000), *(edges(plane) for plane in range(2, 17))):

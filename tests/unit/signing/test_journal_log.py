@@ -147,6 +147,7 @@ def rewritten(header: bytes) -> bytes:
         (b"\0" * (5 << 20), "damaged"),
         (b"0" * (5 << 20) + b"\n", "damaged"),
     ],
+    ids=["version", "no-version", "empty-line", "short", "zeros", "long"],
 )
 def test_files_that_are_no_journal(log: Log, content: bytes, problem: str) -> None:
     log.path.write_bytes(content)
@@ -406,6 +407,7 @@ def damages(draw: st.DrawFn) -> Callable[[bytes], bytes]:
     return draw(st.sampled_from(ways))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damage=damages(), again=st.booleans())
 def test_whatever_is_damaged_nothing_is_signed_again_and_nothing_wrong_is_given(

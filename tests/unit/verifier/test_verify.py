@@ -351,6 +351,7 @@ def test_openssl_agrees(signed: bytes, tmp_path: Path) -> None:
     assert pki.openssl_accepts(signed, FIXED.bank.root.pem + FIXED.bank.issuing.pem, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(4))
 def test_no_bit_can_be_flipped(part: int) -> None:
     """Every bit of a signed order is flipped in turn: nothing is accepted, and every error is a documented one."""
