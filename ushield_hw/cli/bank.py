@@ -174,7 +174,9 @@ def _serve(
 
     settings = where.settings()
     if (tls_cert is None) != (tls_key is None):
-        raise InputError("USAGE_MISSING", argument="--tls-key" if tls_cert else "--tls-cert")
+        raise InputError(
+            "USAGE_MISSING", command="ushield bank serve", argument="--tls-key" if tls_cert else "--tls-cert"
+        )
     tls = server.Tls(tls_cert, tls_key) if tls_cert and tls_key else None
     with server.listen(host, port, tls) as opened, where.database(settings, migrate=True) as database:
         url = server.url_of(opened, host, tls)
