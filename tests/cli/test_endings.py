@@ -29,8 +29,8 @@ def desk(tmp_path: Path) -> Home:
 @pytest.mark.parametrize(
     ("words", "code", "argument"),
     [
-        (("nonsense",), "USAGE_NO_SUCH_COMMAND", ""),
-        (("pin", "nonsense"), "USAGE_NO_SUCH_COMMAND", ""),
+        (("nonsense",), "USAGE_NO_SUCH_COMMAND", "nonsense"),
+        (("pin", "nonsense"), "USAGE_NO_SUCH_COMMAND", "nonsense"),
         (("list", "--colour"), "USAGE_NO_SUCH_OPTION", "--colour"),
         (("show",), "USAGE_MISSING", "ORDER.json"),
         (("verify", "x.p7m"), "USAGE_MISSING", "--ca"),
