@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from typing import Final
@@ -22,6 +23,7 @@ def command_for(extra: str) -> str:
     pip = f"{sys.executable or 'python3'} -m pip install '{_PACKAGE}[{extra}]'"
     if sys.platform != "linux" or shutil.which("apt-get") is None:
         return pip
+    apt = "apt-get install" if os.geteuid() == 0 else "sudo apt-get install"
     if sys.prefix == sys.base_prefix and extra in _OF_DEBIAN:
-        return f"sudo apt-get install {_OF_DEBIAN[extra]}"
-    return f"sudo apt-get install {_TO_BUILD[extra]} && {pip}" if extra in _TO_BUILD else pip
+        return f"{apt} {_OF_DEBIAN[extra]}"
+    return f"{apt} {_TO_BUILD[extra]} && {pip}" if extra in _TO_BUILD else pip

@@ -21,6 +21,7 @@ import pytest
 from tests.stack.bench import ends
 from tests.stack.doctor.asking import Answer, ask
 from tests.unit.doctor.recorded import NO_SERVICE, POWERLESS, TOKEN, Tree, texts, told
+from ushield_hw.doctor import runner
 from ushield_hw.doctor.finding import Finding, Probe, Status
 from ushield_hw.doctor.inspect import pcscd
 from ushield_hw.doctor.probes import service
@@ -440,3 +441,19 @@ def test_every_cause_is_asked_once_and_in_order() -> None:
     numbers = [int(re.sub(r"\D", "", probe.id)) for probe in service.PROBES]
     assert numbers == list(range(11, 24))
     assert isinstance(Answer([]).alarms, list)
+
+
+# --- pyscard ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("devices", "status"), [(False, Status.WARN), (True, Status.FAIL)])
+def test_without_pyscard_readers_are_not_examined(tree: Tree, devices: bool, status: Status) -> None:
+    if devices:
+        tree.device(TOKEN)
+    machine = tree.machine(ReaderList(failure=Failure("import", "NO_PYSCARD")))
+    first, *others = runner._service(machine)
+    assert (first.id, first.status, first.evidence["kind"]) == ("B11", status, "package")
+    assert "pyscard" in str(first.cause())
+    assert str(first.evidence["install"]) in str(first.remedy())
+    assert all(one.unchecked and one.evidence["reason"] == "no_pyscard" for one in others)
+    assert len(others) == len(service.PROBES) - 1

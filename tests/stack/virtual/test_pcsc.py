@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 from smartcard import scard
@@ -226,3 +227,32 @@ from ushield_hw.system import pcsc
 for reader in pcsc.readers():
     print(reader.name, reader.slot.value)
 """
+
+
+# --- without pyscard --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_pyscard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """pyscard is not installed."""
+    monkeypatch.setattr(pcsc.winscard, "find_spec", lambda name: None)
+    for cached in (pcsc.winscard.is_installed, pcsc.winscard._scard):
+        cached.cache_clear()
+    yield
+    for cached in (pcsc.winscard.is_installed, pcsc.winscard._scard):
+        cached.cache_clear()
+
+
+@pytest.mark.usefixtures("no_pyscard")
+def test_what_needs_pyscard_says_the_command_that_installs_it() -> None:
+    with pytest.raises(DriverError) as caught:
+        readers()
+    assert caught.value.code == "PCSC_NO_PYSCARD"
+    assert "ushield-hw[pcsc]" in caught.value.remedy or "python3-pyscard" in caught.value.remedy
+
+
+@pytest.mark.usefixtures("no_pyscard")
+def test_without_pyscard_a_module_is_not_held_up() -> None:
+    """A module may still call PC/SC itself: nothing is known about it, and nothing prevents its use."""
+    pcsc.answers()
+    assert pcsc.held(0.1) == ()
