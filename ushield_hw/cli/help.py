@@ -83,7 +83,8 @@ class _Localized(click.Command):
             formatter.write_dl([(left(option, ctx), right(option, ctx)) for option in options])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the examples."""
+        """Write the notes of the command and its examples."""
+        super().format_epilog(ctx, formatter)
         name = ".".join(ctx.command_path.split()[1:]) or "ushield"
         if messages.known(f"examples.{name}"):
             with formatter.section(messages.text("help.examples")):

@@ -90,7 +90,7 @@ def _page(context: click.Context, sections: dict[str, str]) -> Iterator[str]:
     yield f".SH {sections['synopsis']}"
     yield rf"\fB{_escaped(context.command_path)}\fR {_escaped(' '.join(command.collect_usage_pieces(context)))}"
     yield f".SH {sections['description']}"
-    yield from map(_escaped, text.splitlines())
+    yield from map(_escaped, (*text.splitlines(), *(command.epilog or "").splitlines()))
     options = [one for one in command.get_params(context) if isinstance(one, click.Option) and not one.hidden]
     yield from _list(sections["options"], [(left(one, context), right(one, context)) for one in options])
     if isinstance(command, click.Group):
