@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import click
 
@@ -15,20 +16,15 @@ from ushield_hw.cli.terminal import Terminal
 from ushield_hw.errors import ConfirmationRejected, InputError
 from ushield_hw.signing.journal import Journal, JournalEntry, State
 
-_EXAMPLE = "3b241101-e2bb-4255-8caf-4136c566a962"
+_SCOPE: Final = messages.text("help.journal.scope")  # in the language of this process, as every text of a help page
 
 
-def _examples(*commands: str) -> str:
-    scope, title = messages.text("help.journal.scope"), messages.text("help.journal.examples")
-    return "\n\n".join([scope, "\n".join(["\b", title, *(f"  ushield journal {command}" for command in commands)])])
-
-
-@click.group("journal", cls=Group, help=messages.text("help.journal"), epilog=_examples("list", f"show {_EXAMPLE}"))
+@click.group("journal", cls=Group, help=messages.text("help.journal"), epilog=_SCOPE)
 def journal_command() -> None:
     """Commands for the signing journal."""
 
 
-@journal_command.command("list", help=messages.text("help.journal.list"), epilog=_examples("list", "list --json"))
+@journal_command.command("list", help=messages.text("help.journal.list"), epilog=_SCOPE)
 @options.as_json()
 def _list(as_json: bool) -> None:
     entries = _journal().entries()
@@ -43,7 +39,7 @@ def _list(as_json: bool) -> None:
         output.hint("journal.open", n=len(unknown), tx_id=unknown[0].tx_id)
 
 
-@journal_command.command("show", help=messages.text("help.journal.show"), epilog=_examples(f"show {_EXAMPLE}"))
+@journal_command.command("show", help=messages.text("help.journal.show"), epilog=_SCOPE)
 @click.argument("tx_id", metavar="TX_ID")
 @click.option("--bank-id", metavar="ID", default=None, help=options.say("journal_bank_id"))
 @options.as_json()
@@ -54,7 +50,7 @@ def _show(tx_id: str, bank_id: str | None, as_json: bool) -> None:
 @journal_command.command(
     "resolve",
     help=messages.text("help.journal.resolve"),
-    epilog=_examples(f"resolve {_EXAMPLE} --booked", f"resolve {_EXAMPLE} --not-booked --yes"),
+    epilog=_SCOPE,
 )
 @click.argument("tx_id", metavar="TX_ID")
 @click.option("--booked", is_flag=True, help=options.say("booked"))
