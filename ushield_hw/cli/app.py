@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
@@ -16,9 +16,6 @@ from ushield_hw import config, messages
 from ushield_hw.cli import exits, global_options, output, signals
 from ushield_hw.cli.help import Group, MissingParameters, name_of
 from ushield_hw.errors import InputError, UShieldError
-
-if TYPE_CHECKING:
-    pass
 
 # Command name -> module, in the order of the help page.
 _COMMANDS: Final = {
@@ -217,9 +214,7 @@ def _commands(error: click.ClickException) -> list[str]:
 
 def _parameter(error: click.ClickException) -> str | None:
     parameter = getattr(error, "param", None)
-    if isinstance(parameter, click.Option):
-        return max(parameter.opts, key=len)
-    return parameter.human_readable_name if parameter is not None else None
+    return None if parameter is None else name_of(parameter)
 
 
 def _note_bug() -> None:

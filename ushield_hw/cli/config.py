@@ -36,9 +36,13 @@ def _show(origin: bool, as_json: bool) -> None:
         output.note(f"{error.message} {error.command_remedy}")
     table = [(name, f"{_text(value)}{f'   [{source}]' if origin else ''}") for name, value, source in rows]
     output.lines(output.table(table))
-    output.lines(["", messages.text("config.files")])
+    output.lines(["", *file_lines()])
+
+
+def file_lines() -> list[str]:
+    """Return the lines that name the configuration files and whether each exists."""
     state = {True: messages.text("config.file_there"), False: messages.text("config.file_absent")}
-    output.lines(f"  {path} ({state[path.exists()]})" for path in places())
+    return [messages.text("config.files"), *(f"  {path} ({state[path.exists()]})" for path in places())]
 
 
 def left_out(settings: Settings) -> list[UShieldError]:

@@ -67,10 +67,9 @@ def _code(source: str | None) -> str:
     """
     if source is not None:
         return read_secret(source, CODE_FILE)
-    settings = options.settings()
     if not Terminal.present():
         raise InputError("USAGE_MISSING", argument="--code-source", command="ushield cert enroll")
-    code = Terminal(settings.pin_timeout_s, settings.confirm_timeout_s).secret(messages.text("prompt.enrolment_code"))
+    code = options.terminal().secret(messages.text("prompt.enrolment_code"))
     if not code:
         raise PinCancelled()
     return code.strip()

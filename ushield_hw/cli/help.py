@@ -12,7 +12,7 @@ from ushield_hw.cli.global_options import after_the_command
 from ushield_hw.cli.layout import columns, folded, padded
 
 _LEFT_MOST: Final = 30  # columns of the left column of a list
-_SHORT: Final = 200  # characters; longer than any first sentence
+SHORT: Final = 200  # characters; longer than any first sentence
 _LEFT_LEAST: Final = 8
 _GAP: Final = 2
 
@@ -78,17 +78,15 @@ class _Localized(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options section."""
-        options = [one for one in self.get_params(ctx) if isinstance(one, click.Option) and not one.hidden]
         with formatter.section(messages.text("help.options")):
-            formatter.write_dl([(left(option, ctx), right(option, ctx)) for option in options])
+            formatter.write_dl(option_rows(ctx))
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the notes of the command and its examples."""
         super().format_epilog(ctx, formatter)
-        name = ".".join(ctx.command_path.split()[1:]) or "ushield"
-        if messages.known(f"examples.{name}"):
+        if found := examples(ctx):
             with formatter.section(messages.text("help.examples")):
-                for line in messages.text(f"examples.{name}").split("\n"):
+                for line in found:
                     formatter.write(f"  {line}\n")
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
@@ -149,12 +147,29 @@ class Group(_Localized, click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands section."""
-        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
         with formatter.section(messages.text("help.commands")):
-            formatter.write_dl([(name, command.get_short_help_str(_SHORT)) for name, command in found if command])
+            formatter.write_dl([(name, command.get_short_help_str(SHORT)) for name, command in subcommands(self, ctx)])
 
 
-def left(option: click.Option, ctx: click.Context) -> str:
+def subcommands(group: click.Group, ctx: click.Context) -> list[tuple[str, click.Command]]:
+    """Return the names and commands of a group."""
+    found = [(name, group.get_command(ctx, name)) for name in group.list_commands(ctx)]
+    return [(name, command) for name, command in found if command is not None]
+
+
+def option_rows(ctx: click.Context) -> list[tuple[str, str]]:
+    """Return the options of a command that are listed, each with its text."""
+    options = [one for one in ctx.command.get_params(ctx) if isinstance(one, click.Option) and not one.hidden]
+    return [(_left(option, ctx), _right(option, ctx)) for option in options]
+
+
+def examples(ctx: click.Context) -> list[str]:
+    """Return the lines of a command's examples."""
+    name = f"examples.{'.'.join(ctx.command_path.split()[1:]) or 'ushield'}"
+    return messages.text(name).splitlines() if messages.known(name) else []
+
+
+def _left(option: click.Option, ctx: click.Context) -> str:
     """Return the names of an option and its metavariable, which is the same in every language."""
     names = ", ".join(sorted(option.opts, key=len))
     if option.is_flag or option.count:
@@ -178,7 +193,7 @@ def _many(kind: click.ParamType[Any]) -> str:
     return values if columns(values) > _LEFT_MOST else ""
 
 
-def right(option: click.Option, ctx: click.Context) -> str:
+def _right(option: click.Option, ctx: click.Context) -> str:
     """Return the text of an option, with its default and whether it is required."""
     extra: dict[str, Any] = dict(option.get_help_extra(ctx))
     notes = [_many(option.type)] if _many(option.type) else []

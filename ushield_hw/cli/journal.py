@@ -12,7 +12,6 @@ import click
 from ushield_hw import messages
 from ushield_hw.cli import options, output
 from ushield_hw.cli.help import Group
-from ushield_hw.cli.terminal import Terminal
 from ushield_hw.errors import ConfirmationRejected, InputError
 from ushield_hw.signing.journal import Journal, JournalEntry, State
 
@@ -81,8 +80,8 @@ def _ask(entries: Sequence[JournalEntry], *, booked: bool) -> None:
     Raises:
         ConfirmationRejected: the user did not confirm.
     """
-    settings, entry = options.settings(), next(entry for entry in entries if entry.is_open)
-    terminal = Terminal(settings.pin_timeout_s, settings.confirm_timeout_s)
+    entry = next(entry for entry in entries if entry.is_open)
+    terminal = options.terminal()
     question = messages.text(
         "journal.ask_booked" if booked else "journal.ask_not_booked", tx_id=entry.tx_id, expires=entry.expires
     )

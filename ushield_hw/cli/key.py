@@ -68,7 +68,7 @@ def _delete(
     with token.open(person, purpose="keys") as session:
         entry = pick(of_session(session), choice)
         check_not_in_use(entry)
-        terminal = Terminal(options.settings().pin_timeout_s, options.settings().confirm_timeout_s)
+        terminal = options.terminal()
         shown = [messages.text("prompt.deletion"), *output.table(list(_rows(token, entry)), "  ")]
         if not yes and not terminal.confirm("\n".join([*shown, messages.text("prompt.delete")])):
             raise ConfirmationRejected("DELETION_NOT_CONFIRMED")

@@ -18,7 +18,7 @@ import click
 from ushield_hw import __version__, messages
 from ushield_hw.cli import topics
 from ushield_hw.cli.app import root
-from ushield_hw.cli.help import left, right
+from ushield_hw.cli.help import SHORT, examples, option_rows, subcommands
 
 _FOLDERS: Final[dict[messages.Language, str]] = {"en": "man1", "zh": "zh_CN/man1"}
 _SECTIONS: Final[dict[messages.Language, dict[str, str]]] = {
@@ -73,8 +73,8 @@ def _contexts() -> Iterator[click.Context]:
         yield context
         command = context.command
         if isinstance(command, click.Group):
-            found = ((name, command.get_command(context, name)) for name in command.list_commands(context))
-            waiting += [one.context_class(one, info_name=name, parent=context) for name, one in found if one]
+            found = subcommands(command, context)
+            waiting += [one.context_class(one, info_name=name, parent=context) for name, one in found]
 
 
 def _name(context: click.Context) -> str:
@@ -91,11 +91,10 @@ def _page(context: click.Context, sections: dict[str, str]) -> Iterator[str]:
     yield rf"\fB{_escaped(context.command_path)}\fR {_escaped(' '.join(command.collect_usage_pieces(context)))}"
     yield f".SH {sections['description']}"
     yield from map(_escaped, (*text.splitlines(), *(command.epilog or "").splitlines()))
-    options = [one for one in command.get_params(context) if isinstance(one, click.Option) and not one.hidden]
-    yield from _list(sections["options"], [(left(one, context), right(one, context)) for one in options])
+    yield from _list(sections["options"], option_rows(context))
     if isinstance(command, click.Group):
-        found = ((name, command.get_command(context, name)) for name in command.list_commands(context))
-        rows = [(f"{context.command_path} {name}", one.get_short_help_str(200)) for name, one in found if one]
+        found = subcommands(command, context)
+        rows = [(f"{context.command_path} {name}", one.get_short_help_str(SHORT)) for name, one in found]
         yield from _list(sections["commands"], rows)
     yield from _examples(context, sections["examples"])
     if context.parent is None:
@@ -116,11 +115,8 @@ def _list(heading: str, rows: list[tuple[str, str]]) -> Iterator[str]:
 
 
 def _examples(context: click.Context, heading: str) -> Iterator[str]:
-    name = ".".join(context.command_path.split()[1:]) or "ushield"
-    if messages.known(f"examples.{name}"):
-        yield from (f".SH {heading}", ".nf")
-        yield from map(_escaped, messages.text(f"examples.{name}").splitlines())
-        yield ".fi"
+    if found := examples(context):
+        yield from (f".SH {heading}", ".nf", *map(_escaped, found), ".fi")
 
 
 def _escaped(text: str) -> str:

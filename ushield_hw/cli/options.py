@@ -86,6 +86,12 @@ def find(selector: str | None) -> Token:
         return find_token(selector, settings=settings())
 
 
+def terminal() -> Terminal:
+    """Return the terminal with the timeouts of the settings."""
+    limits = settings()
+    return Terminal(limits.pin_timeout_s, limits.confirm_timeout_s)
+
+
 def person(given: dict[PinKind, str | None], *, allow_last_try: bool = False) -> Sources:
     """Return the sources of PINs: those of the command line, then the terminal. The sources are checked at once.
 
@@ -93,12 +99,10 @@ def person(given: dict[PinKind, str | None], *, allow_last_try: bool = False) ->
         given: ``--pin-source`` and similar options by kind of PIN.
         allow_last_try: whether the last attempt may be used.
     """
-    limits = settings()
-    terminal = Terminal(limits.pin_timeout_s, limits.confirm_timeout_s)
     named = {kind: name for kind, name in given.items() if name}
     if sys.stdin is not None and sys.stdin.isatty():  # a PIN typed on stdin would be visible; the prompt hides it
         named = {kind: name for kind, name in named.items() if name != STDIN}
-    sources = Sources(named, terminal, allow_last_try)
+    sources = Sources(named, terminal(), allow_last_try)
     click.get_current_context().call_on_close(sources.forget)
     sources.check()
     return sources

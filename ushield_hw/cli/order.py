@@ -32,6 +32,7 @@ _PLACES: Final = {
     "bank_id": "bank.id",
     "origin": "bank.origin",
 }
+_TEXTS: Final = {"bank_id": "order_bank_id", "origin": "order_origin"}  # where an option's text has another name
 
 
 @click.group("order", cls=Group, help=messages.text("help.order"))
@@ -64,9 +65,8 @@ def new(
         options.check_folder(out)
         options.refuse_existing(out)
     order = _asked(given, currency, order_no, timedelta(minutes=minutes))
-    text = json.dumps(order.to_json(), ensure_ascii=False, indent=2) + "\n"
     if out is not None:
-        options.write_new(out, text.encode())
+        options.write_new(out, f"{json.dumps(order.to_json(), ensure_ascii=False, indent=2)}\n".encode())
         output.hint("order.written", file=out, expires=order.get("expires"))
     if as_json or out is None:
         output.document(order.to_json())
@@ -80,8 +80,7 @@ def _asked(given: Mapping[str, str | None], currency: str, order_no: str | None,
     """
     values = {name: value for name, value in given.items() if value is not None}
     missing = [name for name in _PLACES if name not in values]
-    asks = Terminal.present()
-    if missing and not asks:
+    if missing and not Terminal.present():
         names = [f"--{name.replace('_', '-')}" for name in missing]
         raise InputError("USAGE_MISSING", argument=", ".join(names), missing=names, command="ushield order new")
     for name in missing:
@@ -99,14 +98,8 @@ def _asked(given: Mapping[str, str | None], currency: str, order_no: str | None,
             values[wrong] = _answer(wrong)
 
 
-_TEXTS: Final = {"bank_id": "order_bank_id", "origin": "order_origin"}
-
-
 def _answer(name: str) -> str:
-    settings = options.settings()
-    return Terminal(settings.pin_timeout_s, settings.confirm_timeout_s).ask(
-        f"{options.say(_TEXTS.get(name, name)).rstrip('.。')}:"
-    )
+    return options.terminal().ask(f"{options.say(_TEXTS.get(name, name)).rstrip('.。')}:")
 
 
 def _document(values: Mapping[str, str], currency: str, order_no: str | None, life: timedelta) -> dict[str, Any]:

@@ -54,9 +54,9 @@ class Terminal:
             return None
         say = messages.text(f"prompt.pin_{ask.kind.value}", label=ask.label, serial=ask.serial)
         state = pin_state_text(ask.state) if ask.kind in {PinKind.USER, PinKind.CONTEXT} else ""
-        pin = self._hidden(f"{say}{f' ({state})' if state else ''}:")
+        pin = self.secret(f"{say}{f' ({state})' if state else ''}:")
         if ask.kind is PinKind.NEW and pin is not None:
-            again = self._hidden(messages.text("prompt.pin_again") + ":")
+            again = self.secret(messages.text("prompt.pin_again") + ":")
             if again != pin:
                 output.hint("prompt.pin_differs")
                 return self.request_pin(ask)
@@ -92,23 +92,7 @@ class Terminal:
         """
         if not self.present():
             return False
-        with _tty() as tty, _prompt(tty, f"{question} ", echo=True):
-            answer = _line(tty, time.monotonic() + self._confirm_timeout_s)
-            if answer is None:
-                _write(tty, "\n")
-                raise ConfirmationTimedOut("CONFIRMATION_TIMED_OUT_ON_HOST", waited_s=self._confirm_timeout_s)
-        return answer.decode("utf-8", "replace").strip().lower() in _YES
-
-    def secret(self, question: str) -> str | None:
-        """Ask for a secret without echo. Return None on timeout or empty input.
-
-        Args:
-            question: the text to show.
-
-        Raises:
-            PinFormatError: ``PIN_CHARACTERS``: it is not UTF-8.
-        """
-        return self._hidden(question)
+        return self._answer(question).lower() in _YES
 
     def ask(self, question: str) -> str:
         """Ask for a line of text; input typed before the question is discarded.
@@ -124,14 +108,25 @@ class Terminal:
         """
         from unicodedata import normalize
 
+        return normalize("NFC", self._answer(question))
+
+    def _answer(self, question: str) -> str:
         with _tty() as tty, _prompt(tty, f"{question} ", echo=True):
             answer = _line(tty, time.monotonic() + self._confirm_timeout_s)
             if answer is None:
                 _write(tty, "\n")
                 raise ConfirmationTimedOut("CONFIRMATION_TIMED_OUT_ON_HOST", waited_s=self._confirm_timeout_s)
-        return normalize("NFC", answer.decode("utf-8", "replace")).strip()
+        return answer.decode("utf-8", "replace").strip()
 
-    def _hidden(self, prompt: str) -> str | None:
+    def secret(self, prompt: str) -> str | None:
+        """Ask for a secret without echo. Return None on timeout or empty input.
+
+        Args:
+            prompt: the text to show.
+
+        Raises:
+            PinFormatError: ``PIN_CHARACTERS``: it is not UTF-8.
+        """
         with _tty() as tty, _prompt(tty, f"{prompt} ", echo=False):
             answer = _line(tty, time.monotonic() + self._pin_timeout_s)
             _write(tty, "\n")

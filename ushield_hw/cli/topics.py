@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import click
 
 from ushield_hw import messages
 from ushield_hw.cli import exits, options, output
+from ushield_hw.cli.config import file_lines
 from ushield_hw.cli.help import Command
-from ushield_hw.cli.layout import columns, folded, padded
-from ushield_hw.config import places
 from ushield_hw.errors import InputError
 
 VARIABLES: Final = (
@@ -46,7 +45,6 @@ KEYS: Final = (
     "drivers.consent",
     "modules.files",
 )
-_WIDTH: Final = 80
 
 
 def exit_codes() -> dict[str, str]:
@@ -91,16 +89,12 @@ def _show(topic: str, *, as_json: bool) -> None:
         output.document({topic: rows})
         return
     output.lines([messages.text(f"topic.{topic}"), ""])
-    output.lines(_table(rows))
+    table = click.get_current_context().make_formatter()
+    with table.indentation():
+        table.write_dl(list(rows.items()))
+    output.lines(table.getvalue().splitlines())
     if topic == "config":
-        output.lines(["", messages.text("config.files"), *(f"  {place}" for place in places())])
-
-
-def _table(rows: Mapping[str, str]) -> Iterator[str]:
-    """Yield rows of two columns, wrapped."""
-    width = max(map(columns, rows)) + 2
-    for name, text in rows.items():
-        yield from folded(f"  {padded(name, width)}{text}", _WIDTH, " " * (width + 2))
+        output.lines(["", *file_lines()])
 
 
 def _page(root: click.Context, words: tuple[str, ...]) -> str:
