@@ -21,14 +21,18 @@ readonly bare=$scratch/root
 debootstrap --variant=minbase "$codename" "$bare" "$mirror" >"$scratch/log" || die "debootstrap failed: $(tail -3 "$scratch/log")"
 cp dist/ushield-hw_*.deb "$bare/root"
 
-inside() { unshare --mount --pid --fork chroot "$bare" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 "$@"; }
-inside sh -c 'mount -t proc proc /proc && apt-get install --yes --quiet=2 --no-install-recommends /root/*.deb softhsm2 man-db bash-completion >/dev/null 2>&1' ||
+# inside COMMAND...   runs a command in the bare root, with its own /proc
+inside() {
+  unshare --mount --pid --fork chroot "$bare" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
+    sh -c 'mount -t proc proc /proc && exec "$@"' sh "$@"
+}
+inside sh -c 'apt-get install --yes --quiet=2 --no-install-recommends /root/*.deb softhsm2 man-db bash-completion >/dev/null 2>&1' ||
   die "the package does not install"
 
 inside ushield --version | grep --quiet '^ushield [0-9]' || die "it does not start"
-inside sh -c 'mount -t proc proc /proc; ushield doctor' | grep --quiet '\[B11\]' || die "the doctor does not name the missing service"
+inside ushield doctor | grep --quiet '\[B11\]' || die "the doctor does not name the missing service"
 # shellcheck disable=SC2016 # for the shell inside
-inside sh -c 'mount -t proc proc /proc; eval "$(ushield softhsm init --dir /root/tokens 2>/dev/null)"; ushield list' |
+inside sh -c 'eval "$(ushield softhsm init --dir /root/tokens 2>/dev/null)"; ushield list' |
   grep --quiet ushield-demo || die "it does not list a soft token"
 inside sh -c '! command -v pip' || die "pip came with it"
 inside dpkg --verify ushield-hw | grep . && die "files differ from those of the package"

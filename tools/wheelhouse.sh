@@ -11,28 +11,28 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 say() { printf 'wheelhouse: %s\n' "$*" >&2; }
-pip() { "$scratch/venv/bin/python" -m pip --quiet --quiet --disable-pip-version-check --no-input "$@"; }
+# pip VENV ARGUMENT...
+pip() { "$scratch/$1/bin/python" -m pip --quiet --quiet --disable-pip-version-check --no-input "${@:2}"; }
 
 rm -rf "$house"
 mkdir -p "$house"
 "$python" -m venv "$scratch/venv"
 say "building the wheels of requirements/run.lock with $("$scratch/venv/bin/python" --version)"
-pip install --require-hashes -r requirements/build.lock
-pip wheel --require-hashes --no-build-isolation --no-deps -r requirements/run.lock --wheel-dir "$house"
-pip wheel --no-build-isolation --no-deps . --wheel-dir "$house"
+pip venv install --require-hashes -r requirements/build.lock
+pip venv wheel --require-hashes --no-build-isolation --no-deps -r requirements/run.lock --wheel-dir "$house"
+pip venv wheel --no-build-isolation --no-deps . --wheel-dir "$house"
 version=$(cd "$house" && printf '%s\n' ushield_hw-*.whl | cut -d- -f2)
 
 say "installing them without a network, as a user would"
 "$python" -m venv "$scratch/try"
-"$scratch/try/bin/python" -m pip --quiet --quiet --disable-pip-version-check install --no-index --find-links "$house" \
-  "ushield-hw[$extras]"
-"$scratch/try/bin/python" -m pip --quiet check
+pip try install --no-index --find-links "$house" "ushield-hw[$extras]"
+pip try check
 "$scratch/try/bin/ushield" --version >&2
 
 say "writing the SBOM"
-"$scratch/try/bin/python" -m pip --quiet --disable-pip-version-check uninstall --yes pip setuptools
+pip try uninstall --yes setuptools pip 2>/dev/null # they are not part of the program; Python 3.12 brings no setuptools
 "$python" -m venv "$scratch/sbom"
-"$scratch/sbom/bin/python" -m pip --quiet --quiet --disable-pip-version-check install --require-hashes -r requirements/dist.lock
+pip sbom install --require-hashes -r requirements/dist.lock
 "$scratch/sbom/bin/cyclonedx-py" environment --pyproject pyproject.toml --output-reproducible --of JSON \
   --output-file "$house/ushield-hw-$version.cdx.json" "$scratch/try/bin/python"
 (cd "$house" && sha256sum -- *.whl >SHA256SUMS)

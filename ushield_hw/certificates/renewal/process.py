@@ -140,7 +140,7 @@ class _Renewal:
         """Generate the new key and have both keys sign the request."""
         record = self.record
         if record.step is Step.BEGUN:
-            record.spki = self._making_room(self._bench.make_key) if not record.same_key else self._old.spki
+            record.spki = self._cancelled_on_failure(self._bench.make_key) if not record.same_key else self._old.spki
             record.pkcs10 = b""
             self._keep(Step.KEY_MADE)
         if record.step is Step.KEY_MADE:
@@ -179,7 +179,7 @@ class _Renewal:
         record = self.record
         facts = CertificateFacts.read(record.certificate)
         if record.step.before(Step.WRITTEN):
-            self._making_room(self._bench.write)
+            self._cancelled_on_failure(self._bench.write)
             self._keep(Step.WRITTEN)
         if self._bench.swapped and bank is not None:
             raise TokenError("RENEWAL_RUN_AGAIN", serial=self._session.serial)
@@ -227,7 +227,7 @@ class _Renewal:
                 raise
             raise TokenError("RENEWAL_RUN_AGAIN", serial=self._session.serial) from error
 
-    def _making_room(self, write: Callable[[], Any]) -> Any:
+    def _cancelled_on_failure(self, write: Callable[[], Any]) -> Any:
         try:
             return write()
         except TokenFull as error:
