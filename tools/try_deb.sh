@@ -26,19 +26,26 @@ inside() {
   unshare --mount --pid --fork chroot "$bare" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
     sh -c 'mount -t proc proc /proc && exec "$@"' sh "$@"
 }
+# says TEXT COMMAND...   whether a command prints a text, whatever its exit code
+says() {
+  local said
+  said=$(inside "${@:2}" 2>&1) || true
+  [[ $said == *"$1"* ]]
+}
+
 inside sh -c 'apt-get install --yes --quiet=2 --no-install-recommends /root/*.deb softhsm2 man-db bash-completion >/dev/null 2>&1' ||
   die "the package does not install"
 
-inside ushield --version | grep --quiet '^ushield [0-9]' || die "it does not start"
-inside ushield doctor | grep --quiet '\[B11\]' || die "the doctor does not name the missing service"
+says "ushield 0" ushield --version || die "it does not start"
+says "[B11]" ushield doctor || die "the doctor does not name the missing service"
 # shellcheck disable=SC2016 # for the shell inside
-inside sh -c 'eval "$(ushield softhsm init --dir /root/tokens 2>/dev/null)"; ushield list' |
-  grep --quiet ushield-demo || die "it does not list a soft token"
+says ushield-demo sh -c 'eval "$(ushield softhsm init --dir /root/tokens 2>/dev/null)"; ushield list' ||
+  die "it does not list a soft token"
 inside sh -c '! command -v pip' || die "pip came with it"
-inside dpkg --verify ushield-hw | grep . && die "files differ from those of the package"
+[[ -z $(inside dpkg --verify ushield-hw) ]] || die "files differ from those of the package"
 inside man -w ushield-sign >/dev/null || die "there is no manual page"
-inside man -w -L zh_CN ushield-sign | grep --quiet zh_CN || die "there is no Chinese manual page"
-inside bash -c '. /usr/share/bash-completion/completions/ushield; complete -p ushield' >/dev/null || die "nothing is completed"
+says zh_CN man -w -L zh_CN ushield-sign || die "there is no Chinese manual page"
+says _ushield_completion bash -c '. /usr/share/bash-completion/completions/ushield; complete -p ushield' || die "nothing is completed"
 inside test -s /usr/share/doc/ushield-hw/ushield-hw.cdx.json.gz || die "there is no SBOM"
 inside dpkg --purge ushield-hw >/dev/null
 [[ ! -e $bare/usr/lib/ushield-hw ]] || die "files are left after a removal"
