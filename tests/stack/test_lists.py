@@ -108,7 +108,9 @@ def test_257_slots_are_listed_and_the_last_token_signs(soft: Soft, tmp_path: Pat
     assert len(found) == 256
     assert len(module.slots()) == 257
     assert len({token.uri for token in found}) == 256
-    last = found[-1]
+    # SoftHSM2 lists tokens by serial numbers, which are random: the two with PINs of their own may be the last ones.
+    last = [token for token in found if not token.label.startswith("ushield-")][-1]
+    assert found.index(last) >= len(found) - 3
     assert [token for token in found if names(last.uri, token)] == [last]
     login = module.login(last.link.slot_id, User.SO, "87654321")
     module.init_pin(login, "123456")
